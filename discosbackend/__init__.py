@@ -1,0 +1,62 @@
+"""The server side of the DISCOS backend protocol.
+
+Here live the two version numbers and the few names that an instrument's author starts from. Importing
+the package loads neither Twisted nor astropy: the public names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "2.0.0"
+__protocol_version__ = "1.4"
+
+if TYPE_CHECKING:
+    from discosbackend.acquisition import Acquisition
+    from discosbackend.backend import Backend, blocking, command
+    from discosbackend.commands import Argument
+    from discosbackend.errors import BackendError
+    from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.server import run_server
+    from discosbackend.ticks import Ticks
+
+__all__ = [
+    "Acquisition",
+    "Argument",
+    "Backend",
+    "BackendError",
+    "DBProtocolHandler",
+    "Ticks",
+    "__protocol_version__",
+    "__version__",
+    "blocking",
+    "command",
+    "run_server",
+]
+
+_ROOM_OF = {
+    "Acquisition": "acquisition",
+    "Argument": "commands",
+    "Backend": "backend",
+    "BackendError": "errors",
+    "DBProtocolHandler": "handlers",
+    "Ticks": "ticks",
+    "blocking": "backend",
+    "command": "backend",
+    "run_server": "server",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the room of a public name when the name is first asked for."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names too, loaded or not: completion shows them."""
+    return sorted({*globals(), *__all__})
