@@ -1,0 +1,79 @@
+"""Bytes to lines: where a line ends, what telnet adds, how long it may be (protocol section 1).
+
+Pure: bytes go in as they arrive, whole lines come out, whatever the chunks were. What a line says is the
+grammar's business.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "without_telnet"]
+
+LONGEST_LINE = 16384
+"""Bytes of the longest line that is read, its end not counted, telnet negotiation counted."""
+
+# A line ends at LF, before which one CR is removed, or at CR NUL, telnet's bare return. An LF directly
+# after CR NUL belongs to it.
+_END = re.compile(rb"\r?\n|\r\0\n?")
+
+# IAC WILL/WONT/DO/DONT and an option, or IAC and a command without one (RFC 854).
+_TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
+
+
+class LongLine(bytes):
+    """The beginning of a line that was longer than LONGEST_LINE; the rest of it has been skipped."""
+
+
+def without_telnet(line: bytes) -> bytes:
+    """The line without the telnet negotiation at its start; of a LongLine a LongLine."""
+    match = _TELNET.match(line)
+    return line if match is None else type(line)(line[match.end() :])
+
+
+class LineSplitter:
+    """Cuts a stream into lines. It never holds more than the longest line and the chunk at hand."""
+
+    __slots__ = ("_rest", "_long", "_after_nul")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._long: LongLine | None = None
+        self._after_nul = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that end in this chunk, without their ends; too long ones as LongLine."""
+        if self._after_nul and data:
+            self._after_nul = False
+            if data[:1] == b"\n":
+                data = data[1:]
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if b"\0" in data:
+            lines = _END.split(data)
+            # What CR NUL ended may be followed by an LF that has not arrived yet.
+            self._after_nul = data.endswith(b"\r\0")
+        else:
+            lines = data.split(b"\n")
+            lines[:-1] = [line[:-1] if line[-1:] == b"\r" else line for line in lines[:-1]]
+        rest = lines.pop()
+        if len(data) > LONGEST_LINE or self._long is not None:
+            lines = self._check_lengths(lines)
+        self._keep(rest)
+        return lines
+
+    def _check_lengths(self, lines: list[bytes]) -> list[bytes]:
+        if self._long is not None and lines:
+            lines[0], self._long = self._long, None
+        return [
+            line if len(line) <= LONGEST_LINE or isinstance(line, LongLine) else LongLine(line[:LONGEST_LINE])
+            for line in lines
+        ]
+
+    def _keep(self, rest: bytes) -> None:
+        """Keep what has no end yet: all of it, or of a line that is too long its beginning."""
+        # A CR at the end may be the first half of the line's end.
+        if self._long is None and len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
+            self._long = LongLine(rest[:LONGEST_LINE])
+        self._rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""
