@@ -1,0 +1,1 @@
+"""The tests, and with test_simulator_server the reusable TestCase at work."""
