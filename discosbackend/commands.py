@@ -1,0 +1,335 @@
+"""THE table: every command of the protocol once (protocol section 4), and what a row of it consists of.
+
+Whatever knows commands derives from these rows and repeats none of them: the handler's argument checks
+and their texts, the reference page in the docs, the conformance cases. Which backend method answers a row
+is said here too; calling it is the handler's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from discosbackend.errors import HandlerException
+from discosbackend.grammar import name_pattern, quoted
+from discosbackend.values import TYPES
+
+__all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
+
+WILDCARD = "*"
+
+LANES = ("reads", "device", "files")
+"""Protocol section 6: reads wait for nobody, device commands for one another, files among themselves."""
+
+CONVERSION_TIMEOUT = 3600.0
+"""Seconds that a conversion may take: "a conversion takes minutes" (protocol section 6)."""
+
+_TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a request.
+
+    `type` is "integer", "float", "boolean", "timestamp" or "text" (or Python's int, float, bool, str);
+    `unit` is for the reader. `optional`: may be left out; `wildcard`: may be `*`, which reaches the backend as
+    the text "*". An argument below `minimum` is refused, and one that is left out is passed as `default`, or
+    not passed at all where that is None. `complaint` is the reason for a wrong one; without it, one is made.
+    """
+
+    name: str
+    type: str
+    unit: str = ""
+    optional: bool = False
+    wildcard: bool = False
+    _: KW_ONLY
+    minimum: int | None = None
+    default: object = None
+    complaint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+
+    def parse(self, text: str) -> Any:
+        """The value that a text means. HandlerException, with the reason, when it means none."""
+        if self.wildcard and text == WILDCARD:
+            return WILDCARD
+        read, wanted = TYPES[self.type]
+        try:
+            value = read(text)
+        except ValueError:
+            raise HandlerException(self._complaint(text, wanted)) from None
+        if self.minimum is not None and value < self.minimum:
+            raise HandlerException(self._complaint(text, f"{wanted} not below {self.minimum}"))
+        return value
+
+    def _complaint(self, text: str, wanted: str) -> str:
+        if self.type == "timestamp":
+            return f"wrong timestamp {quoted(text)}"
+        return self.complaint or f"wrong {self.name} {quoted(text)}: must be {wanted}"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One argument of an `ok` reply.
+
+    `type` as an Argument's. `repeated`: one or more of this kind follow, one per input (the last field
+    only). `unescaped`: the clients that read it split at every comma, so one is sent as `;` and a
+    backslash as `/`.
+    """
+
+    name: str
+    type: str
+    unit: str = ""
+    repeated: bool = False
+    unescaped: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table.
+
+    `timeout` is this command's time limit in seconds, None for the handler's; `since` the protocol version
+    that brought it, or the clients that use it. `together`: the optional arguments come all or not at all.
+    `missing` is the reason when a needed argument is absent. ValueError for a row that no server could serve.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...] = ()
+    reply: tuple[Field, ...] = ()
+    lane: str = "device"
+    timeout: float | None = None
+    help: str = ""
+    _: KW_ONLY
+    since: str = ""
+    method: str = ""
+    together: bool = False
+    missing: str = ""
+
+    def __post_init__(self) -> None:
+        if not name_pattern.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} is no command name: a letter, then letters, digits and hyphens, 64 at most"
+            )
+        if self.lane not in LANES:
+            raise ValueError(f"lane {self.lane!r} of {self.name} is none of {', '.join(LANES)}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout {self.timeout!r} of {self.name} must be more than 0 s")
+        optional = [argument.optional for argument in self.arguments]
+        if optional != sorted(optional):
+            raise ValueError(f"{self.name} has an optional argument before one that is needed")
+        if any(field.repeated for field in self.reply[:-1]):
+            raise ValueError(f"{self.name}: only the last reply field can be repeated")
+        if not self.method:
+            object.__setattr__(self, "method", self.name.replace("-", "_"))
+
+    @property
+    def needed(self) -> int:
+        """How many arguments must be there."""
+        return sum(not argument.optional for argument in self.arguments)
+
+    def parse(self, texts: Sequence[str]) -> list[Any]:
+        """The values of a request's argument texts, in order, defaults filled in.
+
+        HandlerException, with the reason, for a wrong number or type of arguments.
+        """
+        if not texts and not self.arguments:
+            return []
+        if not self.needed <= len(texts) <= len(self.arguments) or (
+            self.together and len(texts) not in (self.needed, len(self.arguments))
+        ):
+            raise HandlerException(self._wrong_count(len(texts)))
+        values = [argument.parse(text) for argument, text in zip(self.arguments, texts, strict=False)]
+        for argument in self.arguments[len(texts) :]:
+            if argument.default is None:
+                break
+            values.append(argument.default)
+        return values
+
+    def _wrong_count(self, given: int) -> str:
+        needed, most = self.needed, len(self.arguments)
+        if not most:
+            return f"{self.name} needs no arguments"
+        if self.together:
+            return f"{self.name} needs {needed} or {most} arguments"
+        if given < needed and self.missing:
+            return self.missing
+        if needed == most and not self.missing:
+            return f"{self.name} needs {most} argument{'s' if most > 1 else ''}"
+        if given < needed:
+            return f"{self.name} needs at least {needed} argument{'s' if needed > 1 else ''}"
+        return f"{self.name} needs at most {most} arguments"
+
+
+def _known_type(wanted: object, whose: str) -> str:
+    name = _TYPE_OF.get(wanted, wanted)  # type: ignore[call-overload]
+    if name not in TYPES:
+        raise ValueError(f"type {wanted!r} of {whose} is none of {', '.join(TYPES)}")
+    return str(name)
+
+
+_FORMAT = "wrong parameter format"
+_AT = Argument("timestamp", "timestamp", "100 ns since 1970 or Unix seconds", optional=True)
+_NOW = Field("timestamp", "timestamp", "Unix seconds")
+_SKARAB = "1.4, SKARAB"
+_CLIENTS = "SARDARA and SKARAB clients"
+
+_ROWS = (
+    Command(
+        "status",
+        reply=(_NOW, Field("status", "text", unescaped=True), Field("acquiring", "boolean")),
+        lane="reads",
+        since="1.0",
+        help="The backend's clock, `ok` or a description of what is wrong, and whether it is acquiring.",
+    ),
+    Command(
+        "version",
+        reply=(Field("version", "text"),),
+        lane="reads",
+        since="1.0",
+        help="The protocol version; the server answers it by itself.",
+    ),
+    Command(
+        "get-configuration",
+        reply=(Field("configuration", "text"),),
+        lane="reads",
+        since="1.0",
+        help="The name of the configuration, `unconfigured` until one is set.",
+    ),
+    Command(
+        "set-configuration",
+        (Argument("configuration", "text"),),
+        since="1.0",
+        missing="missing argument: configuration",
+        help="Load a named configuration, such as `SK77`.",
+    ),
+    Command(
+        "get-integration",
+        reply=(Field("integration", "integer", "ms"),),
+        lane="reads",
+        since="1.0",
+        help="The integration time: 0 until configured, then the configuration's own until one is set.",
+    ),
+    Command(
+        "set-integration",
+        (
+            Argument(
+                "integration",
+                "integer",
+                "ms",
+                minimum=0,
+                complaint="integration time must be an integer number",
+            ),
+        ),
+        since="1.0",
+        missing="missing argument: integration time",
+        help="Set the integration time of one dump.",
+    ),
+    Command(
+        "get-tpi",
+        (
+            Argument("frequency", "float", "MHz", optional=True, complaint=_FORMAT),
+            Argument("bandwidth", "float", "MHz", optional=True, complaint=_FORMAT),
+        ),
+        reply=(Field("tpi", "float", "counts", repeated=True),),
+        since="1.0",
+        together=True,
+        help="Total power of each input, over a band or, with `0,0` or nothing, over the whole one.",
+    ),
+    Command(
+        "get-tp0",
+        reply=(Field("tp0", "float", "counts", repeated=True),),
+        since="1.0",
+        help="Total power of each input when it is terminated: the zero level.",
+    ),
+    Command("time", reply=(_NOW,), lane="reads", since="1.0", help="The backend's clock."),
+    Command("start", (_AT,), since="1.0", help="Start acquiring now, or at the given time."),
+    Command("stop", (_AT,), since="1.0", help="Stop acquiring now, or at the given time."),
+    Command(
+        "set-section",
+        (
+            Argument("section", "integer", wildcard=True, complaint=_FORMAT),
+            Argument("start-frequency", "float", "MHz", wildcard=True, complaint=_FORMAT),
+            Argument("bandwidth", "float", "MHz", wildcard=True, complaint=_FORMAT),
+            Argument("feed", "integer", wildcard=True, complaint=_FORMAT),
+            Argument("mode", "text", wildcard=True, complaint=_FORMAT),
+            Argument("sample-rate", "float", "MHz", wildcard=True, complaint=_FORMAT),
+            Argument("bins", "integer", wildcard=True, complaint=_FORMAT),
+        ),
+        since="1.0",
+        help="Configure a section; `*` leaves a value as it is, section `*` means every section.",
+    ),
+    Command(
+        "cal-on",
+        (
+            Argument(
+                "interleave",
+                "integer",
+                "samples",
+                optional=True,
+                minimum=0,
+                default=0,
+                complaint="interleave samples must be a positive int",
+            ),
+        ),
+        since="1.0",
+        help="Switch the noise diode every so many samples; 0, or nothing, switches it off.",
+    ),
+    Command(
+        "set-filename",
+        (Argument("path", "text"),),
+        since="1.0",
+        missing="command needs <filename> as argument",
+        help="The telescope's file whose metadata is merged with the data.",
+    ),
+    Command(
+        "convert-data",
+        lane="files",
+        timeout=CONVERSION_TIMEOUT,
+        since="1.2",
+        help="The telescope's file is complete: merge it with the data.",
+    ),
+    Command(
+        "set-enable",
+        (
+            Argument("feed1", "integer", complaint=_FORMAT),
+            Argument("feed2", "integer", complaint=_FORMAT),
+        ),
+        since="1.3",
+        help="The two feeds used for nodding; `7,7` is all feeds on SKARAB.",
+    ),
+    Command("end-schedule", since=_SKARAB, help="The schedule is over."),
+    Command("backend-park", since=_SKARAB, method="park", help="Park the backend."),
+    Command(
+        "set-shift",
+        (Argument("shift", "integer", "bits", complaint=_FORMAT),),
+        since=_SKARAB,
+        help="The bit shift of the FFT stages.",
+    ),
+    Command(
+        "get-rms",
+        reply=(Field("rms", "float", "counts", repeated=True),),
+        since=_CLIENTS,
+        help="The rms of each input's sampler.",
+    ),
+    Command(
+        "get-ddcoffset",
+        reply=(Field("offset", "float", "MHz"),),
+        since="client library",
+        help="The offset of the digital down-converter.",
+    ),
+    Command(
+        "get-filename",
+        reply=(Field("path", "text"),),
+        lane="reads",
+        since="MISTRAL, public simulators",
+        help="The path that set-filename stored.",
+    ),
+)
+
+COMMANDS: dict[str, Command] = {row.name: row for row in _ROWS}
+"""Every command of the protocol by its wire name, in the order of protocol section 4."""

@@ -1,0 +1,198 @@
+"""Values as they stand in messages, both ways (protocol sections 3 and 5).
+
+`parse_*` read an argument's text and raise ValueError for a text that is none; `texts` turns whatever a
+backend returned into the arguments of a reply, and raises UnsendableError for what no reply can carry.
+Which command has which arguments and fields is said in commands.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from discosbackend.errors import ReplyTooLong, UnsendableError
+from discosbackend.ticks import Ticks
+
+__all__ = ["TYPES", "FieldLike", "float_text", "parse_boolean", "parse_float", "parse_integer", "texts"]
+
+_INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+# Reading a backend's iterable ends here when the reply limit is switched off.
+_LONGEST_REPLY = 2**20
+
+
+class FieldLike(Protocol):
+    """What this module asks of a reply field; commands.Field is one."""
+
+    @property
+    def name(self) -> str:
+        """What the value is."""
+
+    @property
+    def type(self) -> str:
+        """One of TYPES."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether one or more values of this kind follow; only the last field may."""
+
+    @property
+    def unescaped(self) -> bool:
+        """Whether the readers of this text split at every comma and know no escapes."""
+
+
+def parse_integer(text: str) -> int:
+    """An optional sign and 1 to 19 ASCII digits."""
+    if _INTEGER.fullmatch(text) is None:
+        raise ValueError(f"not an integer: {text!r}")
+    return int(text)
+
+
+def parse_float(text: str) -> float:
+    """A finite decimal as C's strtod reads it, exponent allowed."""
+    if _FLOAT.fullmatch(text) is None or not math.isfinite(number := float(text)):
+        raise ValueError(f"not a finite decimal: {text!r}")
+    return number
+
+
+def parse_boolean(text: str) -> bool:
+    """`1` or `0`."""
+    if text not in ("0", "1"):
+        raise ValueError(f"not a boolean: {text!r}")
+    return text == "1"
+
+
+def _parse_timestamp(text: str) -> Ticks:
+    """A timestamp; zero and what lies before it is nothing a telescope means (protocol section 7)."""
+    ticks = Ticks.parse(text)
+    if ticks <= 0:
+        raise ValueError(f"not after 1970: {text!r}")
+    return ticks
+
+
+TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "integer": (parse_integer, "an integer"),
+    "float": (parse_float, "a finite decimal number"),
+    "boolean": (parse_boolean, "0 or 1"),
+    "timestamp": (_parse_timestamp, "a count of 100 ns since 1970 or Unix seconds with a decimal point"),
+    "text": (str, "text"),
+}
+"""Every type: how a text of it is read, and what such a text is, in words."""
+
+
+def float_text(number: float) -> str:
+    """Fixed point, no exponent, enough digits to read back the same double."""
+    text = repr(number)
+    if "e" in text:
+        text = format(Decimal(text), "f")
+    elif text in ("nan", "inf", "-inf"):
+        raise UnsendableError(f"{text} is no number that a reply can carry")
+    return text
+
+
+def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[str]:
+    """The arguments of the reply for what a backend's method returned.
+
+    None is no argument; a number, text, bytes, boolean or astropy Time is one; an iterable of these is one
+    each. `fields` is what the command's reply consists of: surplus values are passed on, missing ones are
+    an UnsendableError, as is anything nested, a mapping, None inside, nan or an infinity. ReplyTooLong as
+    soon as the texts alone pass `limit` bytes, so that an endless iterable ends.
+    """
+    found: list[str] = []
+    room = limit or _LONGEST_REPLY
+    for value in _values_of(result):
+        field = _field_at(len(found), fields)
+        text = _text_of(value, field)
+        found.append(text)
+        room -= len(text) + 1
+        if room < 0:
+            raise ReplyTooLong(limit or _LONGEST_REPLY)
+    if len(found) < len(fields):
+        missing = " and ".join(repr(field.name) for field in fields[len(found) :])
+        raise UnsendableError(f"{len(found)} of {len(fields)} reply fields: {missing} missing")
+    return found
+
+
+def _field_at(position: int, fields: Sequence[FieldLike]) -> FieldLike | None:
+    if position < len(fields):
+        return fields[position]
+    return fields[-1] if fields and fields[-1].repeated else None
+
+
+def _values_of(result: Any) -> Iterator[Any]:
+    """The values that were returned, one after another."""
+    if result is None:
+        return iter(())
+    if _is_one(result):
+        return iter((result,))
+    if isinstance(result, Mapping):
+        raise UnsendableError(f"a mapping ({type(result).__name__}) has no order that a reply could keep")
+    try:
+        return iter(result)
+    except TypeError:
+        raise UnsendableError(f"a {type(result).__name__} is nothing that a reply can carry") from None
+
+
+def _is_one(value: Any) -> bool:
+    """Whether a value is one argument, not several."""
+    if isinstance(value, (str, bytes, bytearray, numbers.Number)):
+        return True
+    # numpy scalars and arrays of no dimension, and a scalar astropy Time: all have shape ().
+    return getattr(value, "shape", None) == ()
+
+
+def _text_of(value: Any, field: FieldLike | None) -> str:
+    """One value as text, in the form that its field wants."""
+    if isinstance(value, str):
+        text = str(value)
+    elif isinstance(value, (bytes, bytearray)):
+        text = value.decode("latin-1")
+    elif not _is_one(value):
+        raise UnsendableError(f"{type(value).__name__} inside the returned values")
+    elif hasattr(value, "jd1") or isinstance(value, Ticks):
+        return _ticks_of(value).unix_text()
+    else:
+        number = _plain_number(value)
+        if field is not None and field.type == "timestamp":
+            return _ticks_of(number).unix_text()
+        return _number_text(number)
+    if field is not None and field.unescaped:
+        text = text.replace(",", ";").replace("\\", "/")
+    return text
+
+
+def _ticks_of(value: Any) -> Ticks:
+    try:
+        return Ticks.of(value)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise UnsendableError(str(problem)) from problem
+
+
+def _plain_number(value: Any) -> bool | int | float:
+    """A Python number for any scalar that is one: numpy's, Decimal, Fraction, IntEnum."""
+    if getattr(value, "unit", None) is not None:
+        raise UnsendableError(f"{value!r} has a unit: return its value in the unit of the protocol")
+    if bool(getattr(value, "mask", False)):
+        raise UnsendableError("a masked value is no value")
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, (numbers.Real, Decimal)):
+        return float(value)
+    raise UnsendableError(f"{value!r} is no number that a reply can carry")
+
+
+def _number_text(number: bool | int | float) -> str:
+    if isinstance(number, bool):
+        return "1" if number else "0"
+    if isinstance(number, int):
+        return str(number)
+    return float_text(number)
