@@ -1,0 +1,393 @@
+"""Handlers: from a request to its reply. Handler is what the line protocol calls, DBProtocolHandler the
+one that calls a backend.
+
+Here an argument's text becomes a value, a command finds its method and its lane, and what the method
+returned becomes a reply. Bytes, connections and the texts of unexpected failures are protocol's business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+from twisted.internet import task
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from discosbackend import __protocol_version__
+from discosbackend.backend import Backend, blocking_of, declared_commands
+from discosbackend.commands import COMMANDS, Command
+from discosbackend.errors import HandlerException, NotSupportedError
+from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
+from discosbackend.lanes import Lanes, ReactorLike, Token, Worker
+from discosbackend.ticks import Ticks
+from discosbackend.values import texts
+
+__all__ = [
+    "REPLY_LIMIT",
+    "AlwaysFailHandler",
+    "AlwaysOkHandler",
+    "AlwaysRaiseHandler",
+    "DBProtocolHandler",
+    "Handler",
+    "HandlerException",
+]
+
+logger = logging.getLogger(__name__)
+
+REPLY_LIMIT = 511
+"""Bytes of the longest reply, CR LF included: the deployed clients read into 512 without a bounds check."""
+
+# Seconds without a request after which a server counts as idle.
+_IDLE = 0.1
+
+
+class Handler:
+    """What a server needs: a reply for each request. Subclass it to answer without a Backend."""
+
+    reply_limit: int | None = REPLY_LIMIT
+    """Bytes of the longest reply, CR LF included; None for no limit."""
+
+    def handle(self, message: Message) -> Message | Deferred[Message]:
+        """The reply to a request, or a Deferred of it.
+
+        The request has been parsed already. HandlerException, raised or as the Deferred's failure, is
+        answered with `fail` and its text; anything else that is no reply of the request's name with a fixed one.
+        """
+        raise NotImplementedError
+
+    def start(self) -> object:
+        """Called when the server begins to listen."""
+
+    def stop(self) -> object:
+        """Called when the server has stopped listening; may return a Deferred that the server waits for."""
+
+
+class AlwaysOkHandler(Handler):
+    """Answers every request with `ok` and its own arguments. For trying out a connection."""
+
+    def handle(self, message: Message) -> Message:
+        return Message(message_type=REPLY, name=message.name, code=OK, arguments=message.arguments)
+
+
+class AlwaysFailHandler(Handler):
+    """Answers with a request, which is no correct reply, so that the server has to step in."""
+
+    def handle(self, message: Message) -> Message:
+        return Message(message_type=REQUEST, name=message.name, code=OK, arguments=message.arguments)
+
+
+class AlwaysRaiseHandler(Handler):
+    """Raises something unexpected for every request, so that the server has to step in."""
+
+    def handle(self, message: Message) -> Message:
+        raise RuntimeError("always raised exception")
+
+
+class BackendCommand:
+    """A row of the table and the backend's method that answers it.
+
+    Calling it with a list of argument texts checks them and calls the method, whatever its lane; this is what
+    `DBProtocolHandler.commands` holds. `arguments` makes of the texts what the method is called with.
+    """
+
+    __slots__ = ("row", "method", "arguments", "tokens", "worker", "limit")
+
+    def __init__(
+        self,
+        row: Command,
+        method: Callable[..., Any],
+        arguments: Callable[[list[str]], list[Any]],
+        *,
+        tokens: list[Token],
+        worker: Worker | None,
+        limit: float | None,
+    ) -> None:
+        self.row = row
+        self.method = method
+        self.arguments = arguments
+        self.tokens = tokens
+        self.worker = worker
+        self.limit = limit
+
+    def __call__(self, argument_texts: list[str]) -> Any:
+        return self.method(*self.arguments(argument_texts))
+
+    @property
+    def changes(self) -> bool:
+        """Whether what reads tell may be different afterwards."""
+        return self.row.lane != "reads"
+
+
+class DBProtocolHandler(Handler):
+    """Answers requests by calling the methods of a backend (protocol sections 4 to 6).
+
+    `backend` is an instance of a Backend subclass, or of any class with methods of the same names, as
+    written for the original package; such a one gets times as astropy Time, format "discos".
+    `command_timeout` is the time limit of a command in seconds, None for none; `timeouts` maps wire names to
+    limits of their own. `reply_limit` is the length of the longest reply in bytes, None for no limit.
+    `reactor` is asked for only when a command does not answer at once. TypeError or ValueError for a
+    backend or a setting with which no server could work.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        command_timeout: float | None = 60.0,
+        timeouts: Mapping[str, float | None] | None = None,
+        reply_limit: int | None = REPLY_LIMIT,
+        reactor: Any = None,
+    ) -> None:
+        if inspect.isclass(backend):
+            raise TypeError(f"a backend is an instance: {backend.__name__}() instead of {backend.__name__}")
+        self._timeouts = dict(timeouts or {})
+        for whose, limit in [("command_timeout", command_timeout), *self._timeouts.items()]:
+            if limit is not None and not limit > 0:
+                raise ValueError(f"time limit {limit!r} of {whose} must be more than 0 s, or None for none")
+        if reply_limit is not None and reply_limit < 128:
+            raise ValueError(f"reply_limit {reply_limit!r} leaves no room for a reason: at least 128")
+        self.backend = backend
+        self.reply_limit = reply_limit
+        self._command_timeout = command_timeout
+        self._given_reactor = reactor
+        # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
+        monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
+        self._lanes = Lanes(self._reactor, monotonic)
+        self._told_of_commas: set[str] = set()
+        self._handled = 0
+        self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
+        if unknown := sorted(set(self._timeouts) - set(self.commands)):
+            raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
+
+    # -- which method answers which command -----------------------------------------------------------
+
+    def _bind_all(self) -> dict[str, Callable[[list[str]], Any]]:
+        bound: dict[str, Callable[[list[str]], Any]] = {}
+        for row in COMMANDS.values():
+            bound[row.name] = self._bind(row, getattr(self.backend, row.method, None))
+        bound["version"] = self._bind(COMMANDS["version"], lambda: __protocol_version__)
+        for row, attribute in declared_commands(self.backend).values():
+            bound[row.name] = self._bind(row, getattr(self.backend, attribute))
+        return bound
+
+    def _bind(self, row: Command, method: Any) -> BackendCommand:
+        if not callable(method):
+            if method is not None:
+                logger.warning("%s of the backend is no method: %s is not supported", row.method, row.name)
+            method = _not_supported
+        return self._place(row, method, self._reader(row, method))
+
+    def _bind_foreign(self, name: str, function: Callable[[list[str]], Any]) -> BackendCommand:
+        """A callable that a user put into `commands`: it gets the texts, and no row says what it answers."""
+        known = COMMANDS.get(name)
+        row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
+        return self._place(row, function, lambda argument_texts: [list(argument_texts)])
+
+    def _reader(self, row: Command, method: Callable[..., Any]) -> Callable[[list[str]], list[Any]]:
+        """What makes a method's arguments of their texts, in the shape that this method can take."""
+        if row.together and not _accepts(method, len(row.arguments)):
+            return partial(_without_band, row)
+        if not isinstance(self.backend, Backend) and any(a.type == "timestamp" for a in row.arguments):
+            return lambda argument_texts: [_as_time(value) for value in row.parse(argument_texts)]
+        return row.parse
+
+    def _place(
+        self, row: Command, method: Callable[..., Any], arguments: Callable[[list[str]], list[Any]]
+    ) -> BackendCommand:
+        """Give a method its lane, its thread and its time limit."""
+        mark = blocking_of(method)
+        tokens = [] if row.lane == "reads" else [self._lanes.token(row.lane)]
+        worker = None
+        if mark is not None:
+            # Blocking commands of a lane share one thread; a blocking read has its own.
+            thread = row.name if row.lane == "reads" else row.lane
+            worker = self._lanes.worker(thread)
+            if row.lane == "reads":
+                tokens.append(self._lanes.token(f"thread {thread}"))
+            if mark.lock:
+                tokens.append(self._lanes.token(f"lock {mark.lock}"))
+        limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
+        return BackendCommand(row, method, arguments, tokens=tokens, worker=worker, limit=limit)
+
+    # -- handling -------------------------------------------------------------------------------------
+
+    def handle(self, message: Message) -> Message | Deferred[Message]:
+        """The reply, as a Message where the backend answered at once, else as a Deferred of one.
+
+        HandlerException, raised or as the Deferred's failure, for everything that is refused. What else a
+        backend raises passes through as it is.
+        """
+        self._handled += 1
+        name = message.name
+        entry = self.commands.get(name)
+        if entry is None:
+            raise HandlerException(f"invalid command {quoted(name)}")
+        command = entry if isinstance(entry, BackendCommand) else self._bind_foreign(name, entry)
+        arguments = command.arguments(message.arguments)
+        if command.worker is not None:
+            return self._in_thread(command, arguments)
+        for token in command.tokens:
+            if token.holder is not None:
+                return self._lanes.submit(
+                    name, partial(self._call, command, arguments), command.tokens, limit=command.limit
+                )
+        reply = self._call(command, arguments)
+        if isinstance(reply, Deferred):
+            return self._lanes.adopt(name, command.tokens, reply, command.limit)
+        return reply
+
+    def _call(self, command: BackendCommand, arguments: list[Any]) -> Message | Deferred[Message]:
+        """Call the method here and now. Whatever style it is written in, a plain method may return any."""
+        result = command.method(*arguments)
+        if hasattr(type(result), "__await__"):
+            return self._message_later(command, result)
+        if command.changes:
+            self._lanes.changed()
+        return self._message(command.row, result)
+
+    def _message_later(self, command: BackendCommand, result: Any) -> Deferred[Message]:
+        if not isinstance(result, Deferred):
+            result = Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _await(result))
+        if command.changes:
+            result.addBoth(self._after_change)
+        result.addCallback(lambda value: self._message(command.row, value))
+        return cast("Deferred[Message]", result)
+
+    def _in_thread(self, command: BackendCommand, arguments: list[Any]) -> Deferred[Message]:
+        """Have a blocking method called in its thread, where a generator that it returns is read too."""
+        row = command.row
+
+        def call() -> Message:
+            result = command.method(*arguments)
+            if hasattr(type(result), "__await__"):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
+            return self._message(row, result)
+
+        deferred = self._lanes.submit(
+            row.name,
+            call,
+            command.tokens,
+            limit=command.limit,
+            worker=command.worker,
+            share=None if command.changes else (row.name, *arguments),
+        )
+        return deferred.addBoth(self._after_change) if command.changes else deferred
+
+    def _after_change(self, outcome: Any) -> Any:
+        self._lanes.changed()
+        return outcome
+
+    def _message(self, row: Command, result: Any) -> Message:
+        """The `ok` reply for what a method returned."""
+        arguments = texts(result, row.reply, self.reply_limit)
+        if row.name not in self._told_of_commas and any("," in text for text in arguments):
+            self._told_of_commas.add(row.name)
+            logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
+        return Message(message_type=REPLY, name=row.name, code=OK, arguments=arguments)
+
+    # -- the server's life ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Tell the backend that the server listens; what goes wrong there is logged, the server stays up."""
+        self._hook("server_started").addErrback(_log_hook, "server_started")
+        self._import_astropy_when_idle()
+
+    def stop(self) -> Deferred[Any]:
+        """End the acquisition, as `?stop` would, then tell the backend; the Deferred fires when both are done."""
+        ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
+        ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
+        ended.addCallback(lambda _: self._hook("server_stopping"))
+        ended.addErrback(_log_hook, "server_stopping")
+        ended.addBoth(lambda _: self._lanes.end_workers())
+        return ended
+
+    def _hook(self, name: str) -> Deferred[Any]:
+        hook = getattr(self.backend, name, None)
+        if not callable(hook):
+            return maybeDeferred(lambda: None)
+        return maybeDeferred(hook)
+
+    def _reactor(self) -> ReactorLike:
+        if self._given_reactor is None:
+            from twisted.internet import reactor
+
+            self._given_reactor = reactor
+        return cast(ReactorLike, self._given_reactor)
+
+    def _import_astropy_when_idle(self) -> None:
+        """Have astropy ready for the first `start,T` of a plain class, which gets a Time.
+
+        The import takes half a second, and beside a busy server costs other clients 32 ms: so in a thread,
+        once nobody has asked anything for a moment. No start can be pending by then that did not import it.
+        """
+        if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
+            return
+        if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
+            return
+        self._reactor().callLater(_IDLE, self._import_astropy_if_idle, self._handled)
+
+    def _import_astropy_if_idle(self, handled: int) -> None:
+        if handled != self._handled:
+            self._import_astropy_when_idle()
+        elif "astropy.time" not in sys.modules:
+            threading.Thread(target=_import_timediscos, name="discos-astropy", daemon=True).start()
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _not_supported(*_: Any) -> None:
+    raise NotSupportedError
+
+
+def _without_band(row: Command, argument_texts: list[str]) -> list[Any]:
+    """For a method that cannot select a band: the whole band is a call without arguments."""
+    if any(row.parse(argument_texts)):
+        raise HandlerException("band selection is not supported")
+    return []
+
+
+def _as_time(value: Any) -> Any:
+    """What a class that knows nothing of Ticks gets for a timestamp."""
+    return value.time if isinstance(value, Ticks) else value
+
+
+def _accepts(method: Callable[..., Any], count: int) -> bool:
+    """Whether a method can be called with so many positional arguments, by its signature."""
+    try:
+        inspect.signature(method).bind(*[None] * count)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _import_timediscos() -> None:
+    try:
+        importlib.import_module("discosbackend.timediscos")
+    except Exception:  # pylint: disable=broad-exception-caught  # a thread has nobody to raise to
+        logger.exception("astropy cannot be imported: timed start and stop will fail")
+
+
+def _log_refused_stop(failure: Any) -> None:
+    if failure.check(HandlerException):
+        logger.info("acquisition not ended by the server: %s", failure.value)
+    else:
+        logger.error("ending the acquisition failed", exc_info=_exc_info(failure))
+
+
+def _log_hook(failure: Any, name: str) -> None:
+    logger.error("%s of the backend failed", name, exc_info=_exc_info(failure))
+
+
+def _exc_info(failure: Any) -> Any:
+    return (failure.type, failure.value, failure.getTracebackObject())

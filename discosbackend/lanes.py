@@ -1,0 +1,355 @@
+"""Lanes: who may use the device now, who waits for it, and for how long (protocol section 6).
+
+A Run is one execution of a command. It first takes the tokens it needs (its lane, a lock, a thread), each
+in order of arrival, then runs, then gives them back. Those who wait for its outcome have a time limit each.
+All of this happens in the reactor's thread; only the call of a blocking method happens in another one.
+Which command needs what is the handlers' business.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeAlias
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from discosbackend.errors import HandlerException
+
+__all__ = ["Lanes", "ReactorLike", "Token", "Worker"]
+
+logger = logging.getLogger(__name__)
+
+Job: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"
+
+# Time limits are judged on a monotonic clock, but a reactor's timers follow the host's, which may be stepped.
+_LONGEST_SLEEP = 1.0
+
+
+class ReactorLike(Protocol):
+    """What is asked of a reactor here."""
+
+    def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:  # noqa: N802
+        """Call back after `delay` seconds."""
+
+    def callFromThread(self, function: Callable[..., Any], /, *args: Any) -> None:  # noqa: N802
+        """Have something called in the reactor's thread."""
+
+
+class Token:
+    """One thing that one command at a time may use: a lane, a lock, a thread. First come, first served."""
+
+    __slots__ = ("holder", "queue")
+
+    def __init__(self) -> None:
+        self.holder: Run | None = None
+        self.queue: deque[Run] = deque()
+
+
+class Worker:
+    """A daemon thread of the handler's own, started when it is first needed; one call at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, call: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Call `call` in the thread, then, there too, `done` with its result or a Failure."""
+        if self._thread is None:
+            # A daemon, because a call that never returns must not keep a server from exiting.
+            self._thread = threading.Thread(
+                target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True
+            )
+            self._thread.start()
+        self._calls.put((call, done))
+
+    def end(self) -> None:
+        """Let the thread end once it has done what it was given."""
+        if self._thread is not None:
+            self._calls.put(None)
+            # A thread that never returns keeps the old queue to itself.
+            self._calls = SimpleQueue()
+            self._thread = None
+
+
+def _work(calls: SimpleQueue[Job | None]) -> None:
+    while (job := calls.get()) is not None:
+        call, done = job
+        try:
+            outcome = call()
+        except BaseException:  # pylint: disable=broad-exception-caught  # the client needs its answer
+            outcome = Failure()
+        done(outcome)
+
+
+class Run:
+    """One execution of a command, from its arrival to its end."""
+
+    __slots__ = ("name", "call", "tokens", "held", "worker", "waiters", "begun", "source", "overdue", "done")
+
+    def __init__(self, name: str, call: Callable[[], Any], tokens: list[Token], worker: Worker | None) -> None:
+        self.name = name
+        self.call = call
+        self.tokens = tokens
+        self.held = 0
+        self.worker = worker
+        self.waiters: list[Waiter] = []
+        self.begun: float | None = None
+        self.source: Deferred[Any] | None = None
+        self.overdue = False
+        self.done = False
+
+    def blocker(self) -> Run | None:
+        """Whose end this run waits for, None when it has all its tokens."""
+        return self.tokens[self.held].holder if self.held < len(self.tokens) else None
+
+
+class Waiter:
+    """Somebody who waits for a run's outcome, and until when."""
+
+    __slots__ = ("run", "deferred", "limit", "deadline")
+
+    def __init__(self, run: Run, limit: float | None, now: float, give_up: Callable[[Waiter], None]) -> None:
+        self.run = run
+        self.deferred: Deferred[Any] = Deferred(lambda _: give_up(self))
+        self.limit = limit
+        self.deadline = None if limit is None else now + limit
+
+
+class Lanes:
+    """The tokens of one handler, its threads, and the time limits of those who wait.
+
+    `reactor` is called when one is first needed, so that a backend of ordinary methods needs none.
+    `monotonic` gives seconds.
+    """
+
+    def __init__(self, reactor: Callable[[], ReactorLike], monotonic: Callable[[], float]) -> None:
+        self._reactor = reactor
+        self._monotonic = monotonic
+        self._tokens: dict[str, Token] = {}
+        self._workers: dict[str, Worker] = {}
+        self._waiters: dict[Waiter, None] = {}
+        self._shared: dict[Hashable, Run] = {}
+        self._ready: deque[Run] = deque()
+        self._pumping = False
+        self._alarm: Any = None
+        self._alarm_at = 0.0
+
+    def token(self, name: str) -> Token:
+        """The token of this name, the same one each time."""
+        return self._tokens.setdefault(name, Token())
+
+    def worker(self, name: str) -> Worker:
+        """The thread of this name, the same one each time."""
+        return self._workers.setdefault(name, Worker(name))
+
+    def end_workers(self) -> None:
+        """Let every thread end once its call has returned."""
+        for worker in self._workers.values():
+            worker.end()
+
+    def changed(self) -> None:
+        """A command has ended that may have changed what reads tell: a later read joins no earlier one."""
+        if self._shared:
+            self._shared.clear()
+
+    def submit(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        tokens: list[Token],
+        *,
+        limit: float | None,
+        worker: Worker | None = None,
+        share: Hashable = None,
+    ) -> Deferred[Any]:
+        """Run `call` once its tokens are free, in `worker` if there is one; a Deferred of its outcome.
+
+        A call may return a Deferred. With `share`, a run of the same key that is not over yet is joined.
+        The Deferred fails with HandlerException after `limit` seconds, or when the device is stuck.
+        """
+        run = self._shared.get(share) if share is not None else None
+        if run is None or run.done or run.overdue:
+            run = Run(name, call, tokens, worker)
+            if share is not None:
+                self._shared[share] = run
+            self._ready.append(run)
+        waiter = self._wait_for(run, limit)
+        self._pump()
+        return waiter.deferred
+
+    def adopt(self, name: str, tokens: list[Token], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
+        """What submit() does, for a run that has begun already, its tokens being free at that moment."""
+        run = Run(name, lambda: source, tokens, None)
+        for token in tokens:
+            token.holder = run
+        run.held = len(tokens)
+        run.begun = self._monotonic()
+        run.source = source
+        waiter = self._wait_for(run, limit)
+        source.addBoth(self._end, run)
+        return waiter.deferred
+
+    def _wait_for(self, run: Run, limit: float | None) -> Waiter:
+        waiter = Waiter(run, limit, self._monotonic(), self._give_up)
+        run.waiters.append(waiter)
+        if limit is not None:
+            self._waiters[waiter] = None
+            self._arm(limit)
+        return waiter
+
+    # -- from arrival to end --------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Move every run on that can move. A loop, because a thousand may become ready in a row."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._ready:
+                run = self._ready.popleft()
+                if not run.done:
+                    self._move_on(run)
+        finally:
+            self._pumping = False
+
+    def _move_on(self, run: Run) -> None:
+        while run.held < len(run.tokens):
+            token = run.tokens[run.held]
+            if token.holder is None:
+                token.holder = run
+                run.held += 1
+            elif token.holder.overdue:
+                self._end(Failure(self._busy(token.holder)), run)
+                return
+            else:
+                token.queue.append(run)
+                return
+        self._begin(run)
+
+    def _begin(self, run: Run) -> None:
+        run.begun = self._monotonic()
+        if run.worker is not None:
+            reactor = self._reactor()
+            run.worker.do(run.call, lambda outcome: reactor.callFromThread(self._end, outcome, run))
+            return
+        try:
+            outcome = run.call()
+        except BaseException:  # pylint: disable=broad-exception-caught  # the client needs its answer
+            outcome = Failure()
+        if isinstance(outcome, Deferred):
+            run.source = outcome
+            outcome.addBoth(self._end, run)
+        else:
+            self._end(outcome, run)
+
+    def _end(self, outcome: Any, run: Run) -> None:
+        """The run is over: free what it held, tell those who wait, let the next one begin."""
+        if run.done:
+            self._tell_late(outcome, run)
+            return
+        run.done = True
+        if not run.waiters:
+            self._tell_late(outcome, run)
+        self._release(run)
+        for waiter in run.waiters:
+            self._waiters.pop(waiter, None)
+            waiter.deferred.callback(outcome)
+        run.waiters = []
+        self._pump()
+
+    def _release(self, run: Run) -> None:
+        for token in run.tokens[: run.held]:
+            token.holder = token.queue.popleft() if token.queue else None
+            if token.holder is not None:
+                token.holder.held += 1
+                self._ready.append(token.holder)
+        run.held = 0
+
+    @staticmethod
+    def _tell_late(outcome: Any, run: Run) -> None:
+        if isinstance(outcome, Failure):
+            if not outcome.check(CancelledError):
+                logger.warning("late failure of %s dropped: %r", run.name, outcome.value)
+        else:
+            logger.warning("late result of %s dropped: %r", run.name, outcome)
+
+    # -- time limits ----------------------------------------------------------------------------------
+
+    def _arm(self, delay: float) -> None:
+        delay = min(max(delay, 0.0), _LONGEST_SLEEP)
+        at = self._monotonic() + delay
+        if self._alarm is not None:
+            if self._alarm_at <= at:
+                return
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._reactor().callLater(delay, self._check_limits)
+
+    def _check_limits(self) -> None:
+        self._alarm = None
+        now = self._monotonic()
+        due = [waiter for waiter in self._waiters if waiter.deadline is not None and waiter.deadline <= now]
+        for waiter in due:
+            if waiter in self._waiters:
+                self._expire(waiter, HandlerException(self._timed_out(waiter)))
+        deadlines = [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
+        if deadlines:
+            self._arm(min(deadlines) - now)
+        self._pump()
+
+    @staticmethod
+    def _timed_out(waiter: Waiter) -> str:
+        blocker = waiter.run.blocker()
+        if waiter.run.begun is None and blocker is not None:
+            return f"timeout: waited {waiter.limit:g} s for {blocker.name}"
+        return f"timeout: {waiter.run.name} took longer than {waiter.limit:g} s"
+
+    def _give_up(self, waiter: Waiter) -> None:
+        """Whoever waited cancels its Deferred: the server is stopping."""
+        self._expire(waiter, HandlerException(f"cancelled: {waiter.run.name} was given up"))
+        self._pump()
+
+    def _expire(self, waiter: Waiter, reason: HandlerException) -> None:
+        """One who waited gets no result any more. The last one to go takes the run along, if it can be."""
+        run = waiter.run
+        self._waiters.pop(waiter, None)
+        run.waiters.remove(waiter)
+        if run.begun is not None and run.worker is not None:
+            self._mark_overdue(run)
+        elif not run.waiters:
+            run.done = True
+            self._cancel(run)
+            self._release(run)
+        waiter.deferred.errback(reason)
+
+    def _mark_overdue(self, run: Run) -> None:
+        """A thread cannot be cancelled: until it returns, whoever needs what it holds is told so."""
+        if not run.overdue:
+            run.overdue = True
+            logger.error("%s is overdue: its thread has not returned", run.name)
+        for token in run.tokens:
+            waiting, token.queue = token.queue, deque()
+            for other in waiting:
+                self._end(Failure(self._busy(run)), other)
+
+    def _busy(self, run: Run) -> HandlerException:
+        since = self._monotonic() - (run.begun or 0.0)
+        return HandlerException(f"busy with {run.name} since {since:.0f} s")
+
+    @staticmethod
+    def _cancel(run: Run) -> None:
+        """End a run as far as that is possible: take it out of a queue, or cancel what it waits for."""
+        if run.source is None:
+            if run.held < len(run.tokens) and run in run.tokens[run.held].queue:
+                run.tokens[run.held].queue.remove(run)
+            return
+        try:
+            run.source.cancel()
+        except BaseException:  # pylint: disable=broad-exception-caught  # whatever a canceller raises
+            logger.exception("cancelling %s failed", run.name)

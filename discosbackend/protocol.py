@@ -1,0 +1,561 @@
+"""The line protocol on a connection: exactly one reply to each request, in order, within bounds.
+
+The only room that replies, so also the one that decides which reply an error gets and the one that can tell
+what was exchanged (DBFactory.listeners). What a request means is the handler's business, and where a server
+listens is server's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from discosbackend import __protocol_version__
+from discosbackend.complaints import Complaints
+from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
+from discosbackend.grammar import (
+    CODES,
+    FAIL,
+    INVALID,
+    OK,
+    REPLY,
+    REQUEST,
+    Message,
+    escape,
+    harmless,
+    named_in,
+    parse_request,
+    write_reply,
+)
+from discosbackend.handlers import Handler
+
+__all__ = ["GREETING", "UNEXPECTED", "DBFactory", "DBProtocol", "Exchange"]
+
+logger = logging.getLogger(__name__)
+
+GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
+"""What every new connection is sent: the reply to `version`."""
+
+UNEXPECTED = "Request could not be handled correctly"
+"""The reason of a `fail` whose cause is nobody's business but the log's (protocol section 5)."""
+
+STOPPING = "server is stopping"
+
+# The name in the reply to a line that names no command.
+_UNDEFINED = "undefined"
+
+# A client without a backlog gets so many lines answered at once, even while others have one: it took the
+# p99 of a polite client beside 50 pipelining ones from 48 ms to 2.5 ms.
+_AT_ONCE = 4
+# A turn: so many lines of one connection, then the next one's, for so many seconds, then the reactor's.
+_QUANTUM = 128
+_TURN = 0.0005
+# Bytes of requests that wait for their turn, from which on no more are read.
+_BACKLOG = 16384
+
+
+class Exchange(NamedTuple):
+    """One request and what became of it, as DBFactory.listeners are told.
+
+    `reply` is None for a line that gets none; `seconds` is the time from reading the line to its reply.
+    """
+
+    peer: str
+    request: bytes
+    reply: bytes | None
+    seconds: float
+
+
+class _Pending(NamedTuple):
+    """A request whose reply the handler still owes."""
+
+    name: str
+    line: bytes
+    began: float
+    source: Deferred[Any]
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class DBProtocol(Protocol):
+    """One connection of the DISCOS backend protocol (protocol section 1).
+
+    `lineReceived` and `sendLine` are the places to override.
+    """
+
+    factory: DBFactory
+
+    def __init__(self) -> None:
+        self._splitter = LineSplitter()
+        # Lines that were read and not yet looked at are those from _at on.
+        self._lines: list[bytes] = []
+        self._at = 0
+        self._backlog = 0
+        self._pending: _Pending | None = None
+        self._out: list[bytes] | None = None
+        self._greeting: Any = None
+        self._output_full = False
+        self._reading = True
+        self._half_closed = False
+        self._closing = False
+        self._lost = False
+        self.queued = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request that was read has no reply yet."""
+        return self._pending is not None or self._at < len(self._lines)
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, for the log."""
+        if self.transport is None:
+            return "nobody"
+        address = self.transport.getPeer()
+        host, port = getattr(address, "host", None), getattr(address, "port", None)
+        return str(address) if host is None else f"{host}:{port}"
+
+    # -- the transport's side -------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Greet, now or later, and ask the transport to say when its buffer is full."""
+        transport = self._transport()
+        if ITCPTransport.providedBy(transport):  # pylint: disable=no-value-for-parameter  # zope's own call
+            # Clients are silent for hours, and a telescope's network loses some of them.
+            transport.setTcpKeepAlive(True)
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        self.factory.connections.add(self)
+        logger.debug("%s connected", self.peer)
+        if self.factory.greeting_delay > 0:
+            self._greeting = self.factory.reactor.callLater(self.factory.greeting_delay, self._greet)
+        else:
+            self.sendLine(GREETING)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Cut what was read into lines; answer them at once if they are few, else when it is their turn."""
+        lines = self._splitter.feed(data)
+        if not lines:
+            return
+        if self.busy or self._output_full:
+            self._lines.extend(lines)
+        else:
+            self._lines, self._at = lines, 0
+            if len(lines) <= _AT_ONCE:
+                self.work(len(lines))
+        if self._at < len(self._lines):
+            self._backlog += len(data)
+            self._mind_reading()
+            self.go_on()
+
+    def readConnectionLost(self) -> None:
+        """The client has sent its last; it still gets every reply (protocol section 1)."""
+        self._half_closed = True
+        self._settle()
+
+    def writeConnectionLost(self) -> None:
+        """Our half was closed: nothing that this protocol does by itself."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone: that cancels nothing, what it asked for is carried out without replies."""
+        self._lost = True
+        self._output_full = False
+        self._cancel_greeting()
+        if reason.check(ConnectionDone):
+            logger.debug("%s disconnected", self.peer)
+        else:
+            logger.info("%s lost: %s", self.peer, reason.getErrorMessage())
+        self.go_on()
+        self._settle()
+
+    def pauseProducing(self) -> None:
+        """The client does not read its replies: make no more of them, and read no more requests."""
+        self._output_full = True
+        self._mind_reading()
+
+    def resumeProducing(self) -> None:
+        """The client has read on."""
+        self._output_full = False
+        self._mind_reading()
+        self.go_on()
+
+    def stopProducing(self) -> None:
+        """The transport is going away; connectionLost follows."""
+        self._output_full = False
+
+    # -- from a line to its reply ---------------------------------------------------------------------
+
+    def work(self, quantum: int, deadline: float = float("inf")) -> None:
+        """Answer up to `quantum` lines, until one has to be waited for, the client stops reading, or time is up."""
+        out = self._out = []
+        try:
+            while quantum > 0 and self._at < len(self._lines) and self._pending is None and not self._output_full:
+                line = self._lines[self._at]
+                self._at += 1
+                quantum -= 1
+                self._take(line)
+                if perf_counter() >= deadline:
+                    break
+        except BaseException:  # pylint: disable=broad-exception-caught  # an overridden lineReceived
+            # Nobody knows whether that line got its reply, and one too few shifts all that follow.
+            logger.exception("%s: a line could not be handled, the connection is cut", self.peer)
+            self.abort()
+        finally:
+            self._out = None
+            if out and not self._lost:
+                # One write for all of them gains 15 to 20 %.
+                self._transport().write(b"".join(out))
+        if self._at >= len(self._lines):
+            self._lines, self._at, self._backlog = [], 0, 0
+            self._mind_reading()
+        self._settle()
+
+    def _take(self, line: bytes) -> None:
+        if line[:1] == b"\xff":
+            negotiation, line = line, without_telnet(line)
+            if not line and negotiation and not isinstance(line, LongLine):
+                return
+        if line[:1] == b"!":
+            self.factory.complaints.log(
+                logging.INFO, "not a request", "%s sent no request: %r", self.peer, line[:80]
+            )
+            self._tell(line, None, perf_counter())
+        elif isinstance(line, LongLine):
+            self._cancel_greeting()
+            problem = f"line longer than {LONGEST_LINE} bytes"
+            self._finish(line, self._invalid(line.decode("latin-1"), problem), perf_counter())
+        else:
+            self._cancel_greeting()
+            self.lineReceived(line)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Answer one line, which has its end and telnet's negotiation removed and is no reply."""
+        began = perf_counter()
+        text = line.decode("latin-1")
+        try:
+            name, arguments = parse_request(text)
+        except GrammarException as problem:
+            self._finish(line, self._invalid(text, str(problem)), began)
+            return
+        try:
+            if self.factory.stopping:
+                raise HandlerException(STOPPING)
+            result = self.factory.handler.handle(
+                Message(message_type=REQUEST, name=name, arguments=arguments)
+            )
+        except BaseException as problem:  # pylint: disable=broad-exception-caught  # one reply, whatever it is
+            self._finish(line, self._failed(name, problem), began)
+            return
+        if hasattr(type(result), "__await__"):
+            self._wait_for(result, name, line, began)
+        else:
+            self._finish(line, self._checked(name, result), began)
+
+    def sendLine(self, line: bytes) -> None:
+        """Send one line; its CR LF is added here, and the replies of a turn are joined into one write."""
+        if self._out is not None:
+            self._out.append(line + b"\r\n")
+        elif not self._lost:
+            self._transport().write(line + b"\r\n")
+
+    def _wait_for(self, result: Any, name: str, line: bytes, began: float) -> None:
+        source = result if isinstance(result, Deferred) else Deferred.fromCoroutine(_await(result))
+        self._pending = _Pending(name, line, began, source)
+        source.addBoth(self._arrived, self._pending)
+
+    def _arrived(self, outcome: Any, pending: _Pending) -> None:
+        """The handler's Deferred has fired; if the request was given up meanwhile, too late."""
+        if self._pending is not pending:
+            return
+        self._pending = None
+        if isinstance(outcome, Failure):
+            reply = self._failed(pending.name, cast(BaseException, outcome.value), outcome)
+        else:
+            reply = self._checked(pending.name, outcome)
+        self._finish(pending.line, reply, pending.began)
+        if self._out is None:
+            self.go_on()
+            self._settle()
+
+    def _finish(self, line: bytes, reply: bytes, began: float) -> None:
+        """Send the one reply to a request: every way out of a request ends here."""
+        self.sendLine(reply)
+        self._tell(line, reply, began)
+
+    def _tell(self, line: bytes, reply: bytes | None, began: float) -> None:
+        if self.factory.listeners:
+            self.factory.tell(Exchange(self.peer, line, reply, perf_counter() - began))
+
+    # -- which reply ----------------------------------------------------------------------------------
+
+    def _checked(self, name: str, reply: object) -> bytes:
+        """The gate: what a handler returned goes out if it is a reply of this name that the wire can carry."""
+        if (
+            not isinstance(reply, Message)
+            or reply.message_type != REPLY
+            or reply.name != name
+            or reply.code not in CODES
+        ):
+            self._complain(logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply)
+            return self._refusal(name, FAIL, UNEXPECTED)
+        try:
+            text = write_reply(name, reply.code, reply.arguments)
+        except GrammarException as problem:
+            self._complain(
+                logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, reply.arguments
+            )
+            return self._refusal(name, FAIL, UNEXPECTED)
+        limit = self.factory.handler.reply_limit
+        if limit is not None and len(text) + 2 > limit:
+            if reply.code == OK:
+                return self._failed(name, ReplyTooLong(limit))
+            return self._refusal(name, reply.code, reply.arguments[0])
+        return text.encode("latin-1")
+
+    def _failed(self, name: str, problem: BaseException, failure: Failure | None = None) -> bytes:
+        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log."""
+        if isinstance(problem, HandlerException):
+            level = logging.WARNING if isinstance(problem, ReplyTooLong) else logging.INFO
+            reason = _reason(problem)
+            self._complain(level, "fail", "%s refused: %s: %r", self.peer, name, reason)
+            return self._refusal(name, FAIL, reason)
+        if isinstance(problem, UnsendableError):
+            self._complain(logging.ERROR, "unsendable", "%s: what the backend returned: %s", name, problem)
+        else:
+            traceback = problem.__traceback__ if failure is None else failure.getTracebackObject()
+            self._complain(
+                logging.ERROR, "failure", "%s failed", name, exc_info=(type(problem), problem, traceback)
+            )
+        return self._refusal(name, FAIL, UNEXPECTED)
+
+    def _invalid(self, text: str, problem: str) -> bytes:
+        self._complain(logging.INFO, "invalid", "%s sent no message: %s: %r", self.peer, problem, text[:80])
+        return self._refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
+
+    def _refusal(self, name: str, code: str, reason: str) -> bytes:
+        """A reply that says why not: always one line, never longer than the limit."""
+        head = f"{REPLY}{name},{code},"
+        reason = harmless(reason) or UNEXPECTED
+        limit = self.factory.handler.reply_limit
+        if limit is not None:
+            room = limit - 2 - len(head)
+            reason = reason[:room]
+            while len(escape(reason)) > room:
+                reason = reason[:-1]
+        return f"{head}{escape(reason)}".encode("latin-1")
+
+    def _complain(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None) -> None:
+        self.factory.complaints.log(level, kind, text, *args, exc_info=exc_info)
+
+    # -- the greeting, bounds, the end ----------------------------------------------------------------
+
+    def _greet(self) -> None:
+        self._greeting = None
+        self.sendLine(GREETING)
+        self._settle()
+
+    def _cancel_greeting(self) -> None:
+        if self._greeting is not None:
+            self._greeting.cancel()
+            self._greeting = None
+
+    def _mind_reading(self) -> None:
+        """Read no more while what was read, or what was answered, piles up."""
+        reading = not self._output_full and self._backlog <= _BACKLOG
+        if reading == self._reading or self._half_closed or self._lost:
+            return
+        self._reading = reading
+        if reading:
+            self._transport().resumeProducing()
+        else:
+            self._transport().pauseProducing()
+
+    def go_on(self) -> None:
+        """Have the rest of the backlog looked at when it is this connection's turn."""
+        if self._at < len(self._lines) and self._pending is None and not self._output_full:
+            self.factory.take_turns(self)
+
+    def _settle(self) -> None:
+        """Once every request has its reply: close what was half closed, forget what is gone."""
+        if self.busy:
+            return
+        if self._lost:
+            self.factory.connections.discard(self)
+        elif self._half_closed and self._greeting is None:
+            self.close()
+        self.factory.settled()
+
+    def close(self) -> None:
+        """Close once what was written has been sent."""
+        self._cancel_greeting()
+        if not self._lost and not self._closing:
+            self._closing = True
+            transport = self._transport()
+            # With a producer registered the transport would wait for it to end.
+            transport.unregisterProducer()
+            transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close at once: the client does not read what was written."""
+        if not self._lost:
+            self._transport().abortConnection()
+
+    def abandon(self) -> None:
+        """Answer what has no reply yet with a `fail` that says that the server is stopping."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._finish(pending.line, self._refusal(pending.name, FAIL, STOPPING), pending.began)
+            pending.source.cancel()
+        self._output_full = False
+        self.work(len(self._lines))
+
+    def _transport(self) -> Any:
+        return self.transport
+
+
+class DBFactory(Factory):
+    """Makes a DBProtocol for each connection, all on one handler.
+
+    `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section 9 says
+    for whom). `listeners` are called with an Exchange after every line; nobody there costs nothing. `reactor`
+    is where turns and delays are waited for.
+    """
+
+    protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted leaves it open
+    noisy = False
+
+    def __init__(self, handler: Handler, *, greeting_delay: float = 0.0, reactor: Any = None) -> None:
+        if not greeting_delay >= 0:
+            raise ValueError(f"greeting_delay must be 0 s or more, not {greeting_delay!r}")
+        self.handler = handler
+        self.greeting_delay = greeting_delay
+        self.listeners: list[Callable[[Exchange], object]] = []
+        self.connections: set[DBProtocol] = set()
+        self.stopping = False
+        self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
+        self.complaints = Complaints(logger, self._call_later)
+        self._reactor = reactor
+        self._turns: deque[DBProtocol] = deque()
+        self._turn_call: Any = None
+        self._finished: Deferred[None] | None = None
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor that was given, or the one of this process."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        return self._reactor
+
+    def _call_later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
+        return self.reactor.callLater(delay, function, *args)
+
+    def startFactory(self) -> None:
+        """Twisted's hook: the first port listens."""
+        self.stopping = False
+        self.handler.start()
+
+    def stopFactory(self) -> None:
+        """Twisted's hook: the last port is closed. `stopped` fires when the handler is done with it."""
+        self.stopped = maybeDeferred(self.handler.stop)
+
+    def buildProtocol(self, addr: IAddress | None) -> DBProtocol:  # type: ignore[override]
+        """Twisted's hook: a connection was made."""
+        protocol = self.protocol()
+        protocol.factory = self
+        return protocol
+
+    def tell(self, exchange: Exchange) -> None:
+        """Tell the listeners; one that raises is logged and keeps nobody from anything."""
+        for listener in self.listeners:
+            try:
+                listener(exchange)
+            except Exception:  # pylint: disable=broad-exception-caught  # whatever a listener raises
+                self.complaints.log(logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True)
+
+    # -- turns ----------------------------------------------------------------------------------------
+
+    def take_turns(self, connection: DBProtocol) -> None:
+        """Let a connection with a backlog work when it is its turn."""
+        if connection.queued:
+            return
+        connection.queued = True
+        self._turns.append(connection)
+        if self._turn_call is None:
+            self._turn_call = self.reactor.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        """Half a millisecond of everybody's lines; then the reactor serves timers and other clients."""
+        deadline = perf_counter() + _TURN
+        while self._turns:
+            connection = self._turns.popleft()
+            connection.queued = False
+            connection.work(_QUANTUM, deadline)
+            connection.go_on()
+            if perf_counter() >= deadline:
+                break
+        self._turn_call = self.reactor.callLater(0, self._turn) if self._turns else None
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def finish(self, timeout: float) -> Deferred[None]:
+        """Let the requests that are being carried out finish; the Deferred fires when every one has its reply.
+
+        What has not begun gets its `fail` at once, what is not done after `timeout` seconds then.
+        """
+        self.stopping = True
+        finished: Deferred[None] = Deferred()
+        self._finished = finished
+        give_up = self.reactor.callLater(timeout, self._abandon)
+        finished.addCallback(lambda _: give_up.cancel() if give_up.active() else None)
+        self.settled()
+        return finished
+
+    def settled(self) -> None:
+        """A connection has nothing left to do."""
+        if self._finished is not None and not any(connection.busy for connection in self.connections):
+            finished, self._finished = self._finished, None
+            finished.callback(None)
+
+    def _abandon(self) -> None:
+        for connection in list(self.connections):
+            connection.abandon()
+        self.settled()
+
+    def close(self) -> None:
+        """Close every connection once what was written has been sent."""
+        for connection in list(self.connections):
+            connection.close()
+
+    def abort(self) -> None:
+        """Close every connection at once."""
+        for connection in list(self.connections):
+            connection.abort()
+
+
+def _reason(problem: HandlerException) -> str:
+    """The text of a refusal, "" where it has none that can be had."""
+    try:
+        return str(problem)
+    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+        return ""
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
