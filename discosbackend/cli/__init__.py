@@ -1,0 +1,1 @@
+"""The command lines: argparse front ends, each a thin main(). Only here is logging configured."""

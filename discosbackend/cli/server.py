@@ -1,0 +1,248 @@
+"""`discos-backend-server`: serve a simulated instrument, or a backend of one's own.
+
+Options, error messages and the log are set up here; serving itself is server's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from discosbackend import __protocol_version__, __version__, ticks
+from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
+from discosbackend.protocol import DBFactory, Exchange
+from discosbackend.server import (
+    BACKLOG,
+    DEFAULT_PORT,
+    STOP_TIMEOUT,
+    DBService,
+    run_service,
+    tcp_endpoint,
+)
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+EXAMPLES = """\
+examples:
+  %(prog)s                                    the simulated instrument, on 127.0.0.1:8978
+  %(prog)s --simulate skarab --port 10000     another instrument, another port
+  %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
+                                              your own class, for every host that can reach this one
+  %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
+
+Then, from another terminal:  printf '?status\\r\\n' | nc 127.0.0.1 8978
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Serve until SIGTERM or SIGINT. Exit status 0 then, 1 when it cannot serve, 2 for a wrong command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.listen is not None and (options.port is not None or options.interface is not None):
+        parser.error("--listen says where to listen: leave out --port and --interface")
+    _configure_logging(options.log_level)
+    # A server must not stall because astropy asks the network for leap seconds.
+    ticks.astropy_may_download = False
+    try:
+        backend = _load(options.backend) if options.backend else SimulatedBackend(options.simulate)
+        _serve(options, backend)
+    except _CannotServe as problem:
+        print(f"{parser.prog}: {problem}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+class _CannotServe(Exception):
+    """Why this command line cannot be served, in one line."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="discos-backend-server",
+        description="Serve a backend over the DISCOS backend protocol.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--simulate",
+        metavar="INSTRUMENT",
+        choices=sorted(INSTRUMENTS),
+        default="discos",
+        help=f"a simulated instrument: {', '.join(sorted(INSTRUMENTS))} (default: %(default)s)",
+    )
+    what.add_argument(
+        "--backend",
+        metavar="MODULE:NAME",
+        help="a class, called without arguments, or an instance; the current folder is searched too",
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--listen", metavar="ENDPOINT", help="a Twisted endpoint string, such as tcp:8978:interface=127.0.0.1"
+    )
+    where.add_argument(
+        "--port",
+        type=_port,
+        help=f"TCP port, 0 for a free one (default: {DEFAULT_PORT})",
+    )
+    where.add_argument(
+        "--interface", metavar="ADDRESS", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--command-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="time limit of a command, 0 for none (default: %(default)g; clients give up at 100)",
+    )
+    how.add_argument(
+        "--greeting-delay",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="greet a client only if it stays silent so long (default: %(default)g; 5 suits clients "
+        "that never read the greeting when they reconnect, MISTRAL needs 0)",
+    )
+    how.add_argument(
+        "--reply-limit",
+        metavar="BYTES",
+        type=_reply_limit,
+        default=REPLY_LIMIT,
+        help="longest reply, CR LF included, 0 for any (default: %(default)s, what deployed clients can read)",
+    )
+    how.add_argument(
+        "--stop-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=STOP_TIMEOUT,
+        help="time for running commands to finish when told to stop (default: %(default)g)",
+    )
+    how.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="what to log to standard error; debug shows every exchange (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+    return seconds
+
+
+def _whole(text: str, most: int, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from 0 to {most}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    return _whole(text, 65535, "port")
+
+
+def _reply_limit(text: str) -> int | None:
+    limit = _whole(text, 2**20, "number of bytes")
+    if 0 < limit < 128:
+        raise argparse.ArgumentTypeError(f"{text!r} leaves no room for a reason: at least 128, or 0 for any")
+    return limit or None
+
+
+def _configure_logging(level: str) -> None:
+    from twisted.logger import STDLibLogObserver, globalLogBeginner
+
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # So that a Deferred's failure that nobody handles reaches the same log.
+    globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
+
+
+def _load(name: str) -> Any:
+    """The backend that MODULE:NAME means."""
+    module_name, colon, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise _CannotServe(f"--backend {name!r} is not MODULE:NAME, such as mybackend:MyBackend")
+    # As `python -m` does: a backend lies where its author works.
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except BaseException as problem:
+        raise _CannotServe(f"cannot import {module_name!r}: {_in_a_line(problem)}") from problem
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as problem:
+            raise _CannotServe(f"no {attribute!r} in {module_name!r}: {_in_a_line(problem)}") from problem
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except BaseException as problem:
+            raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
+    return found
+
+
+def _in_a_line(problem: BaseException) -> str:
+    return " ".join(f"{type(problem).__name__}: {problem}".split())
+
+
+def _serve(options: argparse.Namespace, backend: Any) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        handler = DBProtocolHandler(
+            backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
+        )
+    except (TypeError, ValueError) as problem:
+        raise _CannotServe(f"{type(backend).__name__} cannot be served: {_in_a_line(problem)}") from problem
+    factory = DBFactory(handler, greeting_delay=options.greeting_delay)
+    if logger.isEnabledFor(logging.DEBUG):
+        factory.listeners.append(_log_exchange)
+    if options.listen is None:
+        port = DEFAULT_PORT if options.port is None else options.port
+        interface = "127.0.0.1" if options.interface is None else options.interface
+        endpoint = tcp_endpoint(reactor, port, interface)
+    else:
+        try:
+            endpoint = serverFromString(reactor, _with_backlog(options.listen))
+        except Exception as problem:
+            raise _CannotServe(f"--listen {options.listen!r} is no endpoint: {_in_a_line(problem)}") from problem
+    try:
+        run_service(DBService(endpoint, factory, stop_timeout=options.stop_timeout), reactor)
+    except Exception as problem:
+        raise _CannotServe(f"cannot listen: {_in_a_line(problem)}") from problem
+
+
+def _with_backlog(endpoint: str) -> str:
+    """The endpoint string with our listen backlog, unless it names one or is of a kind that has none."""
+    kind, colon, _ = endpoint.partition(":")
+    if (colon and kind not in ("tcp", "tcp6", "ssl", "unix")) or ":backlog=" in endpoint:
+        return endpoint
+    return f"{endpoint}:backlog={BACKLOG}"
+
+
+def _log_exchange(exchange: Exchange) -> None:
+    logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

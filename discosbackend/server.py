@@ -1,0 +1,175 @@
+"""Servers: where one listens, and how it comes up and goes down.
+
+run_server for a program that is nothing but a server, listen for those who have a reactor, DBService for
+those who have an application. What happens on a connection is protocol's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from discosbackend import __protocol_version__
+from discosbackend.handlers import Handler
+from discosbackend.protocol import DBFactory
+
+__all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "listen", "run_server", "tcp_endpoint"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8978
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: with Twisted's 50, 64 simultaneous clients stall for seconds."""
+
+STOP_TIMEOUT = 3.0
+
+# Seconds for a client to read its last replies before its connection is cut.
+_LINGER = 1.0
+
+
+class DBService(Service):
+    """A server of the protocol as a Twisted service, on which run_server and the program are built.
+
+    Starting it listens on `endpoint`; `listening` then fires with the port, or fails with why not. Stopping it
+    stops listening, lets running commands finish within `stop_timeout` seconds (what has not finished gets
+    its `fail`), ends the acquisition, tells the backend, and closes the connections, in this order.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: DBFactory,
+        *,
+        stop_timeout: float = STOP_TIMEOUT,
+    ) -> None:
+        if not stop_timeout >= 0:
+            raise ValueError(f"stop_timeout must be 0 s or more, not {stop_timeout!r}")
+        self.endpoint = endpoint
+        self.factory = factory
+        self.stop_timeout = stop_timeout
+        self.listening: Deferred[IListeningPort] = Deferred()
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """Listen."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self.listening = self.endpoint.listen(self.factory)
+        self.listening.addCallback(self._listens)
+
+    def _listens(self, port: IListeningPort) -> IListeningPort:
+        self._port = port
+        # One use of the factory beside the port's, so that its handler is told of the end last.
+        self.factory.doStart()  # type: ignore[no-untyped-call]
+        logger.info("listening on %s", address_of(port))
+        return port
+
+    def stopService(self) -> Deferred[None]:
+        """Go down in good order; the Deferred fires when nothing is left, in a bounded time."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        port, self._port = self._port, None
+        if port is None:
+            self.listening.addErrback(lambda _: None)
+            self.listening.cancel()
+            return succeed(None)
+        return Deferred.fromCoroutine(self._go_down(port))
+
+    async def _go_down(self, port: IListeningPort) -> None:
+        reactor = self.factory.reactor
+        logger.info("stopping")
+        closed = port.stopListening()
+        if closed is not None:
+            await closed
+        await self.factory.finish(self.stop_timeout)
+        self.factory.doStop()  # type: ignore[no-untyped-call]
+        # Also when the backend's stop never ends, because its device is stuck.
+        patience = max(self.stop_timeout, _LINGER)
+        try:
+            await self.factory.stopped.addTimeout(patience, reactor)
+        except Exception:  # pylint: disable=broad-exception-caught  # the server goes down whatever this was
+            logger.exception("the backend did not stop within %g s", patience)
+        self.factory.close()
+        linger: Deferred[None] = Deferred()
+        reactor.callLater(0, self._wait_for_clients, reactor.seconds() + _LINGER, linger)
+        await linger
+        logger.info("stopped")
+
+    def _wait_for_clients(self, deadline: float, done: Deferred[None]) -> None:
+        """Wait until the last replies have been sent; who does not read them is cut off."""
+        reactor = self.factory.reactor
+        if self.factory.connections and reactor.seconds() < deadline:
+            reactor.callLater(0.01, self._wait_for_clients, deadline, done)
+        else:
+            self.factory.abort()
+            done.callback(None)
+
+
+def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerEndpoint:
+    """A TCP endpoint with a listen backlog that a control room's start-up fits into.
+
+    `interface` is an IPv4 or IPv6 address, "" for every IPv4 one; `port` 0 picks a free one.
+    """
+    kind = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
+    return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
+
+
+def listen(
+    handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None
+) -> IListeningPort:
+    """Listen in a reactor that is yours; its `getHost().port` says where if `port` is 0.
+
+    Stop with `stopListening()`. CannotListenError when the port is taken.
+    """
+    factory = DBFactory(handler, reactor=reactor)
+    return cast(
+        IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
+    )
+
+
+def run_server(port: int, handler: Handler, interface: str = "") -> None:
+    """Serve until SIGTERM or SIGINT; blocks. `port` 0 picks a free one.
+
+    Prints one line that says where, with which protocol version and backend. CannotListenError when the port
+    is taken. Also for a process of its own: `multiprocessing.Process(target=run_server, args=...)`.
+    """
+    from twisted.internet import reactor
+
+    service = DBService(tcp_endpoint(reactor, port, interface), DBFactory(handler))
+    run_service(service, reactor)
+
+
+def run_service(service: DBService, reactor: Any) -> None:
+    """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
+    problems: list[Failure] = []
+    service.startService()
+    service.listening.addCallbacks(lambda where: print(announcement(service, where), flush=True), problems.append)
+    if problems:
+        problems[0].raiseException()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
+
+
+def announcement(service: DBService, port: IListeningPort) -> str:
+    """One line that names the address, the protocol version and the backend of a server."""
+    handler = service.factory.handler
+    backend = getattr(handler, "backend", handler)
+    return (
+        f"discosbackend: {type(backend).__name__} is served on {address_of(port)}, "
+        f"protocol version {__protocol_version__}"
+    )
+
+
+def address_of(port: IListeningPort) -> str:
+    """Where a port listens, in words: 127.0.0.1:8978, or a socket's path."""
+    address = port.getHost()
+    host, number = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        name = getattr(address, "name", None)
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
