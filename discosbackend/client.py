@@ -1,0 +1,153 @@
+"""Client: talk to a backend server, one request and its reply at a time.
+
+Sockets only, so that it starts at once and runs anywhere; as a program, `python -m discosbackend.client
+127.0.0.1:8978 status` prints the reply. What the commands mean is said in commands.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from types import TracebackType
+from typing import NoReturn
+
+from discosbackend.errors import GrammarException, NoReply, RequestFailed, RequestInvalid
+from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, Message, parse_message
+
+__all__ = ["Client", "main"]
+
+_GREETING = "version"
+
+
+class Client:
+    """A connection to a backend server, as a context manager.
+
+        with Client("127.0.0.1", 8978) as client:
+            timestamp, text, acquiring = client.request("status")
+
+    `timeout` is in seconds, for the connection and for each reply. A server may greet late, or never: for
+    the greeting it waits no longer than `greeting_wait` seconds. NoReply when the server cannot be reached.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8978,
+        *,
+        timeout: float = 10.0,
+        greeting_wait: float = 1.0,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.timeout = timeout
+        self.greeting: Message | None = None
+        self._received = b""
+        self._socket: socket.socket | None
+        try:
+            self._socket = socket.create_connection((host, port), timeout)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as problem:
+            raise NoReply(f"no server at {host}:{port}: {problem}") from problem
+        try:
+            self.greeting = self._read_message(time.monotonic() + min(greeting_wait, timeout))
+        except TimeoutError:
+            # It has none to give, or gives it later, to those who ask nothing.
+            self.greeting = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what was asked for is carried out all the same."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def request(self, name: str, *arguments: str) -> list[str]:
+        """Send one request and return the arguments of its `ok` reply.
+
+        RequestFailed or RequestInvalid, with the server's reason, for another code. NoReply when no reply to
+        this request comes: the connection is closed then, lest a late reply be taken for the next one's.
+        ValueError for what the grammar cannot carry; nothing is sent then.
+        """
+        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=arguments))
+        reason = ",".join(reply.arguments)
+        if reply.code == OK:
+            return reply.arguments
+        raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
+
+    def exchange(self, request: Message) -> Message:
+        """Send a request and return its reply, whatever its code. Raises what request() says."""
+        if not request.check_synthax():
+            raise ValueError(f"no message of the protocol: {request!r}")
+        if self._socket is None:
+            raise NoReply("the connection is closed")
+        try:
+            self._socket.settimeout(self.timeout)
+            self._socket.sendall(f"{request}{LINEFEED}".encode("latin-1"))
+            return self._read_reply(request)
+        except TimeoutError:
+            self.close()
+            raise NoReply(f"no reply to {request.name} within {self.timeout:g} s") from None
+        except OSError as problem:
+            self.close()
+            raise NoReply(f"connection lost: {problem}") from problem
+        except NoReply:
+            self.close()
+            raise
+
+    def _read_reply(self, request: Message) -> Message:
+        deadline = time.monotonic() + self.timeout
+        reply = self._read_message(deadline)
+        if self.greeting is None and reply.name == _GREETING and request.name != _GREETING:
+            # It was on its way when we asked.
+            self.greeting, reply = reply, self._read_message(deadline)
+        if not reply.is_correct_reply(request):
+            raise NoReply(f"{str(reply)!r} is no reply to {request.name}")
+        return reply
+
+    def _read_message(self, deadline: float) -> Message:
+        """One whole line, as a message. TimeoutError when the deadline passes, NoReply for anything else."""
+        assert self._socket is not None
+        while b"\n" not in self._received:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            chunk = self._socket.recv(65536)
+            if not chunk:
+                raise NoReply("the server closed the connection")
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        text = line.decode("latin-1")
+        try:
+            return parse_message(text.removesuffix("\r"))
+        except GrammarException as problem:
+            raise NoReply(f"the server sent no message: {problem}: {text!r}") from problem
+
+
+def main() -> NoReturn:
+    """`python -m discosbackend.client HOST:PORT NAME [ARGUMENT ...]`: print the reply; status 0 if it is `ok`."""
+    where, *request = sys.argv[1:] or [""]
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdecimal() or not request:
+        print("usage: python -m discosbackend.client HOST:PORT NAME [ARGUMENT ...]", file=sys.stderr)
+        sys.exit(2)
+    try:
+        with Client(host.strip("[]"), int(port)) as client:
+            reply = client.exchange(Message(message_type=REQUEST, name=request[0], arguments=request[1:]))
+    except (NoReply, ValueError) as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
+    print(reply)
+    sys.exit(0 if reply.code == OK else 1)
+
+
+if __name__ == "__main__":
+    main()
