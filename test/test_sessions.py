@@ -1,0 +1,54 @@
+"""The deployed clients' sessions, byte for byte, on the simulated instruments: in memory, on a fake clock."""
+
+from __future__ import annotations
+
+import unittest
+
+from twisted.internet.task import Clock
+
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.protocol import DBFactory
+from discosbackend.simulator import SimulatedBackend
+from . import session_player
+
+_BEGAN = 1795464000.0
+
+
+class SessionTests(unittest.TestCase):
+    """Each session file against a fresh server."""
+
+    def play(self, lines: list[str], instrument: str) -> int:
+        clock = Clock()
+        clock.advance(_BEGAN)
+        backend = SimulatedBackend(
+            instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7)
+        )
+        factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
+        factory.doStart()
+        return session_player.play(lines, session_player.MemoryWire(factory, clock))
+
+    def test_every_session_passes(self) -> None:
+        files = sorted(session_player.SESSIONS.glob("*.txt"))
+        self.assertGreaterEqual(len(files), 4)
+        for file in files:
+            with self.subTest(file.name):
+                lines = file.read_text(encoding="latin-1").splitlines()
+                instrument = session_player.INSTRUMENTS.get(file.stem, "discos")
+                wanted = sum(line.startswith("?") for line in lines)
+                self.assertEqual(self.play(lines, instrument), wanted)
+
+    def test_the_player_sees_a_wrong_reply(self) -> None:
+        for line in [
+            "?start -> fail",
+            "?version -> ok 1.5",
+            "?version -> invalid",
+            "?get-configuration -> ok SK77",
+            "?set-configuration,nonesuch",
+            "nonsense",
+        ]:
+            with self.subTest(line), self.assertRaises(session_player.SessionFailed):
+                self.play(["@connect", line], "discos")
+
+
+if __name__ == "__main__":
+    unittest.main()
