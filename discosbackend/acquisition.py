@@ -175,6 +175,12 @@ class Acquisition:
         self._pending_start = self._pending_stop = None
         self._rearm()
 
+    def cancel(self) -> None:
+        """Drop a pending start and a pending stop; an acquisition that is running goes on."""
+        self._check_thread()
+        self._pending_start = self._pending_stop = None
+        self._rearm()
+
     def _judged(self, timestamp: Any, what: str, verb: str) -> Ticks:
         """The instant, if it may be armed at all (protocol section 7)."""
         try:
@@ -265,6 +271,9 @@ class Acquisition:
         self._last_lateness = (self._now() - instant) / TICKS_PER_SECOND
         try:
             self._pass_to(transition, instant)
+        except BackendError as refusal:
+            logger.warning("timed %s at %s refused: %r", verb, instant.unix_text(), str(refusal))
+            return
         except BaseException:  # pylint: disable=broad-exception-caught  # whatever a backend raises
             logger.exception("timed %s at %s failed", verb, instant.unix_text())
             return

@@ -415,14 +415,17 @@ class DBProtocol(Protocol):
         if not self._lost:
             self._transport().abortConnection()
 
-    def abandon(self) -> None:
-        """Answer what has no reply yet with a `fail` that says that the server is stopping."""
+    def abandon(self) -> Deferred[Any] | None:
+        """Answer what has no reply yet with a `fail` that says that the server is stopping.
+
+        Returns what was waited for, if anything was, to be cancelled once everybody has an answer.
+        """
         pending, self._pending = self._pending, None
         if pending is not None:
             self._finish(pending.line, self._refusal(pending.name, FAIL, STOPPING), pending.began)
-            pending.source.cancel()
         self._output_full = False
         self.work(len(self._lines))
+        return None if pending is None else pending.source
 
     def _transport(self) -> Any:
         return self.transport
@@ -534,8 +537,9 @@ class DBFactory(Factory):
             finished.callback(None)
 
     def _abandon(self) -> None:
-        for connection in list(self.connections):
-            connection.abandon()
+        for source in [connection.abandon() for connection in list(self.connections)]:
+            if source is not None:
+                source.cancel()
         self.settled()
 
     def close(self) -> None:

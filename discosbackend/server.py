@@ -7,6 +7,8 @@ those who have an application. What happens on a connection is protocol's busine
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -82,7 +84,6 @@ class DBService(Service):
 
     async def _go_down(self, port: IListeningPort) -> None:
         reactor = self.factory.reactor
-        logger.info("stopping")
         closed = port.stopListening()
         if closed is not None:
             await closed
@@ -152,15 +153,35 @@ def run_service(service: DBService, reactor: Any) -> None:
     if problems:
         problems[0].raiseException()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.callWhenRunning(_stop_on_signals, reactor)
     reactor.run()
+
+
+def _stop_on_signals(reactor: Any) -> None:
+    """Go down on the first SIGTERM or SIGINT; an impatient second one finds that under way already."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # whoever runs a reactor elsewhere has the signals too
+    stopping = False
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal stopping
+        logger.info("%s: %s", signal.Signals(number).name, "stopping already" if stopping else "stopping")
+        if not stopping:
+            stopping = True
+            reactor.callFromThread(reactor.stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def announcement(service: DBService, port: IListeningPort) -> str:
     """One line that names the address, the protocol version and the backend of a server."""
     handler = service.factory.handler
     backend = getattr(handler, "backend", handler)
+    # A backend that says what it is may know more than the name of its class.
+    name = type(backend).__name__ if type(backend).__str__ is object.__str__ else " ".join(str(backend).split())
     return (
-        f"discosbackend: {type(backend).__name__} is served on {address_of(port)}, "
+        f"discosbackend: {name} is served on {address_of(port)}, "
         f"protocol version {__protocol_version__}"
     )
 

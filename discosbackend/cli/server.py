@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from discosbackend import __protocol_version__, __version__, ticks
+from discosbackend.commands import COMMANDS
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
@@ -176,6 +177,8 @@ def _configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # Twisted tells of every port that opens and closes.
+    logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # So that a Deferred's failure that nobody handles reaches the same log.
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
@@ -201,6 +204,8 @@ def _load(name: str) -> Any:
             found = found()
         except BaseException as problem:
             raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
+    if not any(callable(getattr(found, row.method, None)) for row in COMMANDS.values()):
+        raise _CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
     return found
 
 

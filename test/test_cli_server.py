@@ -1,0 +1,186 @@
+"""The program discos-backend-server: its options, its one line, its error messages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from discosbackend import __version__
+
+from .serving import PATIENCE, SCRIPT, ask, served
+
+
+def run_program(*options: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The program, for command lines with which it does not serve."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *options],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=cwd,
+    )
+
+
+class CommandLineTests(unittest.TestCase):
+    """Command lines that cannot be served: one clear line, a status that is not 0, no traceback."""
+
+    def assert_refused(self, status: int, text: str, *options: str, cwd: str | None = None) -> None:
+        found = run_program(*options, cwd=cwd)
+        with self.subTest(options):
+            self.assertEqual(found.returncode, status, found.stderr)
+            self.assertNotIn("Traceback", found.stderr)
+            self.assertEqual(found.stdout, "")
+            lines = found.stderr.splitlines()
+            self.assertIn(text, lines[-1])
+            if status == 1:
+                self.assertEqual(len(lines), 1, lines)
+                self.assertTrue(lines[0].startswith("discos-backend-server: "), lines)
+
+    def test_wrong_options(self) -> None:
+        for options, text in [
+            (["--port", "65536"], "'65536' is no port from 0 to 65535"),
+            (["--port", "-1"], "'-1' is no port"),
+            (["--port", "http"], "'http' is no port"),
+            (["--simulate", "nonesuch"], "invalid choice: 'nonesuch'"),
+            (["--simulate", "discos", "--backend", "a:b"], "not allowed with argument"),
+            (["--listen", "tcp:0", "--port", "3"], "leave out --port and --interface"),
+            (["--listen", "tcp:0", "--interface", "::1"], "leave out --port and --interface"),
+            (["--command-timeout", "soon"], "'soon' is no number of seconds"),
+            (["--greeting-delay", "-1"], "'-1' is no number of seconds, 0 or more"),
+            (["--stop-timeout", "nan"], "'nan' is no number of seconds, 0 or more"),
+            (["--reply-limit", "20"], "at least 128"),
+            (["--log-level", "loud"], "invalid choice: 'loud'"),
+            (["surplus"], "unrecognized arguments: surplus"),
+        ]:
+            self.assert_refused(2, text, *options)
+
+    def test_wrong_backends(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, code in {
+                "broken": "import nonesuch_module",
+                "syntax": "def :",
+                "leaves": "raise SystemExit(0)",
+                "raises": "class Mine:\n    def status(self): pass\n    def __init__(self): raise OSError('no\\nlink')",
+                "empty": "class Mine: pass",
+                "twice": (
+                    "from discosbackend import Backend, command\n"
+                    "class Mine(Backend):\n"
+                    "    @command('sweep')\n    def a(self): pass\n"
+                    "    @command('sweep')\n    def b(self): pass\n"
+                ),
+            }.items():
+                Path(folder, f"{name}.py").write_text(code, encoding="utf-8")
+            for backend, text in [
+                ("broken:Mine", "cannot import 'broken': ModuleNotFoundError: No module named 'nonesuch_module'"),
+                ("syntax:Mine", "cannot import 'syntax': SyntaxError"),
+                ("leaves:Mine", "cannot import 'leaves': SystemExit"),
+                ("nonesuch:Mine", "cannot import 'nonesuch'"),
+                ("empty:Nonesuch", "no 'Nonesuch' in 'empty'"),
+                ("raises:Mine", "cannot make a Mine: OSError: no link"),
+                ("empty:Mine", "has none of the protocol's methods"),
+                ("twice:Mine", "'sweep' is declared by"),
+                ("empty", "'empty' is not MODULE:NAME, such as mybackend:MyBackend"),
+                (":Mine", "is not MODULE:NAME"),
+            ]:
+                self.assert_refused(1, text, "--backend", backend, cwd=folder)
+
+    def test_places_where_one_cannot_listen(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            self.assert_refused(1, "Address already in use", "--port", port)
+            self.assert_refused(1, "Address already in use", "--listen", f"tcp:{port}:interface=127.0.0.1")
+        self.assert_refused(1, "cannot listen", "--interface", "192.0.2.1", "--port", "0")
+        self.assert_refused(1, "'smoke:signals' is no endpoint", "--listen", "smoke:signals")
+        self.assert_refused(1, "is no endpoint", "--listen", "ssl:0:privateKey=/nonexistent.pem")
+        self.assert_refused(1, "cannot listen", "--listen", "unix:/nonexistent/folder/socket")
+
+    def test_version(self) -> None:
+        found = run_program("--version")
+        self.assertEqual(found.stdout, f"discos-backend-server {__version__}, protocol version 1.4\n")
+        self.assertEqual(found.returncode, 0)
+
+    def test_help_has_examples(self) -> None:
+        found = run_program("--help")
+        self.assertEqual(found.returncode, 0)
+        self.assertIn("examples:", found.stdout)
+        self.assertIn("--backend mybackend:MyBackend", found.stdout)
+
+
+class ProgramTests(unittest.TestCase):
+    """The program at work."""
+
+    def test_every_instrument(self) -> None:
+        for instrument in ("discos", "sardara", "skarab", "mistral"):
+            with self.subTest(instrument), served("--simulate", instrument) as server:
+                self.assertRegex(
+                    server.announced,
+                    rf"^discosbackend: .*{instrument}.* is served on 127\.0\.0\.1:\d+, protocol version 1\.4$",
+                )
+                with server.connect() as connection:
+                    self.assertRegex(ask(connection, b"?status")[0], rb"^!status,ok,\d+\.\d{7},[^,]+,0\r\n$")
+                self.assertEqual(server.stop(15), 0, server.log())
+
+    def test_the_default_is_discos_on_the_local_interface(self) -> None:
+        with served() as server:
+            self.assertIn("discos", server.announced)
+            self.assertEqual(server.address[0], "127.0.0.1")
+
+    def test_a_backend_from_the_current_folder_from_any_folder(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine.py").write_text(
+                "class Mine:\n    def get_configuration(self): return 'TP'\n\nmine = Mine()\n", encoding="utf-8"
+            )
+            link = Path(folder, "link")
+            link.symlink_to(SCRIPT)
+            for backend in ("mine:Mine", "mine:mine"):
+                with self.subTest(backend), served("--backend", backend, cwd=folder) as server:
+                    with server.connect() as connection:
+                        self.assertEqual(
+                            ask(connection, b"?get-configuration", b"?status"),
+                            [b"!get-configuration,ok,TP\r\n", b"!status,fail,not supported by this backend\r\n"],
+                        )
+            found = subprocess.run(
+                [sys.executable, str(link), "--version"], capture_output=True, text=True, check=False, cwd=folder,
+                env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            )
+            self.assertEqual(found.returncode, 0, found.stderr)
+
+    def test_limits_reach_the_server(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine.py").write_text(
+                "from twisted.internet.defer import Deferred\n"
+                "class Mine:\n"
+                "    def get_tpi(self): return Deferred()\n"
+                "    def get_rms(self): return [1.5] * 300\n",
+                encoding="utf-8",
+            )
+            options = ["--command-timeout", "0.1", "--reply-limit", "0", "--greeting-delay", "60"]
+            with served("--backend", "mine:Mine", *options, cwd=folder) as server:
+                with socket.create_connection(server.address, PATIENCE) as connection:
+                    replies = ask(connection, b"?get-tpi", b"?get-rms")
+                self.assertEqual(replies[0], b"!get-tpi,fail,timeout: get-tpi took longer than 0.1 s\r\n")
+                self.assertEqual(replies[1], b"!get-rms,ok" + b",1.5" * 300 + b"\r\n")
+
+    def test_the_log_shows_exchanges_at_debug_and_cannot_be_forged(self) -> None:
+        with served("--log-level", "debug") as server:
+            with server.connect() as connection:
+                ask(connection, b"?get-configuration", b"?nonesuch", b"?x,\x85\x1b[31m2026 CRITICAL forged")
+            self.assertEqual(server.stop(15), 0)
+            log = server.log()
+        self.assertIn("b'?get-configuration' -> b'!get-configuration,ok,unconfigured' in 0.", log)
+        self.assertIn("refused: nonesuch: \"invalid command 'nonesuch'\"", log)
+        self.assertIn("2026 CRITICAL forged", log)
+        for line in log.splitlines():
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: [ -~]*$")
+
+
+if __name__ == "__main__":
+    unittest.main()

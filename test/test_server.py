@@ -1,0 +1,409 @@
+"""Servers as a whole: real sockets on port 0, real signals, a fresh interpreter each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+
+from discosbackend import Backend
+from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
+from discosbackend.protocol import DBFactory
+from discosbackend.server import (
+    BACKLOG,
+    DBService,
+    address_of,
+    announcement,
+    listen,
+    run_server,
+    tcp_endpoint,
+)
+
+from .serving import PATIENCE, SCRIPT, Server, ask, read_line, served, served_by
+
+
+class ListenTests(unittest.TestCase):
+    """listen and tcp_endpoint, on a reactor in memory."""
+
+    def test_listen_uses_the_long_backlog_and_the_given_reactor(self) -> None:
+        reactor = MemoryReactorClock()
+        listen(AlwaysOkHandler(), 10001, "127.0.0.1", reactor=reactor)
+        [(port, factory, backlog, interface)] = reactor.tcpServers
+        self.assertEqual((port, backlog, interface), (10001, BACKLOG, "127.0.0.1"))
+        self.assertIs(factory.reactor, reactor)
+
+    def test_listen_defaults(self) -> None:
+        reactor = MemoryReactorClock()
+        listen(AlwaysOkHandler(), reactor=reactor)
+        self.assertEqual(reactor.tcpServers[0][0::3], (8978, ""))
+
+    def test_backlog_is_4096(self) -> None:
+        self.assertEqual(BACKLOG, 4096)
+
+    def test_an_endpoint_for_either_family(self) -> None:
+        for interface, kind in [("", "TCP4"), ("127.0.0.1", "TCP4"), ("::1", "TCP6"), ("::", "TCP6")]:
+            with self.subTest(interface):
+                self.assertIn(kind, type(tcp_endpoint(MemoryReactorClock(), 0, interface)).__name__)
+
+    def test_a_real_port_of_its_own(self) -> None:
+        from twisted.internet import reactor
+
+        port = listen(AlwaysOkHandler(), 0, "127.0.0.1")
+        number = port.getHost().port
+        self.assertGreater(number, 0)
+        self.assertEqual(address_of(port), f"127.0.0.1:{number}")
+        with self.assertRaises(CannotListenError):
+            listen(AlwaysOkHandler(), number, "127.0.0.1")
+        port.stopListening()
+        reactor.iterate()  # type: ignore[attr-defined]  # the port is closed in the reactor's next turn
+
+
+class Telltale(Backend):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.pending: Deferred[None] = Deferred()
+
+    def server_started(self) -> None:
+        self.told.append("started")
+
+    def server_stopping(self) -> None:
+        self.told.append("stopping")
+
+    def stop(self, timestamp: Any = None) -> None:
+        self.told.append("stop")
+
+    def set_configuration(self, configuration: str) -> Any:
+        self.told.append("configuring")
+        return self.pending
+
+
+class ServiceTests(unittest.TestCase):
+    """DBService on a reactor in memory: the order of going down."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.backend = Telltale()
+        self.factory = DBFactory(DBProtocolHandler(self.backend, reactor=self.reactor), reactor=self.reactor)
+        self.service = DBService(tcp_endpoint(self.reactor, 8978), self.factory)
+
+    def test_it_listens_and_tells_the_backend(self) -> None:
+        listening: list[Any] = []
+        self.service.startService()
+        self.service.listening.addCallback(listening.append)
+        self.assertEqual(len(listening), 1)
+        self.factory.doStart()  # what a real port does
+        self.assertEqual(self.backend.told, ["started"])
+
+    def test_going_down_ends_the_acquisition_then_tells_the_backend(self) -> None:
+        self.service.startService()
+        done: list[Any] = []
+        self.service.stopService().addCallback(done.append)
+        for _ in range(3):
+            self.reactor.advance(0.1)
+        self.assertEqual(self.backend.told, ["started", "stop", "stopping"])
+        self.assertEqual(done, [None])
+
+    def test_a_service_that_never_listened_stops(self) -> None:
+        done: list[Any] = []
+        self.service.stopService().addCallback(done.append)
+        self.assertEqual(done, [None])
+
+    def test_a_negative_stop_timeout_is_refused(self) -> None:
+        with self.assertRaisesRegex(ValueError, "stop_timeout must be 0 s or more"):
+            DBService(tcp_endpoint(self.reactor, 8978), self.factory, stop_timeout=-1)
+
+    def test_the_announcement_names_address_version_and_backend(self) -> None:
+        port = mock.Mock()
+        port.getHost.return_value = mock.Mock(host="127.0.0.1", port=8978)
+        self.assertEqual(
+            announcement(self.service, port),
+            "discosbackend: Telltale is served on 127.0.0.1:8978, protocol version 1.4",
+        )
+
+    def test_addresses_in_words(self) -> None:
+        port = mock.Mock()
+        for host, text in [
+            (mock.Mock(host="::1", port=1), "[::1]:1"),
+            (mock.Mock(spec=["name"], **{"name": None}), None),
+        ]:
+            port.getHost.return_value = host
+            if text is None:
+                host.name = b"/run/discos.sock"
+                text = "/run/discos.sock"
+            with self.subTest(text):
+                self.assertEqual(address_of(port), text)
+
+
+BACKEND = """
+    import threading, time
+    from twisted.internet.defer import Deferred
+    from discosbackend import Acquisition, Backend, DBProtocolHandler, Ticks, blocking, run_server
+
+    class Mine(Backend):
+        def __init__(self):
+            self.acquisition = Acquisition(lambda ticks: print("begin", ticks, flush=True),
+                                           lambda ticks: print("end", ticks, flush=True))
+        def status(self):
+            return Ticks.now(), "ok", self.acquisition.acquiring
+        def start(self, timestamp=None):
+            self.acquisition.start(timestamp)
+        def stop(self, timestamp=None):
+            self.acquisition.stop(timestamp)
+        @blocking
+        def get_rms(self):
+            threading.Event().wait()
+        async def get_tpi(self):
+            await Deferred()
+        def server_stopping(self):
+            print("stopping", flush=True)
+
+    run_server(0, DBProtocolHandler(Mine()), "127.0.0.1")
+"""
+
+
+class RunServerTests(unittest.TestCase):
+    """run_server, and the program, in a process of their own."""
+
+    @contextmanager
+    def served_mine(self) -> Iterator[Server]:
+        """The same backend by the program, which can be told to have less patience when it stops."""
+        with tempfile.TemporaryDirectory() as folder:
+            code = textwrap.dedent(BACKEND).rpartition("run_server(0")[0]
+            Path(folder, "mine.py").write_text(code, encoding="utf-8")
+            with served("--backend", "mine:Mine", "--stop-timeout", "0.2", cwd=folder) as server:
+                yield server
+
+    def test_one_line_says_where_and_sigterm_ends_it_in_order(self) -> None:
+        with served_by(textwrap.dedent(BACKEND)) as server:
+            self.assertRegex(
+                server.announced, r"^discosbackend: Mine is served on 127\.0\.0\.1:\d+, protocol version 1\.4$"
+            )
+            with server.connect() as connection:
+                self.assertEqual(ask(connection, b"?start"), [b"!start,ok\r\n"])
+                began = time.monotonic()
+                self.assertEqual(server.stop(15), 0, server.log())
+                self.assertLess(time.monotonic() - began, 10)
+                self.assertEqual(connection.recv(100), b"")
+            told = server.process.stdout.read().split() if server.process.stdout else []
+            self.assertEqual(told[0::2], ["begin", "end", "stopping"])
+
+    def test_it_ends_beside_a_blocking_call_that_never_returns(self) -> None:
+        for request in (b"?get-rms", b"?get-tpi"):
+            with self.subTest(request), self.served_mine() as server:
+                with server.connect() as connection, server.connect() as other:
+                    connection.sendall(request + b"\r\n")
+                    self.assertEqual(ask(other, b"?status")[0][:11], b"!status,ok,")
+                    other.sendall(b"?start\r\n")  # waits for the device
+                    server.process.send_signal(2)
+                    self.assertEqual(read_line(connection), b"!" + request[1:] + b",fail,server is stopping\r\n")
+                    self.assertEqual(read_line(other), b"!start,fail,server is stopping\r\n")
+                self.assertEqual(server.stop(), 0, server.log())
+
+    def test_a_second_signal_does_no_harm(self) -> None:
+        with self.served_mine() as server, server.connect() as connection:
+            connection.sendall(b"?get-rms\r\n")
+            server.process.send_signal(2)
+            self.assertEqual(server.stop(2), 0, server.log())
+            self.assertNotIn("Traceback", server.log())
+
+    def test_a_time_tagged_start_with_nothing_but_the_names_of_the_readme(self) -> None:
+        with served_by(textwrap.dedent(BACKEND)) as server, server.connect() as connection:
+            at = time.time_ns() // 100 + 2_000_000
+            self.assertEqual(ask(connection, b"?start,%d" % at), [b"!start,ok\r\n"])
+            assert server.process.stdout is not None
+            self.assertEqual(server.process.stdout.readline(), f"begin {at}\n")
+            self.assertGreaterEqual(time.time_ns() // 100, at)
+            self.assertRegex(ask(connection, b"?status")[0], rb"^!status,ok,\d+\.\d{7},ok,1\r\n$")
+
+    def test_a_plain_class_gets_an_astropy_time(self) -> None:
+        code = """
+            from discosbackend.handlers import DBProtocolHandler
+            from discosbackend.server import run_server
+
+            class Plain:
+                def start(self, timestamp=None):
+                    print(timestamp.format, timestamp.scale, timestamp.to_value("discos", "str"), flush=True)
+
+            run_server(0, DBProtocolHandler(Plain()))
+        """
+        with served_by(textwrap.dedent(code)) as server, server.connect() as connection:
+            at = time.time_ns() // 100 + 12345678
+            self.assertEqual(ask(connection, b"?start,%d" % at), [b"!start,ok\r\n"])
+            assert server.process.stdout is not None
+            self.assertEqual(server.process.stdout.readline(), f"discos utc {at}\n")
+
+    def test_a_client_that_closes_its_half_gets_every_reply(self) -> None:
+        with served_by(textwrap.dedent(BACKEND)) as server, server.connect() as connection:
+            connection.sendall(b"?start\r\n?stop\r\n?stop\r\nunfinished")
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as replies:
+                self.assertEqual(
+                    replies.read(), b"!start,ok\r\n!stop,ok\r\n!stop,fail,not acquiring\r\n"
+                )
+
+    def test_in_a_process_of_multiprocessing(self) -> None:
+        for method in ("fork", "spawn"):
+            with self.subTest(method):
+                context: Any = multiprocessing.get_context(method)
+                with socket.socket() as taken:
+                    taken.bind(("127.0.0.1", 0))
+                    port = taken.getsockname()[1]
+                process = context.Process(target=run_server, args=(port, AlwaysOkHandler(), "127.0.0.1"))
+                process.start()
+                try:
+                    with _connect_when_ready(port, process) as connection:
+                        self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
+                        self.assertEqual(ask(connection, b"?echo,a\\,b"), [b"!echo,ok,a\\,b\r\n"])
+                    process.terminate()
+                    process.join(PATIENCE)
+                    self.assertEqual(process.exitcode, 0)
+                finally:
+                    process.kill()
+                    process.join(PATIENCE)
+
+    def test_a_taken_port_raises(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            code = "from discosbackend import *; run_server(%d, DBProtocolHandler(Backend()), '127.0.0.1')"
+            found = subprocess.run(
+                [sys.executable, "-c", code % taken.getsockname()[1]],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        self.assertNotEqual(found.returncode, 0)
+        self.assertIn("CannotListenError", found.stderr)
+        self.assertEqual(found.stdout, "")
+
+
+def _connect_when_ready(port: int, process: Any) -> socket.socket:
+    """A connection to a server that says nowhere when it is ready: refused ones are repeated."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.is_alive():
+        try:
+            return socket.create_connection(("127.0.0.1", port), PATIENCE)
+        except ConnectionRefusedError:
+            process.join(0.01)
+    raise AssertionError("the server never listened")
+
+
+class FreshInterpreterTests(unittest.TestCase):
+    """What is loaded, and when."""
+
+    def run_code(self, code: str) -> str:
+        found = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            cwd=Path(__file__).parent.parent,
+        )
+        self.assertEqual((found.returncode, found.stderr), (0, ""))
+        return found.stdout
+
+    def test_importing_the_package_loads_neither_twisted_nor_astropy(self) -> None:
+        found = self.run_code(
+            """
+            import sys
+            import discosbackend
+            print(sorted({name.partition(".")[0] for name in sys.modules} & {"twisted", "astropy", "numpy"}))
+            from discosbackend import Backend, BackendError, Acquisition, Ticks, blocking, command, Argument
+            print(sorted({name.partition(".")[0] for name in sys.modules} & {"twisted", "astropy", "numpy"}))
+            """
+        )
+        self.assertEqual(found, "[]\n[]\n")
+
+    def test_every_public_name_is_there(self) -> None:
+        self.run_code(
+            """
+            import discosbackend
+            for name in discosbackend.__all__:
+                assert getattr(discosbackend, name) is not None
+                assert name in dir(discosbackend)
+            try:
+                discosbackend.nonesuch
+            except AttributeError as problem:
+                assert "nonesuch" in str(problem)
+            else:
+                raise AssertionError
+            """
+        )
+
+    def test_a_server_answers_its_first_requests_without_astropy(self) -> None:
+        found = self.run_code(
+            """
+            import sys
+            from discosbackend.cli import server as program
+            from discosbackend import DBProtocolHandler
+            from discosbackend.protocol import DBFactory
+            from discosbackend.simulator import SimulatedBackend
+            from twisted.internet.testing import StringTransport
+            factory = DBFactory(DBProtocolHandler(SimulatedBackend()))
+            factory.doStart()
+            protocol, transport = factory.buildProtocol(None), StringTransport()
+            protocol.makeConnection(transport)
+            for request in [b"?status", b"?time", b"?set-configuration,SK77", b"?get-tpi,0,0", b"?start", b"?stop"]:
+                protocol.dataReceived(request + b"\\r\\n")
+            assert transport.value().count(b",ok") == 8, transport.value()
+            print(sorted({name.partition(".")[0] for name in sys.modules} & {"astropy", "numpy"}))
+            """
+        )
+        self.assertEqual(found, "[]\n")
+
+    def test_a_synchronous_backend_needs_no_reactor(self) -> None:
+        found = self.run_code(
+            """
+            import sys
+            from discosbackend import Backend, DBProtocolHandler
+            from discosbackend.grammar import parse_message
+            class Mine(Backend):
+                def get_tpi(self):
+                    return 1.5, 2
+            print(DBProtocolHandler(Mine()).handle(parse_message("?get-tpi,0,0")))
+            print("twisted.internet.reactor" in sys.modules)
+            """
+        )
+        self.assertEqual(found, "!get-tpi,ok,1.5,2\nFalse\n")
+
+
+class UnixSocketTests(unittest.TestCase):
+    """A server on a local socket."""
+
+    def test_a_unix_endpoint(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "discos.sock")
+            server = Server([sys.executable, str(SCRIPT), "--listen", f"unix:{path}"])
+            try:
+                self.assertIn(f"is served on {path}, ", server.announced)
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(PATIENCE)
+                    connection.connect(path)
+                    self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
+                    self.assertEqual(ask(connection, b"?get-configuration"), [b"!get-configuration,ok,unconfigured\r\n"])
+                self.assertEqual(server.stop(15), 0)
+            finally:
+                server.end()
+
+
+if __name__ == "__main__":
+    unittest.main()
