@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from discosbackend.commands import COMMANDS, Argument, Command, Field
@@ -39,7 +38,7 @@ class ArrayLike(Protocol):
         """The lengths of its dimensions."""
 
 
-Value: TypeAlias = "str | bytes | bool | int | float | Decimal | ArrayLike"
+Value: TypeAlias = "str | bytes | bool | int | float | ArrayLike"
 
 Result: TypeAlias = "None | Value | Iterable[Value] | Awaitable[Any]"
 """What a method may return: nothing, one value, an iterable of values (tuple, list, generator, numpy array),
@@ -190,11 +189,13 @@ class Blocking:
 
 
 @overload
-def blocking(method: MethodT, /) -> MethodT: ...
+def blocking(method: MethodT, /) -> MethodT:
+    """`@blocking`"""
 
 
 @overload
-def blocking(*, lock: str) -> Callable[[MethodT], MethodT]: ...
+def blocking(*, lock: str) -> Callable[[MethodT], MethodT]:
+    """`@blocking(lock="link")`"""
 
 
 def blocking(method: Any = None, /, *, lock: str = "") -> Any:

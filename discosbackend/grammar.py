@@ -150,15 +150,16 @@ class Message:
         return (again.name, again.code, again.arguments) == (
             self.name,
             self.code,
-            [_text(argument) for argument in self.arguments or ()],
+            _texts(self.arguments),
         )
 
     def __str__(self) -> str:
         """The message as text, escapes included, without the CR LF. It never raises."""
-        head = [f"{self.message_type}{self.name}"]
-        if self.is_reply():
-            head.append(str(self.code))
-        return SEPARATOR.join(head + [escape(_text(argument)) for argument in self.arguments or ()])
+        kind = _text(self.message_type)
+        head = [kind + _text(self.name)]
+        if kind == REPLY:
+            head.append(_text(self.code))
+        return SEPARATOR.join(head + [escape(text) for text in _texts(self.arguments)])
 
     def __repr__(self) -> str:
         return (
@@ -210,11 +211,16 @@ def write_reply(name: str, code: str, arguments: Sequence[str]) -> str:
     GrammarException when it would not, and UnicodeEncodeError never: the text is latin-1.
     """
     text = f"{REPLY}{name},{code}"
-    for argument in arguments:
-        text = f"{text},{escape(argument)}"
+    try:
+        for argument in arguments or ():
+            text = f"{text},{escape(argument)}"
+    except Exception as problem:  # pylint: disable=broad-exception-caught  # whatever somebody's object raises
+        raise GrammarException("arguments that are no texts") from problem
     match = reply_pattern.match(text)
-    if match is None or match["linefeed"]:
+    if match is None:
         raise GrammarException(_why_not(text))
+    if match.group("name", "code", "linefeed") != (name, code, None):
+        raise GrammarException("name or code that is read as something else")
     return text
 
 
@@ -266,12 +272,20 @@ def _split(arguments: str | None) -> list[str]:
     ]
 
 
-def _text(argument: object) -> str:
-    """An argument that somebody put into a Message, as text; str() of a message must not raise."""
+def _text(value: object) -> str:
+    """What somebody put into a Message, as text; str() of a message must not raise."""
     try:
-        return str(argument)
+        return str(value)
     except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
-        return f"<{type(argument).__name__}>"
+        return f"<{type(value).__name__}>"
+
+
+def _texts(arguments: Iterable[object] | None) -> list[str]:
+    """What somebody put into a Message as its arguments, as texts."""
+    try:
+        return [_text(argument) for argument in arguments or ()]
+    except Exception:  # pylint: disable=broad-exception-caught  # no list, whatever it raises instead
+        return [_text(arguments)]
 
 
 def _why_not(text: str) -> str:

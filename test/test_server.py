@@ -43,7 +43,7 @@ class ListenTests(unittest.TestCase):
     def test_listen_uses_the_long_backlog_and_the_given_reactor(self) -> None:
         reactor = MemoryReactorClock()
         listen(AlwaysOkHandler(), 10001, "127.0.0.1", reactor=reactor)
-        [(port, factory, backlog, interface)] = reactor.tcpServers
+        port, factory, backlog, interface = reactor.tcpServers[0]
         self.assertEqual((port, backlog, interface), (10001, BACKLOG, "127.0.0.1"))
         self.assertIs(factory.reactor, reactor)
 
@@ -399,7 +399,9 @@ class UnixSocketTests(unittest.TestCase):
                     connection.settimeout(PATIENCE)
                     connection.connect(path)
                     self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
-                    self.assertEqual(ask(connection, b"?get-configuration"), [b"!get-configuration,ok,unconfigured\r\n"])
+                    self.assertEqual(
+                        ask(connection, b"?get-configuration"), [b"!get-configuration,ok,unconfigured\r\n"]
+                    )
                 self.assertEqual(server.stop(15), 0)
             finally:
                 server.end()

@@ -184,10 +184,22 @@ def _configure_logging(level: str) -> None:
 
 
 def _load(name: str) -> Any:
-    """The backend that MODULE:NAME means."""
-    module_name, colon, attribute = name.partition(":")
+    """The backend that MODULE:NAME means: an instance, made here if NAME is a class."""
+    module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise _CannotServe(f"--backend {name!r} is not MODULE:NAME, such as mybackend:MyBackend")
+    found = _find(module_name, attribute)
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except BaseException as problem:
+            raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
+    if not any(callable(getattr(found, row.method, None)) for row in COMMANDS.values()):
+        raise _CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
+    return found
+
+
+def _find(module_name: str, attribute: str) -> Any:
     # As `python -m` does: a backend lies where its author works.
     sys.path.insert(0, os.getcwd())
     try:
@@ -199,13 +211,6 @@ def _load(name: str) -> Any:
             found = getattr(found, part)
         except AttributeError as problem:
             raise _CannotServe(f"no {attribute!r} in {module_name!r}: {_in_a_line(problem)}") from problem
-    if inspect.isclass(found):
-        try:
-            found = found()
-        except BaseException as problem:
-            raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
-    if not any(callable(getattr(found, row.method, None)) for row in COMMANDS.values()):
-        raise _CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
     return found
 
 
