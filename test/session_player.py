@@ -117,20 +117,25 @@ class SocketWire:
         self._address = (host, port)
         self._socket: Any = None
         self._file: Any = None
+        self._owed = 0
 
     def connect(self) -> None:
         self._socket = socket.create_connection(self._address, 10)
         self._file = self._socket.makefile("rb")
+        self._owed = 1
 
     def send(self, data: bytes) -> None:
+        self._owed += 1
         self._socket.sendall(data)
 
     def read_line(self) -> bytes:
+        self._owed -= 1
         return bytes(self._file.readline())
 
     def wait(self, seconds: float) -> None:
-        # A server never sends anything unasked, so the pause is also a check.
-        if self._socket and select.select([self._socket], [], [], seconds)[0]:
+        # A server never sends anything unasked, so the pause is also a check, unless a reply was not waited for.
+        quiet = [self._socket] if self._owed == 0 else []
+        if select.select(quiet, [], [], seconds)[0]:
             raise SessionFailed(f"the server sent something unasked, or hung up: {self._socket.recv(4096)!r}")
 
     def now(self) -> float:
