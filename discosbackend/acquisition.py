@@ -31,6 +31,8 @@ _LONGEST_SLEEP = 0.5
 _LEAD = 5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
+# A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
+_SHORTEST_DELAY = 1e-6
 
 
 class CallsLater(Protocol):
@@ -47,8 +49,8 @@ It may wait for the instant itself; it returns after how many seconds to look ag
 
 
 def whole_stretch_at_once(instant: Ticks, now: Callable[[], int]) -> float:
-    """The last stretch on a clock that is handed in: one delay, exactly as long as the rest."""
-    return max(0.0, (instant - now()) / TICKS_PER_SECOND)
+    """The last stretch on a clock that is handed in: one delay, as long as the rest, and 1 us at least."""
+    return max(_SHORTEST_DELAY, (instant - now()) / TICKS_PER_SECOND)
 
 
 def punctual_stretch(instant: Ticks, now: Callable[[], int]) -> float:
@@ -74,6 +76,7 @@ class Acquisition:
 
     `begin` and `end` are ordinary callables taking Ticks: the instant that was asked for, or now for an
     immediate start or stop. They are called in the reactor's thread, at that instant, and raise to refuse.
+    They may arm a start or stop (say, the end of an acquisition of fixed length), not start or stop now.
 
     `clock` needs callLater only (default: the reactor). `now_ticks` gives UTC as an integer count of 100 ns
     (default: the host's clock). `horizon` is how many seconds ahead a time may lie. `stop_when_idle` is
@@ -111,6 +114,7 @@ class Acquisition:
         self._stop_when_idle = stop_when_idle
         self._last_stretch = last_stretch
         self._alarm: Any = None
+        self._in_transition = False
         self._acquiring = False
         self._pending_start: Ticks | None = None
         self._pending_stop: Ticks | None = None
@@ -147,6 +151,7 @@ class Acquisition:
             self._pending_start = self._judged(timestamp, "starting time", "start")
             self._rearm()
             return
+        self._check_no_transition()
         if self._acquiring:
             raise BackendError("already acquiring")
         self._pass_to(self._begin, Ticks(self._now()))
@@ -165,6 +170,7 @@ class Acquisition:
             self._pending_stop = self._judged(timestamp, "stop time", "stop")
             self._rearm()
             return
+        self._check_no_transition()
         if self._acquiring:
             self._pass_to(self._end, Ticks(self._now()))
             self._acquiring = False
@@ -204,10 +210,18 @@ class Acquisition:
             if threadable.ioThread is not None and not threadable.isInIOThread():
                 raise RuntimeError("an Acquisition belongs to the reactor's thread: do not mark this @blocking")
 
-    @staticmethod
-    def _pass_to(transition: Callable[[Ticks], object], instant: Ticks) -> None:
-        result = transition(instant)
-        if inspect.isawaitable(result) or hasattr(result, "addCallback"):
+    def _check_no_transition(self) -> None:
+        """Until begin or end has returned, it is open whether an acquisition is running."""
+        if self._in_transition:
+            raise RuntimeError("begin and end cannot start or stop now: they raise to refuse")
+
+    def _pass_to(self, transition: Callable[[Ticks], object], instant: Ticks) -> None:
+        self._in_transition = True
+        try:
+            result = transition(instant)
+        finally:
+            self._in_transition = False
+        if inspect.isawaitable(result) or hasattr(type(result), "addCallback"):
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError(f"{transition!r} must be done when it returns; it returned {result!r}")
@@ -218,13 +232,16 @@ class Acquisition:
 
     def _rearm(self) -> None:
         """Sleep until shortly before the next instant, or half a second, then look."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._cancel_alarm()
         instant = self._next_instant()
         if instant is not None:
             left = (instant - self._now()) / TICKS_PER_SECOND
             self._call_later(min(max(left - _LEAD, 0.0), _LONGEST_SLEEP))
+
+    def _cancel_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _call_later(self, delay: float) -> None:
         if self._clock is None:
@@ -240,7 +257,9 @@ class Acquisition:
             left = (instant - self._now()) / TICKS_PER_SECOND
             if left <= 0:
                 self._come_due(instant)
-            elif left > _LEAD:
+                # This loop looks at what begin or end may have armed.
+                self._cancel_alarm()
+            elif left > _LEAD + _SHORTEST_DELAY:
                 self._rearm()
                 return
             else:

@@ -210,7 +210,7 @@ def blocking(method: Any = None, /, *, lock: str = "") -> Any:
     def mark(function: Any) -> Any:
         if inspect.iscoroutinefunction(function) or not callable(function):
             raise TypeError(f"@blocking is for ordinary methods, which {function!r} is not")
-        function.__discos_blocking__ = Blocking(lock)
+        _marked(function).__discos_blocking__ = Blocking(lock)
         return function
 
     if isinstance(method, str):
@@ -241,7 +241,7 @@ def command(
     row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help)
 
     def mark(function: MethodT) -> MethodT:
-        function.__discos_command__ = row  # type: ignore[attr-defined]
+        _marked(function).__discos_command__ = row
         return function
 
     return mark
@@ -263,7 +263,8 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
     seen: set[str] = set()
     for cls in type(backend).__mro__:
         for attribute, member in vars(cls).items():
-            row = getattr(member, "__discos_command__", None)
+            # Statically: an attribute may be a proxy that asks the hardware for whatever it has not.
+            row = inspect.getattr_static(_marked(member), "__discos_command__", None)
             if not isinstance(row, Command) or attribute in seen:
                 continue
             seen.add(attribute)
@@ -271,3 +272,8 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
                 raise ValueError(f"{row.name!r} is declared by {found[row.name][1]}() and by {attribute}()")
             found[row.name] = (row, attribute)
     return found
+
+
+def _marked(method: Any) -> Any:
+    """What carries a method's marks: of a static or class method the function inside, which callers get."""
+    return method.__func__ if isinstance(method, (staticmethod, classmethod)) else method

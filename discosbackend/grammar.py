@@ -214,7 +214,7 @@ def write_reply(name: str, code: str, arguments: Sequence[str]) -> str:
     try:
         for argument in arguments or ():
             text = f"{text},{escape(argument)}"
-    except Exception as problem:  # pylint: disable=broad-exception-caught  # whatever somebody's object raises
+    except Exception as problem:  # pylint: disable=broad-exception-caught  # a foreign object's own
         raise GrammarException("arguments that are no texts") from problem
     match = reply_pattern.match(text)
     if match is None:

@@ -20,7 +20,8 @@ from discosbackend.ticks import Ticks
 __all__ = ["TYPES", "FieldLike", "float_text", "parse_boolean", "parse_float", "parse_integer", "texts"]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+# Digits can be divided in one way only: a line may bring 16 KiB of them.
+_FLOAT = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?", re.ASCII)
 
 # Reading a backend's iterable ends here when the reply limit is switched off.
 _LONGEST_REPLY = 2**20
@@ -87,7 +88,7 @@ TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
 
 def float_text(number: float) -> str:
     """Fixed point, no exponent, enough digits to read back the same double."""
-    text = repr(number)
+    text = repr(float(number))
     if "e" in text:
         text = format(Decimal(text), "f")
     elif text in ("nan", "inf", "-inf"):
@@ -149,28 +150,32 @@ def _is_one(value: Any) -> bool:
 def _text_of(value: Any, field: FieldLike | None) -> str:
     """One value as text, in the form that its field wants."""
     if isinstance(value, str):
-        text = str(value)
+        # What it is, not what its class prints: str() of an Enum that is a text gives "Mode.CP".
+        text = str.__str__(value)
     elif isinstance(value, (bytes, bytearray)):
         text = value.decode("latin-1")
     elif not _is_one(value):
         raise UnsendableError(f"{type(value).__name__} inside the returned values")
-    elif hasattr(value, "jd1") or isinstance(value, Ticks):
-        return _ticks_of(value).unix_text()
     else:
-        number = _plain_number(value)
-        if field is not None and field.type == "timestamp":
-            return _ticks_of(number).unix_text()
-        return _number_text(number)
+        try:
+            return _scalar_text(value, "" if field is None else field.type)
+        except (TypeError, ValueError, OverflowError) as problem:
+            raise UnsendableError(str(problem)) from problem
     if field is not None and field.unescaped:
         text = text.replace(",", ";").replace("\\", "/")
     return text
 
 
-def _ticks_of(value: Any) -> Ticks:
-    try:
-        return Ticks.of(value)
-    except (TypeError, ValueError, OverflowError) as problem:
-        raise UnsendableError(str(problem)) from problem
+def _scalar_text(value: Any, kind: str) -> str:
+    """A number or an instant as a field of this type has it; "" for none in particular."""
+    if hasattr(value, "jd1") or isinstance(value, Ticks):
+        return Ticks.of(value).unix_text()
+    number = _plain_number(value)
+    if kind == "timestamp":
+        return Ticks.of(number).unix_text()
+    if isinstance(number, float) and not (kind in ("integer", "boolean") and number.is_integer()):
+        return float_text(number)
+    return str(int(number))
 
 
 def _plain_number(value: Any) -> bool | int | float:
@@ -179,6 +184,8 @@ def _plain_number(value: Any) -> bool | int | float:
         raise UnsendableError(f"{value!r} has a unit: return its value in the unit of the protocol")
     if bool(getattr(value, "mask", False)):
         raise UnsendableError("a masked value is no value")
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+        raise UnsendableError(f"{value!r} is no number: return a Time, Ticks or Unix seconds")
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, bool):
@@ -188,11 +195,3 @@ def _plain_number(value: Any) -> bool | int | float:
     if isinstance(value, (numbers.Real, Decimal)):
         return float(value)
     raise UnsendableError(f"{value!r} is no number that a reply can carry")
-
-
-def _number_text(number: bool | int | float) -> str:
-    if isinstance(number, bool):
-        return "1" if number else "0"
-    if isinstance(number, int):
-        return str(number)
-    return float_text(number)
