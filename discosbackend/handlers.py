@@ -13,7 +13,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -119,6 +120,17 @@ class BackendCommand:
     def __call__(self, argument_texts: list[str]) -> Any:
         return self.method(*self.arguments(argument_texts))
 
+    def renamed(self, name: str) -> BackendCommand:
+        """The same command under another name."""
+        return BackendCommand(
+            replace(self.row, name=name),
+            self.method,
+            self.arguments,
+            tokens=self.tokens,
+            worker=self.worker,
+            limit=self.limit,
+        )
+
     @property
     def changes(self) -> bool:
         """Whether what reads tell may be different afterwards."""
@@ -185,7 +197,12 @@ class DBProtocolHandler(Handler):
         return self._place(row, method, self._reader(row, method))
 
     def _bind_foreign(self, name: str, function: Callable[[list[str]], Any]) -> BackendCommand:
-        """A callable that a user put into `commands`: it gets the texts, and no row says what it answers."""
+        """What a user put into `commands`: another command, or a callable.
+
+        A callable gets the texts, and no row says what it answers.
+        """
+        if isinstance(function, BackendCommand):
+            return function.renamed(name)
         known = COMMANDS.get(name)
         row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
         return self._place(row, function, lambda argument_texts: [list(argument_texts)])
@@ -207,7 +224,7 @@ class DBProtocolHandler(Handler):
         worker = None
         if mark is not None:
             # Blocking commands of a lane share one thread; a blocking read has its own.
-            thread = row.name if row.lane == "reads" else row.lane
+            thread = f"reads {row.name}" if row.lane == "reads" else row.lane
             worker = self._lanes.worker(thread)
             if row.lane == "reads":
                 tokens.append(self._lanes.token(f"thread {thread}"))
@@ -229,10 +246,13 @@ class DBProtocolHandler(Handler):
         entry = self.commands.get(name)
         if entry is None:
             raise HandlerException(f"invalid command {quoted(name)}")
-        command = entry if isinstance(entry, BackendCommand) else self._bind_foreign(name, entry)
+        if isinstance(entry, BackendCommand) and entry.row.name == name:
+            command = entry
+        else:
+            command = self._bind_foreign(name, entry)
         arguments = command.arguments(message.arguments)
         if command.worker is not None:
-            return self._in_thread(command, arguments)
+            return self._in_thread(command, arguments, (name, *message.arguments))
         for token in command.tokens:
             if token.holder is not None:
                 return self._lanes.submit(
@@ -245,11 +265,12 @@ class DBProtocolHandler(Handler):
 
     def _call(self, command: BackendCommand, arguments: list[Any]) -> Message | Deferred[Message]:
         """Call the method here and now. Whatever style it is written in, a plain method may return any."""
+        if command.changes:
+            # Before the call, which may raise: nobody can ask anything until it has returned.
+            self._lanes.changed()
         result = command.method(*arguments)
         if hasattr(type(result), "__await__"):
             return self._message_later(command, result)
-        if command.changes:
-            self._lanes.changed()
         return self._message(command.row, result)
 
     def _message_later(self, command: BackendCommand, result: Any) -> Deferred[Message]:
@@ -260,7 +281,7 @@ class DBProtocolHandler(Handler):
         result.addCallback(lambda value: self._message(command.row, value))
         return cast("Deferred[Message]", result)
 
-    def _in_thread(self, command: BackendCommand, arguments: list[Any]) -> Deferred[Message]:
+    def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[Message]:
         """Have a blocking method called in its thread, where a generator that it returns is read too."""
         row = command.row
 
@@ -272,15 +293,15 @@ class DBProtocolHandler(Handler):
                 raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
             return self._message(row, result)
 
-        deferred = self._lanes.submit(
+        return self._lanes.submit(
             row.name,
             call,
             command.tokens,
             limit=command.limit,
             worker=command.worker,
-            share=None if command.changes else (row.name, *arguments),
+            share=None if command.changes else key,
+            changes=command.changes,
         )
-        return deferred.addBoth(self._after_change) if command.changes else deferred
 
     def _after_change(self, outcome: Any) -> Any:
         self._lanes.changed()

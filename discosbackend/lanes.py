@@ -62,10 +62,11 @@ class Worker:
         """Call `call` in the thread, then, there too, `done` with its result or a Failure."""
         if self._thread is None:
             # A daemon, because a call that never returns must not keep a server from exiting.
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread
         self._calls.put((call, done))
 
     def end(self) -> None:
@@ -90,14 +91,37 @@ def _work(calls: SimpleQueue[Job | None]) -> None:
 class Run:
     """One execution of a command, from its arrival to its end."""
 
-    __slots__ = ("name", "call", "tokens", "held", "worker", "waiters", "begun", "source", "overdue", "done")
+    __slots__ = (
+        "name",
+        "call",
+        "tokens",
+        "held",
+        "worker",
+        "share",
+        "changes",
+        "waiters",
+        "begun",
+        "source",
+        "overdue",
+        "done",
+    )
 
-    def __init__(self, name: str, call: Callable[[], Any], tokens: list[Token], worker: Worker | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        tokens: list[Token],
+        worker: Worker | None = None,
+        share: Hashable = None,
+        changes: bool = False,
+    ) -> None:
         self.name = name
         self.call = call
         self.tokens = tokens
         self.held = 0
         self.worker = worker
+        self.share = share
+        self.changes = changes
         self.waiters: list[Waiter] = []
         self.begun: float | None = None
         self.source: Deferred[Any] | None = None
@@ -167,25 +191,29 @@ class Lanes:
         limit: float | None,
         worker: Worker | None = None,
         share: Hashable = None,
+        changes: bool = False,
     ) -> Deferred[Any]:
         """Run `call` once its tokens are free, in `worker` if there is one; a Deferred of its outcome.
 
-        A call may return a Deferred. With `share`, a run of the same key that is not over yet is joined.
-        The Deferred fails with HandlerException after `limit` seconds, or when the device is stuck.
+        A call may return a Deferred. With `share`, a run of the same key that is not over yet is joined;
+        `changes` says that its end is also one for `changed`. The Deferred fails with HandlerException after
+        `limit` seconds, or when the device is stuck.
         """
         run = self._shared.get(share) if share is not None else None
-        if run is None or run.done or run.overdue:
-            run = Run(name, call, tokens, worker)
-            if share is not None:
-                self._shared[share] = run
-            self._ready.append(run)
+        if run is not None and not run.overdue:
+            return self._wait_for(run, limit).deferred
+        run = Run(name, call, tokens, worker, share, changes)
+        if share is not None:
+            self._shared[share] = run
         waiter = self._wait_for(run, limit)
+        # Not in the pump's turn: what is asked for out of an answer takes its place in the queue at once.
+        self._move_on(run)
         self._pump()
         return waiter.deferred
 
     def adopt(self, name: str, tokens: list[Token], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
         """What submit() does, for a run that has begun already, its tokens being free at that moment."""
-        run = Run(name, lambda: source, tokens, None)
+        run = Run(name, lambda: source, tokens)
         for token in tokens:
             token.holder = run
         run.held = len(tokens)
@@ -234,11 +262,11 @@ class Lanes:
 
     def _begin(self, run: Run) -> None:
         run.begun = self._monotonic()
-        if run.worker is not None:
-            reactor = self._reactor()
-            run.worker.do(run.call, lambda outcome: reactor.callFromThread(self._end, outcome, run))
-            return
         try:
+            if run.worker is not None:
+                reactor = self._reactor()
+                run.worker.do(run.call, lambda outcome: reactor.callFromThread(self._end, outcome, run))
+                return
             outcome = run.call()
         except BaseException:  # pylint: disable=broad-exception-caught  # the client needs its answer
             outcome = Failure()
@@ -253,17 +281,22 @@ class Lanes:
         if run.done:
             self._tell_late(outcome, run)
             return
-        run.done = True
         if not run.waiters:
             self._tell_late(outcome, run)
+        if run.changes:
+            self.changed()
         self._release(run)
-        for waiter in run.waiters:
+        while run.waiters:
+            # One by one, because who is told may make another one give up.
+            waiter = run.waiters.pop(0)
             self._waiters.pop(waiter, None)
             waiter.deferred.callback(outcome)
-        run.waiters = []
         self._pump()
 
     def _release(self, run: Run) -> None:
+        run.done = True
+        if run.share is not None and self._shared.get(run.share) is run:
+            del self._shared[run.share]
         for token in run.tokens[: run.held]:
             token.holder = token.queue.popleft() if token.queue else None
             if token.holder is not None:
@@ -297,7 +330,7 @@ class Lanes:
         due = [waiter for waiter in self._waiters if waiter.deadline is not None and waiter.deadline <= now]
         for waiter in due:
             if waiter in self._waiters:
-                self._expire(waiter, HandlerException(self._timed_out(waiter)))
+                self._expire(waiter, HandlerException(self._timed_out(waiter)), late=True)
         deadlines = [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
         if deadlines:
             self._arm(min(deadlines) - now)
@@ -305,27 +338,31 @@ class Lanes:
 
     @staticmethod
     def _timed_out(waiter: Waiter) -> str:
+        if waiter.run.begun is not None:
+            return f"timeout: {waiter.run.name} took longer than {waiter.limit:g} s"
         blocker = waiter.run.blocker()
-        if waiter.run.begun is None and blocker is not None:
-            return f"timeout: waited {waiter.limit:g} s for {blocker.name}"
-        return f"timeout: {waiter.run.name} took longer than {waiter.limit:g} s"
+        return f"timeout: waited {waiter.limit:g} s for {'its turn' if blocker is None else blocker.name}"
 
     def _give_up(self, waiter: Waiter) -> None:
         """Whoever waited cancels its Deferred: the server is stopping."""
-        self._expire(waiter, HandlerException(f"cancelled: {waiter.run.name} was given up"))
+        self._expire(waiter, HandlerException(f"cancelled: {waiter.run.name} was given up"), late=False)
         self._pump()
 
-    def _expire(self, waiter: Waiter, reason: HandlerException) -> None:
-        """One who waited gets no result any more. The last one to go takes the run along, if it can be."""
+    def _expire(self, waiter: Waiter, reason: HandlerException, *, late: bool) -> None:
+        """One who waited gets no result any more. The last one to go takes the run along, if it can be.
+
+        `late` is at its time limit: a thread is overdue then, also when others still wait for it.
+        """
         run = waiter.run
         self._waiters.pop(waiter, None)
         run.waiters.remove(waiter)
-        if run.begun is not None and run.worker is not None:
-            self._mark_overdue(run)
-        elif not run.waiters:
-            run.done = True
-            self._cancel(run)
-            self._release(run)
+        if not run.done and (late or not run.waiters):
+            if run.begun is not None and run.worker is not None:
+                self._mark_overdue(run)
+            elif not run.waiters:
+                run.done = True
+                self._cancel(run)
+                self._release(run)
         waiter.deferred.errback(reason)
 
     def _mark_overdue(self, run: Run) -> None:
