@@ -47,13 +47,20 @@ class Client:
         try:
             self._socket = socket.create_connection((host, port), timeout)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as problem:
+        except (OSError, OverflowError, UnicodeError) as problem:
+            # A port above 65535 and a name that no DNS could carry are no OSError.
             raise NoReply(f"no server at {host}:{port}: {problem}") from problem
         try:
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, timeout))
         except TimeoutError:
             # It has none to give, or gives it later, to those who ask nothing.
             self.greeting = None
+        except OSError as problem:
+            self.close()
+            raise NoReply(f"connection lost: {problem}") from problem
+        except NoReply:
+            self.close()
+            raise
 
     def __enter__(self) -> Client:
         return self
@@ -89,6 +96,7 @@ class Client:
         if self._socket is None:
             raise NoReply("the connection is closed")
         try:
+            self._check_nothing_came()
             self._socket.settimeout(self.timeout)
             self._socket.sendall(f"{request}{LINEFEED}".encode("latin-1"))
             return self._read_reply(request)
@@ -98,9 +106,28 @@ class Client:
         except OSError as problem:
             self.close()
             raise NoReply(f"connection lost: {problem}") from problem
-        except NoReply:
+        except BaseException:
+            # An interrupt too: the reply that was on its way would be the next request's.
             self.close()
             raise
+
+    def _check_nothing_came(self) -> None:
+        """Between two requests nothing comes but a late greeting; NoReply for a reply to nothing."""
+        assert self._socket is not None
+        self._socket.settimeout(0)
+        try:
+            chunk = self._socket.recv(65536)
+        except BlockingIOError:
+            pass
+        else:
+            if not chunk:
+                raise NoReply("the server closed the connection")
+            self._received += chunk
+        while b"\n" in self._received:
+            message = self._read_message(time.monotonic())
+            if self.greeting is not None or message.name != _GREETING:
+                raise NoReply(f"{str(message)!r} came though nothing was asked for")
+            self.greeting = message
 
     def _read_reply(self, request: Message) -> Message:
         deadline = time.monotonic() + self.timeout

@@ -40,7 +40,7 @@ class Complaints:
         if not self._logger.isEnabledFor(level):
             return
         count = self._count.get(kind, 0) + 1
-        if 1 < count <= _AT_MOST and self._monotonic() >= self._began[kind] + _WINDOW:
+        if 1 < count <= _AT_MOST + 1 and self._monotonic() >= self._began[kind] + _WINDOW:
             count = 1
         if count == 1:
             self._began[kind] = self._monotonic()

@@ -12,6 +12,7 @@ __all__ = [
     "GrammarException",
     "HandlerException",
     "NoReply",
+    "NotServed",
     "NotSupportedError",
     "ReplyTooLong",
     "RequestFailed",
@@ -65,3 +66,7 @@ class RequestFailed(ClientError):
 
 class RequestInvalid(ClientError):
     """The server answered `invalid`: it did not take the line for a message; the text is its reason."""
+
+
+class NotServed(Exception):
+    """The backend that a test case makes cannot be served; the text is what its process said."""

@@ -353,7 +353,8 @@ class DBProtocol(Protocol):
         reason = harmless(reason) or UNEXPECTED
         limit = self.factory.handler.reply_limit
         if limit is not None:
-            room = limit - 2 - len(head)
+            # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
+            room = max(limit - 2 - len(head), 2)
             reason = reason[:room]
             while len(escape(reason)) > room:
                 reason = reason[:-1]
@@ -365,6 +366,10 @@ class DBProtocol(Protocol):
     # -- the greeting, bounds, the end ----------------------------------------------------------------
 
     def _greet(self) -> None:
+        if self.busy:
+            # Lines that wait for their turn have arrived before; the first that gets a reply cancels this.
+            self._greeting = self.factory.reactor.callLater(0, self._greet)
+            return
         self._greeting = None
         self.sendLine(GREETING)
         self._settle()
@@ -377,7 +382,7 @@ class DBProtocol(Protocol):
     def _mind_reading(self) -> None:
         """Read no more while what was read, or what was answered, piles up."""
         reading = not self._output_full and self._backlog <= _BACKLOG
-        if reading == self._reading or self._half_closed or self._lost:
+        if reading == self._reading or self._half_closed or self._closing or self._lost:
             return
         self._reading = reading
         if reading:
@@ -486,10 +491,10 @@ class DBFactory(Factory):
 
     def tell(self, exchange: Exchange) -> None:
         """Tell the listeners; one that raises is logged and keeps nobody from anything."""
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):
             try:
                 listener(exchange)
-            except Exception:  # pylint: disable=broad-exception-caught  # whatever a listener raises
+            except BaseException:  # pylint: disable=broad-exception-caught  # whatever a listener raises
                 self.complaints.log(logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True)
 
     # -- turns ----------------------------------------------------------------------------------------
@@ -506,14 +511,17 @@ class DBFactory(Factory):
     def _turn(self) -> None:
         """Half a millisecond of everybody's lines; then the reactor serves timers and other clients."""
         deadline = perf_counter() + _TURN
-        while self._turns:
-            connection = self._turns.popleft()
-            connection.queued = False
-            connection.work(_QUANTUM, deadline)
-            connection.go_on()
-            if perf_counter() >= deadline:
-                break
-        self._turn_call = self.reactor.callLater(0, self._turn) if self._turns else None
+        try:
+            while self._turns:
+                connection = self._turns.popleft()
+                connection.queued = False
+                connection.work(_QUANTUM, deadline)
+                connection.go_on()
+                if perf_counter() >= deadline:
+                    break
+        finally:
+            # Also when a transport or an overridden method raised: the others are still waiting.
+            self._turn_call = self.reactor.callLater(0, self._turn) if self._turns else None
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -539,7 +547,10 @@ class DBFactory(Factory):
     def _abandon(self) -> None:
         for source in [connection.abandon() for connection in list(self.connections)]:
             if source is not None:
-                source.cancel()
+                try:
+                    source.cancel()
+                except BaseException:  # pylint: disable=broad-exception-caught  # whatever a canceller raises
+                    logger.exception("cancelling a command failed")
         self.settled()
 
     def close(self) -> None:

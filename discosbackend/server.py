@@ -64,6 +64,9 @@ class DBService(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self.listening = self.endpoint.listen(self.factory)
         self.listening.addCallback(self._listens)
+        if self.parent is not None:
+            # An application starts its services and looks no further: a taken port would go unnoticed.
+            self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
         self._port = port
@@ -109,6 +112,11 @@ class DBService(Service):
         else:
             self.factory.abort()
             done.callback(None)
+
+
+def _log_not_listening(failure: Failure) -> Failure:
+    logger.critical("cannot listen: %s", failure.getErrorMessage())
+    return failure
 
 
 def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerEndpoint:
