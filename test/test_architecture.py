@@ -1,0 +1,134 @@
+"""Who may import whom, as docs/architecture.md draws it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+
+from .serving import PATIENCE, ROOT
+
+PACKAGE = ROOT / "discosbackend"
+
+# Top to bottom only: a room may import from the lines above its own.
+LAYERS = (
+    {"errors"},
+    {"grammar", "ticks", "framing"},
+    {"values"},
+    {"commands"},
+    {"backend", "acquisition"},
+    {"lanes"},
+    {"handlers"},
+    {"complaints"},
+    {"protocol"},
+    {"server"},
+    {"cli"},
+)
+ABOVE = {room: set[str]().union(*LAYERS[:number]) for number, layer in enumerate(LAYERS) for room in layer}
+ALLOWED = ABOVE | {
+    "": set(),
+    "timediscos": {"ticks"},
+    "client": {"errors", "grammar", "ticks", "commands"},
+    "simulator": ABOVE["lanes"],
+    "testing": ABOVE["cli"] | {"client"},
+    "cli": ABOVE["cli"] | {"simulator"},
+}
+# Inside a function, when a Time is asked for.
+ON_DEMAND = {("ticks", "timediscos"), ("handlers", "timediscos")}
+
+
+def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every imported name, in full, and whether it is imported inside of a function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from ((f"{child.module}.{alias.name}", inside) for alias in child.names)
+        yield from imports(child, inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def only_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a path or a module name inside the package, "" for the package itself."""
+    return parts[0].removesuffix(".py").replace("__init__", "") if parts else ""
+
+
+class ImportTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.found: list[tuple[Path, str, str, bool]] = []
+        for path in sorted(PACKAGE.rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree.body = [node for node in tree.body if not only_for_types(node)]
+            room = room_of(path.relative_to(PACKAGE).parts)
+            self.found += [(path, room, name, inside) for name, inside in imports(tree)]
+        self.assertGreater(len(self.found), 100)
+
+    def test_every_room_has_its_place(self) -> None:
+        self.assertEqual({room for _, room, _, _ in self.found} - set(ALLOWED), set())
+        page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        for room in sorted(filter(None, ALLOWED)):
+            self.assertRegex(page, rf"`{room}(\.py|/)`", room)
+
+    def test_imports_go_upwards_only(self) -> None:
+        for path, room, name, inside in self.found:
+            where, *rest = name.split(".")
+            wanted = room_of(tuple(rest))
+            if where != "discosbackend" or wanted.startswith("_") or wanted == room:
+                continue
+            with self.subTest(str(path.relative_to(ROOT)), name=name):
+                self.assertTrue(wanted in ALLOWED[room] or (inside and (room, wanted) in ON_DEMAND))
+
+    def test_imports_are_absolute(self) -> None:
+        for path in PACKAGE.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                self.assertFalse(isinstance(node, ast.ImportFrom) and node.level, path)
+
+    def test_the_reactor_is_imported_inside_functions_only(self) -> None:
+        for path, _, name, inside in self.found:
+            if name == "twisted.internet.reactor":
+                self.assertTrue(inside, path)
+
+    def test_astropy_is_imported_by_timediscos_only(self) -> None:
+        rooms = {room for _, room, name, _ in self.found if name.split(".")[0] in ("astropy", "numpy")}
+        self.assertEqual(rooms, {"timediscos"})
+
+    def test_what_the_reader_of_imports_finds(self) -> None:
+        code = "import a.b\nfrom c import d\nclass E:\n  def f(self):\n    if self:\n      from g import h\n"
+        tree = ast.parse(code)
+        self.assertEqual(list(imports(tree)), [("a.b", False), ("c.d", False), ("g.h", True)])
+
+
+class LoadingTests(unittest.TestCase):
+    """What an import loads, in a fresh interpreter."""
+
+    def check(self, code: str, *unwanted: str) -> None:
+        told = f"{code}; import sys; print(*sys.modules)"
+        command = [sys.executable, "-c", told]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        loaded = set(done.stdout.split())
+        self.assertIn("discosbackend", loaded)
+        self.assertEqual(loaded & set(unwanted), set())
+
+    def test_the_package_loads_next_to_nothing(self) -> None:
+        code = "import discosbackend; dir(discosbackend)"
+        self.check(code, "twisted", "astropy", "numpy", "discosbackend.ticks")
+
+    def test_what_a_backend_needs_loads_no_astropy(self) -> None:
+        names = "Acquisition, Argument, Backend, BackendError, Ticks, blocking, command"
+        self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy")
+
+    def test_the_client_loads_no_twisted(self) -> None:
+        self.check("import discosbackend.client", "twisted", "astropy", "numpy")
+
+    def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
+        self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
+
+
+if __name__ == "__main__":
+    unittest.main()

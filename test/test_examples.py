@@ -1,0 +1,333 @@
+"""The examples: each runs as a script and under the program, and does what its comments say."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import sys
+import threading
+import types
+import unittest
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from signal import SIGTERM
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.protocol import DBFactory
+from .in_memory import Connection, greeted, quiet
+from .serving import PATIENCE, ROOT, SCRIPT, Server, ask
+
+EXAMPLES = ROOT / "examples"
+
+NOW = rb"\d{10}\.\d{7}"
+
+# What each is asked on a connection, and what the answer must match without its CR LF.
+SESSIONS: dict[str, tuple[str, list[tuple[bytes, bytes]]]] = {
+    "plain": (
+        "PlainBackend",
+        [
+            (b"?status", rb"!status,ok," + NOW + rb",ok,0"),
+            (b"?start", rb"!start,fail,unconfigured: send set-configuration first"),
+            (b"?set-configuration,NONE", rb"!set-configuration,fail,invalid configuration"),
+            (b"?set-configuration,ZOOM", rb"!set-configuration,ok"),
+            (b"?get-integration", rb"!get-integration,ok,40"),
+            (b"?set-integration,4", rb"!set-integration,fail,integration 4 out of range: 5 to 1000 ms"),
+            (b"?get-tpi,0,0", rb"!get-tpi,ok,1100000\.0,1200000\.0"),
+            (b"?get-tpi,22030.5,4", rb"!get-tpi,ok,275000\.0,300000\.0"),
+            (b"?set-section,0,*,3000,*,*,*,*", rb"!set-section,fail,backend maximum bandwidth is 500"),
+            (b"?set-section,1,*,*,*,*,*,*", rb"!set-section,fail,backend supports 1 sections"),
+            (b"?set-section,*,*,8,*,*,*,2048", rb"!set-section,ok"),
+            (b"?get-tpi,0,4", rb"!get-tpi,ok,550000\.0,600000\.0"),
+            (b"?get-filename", rb"!get-filename,fail,no file: set-filename was not sent"),
+            (b"?set-filename,/data/a.fits", rb"!set-filename,ok"),
+            (b"?get-filename", rb"!get-filename,ok,/data/a\.fits"),
+            (b"?start,99999999999999999", rb"!start,fail,cannot start at given time"),
+            (b"?start", rb"!start,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
+            (b"?set-configuration,WIDE", rb"!set-configuration,fail,acquiring: .*"),
+            (b"?stop", rb"!stop,ok"),
+            (b"?stop", rb"!stop,fail,not acquiring"),
+            (b"?convert-data", rb"!convert-data,fail,not supported by this backend"),
+        ],
+    ),
+    "coroutine": (
+        "CoroutineBackend",
+        [
+            (b"?status", rb"!status,ok," + NOW + rb",ok,0"),
+            (b"?get-configuration", rb"!get-configuration,ok,unconfigured"),
+            (b"?set-configuration,NONE", rb"!set-configuration,fail,invalid configuration"),
+            (b"?set-configuration,BROAD", rb"!set-configuration,ok"),
+            (b"?get-configuration", rb"!get-configuration,ok,BROAD"),
+            (b"?get-tpi,0,0", rb"!get-tpi,ok,812\.5,799\.25"),
+            (b"?get-tpi,1,2", rb"!get-tpi,fail,band selection is not supported"),
+            (b"?start,17954184000000000", rb"!start,fail,cannot start at given time"),
+            (b"?stop", rb"!stop,fail,not acquiring"),
+            (b"?start", rb"!start,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
+            (b"?stop", rb"!stop,ok"),
+        ],
+    ),
+    "blocking_serial": (
+        "SerialBackend",
+        [
+            (b"?get-configuration", rb"!get-configuration,ok,unconfigured"),
+            (b"?set-configuration,32", rb"!set-configuration,fail,invalid configuration"),
+            (b"?set-configuration,12", rb"!set-configuration,ok"),
+            (b"?get-configuration", rb"!get-configuration,ok,12"),
+            (b"?get-tpi,0,0", rb"!get-tpi,ok,2048\.0,2051\.0"),
+            (b"?start", rb"!start,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
+            (b"?stop", rb"!stop,ok"),
+        ],
+    ),
+    "own_commands": (
+        "OwnCommandsBackend",
+        [
+            (b"?set-attenuation,*,3", rb"!set-attenuation,ok"),
+            (b"?set-attenuation,1,4.5", rb"!set-attenuation,ok"),
+            (b"?get-attenuation", rb"!get-attenuation,ok,3\.0,4\.5,3\.0,3\.0"),
+            (b"?set-attenuation,4,1", rb"!set-attenuation,fail,backend has 4 inputs"),
+            (b"?set-attenuation,-1,1", rb"!set-attenuation,fail,wrong input '-1': .*"),
+            (b"?set-attenuation,0,32", rb"!set-attenuation,fail,attenuation out of range: 0 to 31\.5 dB"),
+            (b"?set-attenuation,0", rb"!set-attenuation,fail,set-attenuation needs 2 arguments"),
+            (b"?tone-sweep,0", rb"!tone-sweep,fail,step must be more than 0 MHz"),
+            (b"?start", rb"!start,fail,not supported by this backend"),
+        ],
+    ),
+}
+
+
+def setUpModule() -> None:
+    quiet()
+
+
+def load(name: str) -> types.ModuleType:
+    """An example as a module of its own, which its __main__ part does not see."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Played(NamedTuple):
+    """What came of a server that was started, asked and stopped."""
+
+    announced: str
+    replies: list[bytes]
+    status: int
+    log: str
+
+
+def play(command: list[str], requests: list[bytes]) -> Played:
+    server = Server([sys.executable, *command], EXAMPLES)
+    try:
+        replies: list[bytes] = []
+        if server.address[1]:
+            with server.connect() as connection:
+                for request in requests:
+                    replies += ask(connection, request)
+        return Played(server.announced, replies, server.stop(SIGTERM), server.log())
+    finally:
+        server.end()
+
+
+class EveryExampleTests(unittest.TestCase):
+    def test_every_example_is_tested(self) -> None:
+        self.assertEqual({path.stem for path in EXAMPLES.glob("*.py")}, set(SESSIONS))
+
+    def test_as_a_script_and_under_the_program(self) -> None:
+        plays: dict[tuple[str, str], Future[Played]] = {}
+        # All of them at the same time: it is Python's start that takes long.
+        with ThreadPoolExecutor(2 * len(SESSIONS)) as pool:
+            for name, (backend, session) in SESSIONS.items():
+                requests = [request for request, _ in session]
+                plays[name, "script"] = pool.submit(play, [f"{name}.py", "0"], requests)
+                program = [str(SCRIPT), "--port", "0", "--backend", f"{name}:{backend}"]
+                plays[name, "program"] = pool.submit(play, program, requests)
+        for (name, how), future in plays.items():
+            backend, session = SESSIONS[name]
+            with self.subTest(name, how=how):
+                played = future.result()
+                self.assertRegex(played.announced, rf"{backend} is served on 127\.0\.0\.1:\d+", played.log)
+                for reply, (request, wanted) in zip(played.replies, session, strict=True):
+                    self.assertRegex(reply, rb"\A" + wanted + rb"\r\n\Z", request)
+                self.assertEqual(played.status, 0)
+                self.assertNotIn("Traceback", played.log)
+
+
+class CoroutineBackendTests(unittest.TestCase):
+    """The instrument at the other end is the test."""
+
+    def setUp(self) -> None:
+        self.wire = StringTransport()
+        self.clock = Clock()
+        self.backend = load("coroutine").CoroutineBackend(endpoint=self)
+        handler = DBProtocolHandler(self.backend, reactor=self.clock, command_timeout=60.0)
+        self.factory = DBFactory(handler, reactor=self.clock)
+        self.connection = greeted(self.factory)
+
+    def start_server(self) -> None:
+        self.factory.doStart()  # type: ignore[no-untyped-call]
+
+    def stop_server(self) -> None:
+        self.factory.doStop()  # type: ignore[no-untyped-call]
+
+    def connect(self, factory: Factory) -> Deferred[Any]:
+        """What a client endpoint does."""
+        protocol = factory.buildProtocol(None)
+        assert protocol is not None
+        protocol.makeConnection(self.wire)
+        return succeed(protocol)
+
+    def asked(self) -> bytes:
+        """What the instrument has been sent since the last call."""
+        lines: bytes = self.wire.value()
+        self.wire.clear()
+        return lines
+
+    def answer(self, line: bytes) -> bytes:
+        """The instrument answers; what the client of setUp gets then."""
+        self.backend.instrument.dataReceived(line + b"\r\n")
+        return self.connection.received()
+
+    def test_others_are_answered_while_one_waits(self) -> None:
+        self.start_server()
+        other = greeted(self.factory)
+        self.assertEqual(self.connection.ask(b"?get-tpi\r\n"), b"")
+        self.assertEqual(self.asked(), b"power?\r\n")
+        self.assertRegex(other.ask(b"?time\r\n"), rb"!time,ok," + NOW)
+        self.assertEqual(other.ask(b"?set-configuration,BROAD\r\n"), b"")
+        self.assertEqual(self.asked(), b"", "a device command waits for the one before")
+        self.assertEqual(self.answer(b"1.5 2.5"), b"!get-tpi,ok,1.5,2.5\r\n")
+        self.assertEqual(self.asked(), b"mode BROAD\r\n")
+
+    def test_an_answer_that_comes_after_the_time_limit_is_not_taken_for_the_next_one(self) -> None:
+        self.start_server()
+        self.connection.ask(b"?get-tpi\r\n")
+        self.clock.pump([1.0] * 60)
+        self.assertEqual(
+            self.connection.received(), b"!get-tpi,fail,timeout: get-tpi took longer than 60 s\r\n"
+        )
+        self.connection.ask(b"?get-configuration\r\n")
+        self.assertEqual(self.answer(b"1.5 2.5"), b"")
+        self.assertEqual(self.answer(b"BROAD"), b"!get-configuration,ok,BROAD\r\n")
+
+    def test_a_timed_start_is_handed_to_the_instrument(self) -> None:
+        self.start_server()
+        self.connection.ask(b"?start,1430922782.9708830\r\n")
+        self.assertEqual(self.asked(), b"run 14309227829708830\r\n")
+        self.assertEqual(self.answer(b"done"), b"!start,ok\r\n")
+
+    def test_an_instrument_that_goes_away(self) -> None:
+        for reason in (ConnectionDone(), ConnectionLost()):
+            with self.subTest(reason):
+                self.start_server()
+                self.connection.ask(b"?get-tpi\r\n")
+                self.backend.instrument.connectionLost(Failure(reason))
+                lost = b"!get-tpi,fail,instrument not connected\r\n"
+                self.assertEqual(self.connection.received(), lost)
+                self.assertEqual(self.connection.ask(b"?get-tpi\r\n"), lost)
+                self.assertRegex(self.connection.ask(b"?status\r\n"), rb",instrument not connected,0\r\n")
+                self.stop_server()
+
+    def test_an_instrument_that_is_not_there(self) -> None:
+        reply = self.connection.ask(b"?get-configuration\r\n")
+        self.assertEqual(reply, b"!get-configuration,fail,instrument not connected\r\n")
+
+
+class ThreadedClock(Clock):
+    """A Clock that takes calls from other threads; the test makes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.from_threads: queue.Queue[Callable[[], Any]] = queue.Queue()
+
+    def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: N802
+        self.from_threads.put(lambda: function(*arguments))
+
+    def pass_on(self) -> None:
+        """Wait for a thread to call, and make its call."""
+        self.from_threads.get(timeout=PATIENCE)()
+
+
+class SerialBackendTests(unittest.TestCase):
+    def test_one_exchange_at_a_time_and_others_are_answered_meanwhile(self) -> None:
+        module = load("blocking_serial")
+        release, asked = threading.Event(), []
+
+        class Link(module.FakeLink):  # type: ignore[name-defined, misc]
+            def exchange(self, text: str) -> str:
+                asked.append(text)
+                release.wait(PATIENCE)
+                return str(super().exchange(text))
+
+        clock = ThreadedClock()
+        backend = module.SerialBackend(Link(latency=0.0))
+        factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
+        first, second, third = greeted(factory), greeted(factory), greeted(factory)
+        self.assertEqual(first.ask(b"?get-tpi,0,0\r\n"), b"")
+        self.assertEqual(second.ask(b"?get-rms\r\n"), b"")
+        self.assertRegex(third.ask(b"?status\r\n"), rb"!status,ok," + NOW + rb",ok,0\r\n")
+        self.assertLessEqual(len(asked), 1)
+        release.set()
+        clock.pass_on()
+        self.assertEqual(first.received(), b"!get-tpi,ok,2048.0,2051.0\r\n")
+        clock.pass_on()
+        self.assertRegex(second.received(), rb"!get-rms,ok,45\.2\d+,45\.2\d+\r\n")
+        self.assertEqual(asked, ["CNT?", "CNT?"])
+
+    def test_the_gate(self) -> None:
+        module = load("blocking_serial")
+        link = module.FakeLink(latency=0.0)
+        connection = greeted(DBProtocolHandler(module.SerialBackend(link), reactor=Clock()))
+        connection.ask(b"?start\r\n")
+        self.assertTrue(link.gate)
+        connection.ask(b"?stop\r\n")
+        self.assertFalse(link.gate)
+
+
+class OwnCommandsBackendTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.module = load("own_commands")
+        self.wait: Deferred[None] = Deferred()
+        self.module.seconds = lambda duration: self.wait  # type: ignore[attr-defined]
+        self.clock = Clock()
+        handler = DBProtocolHandler(self.module.OwnCommandsBackend(), reactor=self.clock)
+        self.factory = DBFactory(handler, reactor=self.clock)
+
+    def status(self) -> bytes:
+        return greeted(self.factory).ask(b"?status\r\n").split(b",")[3]
+
+    def test_a_sweep_has_its_default_its_lane_and_its_reply(self) -> None:
+        sweeping, other = greeted(self.factory), greeted(self.factory)
+        self.assertEqual(sweeping.ask(b"?tone-sweep\r\n"), b"")
+        self.assertEqual(self.status(), b"sweep in progress")
+        self.assertEqual(other.ask(b"?get-attenuation\r\n"), b"!get-attenuation,ok,0.0,0.0,0.0,0.0\r\n")
+        self.assertEqual(other.ask(b"?set-attenuation,0,1\r\n"), b"")
+        self.wait.callback(None)
+        self.assertEqual(sweeping.received(), b"!tone-sweep,ok,3,3.0,11.0,40.0\r\n")
+        self.assertEqual(other.received(), b"!set-attenuation,ok\r\n")
+        self.assertEqual(self.status(), b"ok")
+
+    def test_a_sweep_has_its_time_limit_and_ends_there(self) -> None:
+        sweeping: Connection = greeted(self.factory)
+        sweeping.ask(b"?tone-sweep,0.5\r\n")
+        self.clock.pump([1.0] * 299)
+        self.assertEqual(sweeping.received(), b"")
+        self.clock.advance(1.0)
+        reply = sweeping.received()
+        self.assertEqual(reply, b"!tone-sweep,fail,timeout: tone-sweep took longer than 300 s\r\n")
+        self.assertEqual(self.status(), b"ok")
+
+
+if __name__ == "__main__":
+    unittest.main()
