@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
+from weakref import WeakSet
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -24,7 +25,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from discosbackend import __protocol_version__
 from discosbackend.backend import Backend, blocking_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.errors import HandlerException, NotSupportedError
+from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
 from discosbackend.lanes import Lanes, ReactorLike, Token, Worker
 from discosbackend.ticks import Ticks
@@ -173,6 +174,8 @@ class DBProtocolHandler(Handler):
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._lanes = Lanes(self._reactor, monotonic)
         self._told_of_commas: set[str] = set()
+        # A Deferred gives its result once: to a second request it would give what became of the first.
+        self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._handled = 0
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         if unknown := sorted(set(self._timeouts) - set(self.commands)):
@@ -274,7 +277,11 @@ class DBProtocolHandler(Handler):
         return self._message(command.row, result)
 
     def _message_later(self, command: BackendCommand, result: Any) -> Deferred[Message]:
-        if not isinstance(result, Deferred):
+        if isinstance(result, Deferred):
+            if result in self._seen:
+                raise UnsendableError("a Deferred that it had returned before: return a new one each time")
+            self._seen.add(result)
+        else:
             result = Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _await(result))
         if command.changes:
             result.addBoth(self._after_change)

@@ -1,18 +1,17 @@
 """The line protocol on a connection: exactly one reply to each request, in order, within bounds.
 
-The only room that replies, so also the one that decides which reply an error gets and the one that can tell
-what was exchanged (DBFactory.listeners). What a request means is the handler's business, and where a server
-listens is server's.
+The only room that replies, so also the one that can tell what was exchanged (DBFactory.listeners). Which bytes
+answer is said in replies, what a request means is the handler's business, where a server listens is server's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -25,47 +24,23 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend import __protocol_version__
 from discosbackend.complaints import Complaints
-from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
+from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
-from discosbackend.grammar import (
-    CODES,
-    FAIL,
-    INVALID,
-    OK,
-    REPLY,
-    REQUEST,
-    Message,
-    escape,
-    harmless,
-    named_in,
-    parse_request,
-    write_reply,
-)
-from discosbackend.handlers import Handler
+from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
+from discosbackend.handlers import REPLY_LIMIT, Handler
+from discosbackend.replies import GREETING, UNEXPECTED, Replies
+from discosbackend.turns import Turns
 
 __all__ = ["GREETING", "UNEXPECTED", "DBFactory", "DBProtocol", "Exchange"]
 
 logger = logging.getLogger(__name__)
 
-GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
-"""What every new connection is sent: the reply to `version`."""
-
-UNEXPECTED = "Request could not be handled correctly"
-"""The reason of a `fail` whose cause is nobody's business but the log's (protocol section 5)."""
-
 STOPPING = "server is stopping"
-
-# The name in the reply to a line that names no command.
-_UNDEFINED = "undefined"
 
 # A client without a backlog gets so many lines answered at once, even while others have one: it took the
 # p99 of a polite client beside 50 pipelining ones from 48 ms to 2.5 ms.
 _AT_ONCE = 4
-# A turn: so many lines of one connection, then the next one's, for so many seconds, then the reactor's.
-_QUANTUM = 128
-_TURN = 0.0005
 # Bytes of requests that wait for their turn, from which on no more are read.
 _BACKLOG = 16384
 
@@ -80,6 +55,10 @@ class Exchange(NamedTuple):
     request: bytes
     reply: bytes | None
     seconds: float
+
+
+# The transports of local sockets claim to be TCP's too.
+_TCP = (IPv4Address, IPv6Address)
 
 
 class _Pending(NamedTuple):
@@ -135,7 +114,8 @@ class DBProtocol(Protocol):
     def connectionMade(self) -> None:
         """Greet, now or later, and ask the transport to say when its buffer is full."""
         transport = self._transport()
-        if ITCPTransport.providedBy(transport):  # pylint: disable=no-value-for-parameter  # zope's own call
+        is_tcp = ITCPTransport.providedBy(transport)  # pylint: disable=no-value-for-parameter  # zope's own
+        if is_tcp and isinstance(transport.getPeer(), _TCP):
             # Clients are silent for hours, and a telescope's network loses some of them.
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
@@ -161,7 +141,7 @@ class DBProtocol(Protocol):
         if self._at < len(self._lines):
             self._backlog += len(data)
             self._mind_reading()
-            self.go_on()
+            self.factory.turns.take(self)
 
     def readConnectionLost(self) -> None:
         """The client has sent its last; it still gets every reply (protocol section 1)."""
@@ -180,7 +160,7 @@ class DBProtocol(Protocol):
             logger.debug("%s disconnected", self.peer)
         else:
             logger.info("%s lost: %s", self.peer, reason.getErrorMessage())
-        self.go_on()
+        self.factory.turns.take(self)
         self._settle()
 
     def pauseProducing(self) -> None:
@@ -192,7 +172,7 @@ class DBProtocol(Protocol):
         """The client has read on."""
         self._output_full = False
         self._mind_reading()
-        self.go_on()
+        self.factory.turns.take(self)
 
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost follows."""
@@ -204,7 +184,7 @@ class DBProtocol(Protocol):
         """Answer up to `quantum` lines, until one has to be waited for, the client stops reading, or time is up."""
         out = self._out = []
         try:
-            while quantum > 0 and self._at < len(self._lines) and self._pending is None and not self._output_full:
+            while quantum > 0 and self.has_work:
                 line = self._lines[self._at]
                 self._at += 1
                 quantum -= 1
@@ -223,6 +203,8 @@ class DBProtocol(Protocol):
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = [], 0, 0
             self._mind_reading()
+            if self._greeting is not None and not self._greeting.active():
+                self._greet()
         self._settle()
 
     def _take(self, line: bytes) -> None:
@@ -238,7 +220,7 @@ class DBProtocol(Protocol):
         elif isinstance(line, LongLine):
             self._cancel_greeting()
             problem = f"line longer than {LONGEST_LINE} bytes"
-            self._finish(line, self._invalid(line.decode("latin-1"), problem), perf_counter())
+            self._finish(line, self.factory.replies.invalid(line.decode("latin-1"), problem, self.peer), perf_counter())
         else:
             self._cancel_greeting()
             self.lineReceived(line)
@@ -250,7 +232,7 @@ class DBProtocol(Protocol):
         try:
             name, arguments = parse_request(text)
         except GrammarException as problem:
-            self._finish(line, self._invalid(text, str(problem)), began)
+            self._finish(line, self.factory.replies.invalid(text, str(problem), self.peer), began)
             return
         try:
             if self.factory.stopping:
@@ -259,12 +241,12 @@ class DBProtocol(Protocol):
                 Message(message_type=REQUEST, name=name, arguments=arguments)
             )
         except BaseException as problem:  # pylint: disable=broad-exception-caught  # one reply, whatever it is
-            self._finish(line, self._failed(name, problem), began)
+            self._finish(line, self.factory.replies.failed(name, problem, self.peer), began)
             return
         if hasattr(type(result), "__await__"):
             self._wait_for(result, name, line, began)
         else:
-            self._finish(line, self._checked(name, result), began)
+            self._finish(line, self.factory.replies.checked(name, result), began)
 
     def sendLine(self, line: bytes) -> None:
         """Send one line; its CR LF is added here, and the replies of a turn are joined into one write."""
@@ -284,12 +266,12 @@ class DBProtocol(Protocol):
             return
         self._pending = None
         if isinstance(outcome, Failure):
-            reply = self._failed(pending.name, cast(BaseException, outcome.value), outcome)
+            reply = self.factory.replies.failed(pending.name, cast(BaseException, outcome.value), self.peer)
         else:
-            reply = self._checked(pending.name, outcome)
+            reply = self.factory.replies.checked(pending.name, outcome)
         self._finish(pending.line, reply, pending.began)
         if self._out is None:
-            self.go_on()
+            self.factory.turns.take(self)
             self._settle()
 
     def _finish(self, line: bytes, reply: bytes, began: float) -> None:
@@ -301,74 +283,11 @@ class DBProtocol(Protocol):
         if self.factory.listeners:
             self.factory.tell(Exchange(self.peer, line, reply, perf_counter() - began))
 
-    # -- which reply ----------------------------------------------------------------------------------
-
-    def _checked(self, name: str, reply: object) -> bytes:
-        """The gate: what a handler returned goes out if it is a reply of this name that the wire can carry."""
-        if (
-            not isinstance(reply, Message)
-            or reply.message_type != REPLY
-            or reply.name != name
-            or reply.code not in CODES
-        ):
-            self._complain(logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply)
-            return self._refusal(name, FAIL, UNEXPECTED)
-        try:
-            text = write_reply(name, reply.code, reply.arguments)
-        except GrammarException as problem:
-            self._complain(
-                logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, reply.arguments
-            )
-            return self._refusal(name, FAIL, UNEXPECTED)
-        limit = self.factory.handler.reply_limit
-        if limit is not None and len(text) + 2 > limit:
-            if reply.code == OK:
-                return self._failed(name, ReplyTooLong(limit))
-            return self._refusal(name, reply.code, reply.arguments[0])
-        return text.encode("latin-1")
-
-    def _failed(self, name: str, problem: BaseException, failure: Failure | None = None) -> bytes:
-        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log."""
-        if isinstance(problem, HandlerException):
-            level = logging.WARNING if isinstance(problem, ReplyTooLong) else logging.INFO
-            reason = _reason(problem)
-            self._complain(level, "fail", "%s refused: %s: %r", self.peer, name, reason)
-            return self._refusal(name, FAIL, reason)
-        if isinstance(problem, UnsendableError):
-            self._complain(logging.ERROR, "unsendable", "%s: what the backend returned: %s", name, problem)
-        else:
-            traceback = problem.__traceback__ if failure is None else failure.getTracebackObject()
-            self._complain(
-                logging.ERROR, "failure", "%s failed", name, exc_info=(type(problem), problem, traceback)
-            )
-        return self._refusal(name, FAIL, UNEXPECTED)
-
-    def _invalid(self, text: str, problem: str) -> bytes:
-        self._complain(logging.INFO, "invalid", "%s sent no message: %s: %r", self.peer, problem, text[:80])
-        return self._refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
-
-    def _refusal(self, name: str, code: str, reason: str) -> bytes:
-        """A reply that says why not: always one line, never longer than the limit."""
-        head = f"{REPLY}{name},{code},"
-        reason = harmless(reason) or UNEXPECTED
-        limit = self.factory.handler.reply_limit
-        if limit is not None:
-            # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
-            room = max(limit - 2 - len(head), 2)
-            reason = reason[:room]
-            while len(escape(reason)) > room:
-                reason = reason[:-1]
-        return f"{head}{escape(reason)}".encode("latin-1")
-
-    def _complain(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None) -> None:
-        self.factory.complaints.log(level, kind, text, *args, exc_info=exc_info)
-
     # -- the greeting, bounds, the end ----------------------------------------------------------------
 
     def _greet(self) -> None:
         if self.busy:
-            # Lines that wait for their turn have arrived before; the first that gets a reply cancels this.
-            self._greeting = self.factory.reactor.callLater(0, self._greet)
+            # Lines that wait for their turn arrived first: one that gets a reply cancels this, else work() is back.
             return
         self._greeting = None
         self.sendLine(GREETING)
@@ -376,7 +295,8 @@ class DBProtocol(Protocol):
 
     def _cancel_greeting(self) -> None:
         if self._greeting is not None:
-            self._greeting.cancel()
+            if self._greeting.active():
+                self._greeting.cancel()
             self._greeting = None
 
     def _mind_reading(self) -> None:
@@ -390,10 +310,10 @@ class DBProtocol(Protocol):
         else:
             self._transport().pauseProducing()
 
-    def go_on(self) -> None:
-        """Have the rest of the backlog looked at when it is this connection's turn."""
-        if self._at < len(self._lines) and self._pending is None and not self._output_full:
-            self.factory.take_turns(self)
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a line that could be looked at now."""
+        return self._at < len(self._lines) and self._pending is None and not self._output_full
 
     def _settle(self) -> None:
         """Once every request has its reply: close what was half closed, forget what is gone."""
@@ -427,7 +347,7 @@ class DBProtocol(Protocol):
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._finish(pending.line, self._refusal(pending.name, FAIL, STOPPING), pending.began)
+            self._finish(pending.line, self.factory.replies.refusal(pending.name, FAIL, STOPPING), pending.began)
         self._output_full = False
         self.work(len(self._lines))
         return None if pending is None else pending.source
@@ -448,6 +368,8 @@ class DBFactory(Factory):
     noisy = False
 
     def __init__(self, handler: Handler, *, greeting_delay: float = 0.0, reactor: Any = None) -> None:
+        if not callable(getattr(handler, "handle", None)):
+            raise TypeError(f"a handler is needed, such as DBProtocolHandler(backend), not {handler!r}")
         if not greeting_delay >= 0:
             raise ValueError(f"greeting_delay must be 0 s or more, not {greeting_delay!r}")
         self.handler = handler
@@ -457,9 +379,10 @@ class DBFactory(Factory):
         self.stopping = False
         self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
         self.complaints = Complaints(logger, self._call_later)
+        self.turns = Turns(self._call_later)
+        # A handler written for the original package need not derive from ours.
+        self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.complaints)
         self._reactor = reactor
-        self._turns: deque[DBProtocol] = deque()
-        self._turn_call: Any = None
         self._finished: Deferred[None] | None = None
 
     @property
@@ -496,32 +419,6 @@ class DBFactory(Factory):
                 listener(exchange)
             except BaseException:  # pylint: disable=broad-exception-caught  # whatever a listener raises
                 self.complaints.log(logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True)
-
-    # -- turns ----------------------------------------------------------------------------------------
-
-    def take_turns(self, connection: DBProtocol) -> None:
-        """Let a connection with a backlog work when it is its turn."""
-        if connection.queued:
-            return
-        connection.queued = True
-        self._turns.append(connection)
-        if self._turn_call is None:
-            self._turn_call = self.reactor.callLater(0, self._turn)
-
-    def _turn(self) -> None:
-        """Half a millisecond of everybody's lines; then the reactor serves timers and other clients."""
-        deadline = perf_counter() + _TURN
-        try:
-            while self._turns:
-                connection = self._turns.popleft()
-                connection.queued = False
-                connection.work(_QUANTUM, deadline)
-                connection.go_on()
-                if perf_counter() >= deadline:
-                    break
-        finally:
-            # Also when a transport or an overridden method raised: the others are still waiting.
-            self._turn_call = self.reactor.callLater(0, self._turn) if self._turns else None
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -562,14 +459,6 @@ class DBFactory(Factory):
         """Close every connection at once."""
         for connection in list(self.connections):
             connection.abort()
-
-
-def _reason(problem: HandlerException) -> str:
-    """The text of a refusal, "" where it has none that can be had."""
-    try:
-        return str(problem)
-    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
-        return ""
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -23,6 +23,7 @@ LAYERS = (
     {"lanes"},
     {"handlers"},
     {"complaints"},
+    {"replies", "turns"},
     {"protocol"},
     {"server"},
     {"cli"},

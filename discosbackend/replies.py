@@ -1,0 +1,106 @@
+"""Replies: the one line that answers a request, whatever its handler did.
+
+The gate that every reply passes on its way to the wire, and the table of which reply an error gets (protocol
+section 5). Always one line that parses, of the request's name, within the limit; when it is sent is protocol's
+business.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from discosbackend import __protocol_version__
+from discosbackend.complaints import Complaints
+from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
+from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, named_in, write_reply
+
+__all__ = ["GREETING", "UNEXPECTED", "Replies"]
+
+GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
+"""What every new connection is sent: the reply to `version`."""
+
+UNEXPECTED = "Request could not be handled correctly"
+"""The reason of a `fail` whose cause is nobody's business but the log's."""
+
+# The name in the reply to a line that names no command.
+_UNDEFINED = "undefined"
+
+
+class Replies:
+    """Makes replies of at most `limit` bytes, CR LF included (None: of any length), as bytes without their CR LF.
+
+    What is refused or went wrong is logged through `complaints`, with the command's name.
+    """
+
+    def __init__(self, limit: int | None, complaints: Complaints) -> None:
+        self._limit = limit
+        self._log = complaints.log
+
+    def checked(self, name: str, reply: object) -> bytes:
+        """The gate: what a handler returned, if it is a reply of this name that the wire can carry."""
+        if (
+            not isinstance(reply, Message)
+            or reply.message_type != REPLY
+            or reply.name != name
+            or reply.code not in CODES
+        ):
+            self._log(
+                logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply
+            )
+            return self.refusal(name, FAIL, UNEXPECTED)
+        try:
+            text = write_reply(name, reply.code, reply.arguments)
+        except GrammarException as problem:
+            self._log(
+                logging.ERROR,
+                "wrong reply",
+                "%s: its reply cannot be sent: %s: %r",
+                name,
+                problem,
+                reply.arguments,
+            )
+            return self.refusal(name, FAIL, UNEXPECTED)
+        if self._limit is not None and len(text) + 2 > self._limit:
+            if reply.code == OK:
+                return self.failed(name, ReplyTooLong(self._limit))
+            return self.refusal(name, reply.code, reply.arguments[0])
+        return text.encode("latin-1")
+
+    def failed(self, name: str, problem: BaseException, peer: str = "") -> bytes:
+        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log."""
+        if isinstance(problem, HandlerException):
+            level = logging.WARNING if isinstance(problem, ReplyTooLong) else logging.INFO
+            reason = _reason(problem)
+            self._log(level, "fail", "%s refused: %s: %r", peer or "request", name, reason)
+            return self.refusal(name, FAIL, reason)
+        if isinstance(problem, UnsendableError):
+            self._log(logging.ERROR, "unsendable", "%s: what the backend returned: %s", name, problem)
+        else:
+            trace = (type(problem), problem, problem.__traceback__)
+            self._log(logging.ERROR, "failure", "%s failed", name, exc_info=trace)
+        return self.refusal(name, FAIL, UNEXPECTED)
+
+    def invalid(self, text: str, problem: str, peer: str) -> bytes:
+        """The `invalid` for a line that is no message."""
+        self._log(logging.INFO, "invalid", "%s sent no message: %s: %r", peer, problem, text[:80])
+        return self.refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
+
+    def refusal(self, name: str, code: str, reason: str) -> bytes:
+        """A reply that says why not: always one line, shortened to the limit."""
+        head = f"{REPLY}{name},{code},"
+        reason = harmless(reason) or UNEXPECTED
+        if self._limit is not None:
+            # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
+            room = max(self._limit - 2 - len(head), 2)
+            reason = reason[:room]
+            while len(escape(reason)) > room:
+                reason = reason[:-1]
+        return f"{head}{escape(reason)}".encode("latin-1")
+
+
+def _reason(problem: HandlerException) -> str:
+    """The text of a refusal, "" where it has none that can be had."""
+    try:
+        return str(problem)
+    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+        return ""

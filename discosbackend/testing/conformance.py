@@ -1,0 +1,185 @@
+"""BackendConformance: every case of the kit as a test method, for a TestCase of one's own.
+
+    class MyBackendTests(BackendConformance, unittest.TestCase):
+        valid_configuration = "TP"
+
+        def make_backend(self):
+            return MyBackend()
+
+What the cases are is said in line_cases, command_cases and acquisition_cases; what they may have to be told
+of an instrument in profile. Here they become methods, and meet a server.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from discosbackend.client import Client
+from discosbackend.errors import NotServed
+from discosbackend.testing.acquisition_cases import ACQUISITION_CASES
+from discosbackend.testing.cases import Case
+from discosbackend.testing.check import Check
+from discosbackend.testing.command_cases import COMMAND_CASES
+from discosbackend.testing.line_cases import LINE_CASES
+from discosbackend.testing.process import ServerProcess
+from discosbackend.testing.profile import Profile
+
+if TYPE_CHECKING:
+    from discosbackend.protocol import DBFactory
+
+    _TestCase = unittest.TestCase
+else:
+    # A mixin, so that importing it collects nothing.
+    _TestCase = object
+
+__all__ = ["CASES", "BackendConformance"]
+
+__unittest = True
+__tracebackhide__ = True
+
+# Seconds in which a process is gone that was seen to be going.
+_DYING = 1.0
+
+CASES: dict[str, Case] = {**LINE_CASES, **COMMAND_CASES, **ACQUISITION_CASES}
+"""Every case by its id."""
+
+
+class BackendConformance(Profile, _TestCase):
+    """A mixin for a TestCase: tests a backend over a socket, case by case.
+
+    Define `make_backend()`, and the backend is served in a process of its own, one for all tests of the
+    class.
+    Or say where a server is that is running already, whatever it is written in: `address` as a class
+    attribute, or `self.address` in a `setUp` of your own. The attributes of Profile tell what is valid for
+    the instrument; cases that would have to guess are skipped and say which attribute they miss.
+
+    Each case leaves the server as it found it, as far as the protocol allows: what it started is stopped,
+    configuration, integration and file name are set back. Tests of your own stand beside them and talk
+    through `self.client`.
+    """
+
+    address: tuple[str, int] | None = None
+    """Host and port of the server under test; None: one is started for make_backend()."""
+
+    start_timeout: float = 30.0
+    """Seconds that the server may take to listen, making the backend included."""
+
+    _server: ClassVar[ServerProcess | None] = None
+    _not_served: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, mixin: bool = False, **others: Any) -> None:
+        """TypeError for a class whose cases no runner would find; `mixin=True` if it is one itself."""
+        super().__init_subclass__(**others)
+        cls._server, cls._not_served = None, ""
+        bases = f"class {cls.__name__}(BackendConformance, unittest.TestCase)"
+        if not issubclass(cls, unittest.TestCase):
+            if not mixin:
+                raise TypeError(
+                    f"{cls.__name__} is no TestCase, so none of its cases would run: write `{bases}`, or "
+                    "with `mixin=True` if it is the base of others"
+                )
+        elif cls.__mro__.index(unittest.TestCase) < cls.__mro__.index(BackendConformance):
+            raise TypeError(f"{cls.__name__} has its bases in the wrong order: write `{bases}`")
+
+    def make_backend(self) -> Any:
+        """The backend to test, of any class. Called in the server's process, where setUp is not."""
+        raise NotServed(
+            f"{type(self).__name__} does not say what to test: define make_backend(), or set address to "
+            "where a server is running"
+        )
+
+    def make_factory(self) -> DBFactory:
+        """The server around the backend; redefine it to test with settings of your own."""
+        from discosbackend.handlers import DBProtocolHandler, Handler
+        from discosbackend.protocol import DBFactory as Factory
+
+        backend = self.make_backend()
+        if backend is None:
+            raise NotServed(f"{type(self).__name__}.make_backend() returned None: a `return` is missing")
+        return Factory(backend if isinstance(backend, Handler) else DBProtocolHandler(backend))
+
+    def setUp(self) -> None:
+        """See that a server is there. One of your own instead may set `self.address` and do no more."""
+        super().setUp()
+        if self.address is None:
+            kind = type(self)
+            if (kind.make_backend, kind.make_factory) == (
+                BackendConformance.make_backend,
+                BackendConformance.make_factory,
+            ):
+                # It says what is missing, here rather than in a process of its own.
+                self.make_backend()
+            self.address = self._served_at()
+
+    @cached_property
+    def client(self) -> Client:
+        """A connection to the server, made when it is first used and closed after the test."""
+        host, port = self._known_address()
+        client = Client(host, port, timeout=self.reply_timeout)
+        self.addCleanup(client.close)
+        return client
+
+    def run_case(self, case: Case) -> None:
+        """Try one case, and tell what was said when it fails."""
+        address = self._known_address()
+        server = self._server
+        own_server = server is not None and server.address == address
+        written = server.written if server is not None else 0
+        check = Check(self, address, own_server=own_server)
+        try:
+            with check:
+                case.run(check)
+        except AssertionError as problem:
+            parts = [f"{problem}", f"{case.id}: {case.requirement}", check.conversation]
+            if server is not None and own_server:
+                if check.cut_off and server.ends(within=_DYING):
+                    parts.append("the server's process has ended")
+                if output := server.output(written):
+                    parts.append(f"the server wrote:\n{output}")
+            raise self.failureException("\n\n".join(part for part in parts if part)) from None
+
+    def _known_address(self) -> tuple[str, int]:
+        if self.address is None:
+            raise NotServed(f"{type(self).__name__}.setUp() did not set self.address: call super().setUp()?")
+        return self.address
+
+    @classmethod
+    def _served_at(cls) -> tuple[str, int]:
+        """Where this class's server listens; it is started with the first test."""
+        if cls._server is not None and not cls._server.running:
+            # Whoever brought it down has failed; the others have a right to one.
+            cls._stop_server()
+        if cls._server is None:
+            if cls._not_served:
+                raise NotServed(f"no server, as before: {cls._not_served}")
+            try:
+                cls._server = ServerProcess(cls, timeout=cls.start_timeout)
+            except NotServed as problem:
+                # Once is enough to wait for it, and to read the whole story.
+                cls._not_served = str(problem).strip().splitlines()[-1]
+                raise NotServed(f"{cls.__name__}: the backend cannot be served:\n{problem}") from None
+            cls.addClassCleanup(cls._stop_server)
+        return cls._server.address
+
+    @classmethod
+    def _stop_server(cls) -> None:
+        server, cls._server = cls._server, None
+        if server is not None:
+            server.stop()
+
+
+def _method(case: Case) -> Callable[[BackendConformance], None]:
+    def test(self: BackendConformance) -> None:
+        self.run_case(case)
+
+    test.__name__ = case.method
+    test.__qualname__ = f"{BackendConformance.__qualname__}.{case.method}"
+    test.__doc__ = f"{case.id}: {case.requirement}"
+    return test
+
+
+for _case in CASES.values():
+    setattr(BackendConformance, _case.method, _method(_case))

@@ -1,0 +1,94 @@
+"""Profile: what the cases have to be told of a server and its instrument, because they must not guess it.
+
+Plain class attributes, so that a TestCase overrides them one by one. What they are used for is said in the
+cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from discosbackend import __protocol_version__
+from discosbackend.commands import COMMANDS, WILDCARD
+
+__all__ = ["Profile"]
+
+
+class Profile:
+    """What is valid for the instrument, and what to expect of its server. Override what differs.
+
+    A value that is not overridden is a neutral guess: where the instrument refuses it, the case is skipped
+    and says what to override. A value that is overridden must be accepted.
+    """
+
+    # -- the instrument -------------------------------------------------------------------------------
+
+    valid_configuration: str | None = None
+    """A configuration that set-configuration accepts, and with which the instrument starts and measures."""
+
+    invalid_configuration: str | None = "no-such-configuration"
+    """One that it refuses; None if it takes any name."""
+
+    valid_integration: int | None = None
+    """Milliseconds that set-integration accepts; None: what get-integration tells, if it tells any."""
+
+    valid_section: Sequence[object] = (WILDCARD,) * len(COMMANDS["set-section"].arguments)
+    """The seven arguments of a set-section that is accepted."""
+
+    valid_feeds: tuple[int, int] = (0, 0)
+    """The two feeds of a set-enable that is accepted."""
+
+    valid_shift: int = 0
+    """A bit shift that set-shift accepts."""
+
+    valid_interleave: int = 0
+    """A number of samples that cal-on accepts."""
+
+    valid_filename: str = "/tmp/conformance.fits"
+    """A path that set-filename accepts."""
+
+    inputs: int | None = None
+    """How many values get-tpi, get-tp0 and get-rms answer in `valid_configuration`; None: any number."""
+
+    leave_out: Container[str] = ()
+    """Wire names of commands that must not be carried out, `("backend-park", "convert-data")` for one."""
+
+    # -- times ----------------------------------------------------------------------------------------
+
+    clock_tolerance: float = 5.0
+    """Seconds by which the backend's clock may differ from this host's: TAI, 37 s off, is noticed."""
+
+    lead: float = 0.2
+    """Seconds ahead of which a time-tagged start or stop is sent."""
+
+    early_tolerance: float = 0.005
+    """Seconds by which status may show a time-tagged start or stop before its time."""
+
+    late_tolerance: float = 1.0
+    """Seconds after its time by which status must show it."""
+
+    horizon: float = 7 * 86400
+    """Seconds ahead from which on a time is refused."""
+
+    stop_when_idle: str = "fail"
+    """What a stop gets that finds nothing to stop: "fail", or "ok", as Acquisition can be told."""
+
+    # -- the server -----------------------------------------------------------------------------------
+
+    reply_timeout: float = 10.0
+    """Seconds to wait for a reply."""
+
+    reply_limit: int | None = 511
+    """Bytes of the longest reply, CR LF included; None for any."""
+
+    protocol_version: str = __protocol_version__
+    """What `version` and the greeting tell."""
+
+    exact_reasons: bool = True
+    """Whether the reason of a `fail` must be the known one; False: any reason will do."""
+
+    def told(self, name: str) -> bool:
+        """Whether an attribute was overridden with a value, on the way to this class or on the instance."""
+        kinds = type(self).__mro__
+        overridden = name in vars(self) or any(name in vars(kind) for kind in kinds[: kinds.index(Profile)])
+        return overridden and getattr(self, name) is not None

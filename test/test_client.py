@@ -1,0 +1,497 @@
+"""discosbackend.client, against servers that do what they are told, on real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from discosbackend.client import Client
+from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 10.0
+
+GREETING = b"!version,ok,1.4\r\n"
+STATUS = b"!status,ok,1795466385.7947171,ok,0\r\n"
+
+# Of what does not come there is no need to wait long.
+SOON = 0.05
+
+
+class Peer:
+    """The server's end of a connection."""
+
+    def __init__(self, connection: socket.socket, received: list[bytes]) -> None:
+        self.connection = connection
+        self.received = received
+        self.file = connection.makefile("rb")
+
+    def send(self, *pieces: bytes) -> None:
+        """Send these, each by itself."""
+        for piece in pieces:
+            self.connection.sendall(piece)
+
+    def request(self) -> bytes:
+        """The next line, with its end; b"" when the client is gone."""
+        line = self.file.readline()
+        self.received.append(line)
+        return line
+
+    def answer(self, *pieces: bytes) -> None:
+        """Wait for a request, then send these."""
+        self.request()
+        self.send(*pieces)
+
+    def reset(self) -> None:
+        """Cut the connection so that the client sees a reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.file.close()
+        self.connection.close()
+
+    def wait_for_its_end(self) -> None:
+        """Until the client has closed the connection, which it may do with lines unread."""
+        try:
+            while self.request():
+                pass
+        except ConnectionResetError:
+            self.received.append(b"")
+
+
+class Dribble(socket.socket):
+    """A connection from which no more than a byte can be read at a time."""
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        return super().recv(min(bufsize, 1), flags)
+
+
+class ClientTests(unittest.TestCase):
+    """A client and a server that follows a script, in a thread."""
+
+    def setUp(self) -> None:
+        self.received: list[bytes] = []
+        self.server_ended = threading.Event()
+
+    def serve(self, *scripts: Callable[[Peer], object]) -> int:
+        """Carry out a script for each connection, in order; the port."""
+        self.received = []
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.settimeout(PATIENCE)
+
+        def work() -> None:
+            with listening:
+                for script in scripts:
+                    connection = listening.accept()[0]
+                    connection.settimeout(PATIENCE)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    with connection:
+                        script(Peer(connection, self.received))
+            self.server_ended.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self.addCleanup(thread.join, PATIENCE)
+        return int(listening.getsockname()[1])
+
+    def connect(self, *scripts: Callable[[Peer], object], **options: float) -> Client:
+        """A client of a server that follows a script."""
+        client = Client(port=self.serve(*scripts), **{"timeout": PATIENCE, **options})
+        self.addCleanup(client.close)
+        return client
+
+    def assert_closed(self, client: Client) -> None:
+        """No reply to anything can come any more."""
+        with self.assertRaisesRegex(NoReply, "the connection is closed"):
+            client.request("status")
+
+
+class RequestTests(ClientTests):
+    """What is sent, and what comes of the reply."""
+
+    def exchange(self, reply: bytes, name: str, *arguments: str) -> list[str]:
+        """The outcome of a request that is answered so."""
+
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(reply)
+
+        with self.connect(script) as client:
+            return client.request(name, *arguments)
+
+    def test_ok(self) -> None:
+        for reply, name, arguments in [
+            (STATUS, "status", ["1795466385.7947171", "ok", "0"]),
+            (b"!start,ok\r\n", "start", []),
+            (b"!start,ok\n", "start", []),
+            (b"!get-filename,ok,/a\\,b\\\\\\tc\r\n", "get-filename", ["/a,b\\\tc"]),
+            (b"!get-filename,ok,/\xe9\xff\r\n", "get-filename", ["/\xe9\xff"]),
+            (b"!get-tpi,ok" + 1000 * b",1.5" + b"\r\n", "get-tpi", 1000 * ["1.5"]),
+        ]:
+            with self.subTest(reply[:60]):
+                self.assertEqual(self.exchange(reply, name), arguments)
+
+    def test_what_is_sent(self) -> None:
+        for arguments, line in [
+            ((), b"?set-filename\r\n"),
+            (("a", "b"), b"?set-filename,a,b\r\n"),
+            (("a,b",), b"?set-filename,a\\,b\r\n"),
+            (("\\t\t",), b"?set-filename,\\\\t\\t\r\n"),
+            (("\xe9 !?",), b"?set-filename,\xe9 !?\r\n"),
+        ]:
+            with self.subTest(line):
+                self.exchange(b"!set-filename,ok\r\n", "set-filename", *arguments)
+                self.assertEqual(self.received, [line])
+
+    def test_fail_and_invalid(self) -> None:
+        for reply, kind, reason in [
+            (b"!start,fail,already acquiring\r\n", RequestFailed, "already acquiring"),
+            (b"!start,fail,one,two\r\n", RequestFailed, "one,two"),
+            (b"!start,fail\r\n", RequestFailed, ""),
+            (b"!start,invalid,syntax error: x\r\n", RequestInvalid, "syntax error: x"),
+        ]:
+            with self.subTest(reply), self.assertRaises(ClientError) as caught:
+                self.exchange(reply, "start")
+            self.assertIs(type(caught.exception), kind)
+            self.assertEqual(str(caught.exception), reason)
+
+    def test_the_connection_lives_on_after_a_refusal(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(b"!start,fail,no\r\n")
+            peer.answer(b"!start,invalid,no\r\n")
+            peer.answer(STATUS)
+
+        client = self.connect(script)
+        self.assertRaises(RequestFailed, client.request, "start")
+        self.assertRaises(RequestInvalid, client.request, "start")
+        self.assertEqual(client.request("status")[2], "0")
+
+    def test_what_the_grammar_cannot_carry_is_not_sent(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(STATUS)
+
+        client = self.connect(script)
+        for request in [
+            ("",),
+            ("get_tpi",),
+            ("status,x",),
+            ("status\r\n?stop",),
+            ("x" * 65,),
+            ("status", ""),
+            ("status", "a\nb"),
+            ("status", "a\rb"),
+            ("status", "\0"),
+            ("status", "\x1b"),
+            ("status", "€"),
+        ]:
+            with self.subTest(request), self.assertRaises(ValueError):
+                client.request(*request)
+        client.request("status")
+        self.assertEqual(self.received, [b"?status\r\n"])
+
+
+class ReplyTests(ClientTests):
+    """Replies that come in odd ways, or not at all."""
+
+    def test_in_pieces(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            for _ in range(2):
+                peer.answer(STATUS)
+
+        original = socket.create_connection
+
+        def create(*arguments: object) -> Dribble:
+            connection = Dribble(fileno=original(*arguments).detach())
+            self.addCleanup(connection.close)
+            return connection
+
+        with mock.patch("socket.create_connection", create):
+            client = self.connect(script)
+        self.assertEqual(str(client.greeting), "!version,ok,1.4")
+        for _ in range(2):
+            self.assertEqual(client.request("status"), ["1795466385.7947171", "ok", "0"])
+
+    def test_another_name(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(b"!time,ok,1795466385.7947171\r\n")
+            peer.wait_for_its_end()
+
+        client = self.connect(script)
+        with self.assertRaisesRegex(NoReply, "!time,ok,1795466385.7947171.* is no reply to status"):
+            client.request("status")
+        self.assert_closed(client)
+
+    def test_garbage(self) -> None:
+        for line in [b"", b"hello", b"!status", b"!status,OK", b"!status,ok,", b"?status", b"!status,ok\r"]:
+
+            def script(peer: Peer, line: bytes = line) -> None:
+                peer.send(GREETING)
+                peer.answer(line + b"\r\n")
+                peer.wait_for_its_end()
+
+            with self.subTest(line):
+                client = self.connect(script)
+                self.assertRaises(NoReply, client.request, "status")
+                self.assert_closed(client)
+
+    def test_the_server_closes(self) -> None:
+        for sent in (b"", STATUS[:10], STATUS[:-1]):
+
+            def script(peer: Peer, sent: bytes = sent) -> None:
+                peer.send(GREETING)
+                peer.answer(sent)
+
+            with self.subTest(sent):
+                client = self.connect(script)
+                with self.assertRaisesRegex(NoReply, "the server closed the connection"):
+                    client.request("status")
+                self.assert_closed(client)
+
+    def test_the_server_resets(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.request()
+            peer.reset()
+
+        client = self.connect(script)
+        with self.assertRaisesRegex(NoReply, "connection lost"):
+            client.request("status")
+        self.assert_closed(client)
+
+    def test_no_reply_in_time(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.wait_for_its_end()
+
+        client = self.connect(script, timeout=SOON)
+        with self.assertRaisesRegex(NoReply, r"no reply to status within 0\.05 s"):
+            client.request("status")
+        self.assert_closed(client)
+        # It has not been sent again, or anything after it.
+        self.assertTrue(self.server_ended.wait(PATIENCE))
+        self.assertEqual(self.received, [b"?status\r\n", b""])
+
+    def test_pieces_without_end_count_as_none_in_time(self) -> None:
+        ended = threading.Event()
+        self.addCleanup(ended.set)
+
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.request()
+            try:
+                while not ended.wait(0.001):
+                    peer.send(b"x")
+            except OSError:
+                pass
+
+        client = self.connect(script, timeout=SOON)
+        with self.assertRaisesRegex(NoReply, "no reply to status within"):
+            client.request("status")
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C between a request and its reply: the next request must not get that."""
+
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.wait_for_its_end()
+
+        client = self.connect(script)
+        with mock.patch.object(client, "_read_reply", side_effect=KeyboardInterrupt):
+            self.assertRaises(KeyboardInterrupt, client.request, "status")
+        self.assert_closed(client)
+
+    def test_a_line_that_nobody_asked_for(self) -> None:
+        """Of two replies to one request the second is not taken for the next one's."""
+
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(STATUS + b"!status,ok,2.0000000,ok,1\r\n")
+            peer.wait_for_its_end()
+
+        client = self.connect(script)
+        self.assertEqual(client.request("status")[2], "0")
+        with self.assertRaises(NoReply):
+            client.request("status")
+        self.assert_closed(client)
+
+
+class GreetingTests(ClientTests):
+    def test_none(self) -> None:
+        def script(peer: Peer) -> None:
+            for _ in range(2):
+                peer.answer(STATUS)
+
+        client = self.connect(script, greeting_wait=SOON)
+        self.assertIsNone(client.greeting)
+        for _ in range(2):
+            self.assertEqual(client.request("status")[2], "0")
+
+    def test_late(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.answer(GREETING, STATUS)
+            peer.answer(STATUS)
+
+        client = self.connect(script, greeting_wait=SOON)
+        for _ in range(2):
+            self.assertEqual(client.request("status")[2], "0")
+        self.assertEqual(str(client.greeting), "!version,ok,1.4")
+
+    def test_late_when_the_version_is_asked_for(self) -> None:
+        """The two lines are the same, so it does not matter which is which."""
+
+        def script(peer: Peer) -> None:
+            peer.answer(GREETING, GREETING)
+            peer.answer(STATUS)
+            peer.answer(GREETING)
+
+        client = self.connect(script, greeting_wait=SOON)
+        self.assertEqual(client.request("version"), ["1.4"])
+        self.assertEqual(client.request("status")[2], "0")
+        self.assertEqual(client.request("version"), ["1.4"])
+
+    def test_twice_before_anything_is_asked(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING + GREETING)
+            peer.wait_for_its_end()
+
+        client = self.connect(script)
+        with self.assertRaisesRegex(NoReply, "came though nothing was asked for"):
+            client.request("version")
+        self.assert_closed(client)
+
+    def test_twice(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            peer.answer(GREETING, STATUS)
+            peer.wait_for_its_end()
+
+        client = self.connect(script)
+        with self.assertRaisesRegex(NoReply, "is no reply to status"):
+            client.request("status")
+
+    def test_no_server_of_this_protocol(self) -> None:
+        for sent in (b"SSH-2.0-OpenSSH_9.2\r\n", b"\r\n", b""):
+
+            def script(peer: Peer, sent: bytes = sent) -> None:
+                peer.send(sent)
+                if sent:
+                    peer.wait_for_its_end()
+
+            with self.subTest(sent), self.assertWarnsNothing(), self.assertRaises(NoReply):
+                self.connect(script)
+
+    def test_reset(self) -> None:
+        with self.assertRaises(NoReply):
+            self.connect(Peer.reset)
+
+    def assertWarnsNothing(self) -> mock._patch:
+        """Every socket is closed that was opened."""
+        opened: list[socket.socket] = []
+        original = socket.create_connection
+
+        def create(*arguments: object) -> socket.socket:
+            opened.append(original(*arguments))
+            return opened[-1]
+
+        self.addCleanup(lambda: self.assertEqual([one.fileno() for one in opened], [-1] * len(opened)))
+        return mock.patch("socket.create_connection", create)
+
+
+class ConnectionTests(ClientTests):
+    def test_nobody_listens(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+        with self.assertRaisesRegex(NoReply, f"no server at 127.0.0.1:{port}"):
+            Client(port=port)
+
+    def test_no_address(self) -> None:
+        for host, port in [("127.0.0.1", 65536), ("127.0.0.1", -1), ("x" * 64, 8978)]:
+            with self.subTest(host=host, port=port), self.assertRaises(NoReply):
+                Client(host, port)
+
+    def test_closed(self) -> None:
+        client = self.connect(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()))
+        with client as entered:
+            self.assertIs(entered, client)
+        client.close()
+        self.assert_closed(client)
+
+
+class ProgramTests(ClientTests):
+    """`python -m discosbackend.client`."""
+
+    def run_program(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        done = subprocess.run(
+            [sys.executable, "-m", "discosbackend.client", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def test_prints_the_reply(self) -> None:
+        port = self.serve(
+            lambda peer: (peer.send(GREETING), peer.answer(STATUS)),
+            lambda peer: (peer.send(GREETING), peer.answer(b"!set-filename,fail,no\\, never\r\n")),
+        )
+        status = self.run_program(f"127.0.0.1:{port}", "status")
+        self.assertEqual(status, (0, STATUS.decode().strip() + "\n", ""))
+        self.assertEqual(
+            self.run_program(f"127.0.0.1:{port}", "set-filename", "a,b"),
+            (1, "!set-filename,fail,no\\, never\n", ""),
+        )
+        self.assertEqual(self.received, [b"?status\r\n", b"?set-filename,a\\,b\r\n"])
+
+    def test_no_server(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", "127.0.0.1:99999"):
+            with self.subTest(address):
+                status, output, errors = self.run_program(address, "status")
+                self.assertEqual((status, output), (1, ""))
+                self.assertEqual(len(errors.splitlines()), 1, errors)
+                self.assertIn(f"no server at {address}", errors)
+
+    def test_wrong_command_line(self) -> None:
+        address = "127.0.0.1:8978"
+        for arguments in ((), (address,), ("127.0.0.1", "status"), (":8978", "status"), ("host:", "status")):
+            with self.subTest(arguments):
+                status, output, errors = self.run_program(*arguments)
+                self.assertEqual((status, output), (2, ""))
+                self.assertRegex(errors, r"\Ausage: .*HOST:PORT NAME")
+
+    def test_no_message(self) -> None:
+        port = self.serve(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()))
+        status, output, errors = self.run_program(f"127.0.0.1:{port}", "no such command")
+        self.assertEqual((status, output), (1, ""))
+        self.assertEqual(len(errors.splitlines()), 1, errors)
+        self.assertTrue(self.server_ended.wait(PATIENCE))
+        self.assertEqual(self.received, [b""])
+
+    def test_starts_at_once(self) -> None:
+        """It needs neither Twisted nor astropy, so it does not wait for them."""
+        code = "import sys, discosbackend.client; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        )
+        for heavy in ("twisted", "astropy", "numpy", "zope", "attr"):
+            self.assertNotIn(f"'{heavy}'", done.stdout)
+        self.assertIn("'discosbackend'", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,414 @@
+"""Tests of protocol: how a connection ends, and how a server does; and what is asked of a transport."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from discosbackend.grammar import Message
+from discosbackend.handlers import AlwaysOkHandler, HandlerException
+from discosbackend.protocol import DBFactory
+
+from .in_memory import GREETING, Connection, Later, Narrow, Scripted, Wire, greeted, odd, ok, quiet
+
+STOPPING = b"server is stopping"
+
+
+def setUpModule() -> None:
+    quiet()
+
+
+class HalfCloseTests(unittest.TestCase):
+    """`printf '?status\\r\\n' | nc host port` still gets every reply, then the server closes."""
+
+    def test_answered_at_once(self) -> None:
+        for data, reply in [
+            (b"", b""),
+            (b"?x,1\n", b"!x,ok,1\r\n"),
+            (b"?x,1\n?x,2", b"!x,ok,1\r\n"),
+            (b"?x,1\r\0", b"!x,ok,1\r\n"),
+            (b"?x,1\r", b""),
+            (b"?x,1\r\n" * 1000, b"!x,ok,1\r\n" * 1000),
+            (b"!x\r\n" * 1000, b""),
+            (b"?x,1\r\n" * 10 + b"!x\r\n" * 10, b"!x,ok,1\r\n" * 10),
+        ]:
+            with self.subTest(data[:15]):
+                connection = greeted(AlwaysOkHandler())
+                connection.send(data)
+                connection.half_close()
+                self.assertEqual(connection.ask(b""), reply)
+                self.assertTrue(connection.transport.disconnecting)
+                self.assertFalse(connection.transport.disconnected, "not cut: what was written is still sent")
+                self.assertIsNone(connection.transport.producer, "a producer would keep the transport open")
+                connection.lose()
+                self.assertEqual(connection.factory.connections, set())
+
+    def test_answered_later(self) -> None:
+        later = Later()
+        connection = greeted(odd(later))
+        connection.send(b"?odd,1\r\n?x,2\r\n?odd,3\r\n?x,4")
+        connection.half_close()
+        self.assertEqual(connection.ask(b""), b"")
+        self.assertFalse(connection.transport.disconnecting)
+        later.end()
+        self.assertEqual(connection.ask(b""), b"!odd,ok,1\r\n!x,ok,2\r\n")
+        self.assertFalse(connection.transport.disconnecting)
+        later.end()
+        self.assertEqual(connection.received(), b"!odd,ok,3\r\n")
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_read_slowly(self) -> None:
+        connection = greeted(AlwaysOkHandler(), Narrow())
+        connection.send(b"?x,1\r\n" * 1000)
+        connection.half_close()
+        connection.clock.advance(0)
+        self.assertFalse(connection.transport.disconnecting)
+        self.assertEqual(connection.ask(b""), b"!x,ok,1\r\n" * 1000)
+        self.assertTrue(connection.transport.disconnecting)
+
+
+class GoneTests(unittest.TestCase):
+    """A client that disconnects cancels nothing that has begun; what was received is carried out."""
+
+    def test_while_a_command_runs(self) -> None:
+        for reason in (None, ConnectionLost("reset by peer")):
+            with self.subTest(reason):
+                later = Later()
+                connection = greeted(odd(later))
+                connection.send(b"?odd\r\n")
+                connection.lose(reason)
+                self.assertFalse(later.waiting[0][1].called, "it is not cancelled")
+                later.end()
+                connection.clock.advance(0)
+                self.assertEqual(connection.transport.value(), b"")
+                self.assertEqual(connection.factory.connections, set())
+                self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_one_that_fails_later(self) -> None:
+        later = Later()
+        connection = greeted(odd(later))
+        connection.send(b"?odd\r\n?odd\r\n")
+        connection.lose()
+        with self.assertLogs("discosbackend", "ERROR") as logged:
+            later.waiting.pop()[1].errback(ValueError("late"))
+        self.assertEqual(len(logged.records), 1)
+        connection.clock.advance(0)
+        later.waiting.pop()[1].errback(HandlerException("no"))
+        self.assertEqual(connection.factory.connections, set())
+
+    def test_with_a_backlog(self) -> None:
+        """As the script that pipes `?convert-data`, an empty line and `quit` through telnet and hangs up."""
+        later = Later()
+        handler = odd(later)
+        connection = greeted(handler)
+        connection.send(b"?odd,1\r\n\r\nquit\r\n?x,2\r\n?odd,3\r\n?x,4\r\n?x,5")
+        connection.lose()
+        connection.clock.advance(0)
+        self.assertEqual(handler.requests, ["?odd,1"])
+        later.end()
+        connection.clock.advance(0)
+        self.assertEqual(handler.requests, ["?odd,1", "?x,2", "?odd,3"])
+        self.assertEqual(len(connection.factory.connections), 1)
+        later.end()
+        connection.clock.advance(0)
+        self.assertEqual(handler.requests, ["?odd,1", "?x,2", "?odd,3", "?x,4"])
+        self.assertEqual(connection.factory.connections, set())
+
+    def test_without_having_read(self) -> None:
+        handler = Scripted(ok)
+        connection = greeted(handler, Narrow())
+        connection.send(b"?x,1\r\n" * 1000)
+        connection.clock.advance(0)
+        self.assertTrue(connection.transport.full)
+        self.assertLess(len(handler.requests), 1000)
+        connection.lose()
+        connection.clock.advance(0)
+        self.assertEqual(len(handler.requests), 1000)
+        self.assertEqual(connection.factory.connections, set())
+
+    def test_others_do_not_notice(self) -> None:
+        later = Later()
+        factory = DBFactory(odd(later), reactor=Clock())
+        gone, other = greeted(factory), greeted(factory)
+        gone.send(b"?odd\r\n" * 100)
+        gone.lose()
+        self.assertEqual(other.ask(b"?x\r\n?x\r\n"), b"!x,ok\r\n" * 2)
+        for _ in range(100):
+            later.end()
+            factory.reactor.advance(0)
+        self.assertEqual(other.ask(b"?x\r\n"), b"!x,ok\r\n")
+        self.assertEqual(factory.connections, {other.protocol})
+
+
+@implementer(ITCPTransport)
+class TcpWire(Wire):
+    """A transport with TCP's settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {}
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.settings["keepalive"] = enabled
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.settings["nodelay"] = enabled
+
+
+class TransportTests(unittest.TestCase):
+    """What is asked of the transport."""
+
+    def test_keepalive(self) -> None:
+        transport = TcpWire()
+        self.assertEqual(Connection(AlwaysOkHandler(), transport).received(), GREETING)
+        self.assertIs(transport.settings["keepalive"], True)
+
+    def test_streaming_producer(self) -> None:
+        connection = greeted(AlwaysOkHandler())
+        self.assertIs(connection.transport.producer, connection.protocol)
+        self.assertIs(connection.transport.streaming, True)
+
+    def test_one_write_a_turn(self) -> None:
+        """Each would be a packet of its own."""
+        connection = greeted(AlwaysOkHandler())
+        with mock.patch.object(connection.transport, "write", wraps=connection.transport.write) as write:
+            self.assertEqual(connection.ask(b"?x\r\n" * 3), b"!x,ok\r\n" * 3)
+        write.assert_called_once()
+
+
+class Lived(AlwaysOkHandler):
+    """A handler that remembers its life."""
+
+    def __init__(self, stopped: Callable[[], Any] = lambda: None) -> None:
+        self.life: list[str] = []
+        self.stopped = stopped
+
+    def start(self) -> None:
+        self.life.append("start")
+
+    def stop(self) -> Any:
+        self.life.append("stop")
+        return self.stopped()
+
+
+class FactoryTests(unittest.TestCase):
+    """The life of a server: handler.start, handler.stop, and the end of its connections."""
+
+    def setUp(self) -> None:
+        self.later = Later()
+        self.handler = odd(self.later)
+        self.clock = Clock()
+        self.factory = DBFactory(self.handler, reactor=self.clock)
+        self.finished: list[None] = []
+
+    def finish(self, timeout: float = 3.0) -> None:
+        self.factory.finish(timeout).addCallback(self.finished.append)
+
+    def test_start_and_stop(self) -> None:
+        handler = Lived()
+        factory = DBFactory(handler, reactor=self.clock)
+        self.assertEqual(handler.life, [])
+        factory.doStart()
+        factory.doStart()
+        self.assertEqual(handler.life, ["start"], "once, on however many ports")
+        factory.doStop()
+        self.assertEqual(handler.life, ["start"])
+        factory.doStop()
+        self.assertEqual(handler.life, ["start", "stop"])
+        self.assertTrue(factory.stopped.called)
+
+    def test_stop_that_takes_its_time(self) -> None:
+        gate: Deferred[None] = Deferred()
+        factory = DBFactory(Lived(lambda: gate), reactor=self.clock)
+        factory.doStart()
+        factory.doStop()
+        self.assertFalse(factory.stopped.called)
+        gate.callback(None)
+        self.assertTrue(factory.stopped.called)
+
+    def test_stop_that_fails(self) -> None:
+        factory = DBFactory(Lived(lambda: 1 / 0), reactor=self.clock)
+        factory.doStart()
+        factory.doStop()
+        failures: list[Any] = []
+        factory.stopped.addErrback(failures.append)
+        self.assertTrue(failures[0].check(ZeroDivisionError))
+
+    def test_started_again(self) -> None:
+        self.finish()
+        self.factory.doStart()
+        self.assertEqual(greeted(self.factory).ask(b"?x\r\n"), b"!x,ok\r\n")
+
+    def test_connections(self) -> None:
+        first, second = greeted(self.factory), greeted(self.factory)
+        self.assertEqual(self.factory.connections, {first.protocol, second.protocol})
+        first.lose()
+        self.assertEqual(self.factory.connections, {second.protocol})
+
+    def test_finish_with_nothing_to_do(self) -> None:
+        greeted(self.factory)
+        self.finish()
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_finish_lets_what_runs_end(self) -> None:
+        first, second = greeted(self.factory), greeted(self.factory)
+        first.send(b"?odd,1\r\n?odd,2\r\n?x,3\r\n?,\r\n")
+        self.finish()
+        self.assertEqual(self.finished, [])
+        self.assertEqual(
+            second.ask(b"?x\r\n?odd\r\n?\r\n!x\r\n"),
+            b"!x,fail,%s\r\n!odd,fail,%s\r\n!undefined,invalid,syntax error: name missing after ?\r\n"
+            % (STOPPING, STOPPING),
+        )
+        self.clock.advance(2.9)
+        self.assertEqual((self.finished, first.received()), ([], b""))
+        self.later.end()
+        self.assertEqual(
+            first.ask(b""),
+            b"!odd,ok,1\r\n!odd,fail,%s\r\n!x,fail,%s\r\n" % (STOPPING, STOPPING)
+            + b"!undefined,invalid,syntax error: name missing after ?\r\n",
+        )
+        self.assertEqual(self.handler.requests, ["?odd,1"], "what had not begun does not begin")
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_finish_gives_up(self) -> None:
+        connections = [greeted(self.factory) for _ in range(3)]
+        for connection in connections:
+            connection.send(b"?odd,1\r\n?odd,2\r\n" + b"?x,3\r\n" * 1000)
+        self.clock.advance(0)
+        running = [deferred for _, deferred in self.later.waiting]
+        self.finish()
+        self.clock.advance(2.9)
+        self.assertEqual([deferred.called for deferred in running], [False] * 3)
+        self.clock.advance(0.1)
+        expected = (b"!odd,fail,%s\r\n" * 2 + b"!x,fail,%s\r\n" * 1000) % ((STOPPING,) * 1002)
+        for connection in connections:
+            self.assertEqual(connection.received(), expected)
+        self.assertEqual(
+            [deferred.called for deferred in running], [True] * 3, "cancelled, they are not wanted now"
+        )
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_finish_and_a_command_that_ends_too_late(self) -> None:
+        """It ignored that it was cancelled; there is one reply to it, and that has been sent."""
+        ignoring: Deferred[Any] = Deferred(lambda _: None)
+        connection = greeted(DBFactory(odd(lambda _: ignoring), reactor=self.clock))
+        connection.send(b"?odd\r\n")
+        connection.factory.finish(1)
+        self.clock.advance(1)
+        self.assertEqual(connection.received(), b"!odd,fail,%s\r\n" % STOPPING)
+        if not ignoring.called:
+            ignoring.callback(None)
+        self.assertEqual(connection.ask(b""), b"")
+
+    def test_finish_and_a_canceller_that_raises(self) -> None:
+        """It keeps neither the others from being cancelled nor the server from its end."""
+
+        def cancel(_: Deferred[Any]) -> None:
+            raise RuntimeError("no")
+
+        running: list[Deferred[Any]] = []
+
+        def answer(_: Message) -> Deferred[Any]:
+            running.append(Deferred(cancel if len(running) != 1 else None))
+            return running[-1]
+
+        factory = DBFactory(Scripted(answer), reactor=self.clock)
+        connections = [greeted(factory) for _ in range(3)]
+        for connection in connections:
+            connection.send(b"?x\r\n")
+        factory.finish(1).addCallback(self.finished.append)
+        self.clock.advance(1)
+        self.assertEqual(self.finished, [None])
+        self.assertEqual([one.received() for one in connections], [b"!x,fail,%s\r\n" % STOPPING] * 3)
+        self.assertTrue(running[1].called)
+
+    def test_finish_with_one_who_does_not_read(self) -> None:
+        connection = greeted(self.factory, Narrow())
+        connection.send(b"?x,1\r\n" * 1000)
+        self.clock.advance(0)
+        made = len(self.handler.requests)
+        self.finish()
+        self.clock.advance(1)
+        self.assertEqual(self.finished, [])
+        self.clock.advance(2)
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(
+            connection.received(), b"!x,ok,1\r\n" * made + b"!x,fail,server is stopping\r\n" * (1000 - made)
+        )
+
+    def test_finish_with_one_who_is_gone(self) -> None:
+        connection = greeted(self.factory)
+        connection.send(b"?odd\r\n?x\r\n")
+        connection.lose()
+        self.finish()
+        self.assertEqual(self.finished, [])
+        self.later.end()
+        self.clock.advance(0)
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(self.factory.connections, set())
+
+    def test_finish_with_one_who_hung_up_half(self) -> None:
+        connection = greeted(self.factory)
+        connection.send(b"?odd\r\n")
+        connection.half_close()
+        self.finish()
+        self.clock.advance(3)
+        self.assertEqual(connection.received(), b"!odd,fail,%s\r\n" % STOPPING)
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_close(self) -> None:
+        connections = [greeted(self.factory) for _ in range(3)]
+        connections[0].half_close()
+        self.factory.close()
+        self.factory.close()
+        for connection in connections:
+            self.assertTrue(connection.transport.disconnecting)
+            self.assertFalse(connection.transport.disconnected)
+            self.assertIsNone(connection.transport.producer)
+
+    def test_close_before_the_greeting(self) -> None:
+        connection = Connection(DBFactory(self.handler, greeting_delay=5, reactor=self.clock))
+        connection.factory.close()
+        self.assertTrue(connection.transport.disconnecting)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(connection.received(), b"")
+
+    def test_close_with_a_backlog(self) -> None:
+        """Somebody closes without finish(): nothing breaks, what was received is carried out."""
+        for turns in (0, 1):
+            with self.subTest(turns):
+                self.handler.requests.clear()
+                connection = greeted(self.factory, Narrow())
+                connection.send(b"?x,1\r\n" * 4000)
+                for _ in range(turns):
+                    self.clock.advance(0)
+                self.factory.close()
+                self.clock.advance(0)
+                connection.lose()
+                self.clock.advance(0)
+                self.assertEqual(len(self.handler.requests), 4000)
+                self.assertNotIn(connection.protocol, self.factory.connections)
+                self.assertEqual(greeted(self.factory).ask(b"?x\r\n" * 100), b"!x,ok\r\n" * 100)
+
+    def test_abort(self) -> None:
+        connections = [greeted(self.factory) for _ in range(3)]
+        connections[0].send(b"?odd\r\n")
+        connections[0].lose()
+        self.factory.abort()
+        self.assertEqual([one.transport.disconnected for one in connections], [False, True, True])
+
+
+if __name__ == "__main__":
+    unittest.main()

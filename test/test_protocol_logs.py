@@ -1,0 +1,346 @@
+"""Tests of protocol: what the log and the listeners are told, and the places to override."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+
+from discosbackend.backend import Backend, BackendError
+from discosbackend.complaints import Complaints
+from discosbackend.grammar import Message
+from discosbackend.handlers import (
+    AlwaysFailHandler,
+    AlwaysOkHandler,
+    DBProtocolHandler,
+    Handler,
+    HandlerException,
+)
+from discosbackend.protocol import DBFactory, DBProtocol, Exchange
+
+from .in_memory import GREETING, Connection, Later, Scripted, greeted, odd, ok, quiet, steady
+
+
+def setUpModule() -> None:
+    quiet()
+
+
+def refuse(_: Message) -> Message:
+    """An expected refusal, whose cause is nobody's business."""
+    try:
+        raise OSError("a cause")
+    except OSError as cause:
+        raise BackendError("not now") from cause
+
+
+def break_down(_: Message) -> Message:
+    """What nobody expects."""
+    raise ZeroDivisionError("a secret\nof the instrument")
+
+
+class Unwell(Backend):
+    """A backend whose values no reply can carry."""
+
+    def get_rms(self) -> list[Any]:
+        return [1.0, None]
+
+    def get_tpi(self) -> float:  # pylint: disable=arguments-differ  # it cannot select a band
+        return float("nan")
+
+    def status(self) -> tuple[float, str]:
+        return 1.0, "ok"
+
+
+class LogTests(unittest.TestCase):
+    """One line each, quoted, and a traceback only for what nobody expected."""
+
+    @staticmethod
+    def connect(handler: Handler) -> Connection:
+        """A connection whose floods are measured on its clock."""
+        clock = Clock()
+        factory = DBFactory(handler, reactor=clock)
+        factory.complaints = Complaints(
+            logging.getLogger("discosbackend.protocol"), clock.callLater, clock.seconds
+        )
+        return greeted(factory)
+
+    @contextmanager
+    def logged(self, level: str = "INFO") -> Iterator[list[logging.LogRecord]]:
+        """The records, each of which is one line that nobody can have forged."""
+        with self.assertLogs("discosbackend", level) as watched:
+            yield watched.records
+        for record in watched.records:
+            self.assertTrue(record.getMessage().isprintable(), record.getMessage())
+
+    def test_expected(self) -> None:
+        long = Scripted(lambda message: ok(message, "a" * 600))
+        for handler, line, level, words in [
+            (AlwaysOkHandler(), b"?x,", "INFO", ["192.168.1.1:54321", "'?x,'", "empty"]),
+            (AlwaysOkHandler(), b"\x0b?x\x85", "INFO", ["192.168.1.1:54321", r"'\x0b?x\x85'"]),
+            (AlwaysOkHandler(), b"?" + b"a" * 20000, "INFO", ["192.168.1.1:54321", "16384"]),
+            (AlwaysOkHandler(), b"!x,\xe9\x1b", "INFO", ["192.168.1.1:54321", r"!x,\xe9\x1b'"]),
+            (AlwaysOkHandler(), b"!" + b"a" * 20000, "INFO", ["192.168.1.1:54321", "'!aaa"]),
+            (Scripted(refuse), b"?start,1", "INFO", ["start", "not now"]),
+            (
+                Scripted(lambda _: fail(HandlerException("two\nlines\x85"))),
+                b"?x",
+                "INFO",
+                ["x", r"two\nlines\x85"],
+            ),
+            (DBProtocolHandler(Backend()), b"?start,0x", "INFO", ["start", "0x"]),
+            (DBProtocolHandler(Backend()), b"?nope", "INFO", ["nope", "invalid command"]),
+            (DBProtocolHandler(Backend()), b"?start", "INFO", ["start", "not supported"]),
+            (long, b"?long", "WARNING", ["long", "511"]),
+            (AlwaysFailHandler(), b"?odd,\x85", "ERROR", ["odd", r"\x85"]),
+            (Scripted(lambda _: None), b"?odd", "ERROR", ["odd", "None"]),
+            (Scripted(lambda message: ok(message, "a\nb")), b"?odd", "ERROR", ["odd", r"a\nb"]),
+            (DBProtocolHandler(Unwell()), b"?get-rms", "ERROR", ["get-rms"]),
+            (DBProtocolHandler(Unwell()), b"?get-tpi", "ERROR", ["get-tpi"]),
+            (DBProtocolHandler(Unwell()), b"?status", "ERROR", ["status", "acquiring"]),
+        ]:
+            with self.subTest(line[:20]):
+                connection = self.connect(handler)
+                with self.logged() as records:
+                    connection.ask(line + b"\r\n")
+                (record,) = records
+                self.assertEqual((record.levelname, record.exc_info), (level, None))
+                self.assertLess(len(record.getMessage()), 1000)
+                for word in words:
+                    self.assertIn(word, record.getMessage())
+
+    def test_unexpected(self) -> None:
+        async def coroutine(message: Message) -> Message:
+            return break_down(message)
+
+        later = Later()
+        for style, answer in {
+            "raised": break_down,
+            "coroutine": coroutine,
+            "fired": lambda message: Deferred.fromCoroutine(coroutine(message)),
+            "failed": lambda message: later(message).addCallback(break_down),
+        }.items():
+            with self.subTest(style):
+                connection = self.connect(Scripted(answer))
+                with self.logged() as records:
+                    connection.ask(b"?set-configuration,SK77\r\n")
+                    if later.waiting:
+                        later.end()
+                (record,) = records
+                self.assertEqual(record.levelname, "ERROR")
+                self.assertIn("set-configuration", record.getMessage())
+                written = logging.Formatter().format(record)
+                self.assertIn("in break_down", written)
+                self.assertIn("ZeroDivisionError: a secret", written)
+
+    def test_all_is_well(self) -> None:
+        connection = self.connect(AlwaysOkHandler())
+        with self.assertNoLogs("discosbackend", "INFO"):
+            connection.ask(b"?x\r\n" * 10 + b"\xff\xf1\r\n")
+            connection.half_close()
+            connection.lose()
+
+    def test_lost(self) -> None:
+        with self.logged() as records:
+            self.connect(AlwaysOkHandler()).lose(ConnectionLost("reset by peer"))
+        self.assertEqual([record.levelname for record in records], ["INFO"])
+
+    def test_floods(self) -> None:
+        """A client that repeats a mistake without end must not fill the log."""
+        for handler, line in [
+            (AlwaysOkHandler(), b"?\n"),
+            (AlwaysOkHandler(), b"!\n"),
+            (Scripted(refuse), b"?x\n"),
+            (Scripted(break_down), b"?x\n"),
+            (AlwaysFailHandler(), b"?x\n"),
+            (Scripted(lambda message: ok(message, "")), b"?x\n"),
+            (Scripted(lambda message: ok(message, "a" * 600)), b"?x\n"),
+            (DBProtocolHandler(Unwell()), b"?get-rms\n"),
+        ]:
+            with self.subTest(line, handler=handler):
+                connection = self.connect(handler)
+                with self.logged() as records:
+                    connection.ask(line * 1000)
+                    self.assertEqual(len(records), 5)
+                    connection.clock.advance(1)
+                    connection.ask(line)
+                self.assertEqual(len(records), 7)
+                self.assertTrue(records[5].getMessage().startswith("995 more lines"), records[5].getMessage())
+                self.assertEqual(records[6].getMessage(), records[4].getMessage())
+
+    def test_floods_from_many_connections(self) -> None:
+        first = self.connect(AlwaysOkHandler())
+        with self.logged() as records:
+            for _ in range(100):
+                greeted(first.factory).ask(b"?\r\n")
+        self.assertEqual(len(records), 5)
+
+    def test_listeners_are_told_of_each(self) -> None:
+        """What the log leaves out, a recording does not."""
+        connection = self.connect(AlwaysOkHandler())
+        seen: list[Exchange] = []
+        connection.factory.listeners.append(seen.append)
+        connection.ask(b"?\r\n!\r\n" * 500)
+        self.assertEqual(len(seen), 1000)
+
+    @steady
+    @given(
+        st.lists(
+            st.binary(max_size=20) | st.sampled_from([b"?odd,", b"!", b"\x85", b"\x1c", b"\x0b"]), max_size=6
+        )
+    )
+    @example([b"?odd,\x85\x0bERROR:forged"])
+    @example([b"!\rERROR:forged"])
+    def test_no_line_can_be_forged(self, parts: list[bytes]) -> None:
+        line = b"".join(parts).replace(b"\n", b"") + b"\r\n"
+        for handler in (
+            AlwaysFailHandler(),
+            DBProtocolHandler(Backend()),
+            Scripted(lambda message: fail(HandlerException(" ".join(message.arguments)))),
+        ):
+            with self.assertLogs("discosbackend", "DEBUG") as logged:
+                connection = greeted(handler)
+                connection.ask(line)
+            self.assertLessEqual(
+                len(logged.records), 1 + len(line.split(b"\r\0")), "the first says who connected"
+            )
+            for record in logged.records:
+                self.assertTrue(record.getMessage().isprintable(), record.getMessage())
+
+
+class OverridingTests(unittest.TestCase):
+    """lineReceived and sendLine are the places to override, as in Twisted's LineReceiver."""
+
+    @staticmethod
+    def connect(protocol: type[DBProtocol]) -> Connection:
+        factory = DBFactory(AlwaysOkHandler(), reactor=Clock())
+        factory.protocol = protocol
+        return Connection(factory)
+
+    def test_line_received(self) -> None:
+        class Logging(DBProtocol):
+            """Answers a line of its own and sees every other."""
+
+            seen: list[bytes] = []
+
+            def lineReceived(self, line: bytes) -> None:
+                self.seen.append(line)
+                if line == b"ping":
+                    self.sendLine(b"pong")
+                else:
+                    super().lineReceived(line)
+
+        connection = self.connect(Logging)
+        self.assertEqual(
+            connection.ask(b"?x,1\r\n!no\r\n\xff\xf1\nping\r\n\xff\xf1?x,2\r\n"),
+            GREETING + b"!x,ok,1\r\npong\r\n!x,ok,2\r\n",
+        )
+        self.assertEqual(Logging.seen, [b"?x,1", b"ping", b"?x,2"])
+        self.assertEqual(connection.ask(b"ping\n" * 1000), b"pong\r\n" * 1000)
+
+    def test_send_line(self) -> None:
+        class Shouting(DBProtocol):
+            """Sees every line that is sent."""
+
+            def sendLine(self, line: bytes) -> None:
+                super().sendLine(line.upper())
+
+        connection = self.connect(Shouting)
+        self.assertEqual(connection.ask(b"?x\r\n?\r\n?x\r\n")[:25], b"!VERSION,OK,1.4\r\n!X,OK\r\n!")
+
+    def test_line_received_that_raises(self) -> None:
+        """Whether that line got its reply nobody knows, so this connection is cut; only this one."""
+
+        class Broken(DBProtocol):
+            """Cannot take a certain line."""
+
+            def lineReceived(self, line: bytes) -> None:
+                if line == b"?y":
+                    raise KeyError(line)
+                super().lineReceived(line)
+
+        connection = self.connect(Broken)
+        other = Connection(connection.factory)
+        with self.assertLogs("discosbackend", "ERROR") as logged:
+            self.assertEqual(connection.ask(b"?x\r\n?y\r\n"), GREETING + b"!x,ok\r\n")
+        self.assertEqual(len(logged.records), 1)
+        self.assertTrue(connection.transport.disconnected)
+        self.assertEqual(other.ask(b"?x\r\n" * 10), GREETING + b"!x,ok\r\n" * 10)
+
+
+class ListenerTests(unittest.TestCase):
+    """One place sees every exchange."""
+
+    def setUp(self) -> None:
+        self.later = Later()
+        self.seen: list[Exchange] = []
+        self.connection = greeted(odd(self.later))
+        self.connection.factory.listeners.append(self.seen.append)
+
+    def test_what_they_are_told(self) -> None:
+        self.connection.ask(b"?x,1\r\n!x\r\n\xff\xf1?,\r\n?odd\r\n?x\n")
+        self.later.end("9")
+        self.connection.ask(b"")
+        peer = "192.168.1.1:54321"
+        self.assertEqual(
+            [exchange[:3] for exchange in self.seen],
+            [
+                (peer, b"?x,1", b"!x,ok,1"),
+                (peer, b"!x", None),
+                (peer, b"?,", b"!undefined,invalid,syntax error: name missing after ?"),
+                (peer, b"?odd", b"!odd,ok,9"),
+                (peer, b"?x", b"!x,ok"),
+            ],
+        )
+
+    def test_how_long(self) -> None:
+        with mock.patch("discosbackend.protocol.perf_counter", self.connection.clock.seconds):
+            self.connection.ask(b"?x\r\n?odd\r\n")
+            self.connection.clock.advance(75)
+            self.later.end()
+        self.assertEqual([exchange.seconds for exchange in self.seen], [0, 75])
+
+    def test_one_that_raises_harms_nobody(self) -> None:
+        for problem in (ValueError("x"), asyncio.CancelledError(), SystemExit(1)):
+            with self.subTest(problem):
+                connection = greeted(odd(self.later))
+                seen: list[Exchange] = []
+                connection.factory.listeners += [mock.Mock(side_effect=problem), seen.append]
+                with self.assertLogs("discosbackend", "ERROR") as logged:
+                    self.assertEqual(connection.ask(b"?x\r\n?odd\r\n?x\r\n"), b"!x,ok\r\n")
+                    self.later.end()
+                    self.assertEqual(connection.ask(b""), b"!odd,ok\r\n!x,ok\r\n")
+                self.assertEqual(len(seen), 3)
+                assert logged.records[0].exc_info
+                self.assertIs(logged.records[0].exc_info[1], problem)
+                self.assertFalse(connection.transport.disconnecting)
+
+    def test_one_that_leaves(self) -> None:
+        """A recording ends itself; those behind it miss nothing."""
+        listeners = self.connection.factory.listeners
+
+        def once(_: Exchange) -> None:
+            listeners.remove(once)
+
+        listeners.insert(0, once)
+        self.connection.ask(b"?x\r\n?x\r\n")
+        self.assertEqual(len(self.seen), 2)
+
+    def test_given_up(self) -> None:
+        self.connection.ask(b"?odd\r\n")
+        self.connection.factory.finish(1)
+        self.connection.clock.advance(1)
+        self.assertEqual([exchange.reply for exchange in self.seen], [b"!odd,fail,server is stopping"])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,99 @@
+"""The reusable TestCase at work: each test talks to a server over a socket.
+
+To test a backend of your own, say how it is made, and what your instrument accepts:
+
+    class MyBackendTests(BackendConformance, unittest.TestCase):
+        valid_configuration = "TP"
+
+        def make_backend(self):
+            return MyBackend()
+
+To test a server that is running, or that you launch yourself, in whatever language it is written, redefine
+setUp and tearDown to launch your own; all that the cases need is where it listens:
+
+    def setUp(self):
+        self.server = subprocess.Popen(["./my-server", "--port", "8978"])
+        ...  # wait until it listens
+        self.address = ("127.0.0.1", 8978)
+
+    def tearDown(self):
+        self.server.terminate()
+        self.server.wait()
+
+The attributes that tell what is valid are those of discosbackend.testing.Profile. Tests of your own, as the
+one in SimulatorServerTests, have `self.client`.
+"""
+
+from __future__ import annotations
+
+import unittest
+
+from discosbackend.errors import RequestFailed
+from discosbackend.simulator import SimulatedBackend
+from discosbackend.testing import BackendConformance
+from .backend_simulator import BackendSimulator
+
+
+class SimulatorServerTests(BackendConformance, unittest.TestCase):
+    """The backend that is there to be mimicked."""
+
+    valid_configuration = "K2"
+    valid_integration = 100
+    valid_section = (0, 100.0, 500.0, 0, "CP", 1000.0, 1024)
+    valid_feeds = (0, 6)
+    valid_shift = 3
+    valid_interleave = 100
+    inputs = 2
+    lead = 0.05
+
+    def make_backend(self):
+        return BackendSimulator()
+
+    def test_a_section_that_is_not_there_is_refused(self):
+        self.client.request("set-configuration", "K2")
+        with self.assertRaisesRegex(RequestFailed, "backend supports 2 sections"):
+            self.client.request("set-section", "2", "*", "*", "*", "*", "*", "*")
+
+
+class SimulatedDiscosTests(BackendConformance, unittest.TestCase):
+    """The simulated instrument of the program, with a configuration of SARDARA's."""
+
+    valid_configuration = "SK00"
+    valid_integration = 10
+    valid_section = (0, 50.0, 1500.0, 0, "CP", 3000.0, 16384)
+    valid_feeds = (0, 6)
+    valid_shift = 3
+    valid_interleave = 100
+    inputs = 2
+    lead = 0.05
+
+    def make_backend(self):
+        return SimulatedBackend()
+
+
+class SimulatedSkarabTests(BackendConformance, unittest.TestCase):
+    """SKARAB, with the numbers that its deployed client sends."""
+
+    valid_configuration = "SKARAB_1"
+    valid_integration = 40
+    valid_section = ("0", "0.0", "1400.0", "0", "2", "2800.0", "2048")
+    valid_feeds = (7, 7)
+    inputs = 14
+    lead = 0.05
+
+    def make_backend(self):
+        return SimulatedBackend("skarab")
+
+
+class SimulatedMistralTests(BackendConformance, unittest.TestCase):
+    """MISTRAL, on which the minute of its setup passes at once."""
+
+    valid_configuration = "setup"
+    lead = 0.05
+
+    def make_backend(self):
+        return SimulatedBackend("mistral", time_scale=0)
+
+
+if __name__ == "__main__":
+    unittest.main()
