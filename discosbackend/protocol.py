@@ -266,7 +266,9 @@ class DBProtocol(Protocol):
             return
         self._pending = None
         if isinstance(outcome, Failure):
-            reply = self.factory.replies.failed(pending.name, cast(BaseException, outcome.value), self.peer)
+            problem = cast(BaseException, outcome.value)
+            traceback = outcome.getTracebackObject()
+            reply = self.factory.replies.failed(pending.name, problem, self.peer, traceback)
         else:
             reply = self.factory.replies.checked(pending.name, outcome)
         self._finish(pending.line, reply, pending.began)

@@ -8,6 +8,7 @@ business.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from discosbackend import __protocol_version__
 from discosbackend.complaints import Complaints
@@ -66,8 +67,11 @@ class Replies:
             return self.refusal(name, reply.code, reply.arguments[0])
         return text.encode("latin-1")
 
-    def failed(self, name: str, problem: BaseException, peer: str = "") -> bytes:
-        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log."""
+    def failed(self, name: str, problem: BaseException, peer: str = "", traceback: Any = None) -> bytes:
+        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log.
+
+        `traceback` is given where somebody else kept it: older Twisted takes it off the exception.
+        """
         if isinstance(problem, HandlerException):
             level = logging.WARNING if isinstance(problem, ReplyTooLong) else logging.INFO
             reason = _reason(problem)
@@ -76,7 +80,7 @@ class Replies:
         if isinstance(problem, UnsendableError):
             self._log(logging.ERROR, "unsendable", "%s: what the backend returned: %s", name, problem)
         else:
-            trace = (type(problem), problem, problem.__traceback__)
+            trace = (type(problem), problem, traceback or problem.__traceback__)
             self._log(logging.ERROR, "failure", "%s failed", name, exc_info=trace)
         return self.refusal(name, FAIL, UNEXPECTED)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import unittest
 from collections.abc import Iterable
 from typing import Any
-from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -27,7 +26,7 @@ from discosbackend.handlers import (
 )
 from discosbackend.protocol import DBFactory
 
-from .in_memory import GENERIC, GREETING, Connection, Later, Scripted, greeted, ok, quiet
+from .in_memory import GENERIC, GREETING, Connection, Later, Scripted, greeted, measured_by, ok, quiet
 
 LONGEST = 16384
 
@@ -86,7 +85,7 @@ class GreetingTests(unittest.TestCase):
         """They arrived before the greeting was due, so a greeting would be read as the first one's reply."""
         connection = self.delayed(AlwaysOkHandler())
         other = greeted(DBFactory(connection.factory.handler, reactor=connection.clock))
-        with mock.patch("discosbackend.protocol.perf_counter", iter(range(10**6)).__next__):
+        with measured_by(iter(range(10**6)).__next__):
             connection.clock.advance(4.9)
             other.send(b"?y\r\n" * 100)
             connection.send(b"!y\r\n" * 10 + b"?x\r\n" * 10)

@@ -13,7 +13,7 @@ from discosbackend.grammar import Message
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
 
-from .in_memory import Connection, Later, Narrow, Scripted, greeted, odd, ok, quiet
+from .in_memory import Connection, Later, Narrow, Scripted, greeted, measured_by, odd, ok, quiet
 
 
 def setUpModule() -> None:
@@ -161,8 +161,7 @@ class FairnessTests(unittest.TestCase):
 
     def setUp(self) -> None:
         self.spent = 0.0
-        for room in ("protocol", "turns"):
-            self.enterContext(mock.patch(f"discosbackend.{room}.perf_counter", lambda: self.spent))
+        self.enterContext(measured_by(lambda: self.spent))
         self.clock = Turns()
         self.handler = Scripted(self.answer)
         self.factory = DBFactory(self.handler, reactor=self.clock)

@@ -27,8 +27,9 @@ from discosbackend.handlers import (
     HandlerException,
 )
 from discosbackend.protocol import DBFactory, DBProtocol, Exchange
+from discosbackend.replies import Replies
 
-from .in_memory import GREETING, Connection, Later, Scripted, greeted, odd, ok, quiet, steady
+from .in_memory import GREETING, Connection, Later, Scripted, greeted, measured_by, odd, ok, quiet, steady
 
 
 def setUpModule() -> None:
@@ -69,9 +70,9 @@ class LogTests(unittest.TestCase):
         """A connection whose floods are measured on its clock."""
         clock = Clock()
         factory = DBFactory(handler, reactor=clock)
-        factory.complaints = Complaints(
-            logging.getLogger("discosbackend.protocol"), clock.callLater, clock.seconds
-        )
+        protocols = logging.getLogger("discosbackend.protocol")
+        factory.complaints = Complaints(protocols, clock.callLater, clock.seconds)
+        factory.replies = Replies(handler.reply_limit, factory.complaints)
         return greeted(factory)
 
     @contextmanager
@@ -303,7 +304,7 @@ class ListenerTests(unittest.TestCase):
         )
 
     def test_how_long(self) -> None:
-        with mock.patch("discosbackend.protocol.perf_counter", self.connection.clock.seconds):
+        with measured_by(self.connection.clock.seconds):
             self.connection.ask(b"?x\r\n?odd\r\n")
             self.connection.clock.advance(75)
             self.later.end()

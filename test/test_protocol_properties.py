@@ -11,7 +11,6 @@ import re
 import unittest
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,7 +30,7 @@ from discosbackend.handlers import (
 )
 from discosbackend.protocol import DBFactory
 
-from .in_memory import GREETING, Connection, Later, Scripted, Wire, greeted, ok, quiet, steady
+from .in_memory import GREETING, Connection, Later, Scripted, Wire, greeted, measured_by, ok, quiet, steady
 
 LONGEST = 16384
 
@@ -303,9 +302,7 @@ class AnyOrderTests(unittest.TestCase):
 
     def setUp(self) -> None:
         # A line takes 0.1 ms or 0.2, so that there are several turns.
-        ticking = itertools.count(0, 0.0001).__next__
-        for room in ("protocol", "turns"):
-            self.enterContext(mock.patch(f"discosbackend.{room}.perf_counter", ticking))
+        self.enterContext(measured_by(itertools.count(0, 0.0001).__next__))
 
     def play(self, bench: Bench, steps: list[tuple[str, int]]) -> None:
         """Let it happen; no request is begun for a client whose buffer is full."""
