@@ -330,13 +330,19 @@ class DBProtocolHandler(Handler):
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
-        """End the acquisition, as `?stop` would, then tell the backend; the Deferred fires when both are done."""
+        """End the acquisition, as `?stop` would, then tell the backend; the Deferred fires when both are done.
+
+        Cancelling it gives up whichever hangs: the backend is told all the same, and the Deferred fires.
+        """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
         ended.addBoth(lambda _: self._lanes.end_workers())
-        return ended
+        # One cancel() of `ended` itself would only move it on to the next thing that may hang.
+        done: Deferred[Any] = Deferred(lambda _: ended.cancel())
+        ended.addBoth(lambda _: None if done.called else done.callback(None))
+        return done
 
     def _hook(self, name: str) -> Deferred[Any]:
         hook = getattr(self.backend, name, None)

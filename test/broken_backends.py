@@ -9,7 +9,8 @@ import os
 import threading
 import unittest
 
-from discosbackend import Backend, Ticks
+from discosbackend import Backend, DBProtocolHandler, Ticks
+from discosbackend.protocol import DBFactory
 from discosbackend.testing import BackendConformance
 from .backend_simulator import BackendSimulator
 
@@ -72,6 +73,15 @@ class FailingTests(BackendConformance, unittest.TestCase):
                 os._exit(3)
 
         return Failing()
+
+
+class LackingTests(BackendConformance, unittest.TestCase):
+    """Has a factory of its own, around a handler that lost a command."""
+
+    def make_factory(self) -> DBFactory:
+        handler = DBProtocolHandler(BackendSimulator())
+        del handler.commands["set-shift"]
+        return DBFactory(handler)
 
 
 class MinimalTests(BackendConformance, unittest.TestCase):

@@ -202,6 +202,13 @@ class SplitsAtEscapedCommas(DBProtocolHandler):
         return super().handle(message)
 
 
+class TakesAWrongTimeForNow(DBProtocolHandler):
+    def handle(self, message):
+        if message.name == "start" and message.arguments == ["soon"]:
+            message.arguments = []
+        return super().handle(message)
+
+
 class UnknownIsInvalid(DBProtocolHandler):
     def handle(self, message):
         if message.name not in self.commands:
@@ -445,6 +452,9 @@ DEFECTS = {
     ),
     "escaped comma split": Served(("grammar/escaped-comma",), handler=SplitsAtEscapedCommas),
     "unknown command is invalid": Served(("errors/unknown-command",), handler=UnknownIsInvalid),
+    "wrong time taken for now": Served(
+        ("start/wrong-type-of-arguments",), handler=TakesAWrongTimeForNow
+    ),
     "exception text leaked": Served(("set-integration/wrong-type-of-arguments",), handler=LeaksTheException),
     "backend's hooks within reach": Served(("errors/unknown-command",), handler=LooksUpNames),
     "reply too long": Served(

@@ -1,7 +1,7 @@
 """Tests of methods that block: the handler's threads, what shares one, what shares a result, what is overdue.
 
-The threads are real. What they wait for is an Event that a test sets, and what they report arrives when the test
-drains the reactor: nothing sleeps, and nothing depends on who is faster.
+The threads are real. What they wait for is an Event that a test sets, and what they report arrives when the
+test drains the reactor: nothing sleeps, and nothing depends on who is faster.
 """
 
 # pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
@@ -673,12 +673,16 @@ class OverdueTests(BlockingTestCase):
         self.reactor.pass_time(0.25)
         self.assertRegex(self.a.answer(), rb"^!set-configuration,fail,timeout[^,]*\r\n$")
         self.reactor.pass_time(15)
-        for line in (b"set-shift,1", b"set-configuration,2", b"set-integration,3", b"set-enable,4,4", b"start"):
-            with self.subTest(line):
-                name = line.partition(b",")[0]
-                self.assertEqual(
-                    self.b.ask(b"?" + line), b"!" + name + b",fail,busy with set-configuration since 75 s\r\n"
-                )
+        busy = b",fail,busy with set-configuration since 75 s\r\n"
+        for name, arguments in [
+            (b"set-shift", b",1"),
+            (b"set-configuration", b",2"),
+            (b"set-integration", b",3"),
+            (b"set-enable", b",4,4"),
+            (b"start", b""),
+        ]:
+            with self.subTest(name):
+                self.assertEqual(self.b.ask(b"?" + name + arguments), b"!" + name + busy)
         self.reactor.pass_time(45)
         self.assertEqual(
             self.b.ask(b"?set-shift,1"), b"!set-shift,fail,busy with set-configuration since 120 s\r\n"
@@ -715,8 +719,9 @@ class OverdueTests(BlockingTestCase):
         self.b.ask(b"?set-shift,1")
         self.c.ask(b"?set-configuration,2")
         self.reactor.pass_time(50)
-        self.assertEqual(self.b.answer(), b"!set-shift,fail,busy with set-configuration since 60 s\r\n")
-        self.assertEqual(self.c.answer(), b"!set-configuration,fail,busy with set-configuration since 60 s\r\n")
+        busy = b",fail,busy with set-configuration since 60 s\r\n"
+        self.assertEqual(self.b.answer(), b"!set-shift" + busy)
+        self.assertEqual(self.c.answer(), b"!set-configuration" + busy)
         self.end("slow")
         self.assertEqual(self.backend.begun, ["slow"])
         self.assertEqual((self.b.answer(), self.c.answer()), (b"", b""))

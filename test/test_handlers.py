@@ -1,7 +1,8 @@
 """Tests of handlers: which method answers a request, with which arguments, and the life of a server.
 
-Seen from the wire wherever the wire shows it, so that the gate in protocol is in play. What becomes of whatever a
-method returns is test_handlers_replies' subject, lanes and time limits are test_lanes', threads test_blocking's.
+Seen from the wire wherever the wire shows it, so that the gate in protocol is in play. What becomes of
+whatever a method returns is test_handlers_replies' subject, lanes and time limits are test_lanes', threads
+test_blocking's.
 """
 
 # pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
@@ -116,7 +117,9 @@ class Original:
     def stop(self, timestamp: Any = None) -> None:
         self.stopped.append(timestamp)
 
-    def set_section(self, section: Any, start: Any, bw: Any, feed: Any, mode: Any, rate: Any, bins: Any) -> None:
+    def set_section(
+        self, section: Any, start: Any, bw: Any, feed: Any, mode: Any, rate: Any, bins: Any
+    ) -> None:
         self.section = (section, start, bw, feed, mode, rate, bins)
 
 
@@ -422,8 +425,8 @@ class BandTests(unittest.TestCase):
                 return 1.5, 2.5
 
         class One(Backend):
-            def get_tpi(self, attenuation: float = 0.0) -> Any:  # pylint: disable=arguments-differ  # nor this
-                return 1.5 + attenuation, 2.5
+            def get_tpi(self, gain: float = 0.0) -> Any:  # pylint: disable=arguments-differ  # nor this one
+                return 1.5 + gain, 2.5
 
         yield "two parameters", Selecting(), True
         yield "any number", Starred(), True
@@ -574,7 +577,11 @@ class Sweeping(Backend):
         Argument("tone", "integer", wildcard=True),
         Argument("power", "float", "dBm", optional=True, wildcard=True),
         Argument("at", "timestamp", optional=True),
-        reply=(Field("tones", "integer"), Field("found", "timestamp"), Field("power", "float", repeated=True)),
+        reply=(
+            Field("tones", "integer"),
+            Field("found", "timestamp"),
+            Field("power", "float", repeated=True),
+        ),
         help="Find the tones.",
     )
     def sweep_it(self, *arguments: Any) -> Any:
@@ -621,10 +628,10 @@ class OwnCommandTests(unittest.TestCase):
         self.assertIsInstance(Plain.times[0], Time)
 
     def test_wrong_arguments(self) -> None:
-        for line in (b"?vna-sweep", b"?vna-sweep,1,2,3,4", b"?vna-sweep,x", b"?vna-sweep,1,x", b"?vna-sweep,1,1,*"):
-            with self.subTest(line):
+        for arguments in (b"", b",1,2,3,4", b",x", b",1,x", b",1,1,*"):
+            with self.subTest(arguments):
                 backend = Sweeping()
-                self.assertRegex(asked(backend, line), rb"^!vna-sweep,fail,[^,]+\r\n$")
+                self.assertRegex(asked(backend, b"?vna-sweep" + arguments), rb"^!vna-sweep,fail,[^,]+\r\n$")
                 self.assertEqual(backend.calls, [])
 
     def test_the_name_of_the_method_is_not_reachable(self) -> None:
@@ -663,7 +670,8 @@ class ConstructorTests(unittest.TestCase):
 
     def test_a_class_instead_of_an_instance(self) -> None:
         for backend in (Original, Backend):
-            with self.subTest(backend.__name__), self.assertRaisesRegex(TypeError, rf"{backend.__name__}\(\)"):
+            name = backend.__name__
+            with self.subTest(name), self.assertRaisesRegex(TypeError, rf"{name}\(\)"):
                 DBProtocolHandler(backend)
 
     def test_limits(self) -> None:
@@ -766,7 +774,8 @@ class HookTests(unittest.TestCase):
         self.assertEqual(ran, ["to the end"])
 
     def test_absent(self) -> None:
-        for backend in (object(), Original(), Backend(), mock.Mock(spec=[], server_started=None, server_stopping=5)):
+        no_methods = mock.Mock(spec=[], server_started=None, server_stopping=5)
+        for backend in (object(), Original(), Backend(), no_methods):
             with self.subTest(type(backend).__name__):
                 handler = DBProtocolHandler(backend, reactor=FakeReactor())
                 with self.assertNoLogs("discosbackend", "WARNING"):
@@ -836,6 +845,19 @@ class HookTests(unittest.TestCase):
                 # "not acquiring" is the usual case and no alarm.
                 self.assertTrue(logs.output[0].startswith(level))
 
+    def test_stop_can_be_given_up_and_the_backend_is_told_all_the_same(self) -> None:
+        # As a server does whose patience is over: whatever hangs next must not keep it from going down.
+        for ends in (True, False):
+            with self.subTest(ends=ends):
+                backend = self.backend(lambda ends=ends: None if ends else Deferred())
+                handler = DBProtocolHandler(backend, reactor=FakeReactor())
+                handler.commands["stop"] = lambda _: Deferred()
+                outcomes: list[Any] = []
+                stopped = handler.stop().addBoth(outcomes.append)
+                self.assertEqual((backend.told, outcomes), ([], []))
+                stopped.cancel()
+                self.assertEqual((backend.told, len(outcomes)), (["stopping"], 1))
+
     def test_stop_waits_for_a_device_that_never_answers_no_longer_than_its_limit(self) -> None:
         told: list[str] = []
 
@@ -875,7 +897,9 @@ class BackgroundImportTests(unittest.TestCase):
         self.enterContext(mock.patch.dict(sys.modules))
         for name in ("astropy.time", "discosbackend.timediscos"):
             sys.modules.pop(name, None)
-        self.enterContext(mock.patch.object(handlers.importlib, "import_module", side_effect=self.imported.append))
+        self.enterContext(
+            mock.patch.object(handlers.importlib, "import_module", side_effect=self.imported.append)
+        )
         self.enterContext(mock.patch.object(handlers.threading, "Thread", FakeThread))
         self.enterContext(mock.patch.object(FakeThread, "made", []))
         self.reactor = FakeReactor()

@@ -1,7 +1,7 @@
-"""Tests of handlers: what becomes of whatever a method returns or raises, in every style it can be written in.
+"""Tests of handlers: what becomes of whatever a method returns or raises, in every style of method.
 
-Protocol section 5, seen from the wire. Every row of every table is tried with an ordinary method, a coroutine,
-a Deferred and a thread.
+Protocol section 5, seen from the wire. Every row of every table is tried with an ordinary method, a
+coroutine, a Deferred and a thread.
 """
 
 # pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
@@ -283,7 +283,8 @@ class OddReturnTests(StyleTestCase):
                     gate: Deferred[None] = Deferred()
 
                     class Forgetful(Backend):
-                        async def get_tp0(self, paused: Any = paused, gate: Any = gate, inner: Any = inner) -> Any:
+                        async def get_tp0(self, state: Any = (paused, gate, inner)) -> Any:
+                            paused, gate, inner = state
                             if paused:
                                 await gate
                             return inner
@@ -299,7 +300,13 @@ class OddReturnTests(StyleTestCase):
     @steady
     @given(
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.text()
+            | st.binary()
+            | st.complex_numbers(),
             lambda values: st.lists(values) | st.dictionaries(st.text(), values) | st.tuples(values, values),
         )
     )
@@ -351,7 +358,7 @@ def raising_midway(problem: BaseException) -> Callable[[], Any]:
 
 
 class ExceptionTests(StyleTestCase):
-    """Every kind of exception in every style: one `fail`, and the device is free again (protocol section 5)."""
+    """Every kind of exception in every style: one `fail`, and the device is free again."""
 
     def test_refusals(self) -> None:
         for problem, reason in [
@@ -434,7 +441,8 @@ class HandleTests(unittest.TestCase):
     """What `handle` returns and raises (issue: public API)."""
 
     def test_a_message_where_the_backend_answers_at_once(self) -> None:
-        reply = DBProtocolHandler(Behaving("plain", lambda: "unconfigured")).handle(request("get-configuration"))
+        handler = DBProtocolHandler(Behaving("plain", lambda: "unconfigured"))
+        reply = handler.handle(request("get-configuration"))
         self.assertIs(type(reply), Message)
         self.assertEqual(
             reply,

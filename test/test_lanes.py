@@ -1,7 +1,7 @@
 """Tests of lanes: who may use the device now, who waits for it, and for how long (protocol section 6).
 
-Seen from the wire where the wire shows it, with methods that answer at once, coroutines and Deferreds. Methods
-that run in threads are test_blocking's subject; random sequences are test_lanes_properties'.
+Seen from the wire where the wire shows it, with methods that answer at once, coroutines and Deferreds.
+Methods that run in threads are test_blocking's subject; random sequences are test_lanes_properties'.
 """
 
 # pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
@@ -114,11 +114,11 @@ class LaneTestCase(unittest.TestCase):
     def setUp(self) -> None:
         self.serve(Bench())
 
-    def serve(self, backend: Any, **settings_: Any) -> None:
+    def serve(self, backend: Any, **options: Any) -> None:
         """Serve this backend to three new clients."""
         self.reactor = FakeReactor()
         self.bench = backend
-        self.handler = DBProtocolHandler(backend, reactor=self.reactor, **settings_)
+        self.handler = DBProtocolHandler(backend, reactor=self.reactor, **options)
         self.a, self.b, self.c = (Client(self.handler, self.reactor) for _ in range(3))
 
     def assert_timeout(self, client: Client, name: bytes) -> None:
@@ -253,7 +253,8 @@ class LaneTests(LaneTestCase):
 
     def test_order_holds_for_what_is_asked_out_of_an_answer(self) -> None:
         def asks(name: str, number: str, following: Callable[[], Any] = lambda: None) -> Any:
-            return maybeDeferred(self.handler.handle, request(name, number)).addCallback(lambda _: following())
+            reply = maybeDeferred(self.handler.handle, request(name, number))
+            return reply.addCallback(lambda _: following())
 
         asks("set-configuration", "1", lambda: asks("set-shift", "3"))
         asks("set-shift", "2", lambda: asks("set-shift", "4"))
@@ -358,9 +359,11 @@ class TimeLimitTests(LaneTestCase):
                 self.assert_timeout(self.a, line[1:].partition(b",")[0])
 
     def test_timeouts_override_rows_and_declarations(self) -> None:
-        self.serve(Bench(), timeouts={"convert-data": 3.0, "probe": 4.0, "set-configuration": 5.0, "sweep": None})
-        for client, line in [(self.a, b"?convert-data"), (self.b, b"?probe,x"), (self.c, b"?set-configuration,1")]:
-            client.ask(line)
+        timeouts = {"convert-data": 3.0, "probe": 4.0, "set-configuration": 5.0, "sweep": None}
+        self.serve(Bench(), timeouts=timeouts)
+        self.a.ask(b"?convert-data")
+        self.b.ask(b"?probe,x")
+        self.c.ask(b"?set-configuration,1")
         for client, name in [(self.a, b"convert-data"), (self.b, b"probe"), (self.c, b"set-configuration")]:
             self.reactor.pass_time(0.25)
             self.assertEqual(client.answer(), b"")
@@ -538,7 +541,8 @@ class CancellationTests(LaneTestCase):
         self.b.ask(b"?set-shift,5")
         self.assertEqual(self.bench.begun[-1], "4")
         self.bench.open("4")
-        self.assertEqual((self.c.answer(), self.b.answer()), (b"!set-configuration,ok\r\n", b"!set-shift,ok\r\n"))
+        self.assertEqual(self.c.answer(), b"!set-configuration,ok\r\n")
+        self.assertEqual(self.b.answer(), b"!set-shift,ok\r\n")
 
     def test_a_coroutine_that_fails_late(self) -> None:
         gate: Deferred[None] = Deferred()

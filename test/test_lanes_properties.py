@@ -1,7 +1,7 @@
 """A state machine on the lanes: commands come, begin, end, are given up and reach their limits in any order.
 
-What must hold (protocol section 6): each gets exactly one outcome, and that its own, at its limit at the latest;
-a lane runs one at a time, in order of arrival, and is not idle while somebody waits for it.
+What must hold (protocol section 6): each gets exactly one outcome, and that its own, at its limit at the
+latest; a lane runs one at a time, in order of arrival, and is not idle while somebody waits for it.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ class LanesMachine(RuleBasedStateMachine):
         """A thread returns, perhaps too late."""
         if not self.threads[lane].jobs:
             return
-        [work] = [work for work in self.works if work.lane == lane and work.style == "thread" and work.running]
+        in_threads = [work for work in self.works if work.lane == lane and work.style == "thread"]
+        [work] = [work for work in in_threads if work.running]
         self.threads[lane].let_return()
         work.over = True
         self.reactor.drain()
@@ -245,7 +246,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        """No complaint, nobody waits longer than the limit, and no lane is idle while somebody waits for it."""
+        """No complaint; nobody waits beyond the limit; no lane is idle while somebody waits for it."""
         assert not self.complaints, self.complaints
         now = self.reactor.seconds()
         for number, work in enumerate(self.works):

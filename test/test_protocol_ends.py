@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
@@ -15,7 +16,7 @@ from zope.interface import implementer
 
 from discosbackend.grammar import Message
 from discosbackend.handlers import AlwaysOkHandler, HandlerException
-from discosbackend.protocol import DBFactory
+from discosbackend.protocol import DBFactory, Exchange
 
 from .in_memory import GREETING, Connection, Later, Narrow, Scripted, Wire, greeted, odd, ok, quiet
 
@@ -170,6 +171,17 @@ class TransportTests(unittest.TestCase):
         transport = TcpWire()
         self.assertEqual(Connection(AlwaysOkHandler(), transport).received(), GREETING)
         self.assertIs(transport.settings["keepalive"], True)
+
+    def test_local_socket(self) -> None:
+        """Twisted's claim to be TCP's, but know none of its settings."""
+        transport = TcpWire()
+        transport.peerAddr = UNIXAddress(b"/run/backend.sock")
+        connection = Connection(AlwaysOkHandler(), transport)
+        self.assertEqual(transport.settings, {})
+        exchanges: list[Exchange] = []
+        connection.factory.listeners.append(exchanges.append)
+        self.assertEqual(connection.ask(b"?x\r\n"), GREETING + b"!x,ok\r\n")
+        self.assertIn("/run/backend.sock", exchanges[0].peer)
 
     def test_streaming_producer(self) -> None:
         connection = greeted(AlwaysOkHandler())

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from discosbackend.backend import BackendError
+from discosbackend.backend import Backend, BackendError
 from discosbackend.errors import GrammarException, UnsendableError
 from discosbackend.grammar import FAIL, INVALID, REPLY, REQUEST, Message, parse_message
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler, Handler, HandlerException
@@ -174,6 +174,22 @@ class OneReplyTests(unittest.TestCase):
         )
         later.end()
         self.assertEqual(connection.ask(b""), b"!odd,ok,5\r\n!x,ok,6\r\n!x,ok,7\r\n!x,ok,8\r\n")
+
+    def test_handler_of_no_known_class(self) -> None:
+        """As written for the original package; and what is no handler is refused before a server listens."""
+
+        class Foreign:
+            """Has what is called and nothing else."""
+
+            def handle(self, message: Message) -> Message:
+                return ok(message)
+
+        connection = greeted(Foreign())
+        self.assertEqual(connection.ask(b"?x,1\r\n"), b"!x,ok,1\r\n")
+        self.assertEqual(connection.ask(b"?x," + b"a" * 504 + b"\r\n"), ReplyLimitTests.TOO_LONG)
+        for thing in (None, object(), Backend(), "handler"):
+            with self.subTest(thing), self.assertRaises(TypeError):
+                DBFactory(thing)
 
     def test_one_who_waits_keeps_nobody_waiting(self) -> None:
         later = Later()

@@ -153,9 +153,11 @@ class DefectTests(_Servers):
         self.assertNotIn("Traceback", text)
 
     def test_a_failure_leaves_nothing_running(self) -> None:
-        server = "start while acquiring accepted"
-        self.assertEqual(len(run(self.probe(server), *methods_of(["start/while-acquiring"])).failures), 1)
-        self.assertEqual(self.client(server).request("status")[2], "0")
+        for server in ("start while acquiring accepted", "wrong time taken for now", "stop not cancelling"):
+            with self.subTest(server):
+                failures = run(self.probe(server), *methods_of(DEFECTS[server].found_by)).failures
+                self.assertEqual(len(failures), 1)
+                self.assertEqual(self.client(server).request("status")[2], "0")
 
     def test_nobody_is_there(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -248,12 +250,6 @@ class RightServerTests(_Servers):
         client.request("set-configuration", "K14")
         self.assertEqual(self.check("healthy", "set-enable/accepts", valid_configuration=None), [])
         self.assertEqual(len(client.request("get-tpi")), 14)
-
-    def test_what_was_armed_is_cancelled(self) -> None:
-        """Also when the case fails before it comes to that."""
-        server = "stop not cancelling"
-        self.assertEqual(len(run(self.probe(server), *methods_of(["stop/cancels-timed-start"])).failures), 1)
-        self.assertEqual(self.client(server).request("status")[2], "0")
 
 
 class ReuseTests(unittest.TestCase):
@@ -462,6 +458,13 @@ class BrokenBackendTests(unittest.TestCase):
         self.assertIn("the server closed the connection where a reply is wanted", died)
         self.assertIn("the server's process has ended", died)
 
+    def test_a_server_of_ours_knows_every_command(self) -> None:
+        result = run(broken_backends.LackingTests, "test_set_shift_accepts", "test_get_rms_reply_is_well_formed")
+        self.assertEqual((result.errors, result.skipped), ([], []))
+        [(test, text)] = result.failures
+        self.assertEqual(test.id().rpartition(".")[2], "test_set_shift_accepts")
+        self.assertIn("invalid command 'set-shift'", text)
+
     def test_can_do_next_to_nothing(self) -> None:
         case = broken_backends.MinimalTests
         made: list[process.ServerProcess] = []
@@ -518,6 +521,15 @@ class MixinTests(unittest.TestCase):
     def test_a_class_that_is_no_testcase(self) -> None:
         with self.assertRaisesRegex(TypeError, "Mine is no TestCase, so none of its cases would run"):
             type("Mine", (BackendConformance,), {})
+
+    def test_a_mixin_of_ones_own(self) -> None:
+        class Ours(BackendConformance, mixin=True):
+            valid_shift = 5
+
+        class OursTests(Ours, unittest.TestCase):
+            address = ("127.0.0.1", 1)
+
+        self.assertTrue(OursTests("test_status_reply_is_well_formed").told("valid_shift"))
 
     def test_bases_in_the_wrong_order(self) -> None:
         with self.assertRaisesRegex(TypeError, r"write `class Mine\(BackendConformance, unittest"):

@@ -161,6 +161,9 @@ def main() -> None:
     # Nothing that is imported now shall take our command line for its own.
     sys.argv[:] = [where["file"] or where["module"]]
     link = socket.socket(fileno=where["link"])
+    # A process that the backend starts shall not keep this one's end from being seen.
+    link.set_inheritable(False)
+    threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     _log_to_stderr()
     try:
         _serve(_case_class(where)("make_factory").make_factory(), link)
@@ -230,16 +233,17 @@ def _serve(factory: Any, link: socket.socket) -> None:
     if problems:
         problems[0].raiseException()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    threading.Thread(target=_end_with, args=(link, reactor), daemon=True).start()
     reactor.run()
 
 
-def _end_with(link: socket.socket, reactor: Any) -> None:
-    """Wait for the end of the link, then for the server's; a reactor that is stuck holds nothing up."""
+def _end_with(link: socket.socket) -> None:
+    """Wait for the end of the link, then for the server's, which holds nothing up if it is stuck."""
     try:
         link.recv(1)
     except OSError:
         pass
-    reactor.callFromThread(reactor.stop)
-    threading.Event().wait(_GRACE)
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is not None:
+        reactor.callFromThread(reactor.stop)
+        threading.Event().wait(_GRACE)
     os._exit(1)
