@@ -15,7 +15,7 @@ __protocol_version__ = "1.4"
 if TYPE_CHECKING:
     from discosbackend.acquisition import Acquisition
     from discosbackend.backend import Backend, blocking, command
-    from discosbackend.commands import Argument
+    from discosbackend.commands import Argument, Field
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
     from discosbackend.server import run_server
@@ -27,6 +27,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "DBProtocolHandler",
+    "Field",
     "Ticks",
     "__protocol_version__",
     "__version__",
@@ -41,6 +42,7 @@ _ROOM_OF = {
     "Backend": "backend",
     "BackendError": "errors",
     "DBProtocolHandler": "handlers",
+    "Field": "commands",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",

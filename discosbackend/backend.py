@@ -233,8 +233,11 @@ def command(
 
     `reply` lists the fields of the `ok` reply, `lane` is "reads", "device" or "files" (protocol section 6),
     `timeout` its time limit in seconds. An optional argument that is left out is not passed.
-    ValueError for a name that the grammar or the protocol's own table rules out.
+    ValueError for a name that the grammar or the protocol's own table rules out, TypeError for what is no
+    name, Argument or Field.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a command needs its name: @command('vna-sweep'), not {name!r}")
     if name in COMMANDS:
         row = COMMANDS[name]
         raise ValueError(f"{name!r} is the protocol's own command: define a method {row.method}() instead")

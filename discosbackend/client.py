@@ -6,18 +6,23 @@ Sockets only, so that it starts at once and runs anywhere; as a program, `python
 
 from __future__ import annotations
 
+import argparse
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NoReturn
 
 from discosbackend.errors import GrammarException, NoReply, RequestFailed, RequestInvalid
-from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, Message, parse_message
+from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, SEPARATOR, Message, parse_message
 
 __all__ = ["Client", "main"]
 
 _GREETING = "version"
+
+# Seconds for a connection: where nobody answers, waiting longer does not help.
+_CONNECT = 10.0
 
 
 class Client:
@@ -26,8 +31,9 @@ class Client:
         with Client("127.0.0.1", 8978) as client:
             timestamp, text, acquiring = client.request("status")
 
-    `timeout` is in seconds, for the connection and for each reply. A server may greet late, or never: for
-    the greeting it waits no longer than `greeting_wait` seconds. NoReply when the server cannot be reached.
+    `timeout` is in seconds, for each reply; like the deployed clients it outlasts a server's own time limit.
+    A server may greet late, or never: for the greeting it waits no longer than `greeting_wait` seconds.
+    NoReply when the server cannot be reached.
     """
 
     def __init__(
@@ -35,7 +41,7 @@ class Client:
         host: str = "127.0.0.1",
         port: int = 8978,
         *,
-        timeout: float = 10.0,
+        timeout: float = 100.0,
         greeting_wait: float = 1.0,
     ) -> None:
         self.host = host
@@ -45,7 +51,7 @@ class Client:
         self._received = b""
         self._socket: socket.socket | None
         try:
-            self._socket = socket.create_connection((host, port), timeout)
+            self._socket = socket.create_connection((host, port), min(timeout, _CONNECT))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError, UnicodeError) as problem:
             # A port above 65535 and a name that no DNS could carry are no OSError.
@@ -159,21 +165,44 @@ class Client:
             raise NoReply(f"the server sent no message: {problem}: {text!r}") from problem
 
 
-def main() -> NoReturn:
-    """`python -m discosbackend.client HOST:PORT NAME [ARGUMENT ...]`: print the reply; status 0 if it is `ok`."""
-    where, *request = sys.argv[1:] or [""]
-    host, _, port = where.rpartition(":")
-    if not host or not port.isdecimal() or not request:
-        print("usage: python -m discosbackend.client HOST:PORT NAME [ARGUMENT ...]", file=sys.stderr)
-        sys.exit(2)
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Print the reply to one request. Exit status 0 if it is `ok`, 1 if not or if none comes, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m discosbackend.client",
+        description="Send one request to a DISCOS backend server and print the reply.",
+        epilog="examples:  127.0.0.1:8978 status   127.0.0.1:8978 set-enable 0 3   127.0.0.1:8978 '?get-tpi,0,0'",
+    )
+    parser.add_argument("address", metavar="HOST:PORT", type=_address, help="where the server listens")
+    parser.add_argument("name", help="the command, or a whole request as it stands on the wire")
+    parser.add_argument("arguments", nargs="*", help="its arguments, as they are: escapes are added")
+    parser.add_argument(
+        "--timeout", type=float, default=100.0, metavar="SECONDS", help="for the reply (default: %(default)g)"
+    )
+    options = parser.parse_args(arguments)
+    request = Message(message_type=REQUEST, name=options.name, arguments=options.arguments)
+    if not options.arguments and (options.name.startswith(REQUEST) or SEPARATOR in options.name):
+        try:
+            request = parse_message(REQUEST + options.name.removeprefix(REQUEST))
+        except GrammarException as problem:
+            parser.error(f"{options.name!r} is no request: {problem}")
+    if not request.check_synthax():
+        parser.error("no message can carry that: a name has letters, digits and hyphens, no argument is empty")
+    host, port = options.address
     try:
-        with Client(host.strip("[]"), int(port)) as client:
-            reply = client.exchange(Message(message_type=REQUEST, name=request[0], arguments=request[1:]))
-    except (NoReply, ValueError) as problem:
+        with Client(host, port, timeout=options.timeout) as client:
+            reply = client.exchange(request)
+    except NoReply as problem:
         print(problem, file=sys.stderr)
         sys.exit(1)
     print(reply)
     sys.exit(0 if reply.code == OK else 1)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8978")
+    return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":

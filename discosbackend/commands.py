@@ -50,6 +50,8 @@ class Argument:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        if self.default is not None and not self.optional:
+            raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
 
     def parse(self, text: str) -> Any:
         """The value that a text means. HandlerException, with the reason, when it means none."""
@@ -95,7 +97,8 @@ class Command:
 
     `timeout` is this command's time limit in seconds, None for the handler's; `since` the protocol version
     that brought it, or the clients that use it. `together`: the optional arguments come all or not at all.
-    `missing` is the reason when a needed argument is absent. ValueError for a row that no server could serve.
+    `missing` is the reason when a needed argument is absent. ValueError or TypeError for a row that no server
+    could serve.
     """
 
     name: str
@@ -119,6 +122,10 @@ class Command:
             raise ValueError(f"lane {self.lane!r} of {self.name} is none of {', '.join(LANES)}")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout {self.timeout!r} of {self.name} must be more than 0 s")
+        for kind, parts in ((Argument, self.arguments), (Field, self.reply)):
+            for part in parts:
+                if not isinstance(part, kind):
+                    raise TypeError(f"{self.name}: {part!r} is no {kind.__name__}(name, type)")
         optional = [argument.optional for argument in self.arguments]
         if optional != sorted(optional):
             raise ValueError(f"{self.name} has an optional argument before one that is needed")

@@ -197,6 +197,7 @@ class DBProtocolHandler(Handler):
             if method is not None:
                 logger.warning("%s of the backend is no method: %s is not supported", row.method, row.name)
             method = _not_supported
+        _warn_of_signature(row, method)
         return self._place(row, method, self._reader(row, method))
 
     def _bind_foreign(self, name: str, function: Callable[[list[str]], Any]) -> BackendCommand:
@@ -403,6 +404,23 @@ def _accepts(method: Callable[..., Any], count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
+    """Say at the start what would fail in the middle of an observation."""
+    fewest = sum(not argument.optional or argument.default is not None for argument in row.arguments)
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return  # what is not written in Python need not have one
+    for count in {fewest, len(row.arguments)}:
+        try:
+            signature.bind(*[None] * count)
+        except TypeError as problem:
+            if not (row.together and count):
+                logger.warning(
+                    "%s() cannot answer %s with %d arguments: %s", row.method, row.name, count, problem
+                )
 
 
 def _import_timediscos() -> None:

@@ -281,8 +281,7 @@ class Lanes:
         if run.done:
             self._tell_late(outcome, run)
             return
-        if not run.waiters:
-            self._tell_late(outcome, run)
+        late = not run.waiters
         if run.changes:
             self.changed()
         self._release(run)
@@ -292,6 +291,8 @@ class Lanes:
             self._waiters.pop(waiter, None)
             waiter.deferred.callback(outcome)
         self._pump()
+        if late:
+            self._tell_late(outcome, run)
 
     def _release(self, run: Run) -> None:
         run.done = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -220,7 +220,8 @@ class DBProtocol(Protocol):
         elif isinstance(line, LongLine):
             self._cancel_greeting()
             problem = f"line longer than {LONGEST_LINE} bytes"
-            self._finish(line, self.factory.replies.invalid(line.decode("latin-1"), problem, self.peer), perf_counter())
+            reply = self.factory.replies.invalid(line.decode("latin-1"), problem, self.peer)
+            self._finish(line, reply, perf_counter())
         else:
             self._cancel_greeting()
             self.lineReceived(line)
@@ -241,12 +242,12 @@ class DBProtocol(Protocol):
                 Message(message_type=REQUEST, name=name, arguments=arguments)
             )
         except BaseException as problem:  # pylint: disable=broad-exception-caught  # one reply, whatever it is
-            self._finish(line, self.factory.replies.failed(name, problem, self.peer), began)
+            self._finish(line, self.factory.replies.answer(name, problem, self.peer), began)
             return
         if hasattr(type(result), "__await__"):
             self._wait_for(result, name, line, began)
         else:
-            self._finish(line, self.factory.replies.checked(name, result), began)
+            self._finish(line, self.factory.replies.answer(name, result, self.peer), began)
 
     def sendLine(self, line: bytes) -> None:
         """Send one line; its CR LF is added here, and the replies of a turn are joined into one write."""
@@ -265,12 +266,7 @@ class DBProtocol(Protocol):
         if self._pending is not pending:
             return
         self._pending = None
-        if isinstance(outcome, Failure):
-            problem = cast(BaseException, outcome.value)
-            traceback = outcome.getTracebackObject()
-            reply = self.factory.replies.failed(pending.name, problem, self.peer, traceback)
-        else:
-            reply = self.factory.replies.checked(pending.name, outcome)
+        reply = self.factory.replies.answer(pending.name, outcome, self.peer)
         self._finish(pending.line, reply, pending.began)
         if self._out is None:
             self.factory.turns.take(self)

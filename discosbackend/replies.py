@@ -8,7 +8,9 @@ business.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
+
+from twisted.python.failure import Failure
 
 from discosbackend import __protocol_version__
 from discosbackend.complaints import Complaints
@@ -36,6 +38,19 @@ class Replies:
     def __init__(self, limit: int | None, complaints: Complaints) -> None:
         self._limit = limit
         self._log = complaints.log
+
+    def answer(self, name: str, outcome: object, peer: str) -> bytes:
+        """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
+        try:
+            if isinstance(outcome, Failure):
+                problem = cast(BaseException, outcome.value)
+                return self.failed(name, problem, peer, outcome.getTracebackObject())
+            if isinstance(outcome, BaseException):
+                return self.failed(name, outcome, peer)
+            return self.checked(name, outcome)
+        except BaseException:  # pylint: disable=broad-exception-caught  # a foreign object that cannot be printed
+            self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
+            return self.refusal(name, FAIL, UNEXPECTED)
 
     def checked(self, name: str, reply: object) -> bytes:
         """The gate: what a handler returned, if it is a reply of this name that the wire can carry."""
@@ -106,5 +121,5 @@ def _reason(problem: HandlerException) -> str:
     """The text of a refusal, "" where it has none that can be had."""
     try:
         return str(problem)
-    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+    except BaseException:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
         return ""

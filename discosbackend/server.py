@@ -155,39 +155,65 @@ def run_server(port: int, handler: Handler, interface: str = "") -> None:
 
 def run_service(service: DBService, reactor: Any) -> None:
     """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
+    ports: list[IListeningPort] = []
     problems: list[Failure] = []
+    signals = _StopSignals(reactor)
+    signals.take()
     service.startService()
-    service.listening.addCallbacks(lambda where: print(announcement(service, where), flush=True), problems.append)
+    service.listening.addCallbacks(ports.append, problems.append)
     if problems:
         problems[0].raiseException()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.callWhenRunning(_stop_on_signals, reactor)
+    reactor.callWhenRunning(signals.take)
+    for port in ports:
+        # Not before the signals are ours: who reads this may send one at once.
+        reactor.callWhenRunning(_announce, service, port)
     reactor.run()
 
 
-def _stop_on_signals(reactor: Any) -> None:
-    """Go down on the first SIGTERM or SIGINT; an impatient second one finds that under way already."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # whoever runs a reactor elsewhere has the signals too
-    stopping = False
+class _StopSignals:
+    """Goes down on the first SIGTERM or SIGINT, from the very start; a second one finds that under way already."""
 
-    def stop(number: int, _: Any) -> None:
-        nonlocal stopping
-        logger.info("%s: %s", signal.Signals(number).name, "stopping already" if stopping else "stopping")
-        if not stopping:
-            stopping = True
-            reactor.callFromThread(reactor.stop)
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._stopping = False
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    def take(self) -> None:
+        """Handle the signals from now on: before the reactor runs, and again then, since it takes them too."""
+        if threading.current_thread() is threading.main_thread():
+            # Whoever runs a reactor in another thread has the signals as well.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+        if self._stopping and self._reactor.running:
+            self._reactor.callFromThread(self._reactor.stop)
+
+    def _stop(self, number: int, _: Any) -> None:
+        name = signal.Signals(number).name
+        logger.info("%s: %s", name, "stopping already" if self._stopping else "stopping")
+        if not self._stopping and self._reactor.running:
+            self._reactor.callFromThread(self._reactor.stop)
+        self._stopping = True
+
+
+def _announce(service: DBService, port: IListeningPort) -> None:
+    try:
+        print(announcement(service, port), flush=True)
+    except (OSError, ValueError) as problem:
+        # Nobody reads it, or it cannot be written there: no reason not to serve.
+        logger.warning("standard output does not take the announcement of %s: %r", address_of(port), problem)
 
 
 def announcement(service: DBService, port: IListeningPort) -> str:
     """One line that names the address, the protocol version and the backend of a server."""
     handler = service.factory.handler
     backend = getattr(handler, "backend", handler)
-    # A backend that says what it is may know more than the name of its class.
-    name = type(backend).__name__ if type(backend).__str__ is object.__str__ else " ".join(str(backend).split())
+    name = type(backend).__name__
+    if type(backend).__str__ is not object.__str__:
+        # A backend that says what it is may know more than the name of its class.
+        try:
+            name = " ".join(str(backend).split()) or name
+        except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+            logger.exception("%s cannot say what it is", name)
     return (
         f"discosbackend: {name} is served on {address_of(port)}, "
         f"protocol version {__protocol_version__}"

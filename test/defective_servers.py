@@ -209,6 +209,13 @@ class TakesAWrongTimeForNow(DBProtocolHandler):
         return super().handle(message)
 
 
+class RefusesStars(DBProtocolHandler):
+    def handle(self, message):
+        if "*" in message.arguments:
+            raise HandlerException("wrong parameter format")
+        return super().handle(message)
+
+
 class UnknownIsInvalid(DBProtocolHandler):
     def handle(self, message):
         if message.name not in self.commands:
@@ -304,17 +311,11 @@ class RefusedStartDropsPending(BackendSimulator):
 
 
 class StartNowKeepsPending(BackendSimulator):
-    kept = None
-
     def start(self, timestamp=None):
-        self.kept = self.acquisition.pending_start if timestamp is None else None
+        pending = self.acquisition.pending_start
         super().start(timestamp)
-
-    def stop(self, timestamp=None):
-        super().stop(timestamp)
-        if self.kept is not None:
-            kept, self.kept = self.kept, None
-            self.acquisition.start(kept)
+        if timestamp is None and pending is not None:
+            super().start(pending)
 
 
 class StartsEarly(BackendSimulator):
@@ -455,6 +456,7 @@ DEFECTS = {
     "wrong time taken for now": Served(
         ("start/wrong-type-of-arguments",), handler=TakesAWrongTimeForNow
     ),
+    "wildcards refused": Served(("set-section/accepts",), handler=RefusesStars),
     "exception text leaked": Served(("set-integration/wrong-type-of-arguments",), handler=LeaksTheException),
     "backend's hooks within reach": Served(("errors/unknown-command",), handler=LooksUpNames),
     "reply too long": Served(

@@ -47,6 +47,7 @@ class CommandLineTests(unittest.TestCase):
             (["--port", "65536"], "'65536' is no port from 0 to 65535"),
             (["--port", "-1"], "'-1' is no port"),
             (["--port", "http"], "'http' is no port"),
+            (["--port", "1" * 5000], "'11111111111111111111' is no port"),
             (["--simulate", "nonesuch"], "invalid choice: 'nonesuch'"),
             (["--simulate", "discos", "--backend", "a:b"], "not allowed with argument"),
             (["--listen", "tcp:0", "--port", "3"], "leave out --port and --interface"),
@@ -68,6 +69,11 @@ class CommandLineTests(unittest.TestCase):
                 "leaves": "raise SystemExit(0)",
                 "raises": "class Mine:\n    def status(self): pass\n    def __init__(self): raise OSError('no\\nlink')",
                 "empty": "class Mine: pass",
+                "mute": (
+                    "class Mute(Exception):\n    def __str__(self): raise RuntimeError\n"
+                    "class Mine:\n    def __init__(self): raise Mute\n"
+                ),
+                "property": "class Mine:\n    @property\n    def status(self): raise RuntimeError('not yet')",
                 "twice": (
                     "from discosbackend import Backend, command\n"
                     "class Mine(Backend):\n"
@@ -83,6 +89,9 @@ class CommandLineTests(unittest.TestCase):
                 ("nonesuch:Mine", "cannot import 'nonesuch'"),
                 ("empty:Nonesuch", "no 'Nonesuch' in 'empty'"),
                 ("raises:Mine", "cannot make a Mine: OSError: no link"),
+                ("mute:Mine", "cannot make a Mine: Mute"),
+                ("property:Mine", "'property:Mine' cannot be served: RuntimeError: not yet"),
+                ("empty.py:Mine", "is not MODULE:NAME, such as mybackend:MyBackend (without .py)"),
                 ("empty:Mine", "has none of the protocol's methods"),
                 ("twice:Mine", "'sweep' is declared by"),
                 ("empty", "'empty' is not MODULE:NAME, such as mybackend:MyBackend"),

@@ -459,28 +459,36 @@ class ProgramTests(ClientTests):
     def test_no_server(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
-        for address in (f"127.0.0.1:{port}", "127.0.0.1:99999"):
-            with self.subTest(address):
-                status, output, errors = self.run_program(address, "status")
-                self.assertEqual((status, output), (1, ""))
-                self.assertEqual(len(errors.splitlines()), 1, errors)
-                self.assertIn(f"no server at {address}", errors)
+        address = f"127.0.0.1:{port}"
+        status, output, errors = self.run_program(address, "status")
+        self.assertEqual((status, output), (1, ""))
+        self.assertEqual(len(errors.splitlines()), 1, errors)
+        self.assertIn(f"no server at {address}", errors)
 
     def test_wrong_command_line(self) -> None:
         address = "127.0.0.1:8978"
-        for arguments in ((), (address,), ("127.0.0.1", "status"), (":8978", "status"), ("host:", "status")):
+        for problem, *arguments in (
+            ("arguments are required: HOST:PORT, name",),
+            ("arguments are required: name", address),
+            ("'127.0.0.1' is not HOST:PORT", "127.0.0.1", "status"),
+            ("':8978' is not HOST:PORT", ":8978", "status"),
+            ("'host:' is not HOST:PORT", "host:", "status"),
+            ("'127.0.0.1:99999' is not HOST:PORT", "127.0.0.1:99999", "status"),
+            ("a name has letters, digits and hyphens", address, "no such command"),
+            ("no argument is empty", address, "set-filename", ""),
+            ("'?set-filename,' is no request: argument 1 is empty", address, "?set-filename,"),
+        ):
             with self.subTest(arguments):
                 status, output, errors = self.run_program(*arguments)
                 self.assertEqual((status, output), (2, ""))
-                self.assertRegex(errors, r"\Ausage: .*HOST:PORT NAME")
+                self.assertIn(problem, errors)
+                self.assertNotIn("Traceback", errors)
 
-    def test_no_message(self) -> None:
-        port = self.serve(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()))
-        status, output, errors = self.run_program(f"127.0.0.1:{port}", "no such command")
-        self.assertEqual((status, output), (1, ""))
-        self.assertEqual(len(errors.splitlines()), 1, errors)
-        self.assertTrue(self.server_ended.wait(PATIENCE))
-        self.assertEqual(self.received, [b""])
+    def test_a_request_as_it_stands_on_the_wire(self) -> None:
+        port = self.serve(lambda peer: (peer.send(GREETING), peer.answer(b"!get-tpi,ok,1.5\r\n")))
+        status, output, errors = self.run_program(f"127.0.0.1:{port}", "?get-tpi,0,0")
+        self.assertEqual((status, output, errors), (0, "!get-tpi,ok,1.5\n", ""))
+        self.assertEqual(self.received, [b"?get-tpi,0,0\r\n"])
 
     def test_starts_at_once(self) -> None:
         """It needs neither Twisted nor astropy, so it does not wait for them."""

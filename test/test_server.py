@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from discosbackend.protocol import DBFactory
 from discosbackend.server import (
     BACKLOG,
     DBService,
+    _StopSignals,
     address_of,
     announcement,
     listen,
@@ -223,6 +225,49 @@ class RunServerTests(unittest.TestCase):
             self.assertEqual(server.stop(2), 0, server.log())
             self.assertNotIn("Traceback", server.log())
 
+    def test_a_signal_right_after_the_announcement_is_not_lost(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT) * 3:
+            with self.subTest(number), served() as server:
+                self.assertEqual(server.stop(number), 0, server.log())
+                self.assertIn("stopped", server.log())
+
+    def test_a_borrowed_thread_that_never_ends_is_left_behind(self) -> None:
+        code = """
+            import threading
+            from twisted.internet.threads import deferToThread
+
+            class Mine:
+                def set_enable(self, feed1, feed2):
+                    return deferToThread(threading.Event().wait)
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine.py").write_text(textwrap.dedent(code), encoding="utf-8")
+            with served("--backend", "mine:Mine", "--stop-timeout", "0.1", cwd=folder) as server:
+                with server.connect() as connection:
+                    connection.sendall(b"?set-enable,0,0\r\n")
+                    server.process.send_signal(signal.SIGTERM)
+                    self.assertEqual(read_line(connection), b"!set-enable,fail,server is stopping\r\n")
+                self.assertEqual(server.stop(), 0, server.log())
+
+    def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_serve(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, open("/dev/full", "wb") as full:
+            path = os.path.join(folder, "discos.sock")
+            with subprocess.Popen(
+                [sys.executable, str(SCRIPT), "--listen", f"unix:{path}"], stdout=full, stderr=subprocess.PIPE, text=True
+            ) as process:
+                try:
+                    assert process.stderr is not None
+                    for line in process.stderr:
+                        if "does not take the announcement" in line:
+                            break
+                    with socket.socket(socket.AF_UNIX) as connection:
+                        connection.settimeout(PATIENCE)
+                        connection.connect(path)
+                        self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
+                finally:
+                    process.terminate()
+                    process.communicate(timeout=PATIENCE)
+
     def test_a_time_tagged_start_with_nothing_but_the_names_of_the_readme(self) -> None:
         with served_by(textwrap.dedent(BACKEND)) as server, server.connect() as connection:
             at = time.time_ns() // 100 + 2_000_000
@@ -384,6 +429,33 @@ class FreshInterpreterTests(unittest.TestCase):
             """
         )
         self.assertEqual(found, "!get-tpi,ok,1.5,2\nFalse\n")
+
+
+class StopSignalsTests(unittest.TestCase):
+    """Signals before the reactor runs, and while it does."""
+
+    def setUp(self) -> None:
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        self.addCleanup(lambda: [signal.signal(n, f) for n, f in zip((signal.SIGTERM, signal.SIGINT), before)])
+        self.reactor = mock.Mock(running=False)
+        self.signals = _StopSignals(self.reactor)
+        self.signals.take()
+
+    def test_one_before_the_reactor_runs_is_kept_for_it(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        self.reactor.callFromThread.assert_not_called()
+        self.reactor.running = True
+        self.signals.take()
+        self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
+
+    def test_the_first_one_stops_the_second_one_waits(self) -> None:
+        self.reactor.running = True
+        with self.assertLogs("discosbackend.server", "INFO") as logs:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
+        self.assertIn("SIGINT: stopping", logs.output[0])
+        self.assertIn("SIGTERM: stopping already", logs.output[1])
 
 
 class UnixSocketTests(unittest.TestCase):

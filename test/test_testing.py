@@ -26,9 +26,9 @@ from discosbackend.commands import COMMANDS
 from discosbackend.errors import NotServed
 from discosbackend.testing import BackendConformance, Profile, conformance, process
 from discosbackend.testing.cases import Cases
-from discosbackend.testing.command_cases import wrong_numbers, wrong_types
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.wire import Wire
+from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 from . import broken_backends, test_simulator_server
 from .defective_servers import DEFECTS
 
@@ -316,10 +316,25 @@ class ReuseTests(unittest.TestCase):
     def test_under_trial(self) -> None:
         # It runs in a folder of its own making, and knows no class fixtures.
         self.write("test_mine.py", MY_TESTS)
+        # On a TestCase of its own, whose failures are an exception of its own.
+        self.write(
+            "test_its_own.py",
+            """
+            from twisted.trial import unittest
+            import test_mine
+
+            class ItsOwnTests(test_mine.BackendConformance, unittest.TestCase):
+                protocol_version = "1.2"
+
+                def make_backend(self):
+                    return test_mine.MyBackend()
+            """,
+        )
         names = [f"test_mine.MyBackendTests.{name}" for name in SOME]
-        status, output = self.python("-m", "twisted.trial", *names)
-        self.assertEqual(status, 0, output)
-        self.assertIn("PASSED (skips=1, successes=3)", output)
+        its_own = "test_its_own.ItsOwnTests.test_greeting_is_the_version"
+        status, output = self.python("-m", "twisted.trial", *names, its_own)
+        self.assertEqual(status, 1, output)
+        self.assertIn("FAILED (skips=1, failures=1, successes=3)", output)
 
     @unittest.skipUnless(importlib.util.find_spec("pytest"), "pytest is not installed")
     def test_under_pytest(self) -> None:
@@ -459,7 +474,7 @@ class BrokenBackendTests(unittest.TestCase):
         self.assertIn("the server's process has ended", died)
 
     def test_a_server_of_ours_knows_every_command(self) -> None:
-        result = run(broken_backends.LackingTests, "test_set_shift_accepts", "test_get_rms_reply_is_well_formed")
+        result = run(broken_backends.LackingTests, "test_set_shift_accepts", "test_cal_on_accepts")
         self.assertEqual((result.errors, result.skipped), ([], []))
         [(test, text)] = result.failures
         self.assertEqual(test.id().rpartition(".")[2], "test_set_shift_accepts")
@@ -601,6 +616,17 @@ class WrongArgumentTests(unittest.TestCase):
         }.items():
             with self.subTest(name):
                 self.assertIn(wanted, list(wrong_types(COMMANDS[name])))
+
+    def test_reasons_are_known_again(self) -> None:
+        for name, reason, known in [
+            ("start", "wrong timestamp '17954194859619467'", True),
+            ("start", "starting time already elapsed", False),
+            ("set-section", "wrong parameter format", True),
+            ("set-section", "backend supports 2 sections", False),
+            ("get-rms", "get-rms needs no arguments", True),
+        ]:
+            with self.subTest(reason):
+                self.assertIs(is_about_arguments(COMMANDS[name], reason), known)
 
     def test_a_wildcard_is_wrong_only_where_the_row_has_none(self) -> None:
         self.assertFalse(any("*" in texts for texts, _ in wrong_types(COMMANDS["set-section"])))

@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -32,6 +33,9 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
+# Seconds for what is not ours to end once the server has stopped.
+_LAST_PATIENCE = 2.0
+
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 EXAMPLES = """\
@@ -42,7 +46,7 @@ examples:
                                               your own class, for every host that can reach this one
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
-Then, from another terminal:  printf '?status\\r\\n' | nc 127.0.0.1 8978
+Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
 """
 
 
@@ -155,8 +159,8 @@ def _seconds(text: str) -> float:
 
 
 def _whole(text: str, most: int, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from 0 to {most}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no {what} from 0 to {most}")
     return int(text)
 
 
@@ -186,22 +190,26 @@ def _configure_logging(level: str) -> None:
 def _load(name: str) -> Any:
     """The backend that MODULE:NAME means: an instance, made here if NAME is a class."""
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise _CannotServe(f"--backend {name!r} is not MODULE:NAME, such as mybackend:MyBackend")
+    if not module_name or not attribute or module_name.endswith(".py"):
+        raise _CannotServe(f"--backend {name!r} is not MODULE:NAME, such as mybackend:MyBackend (without .py)")
     found = _find(module_name, attribute)
     if inspect.isclass(found):
         try:
             found = found()
         except BaseException as problem:
             raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
-    if not any(callable(getattr(found, row.method, None)) for row in COMMANDS.values()):
+    try:
+        methods = [getattr(found, row.method, None) for row in COMMANDS.values()]
+    except Exception as problem:
+        raise _CannotServe(f"{name!r} cannot be served: {_in_a_line(problem)}") from problem
+    if not any(map(callable, methods)):
         raise _CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
     return found
 
 
 def _find(module_name: str, attribute: str) -> Any:
     # As `python -m` does: a backend lies where its author works.
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module_name)
     except BaseException as problem:
@@ -215,7 +223,10 @@ def _find(module_name: str, attribute: str) -> Any:
 
 
 def _in_a_line(problem: BaseException) -> str:
-    return " ".join(f"{type(problem).__name__}: {problem}".split())
+    try:
+        return " ".join(f"{type(problem).__name__}: {problem}".split())
+    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+        return type(problem).__name__
 
 
 def _serve(options: argparse.Namespace, backend: Any) -> None:
@@ -226,8 +237,9 @@ def _serve(options: argparse.Namespace, backend: Any) -> None:
         handler = DBProtocolHandler(
             backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
         )
-    except (TypeError, ValueError) as problem:
+    except Exception as problem:
         raise _CannotServe(f"{type(backend).__name__} cannot be served: {_in_a_line(problem)}") from problem
+    reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     factory = DBFactory(handler, greeting_delay=options.greeting_delay)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
@@ -244,6 +256,19 @@ def _serve(options: argparse.Namespace, backend: Any) -> None:
         run_service(DBService(endpoint, factory, stop_timeout=options.stop_timeout), reactor)
     except Exception as problem:
         raise _CannotServe(f"cannot listen: {_in_a_line(problem)}") from problem
+
+
+def _leave_soon() -> None:
+    """Twisted waits for the threads that a backend has borrowed from it. One that never ends must not keep us."""
+
+    def leave() -> None:
+        logger.warning("a thread of the backend does not end: it is left behind")
+        logging.shutdown()
+        os._exit(0)
+
+    timer = threading.Timer(_LAST_PATIENCE, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _with_backlog(endpoint: str) -> str:

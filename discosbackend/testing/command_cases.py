@@ -1,92 +1,28 @@
 """Cases of the commands: what each refuses, by its row of the table, and what it answers when all is well.
 
-Protocol sections 3, 4 and 5. Wrong numbers and wrong types are derived from the rows, reasons included; a new
-row brings its cases along. start and stop, which have a state between them, are in acquisition_cases.
+Protocol sections 3, 4 and 5. A new row brings its cases along; wrong numbers and types of arguments are made
+in wrong_arguments. start and stop, which have a state between them, are in acquisition_cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from unittest import SkipTest
 
-from discosbackend.commands import COMMANDS, WILDCARD, Argument, Command
-from discosbackend.errors import HandlerException
+from discosbackend.commands import COMMANDS, Command
 from discosbackend.testing.cases import Cases
 from discosbackend.testing.check import Check
+from discosbackend.testing.wrong_arguments import wrong_numbers, wrong_types
 
-__all__ = ["COMMAND_CASES", "wrong_numbers", "wrong_types"]
+__all__ = ["COMMAND_CASES"]
 
 __unittest = True
 __tracebackhide__ = True
 
 COMMAND_CASES = Cases()
 
-# A text of each type that means something (protocol section 3). A time in 2100: nobody accepts it, so nothing
-# begins when a server swallows what it should refuse.
-_RIGHT = {
-    "integer": "1",
-    "float": "1.5",
-    "boolean": "1",
-    "timestamp": "41024448000000000",
-    "text": "x",
-}
-
-# Texts of each type that mean nothing; any text is a text.
-_WRONG: dict[str, tuple[str, ...]] = {
-    "integer": (
-        *("x", "1.5", "1.", "1e3", "0x10", "1_0", " 1", "1 ", "--1", "+", "²", 20 * "1", "1,5"),
-        WILDCARD,
-    ),
-    "float": (
-        *("x", "nan", "inf", "-inf", "infinity", "1e999", "0x1p3", "1_0", " 1", "1 ", "1e", "e3", ".", "1,5"),
-        WILDCARD,
-    ),
-    "boolean": ("2", "-1", "true", "01"),
-    "timestamp": (
-        *("soon", "now!", "0", "0.0", "-1", "-14309227829708830", "nan", "1e15", "0x10", "1_0", " 1"),
-        *("1.5.5", "a,b", WILDCARD),
-    ),
-    "text": (),
-}
-
 # The values of a band as different clients write the whole of it.
 _WHOLE_BANDS = (("0", "0"), ("0.0", "0e0"), ("+0", "-0.0"))
-
-
-def wrong_numbers(row: Command) -> Iterator[tuple[list[str], str]]:
-    """Argument texts in every wrong number, up to two too many, each with the reason of its `fail`."""
-    right = [_RIGHT[argument.type] for argument in row.arguments] + ["1", "1"]
-    for number in range(len(right) + 1):
-        if reason := _reason(row, right[:number]):
-            yield right[:number], reason
-
-
-def wrong_types(row: Command) -> Iterator[tuple[list[str], str]]:
-    """Argument texts one of which is wrong, each with the reason of its `fail`."""
-    right = [_RIGHT[argument.type] for argument in row.arguments]
-    for position, argument in enumerate(row.arguments):
-        for text in _wrong_texts(argument):
-            texts = [*right[:position], text, *right[position + 1 :]]
-            reason = _reason(row, texts)
-            if not reason:
-                raise RuntimeError(f"the table accepts {text!r} as the {argument.name} of {row.name}")
-            yield texts, reason
-
-
-def _wrong_texts(argument: Argument) -> Iterator[str]:
-    yield from (text for text in _WRONG[argument.type] if text != WILDCARD or not argument.wildcard)
-    if argument.minimum is not None:
-        yield str(argument.minimum - 1)
-
-
-def _reason(row: Command, texts: list[str]) -> str:
-    """Why a request is refused whatever the backend is, "" if it is not."""
-    try:
-        row.parse(texts)
-    except HandlerException as problem:
-        return str(problem)
-    return ""
 
 
 def _refuses_wrong_numbers(row: Command, check: Check) -> None:
@@ -118,7 +54,7 @@ for _row in COMMANDS.values():
         "Any other number of arguments than listed is a `fail`.",
         partial(_refuses_wrong_numbers, _row),
     )
-    if any(_WRONG[_argument.type] for _argument in _row.arguments):
+    if any(wrong_types(_row)):
         COMMAND_CASES.add(
             f"{_row.name}/wrong-type-of-arguments",
             "Wrong type of arguments: `fail` with the reason, before the backend is asked.",
