@@ -37,6 +37,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.testing.profile import Profile
 from discosbackend.server import DBService
 from .in_memory import Connection, quiet
 from .serving import PATIENCE, ROOT, Server, ask, served
@@ -489,7 +490,7 @@ class InAFolderTests(unittest.TestCase):
     def test_readme_test_case(self) -> None:
         self.write("mybackend.py", file_in_the_readme("mybackend.py"))
         self.write("test_mybackend.py", file_in_the_readme("test_mybackend.py"))
-        self.assertIn("-m unittest test_mybackend\n", README.read_text(encoding="utf-8"))
+        self.assertIn("-m unittest -v test_mybackend\n", README.read_text(encoding="utf-8"))
         done = run([sys.executable, "-m", "unittest", "test_mybackend"], self.folder)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr, r"Ran [1-9]\d* tests? in")
@@ -533,6 +534,17 @@ class InAFolderTests(unittest.TestCase):
             with server.connect() as connection:
                 self.assertEqual(ask(connection, b"?get-tp0"), [b"!get-tp0,ok,1050.0\r\n"])
             self.assertEqual(server.stop(SIGTERM), 0, server.log())
+
+
+class TestingPageTests(unittest.TestCase):
+    """docs/testing-your-backend.md names every attribute that a test case may override."""
+
+    def test_every_attribute(self) -> None:
+        page = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
+        names = [*Profile.__annotations__, "address", "start_timeout"]
+        self.assertGreater(len(names), 10)
+        for name in names:
+            self.assertIn(f"`{name}`", page)
 
 
 if __name__ == "__main__":
