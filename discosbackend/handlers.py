@@ -413,7 +413,7 @@ def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
         return  # what is not written in Python need not have one
-    for count in {fewest, len(row.arguments)}:
+    for count in sorted({fewest, len(row.arguments)}):
         try:
             signature.bind(*[None] * count)
         except TypeError as problem:

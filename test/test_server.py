@@ -252,9 +252,8 @@ class RunServerTests(unittest.TestCase):
     def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_serve(self) -> None:
         with tempfile.TemporaryDirectory() as folder, open("/dev/full", "wb") as full:
             path = os.path.join(folder, "discos.sock")
-            with subprocess.Popen(
-                [sys.executable, str(SCRIPT), "--listen", f"unix:{path}"], stdout=full, stderr=subprocess.PIPE, text=True
-            ) as process:
+            command = [sys.executable, str(SCRIPT), "--listen", f"unix:{path}"]
+            with subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True) as process:
                 try:
                     assert process.stderr is not None
                     for line in process.stderr:

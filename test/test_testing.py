@@ -336,6 +336,28 @@ class ReuseTests(unittest.TestCase):
         self.assertEqual(status, 1, output)
         self.assertIn("FAILED (skips=1, failures=1, successes=3)", output)
 
+    def test_under_trial_by_a_file(self) -> None:
+        """Which no import would find, and whose path is relative to a folder that trial leaves."""
+        (self.folder / "deep").mkdir()
+        self.write("mine.py", MY_TESTS)
+        self.write(
+            "deep/test_mine.py",
+            """
+            import mine
+
+            class DeepTests(mine.MyBackendTests):
+                pass
+
+            # One test will do here.
+            for name in dir(mine.BackendConformance):
+                if name.startswith("test_"):
+                    delattr(mine.BackendConformance, name)
+            """,
+        )
+        status, output = self.python("-m", "twisted.trial", "deep/test_mine.py")
+        self.assertEqual(status, 0, output)
+        self.assertIn("PASSED (successes=1)", output)
+
     @unittest.skipUnless(importlib.util.find_spec("pytest"), "pytest is not installed")
     def test_under_pytest(self) -> None:
         self.write("test_mine.py", MY_TESTS)
@@ -347,7 +369,13 @@ class ReuseTests(unittest.TestCase):
                 self.assertIn("3 passed, 1 skipped", output)
 
     def test_as_a_program(self) -> None:
-        self.write("test_mine.py", MY_TESTS + '\n\nif __name__ == "__main__":\n    unittest.main()\n')
+        # What the program was called with is none of the server's business.
+        self.write(
+            "test_mine.py",
+            "import sys\n"
+            + MY_TESTS.replace("return MyBackend()", "assert not sys.argv[1:]\n        return MyBackend()")
+            + '\n\nif __name__ == "__main__":\n    unittest.main()\n',
+        )
         names = [f"MyBackendTests.{name}" for name in SOME]
         status, output = self.python("test_mine.py", *names)
         self.assertEqual(status, 0, output)
@@ -549,6 +577,13 @@ class MixinTests(unittest.TestCase):
     def test_bases_in_the_wrong_order(self) -> None:
         with self.assertRaisesRegex(TypeError, r"write `class Mine\(BackendConformance, unittest"):
             type("Mine", (unittest.TestCase, BackendConformance), {})
+
+    def test_a_misspelled_attribute(self) -> None:
+        for name, meant in (("valid_config", "valid_configuration"), ("reply_time_out", "reply_timeout")):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': is '{meant}' meant"):
+                type("Mine", (BackendConformance, unittest.TestCase), {name: "TP"})
+        # A test's own attributes, and methods, are its own.
+        type("Mine", (BackendConformance, unittest.TestCase), {"maxDiff": None, "port": 1, "valid_config": print})
 
     def test_every_case_is_a_method(self) -> None:
         names = unittest.TestLoader().getTestCaseNames(probe())

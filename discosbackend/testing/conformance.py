@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +25,7 @@ from discosbackend.testing.cases import Case
 from discosbackend.testing.check import Check
 from discosbackend.testing.command_cases import COMMAND_CASES
 from discosbackend.testing.line_cases import LINE_CASES
-from discosbackend.testing.process import ServerProcess
+from discosbackend.testing.process import ServerProcess, file_of
 from discosbackend.testing.profile import Profile
 
 if TYPE_CHECKING:
@@ -69,11 +70,21 @@ class BackendConformance(Profile, _TestCase):
 
     _server: ClassVar[ServerProcess | None] = None
     _not_served: ClassVar[str] = ""
+    _file: ClassVar[str | None] = None
 
     def __init_subclass__(cls, *, mixin: bool = False, **others: Any) -> None:
-        """TypeError for a class whose cases no runner would find; `mixin=True` if it is one itself."""
+        """TypeError for a class whose cases no runner would find; `mixin=True` if it is one itself.
+
+        And for an attribute that is nearly one of Profile's: misspelled, it would leave cases out in silence.
+        """
         super().__init_subclass__(**others)
+        for name, value in vars(cls).items():
+            if not callable(value) and not hasattr(BackendConformance, name):
+                if meant := get_close_matches(name, Profile.__annotations__, cutoff=0.75):
+                    raise TypeError(f"{cls.__name__} has an attribute {name!r}: is {meant[0]!r} meant?")
         cls._server, cls._not_served = None, ""
+        # Now, because a runner may change to another folder before the tests run.
+        cls._file = file_of(cls)
         bases = f"class {cls.__name__}(BackendConformance, unittest.TestCase)"
         if not issubclass(cls, unittest.TestCase):
             if not mixin:
@@ -156,7 +167,7 @@ class BackendConformance(Profile, _TestCase):
             if cls._not_served:
                 raise NotServed(f"no server, as before: {cls._not_served}")
             try:
-                cls._server = ServerProcess(cls, timeout=cls.start_timeout)
+                cls._server = ServerProcess(cls, timeout=cls.start_timeout, file=cls._file)
             except NotServed as problem:
                 # Once is enough to wait for it, and to read the whole story.
                 cls._not_served = str(problem).strip().splitlines()[-1]

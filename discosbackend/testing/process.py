@@ -47,14 +47,15 @@ _in_server = False  # pylint: disable=invalid-name  # main() sets it
 class ServerProcess:
     """A server of the backend that `case_class` makes; `address` is where it listens. Ended by stop().
 
-    The class is found again by its module and name, so it must stand at the top of a module or the program.
-    NotServed, with what the process said, when it does not listen within `timeout` seconds.
+    The class is found again by its module and name, so it must stand at the top of a module or the program;
+    `file` is that module's, if it may be known under a relative path by now. NotServed, with what the process
+    said, when it does not listen within `timeout` seconds.
     """
 
-    def __init__(self, case_class: type, *, timeout: float) -> None:
+    def __init__(self, case_class: type, *, timeout: float, file: str | None = None) -> None:
         if _in_server:
             raise NotServed("a server's process imports the tests, it must not run them")
-        where = _whereabouts(case_class)
+        where = _whereabouts(case_class, file or file_of(case_class))
         # A file, not a pipe: nobody reads it while the tests run, and a full pipe would stop the server.
         self._output = tempfile.TemporaryFile()  # pylint: disable=consider-using-with  # closed by stop()
         self._link, theirs = socket.socketpair()
@@ -131,7 +132,13 @@ class ServerProcess:
         self._output.close()
 
 
-def _whereabouts(case_class: type) -> dict[str, Any]:
+def file_of(case_class: type) -> str | None:
+    """The file that a class is written in, None if it is in none."""
+    file = getattr(sys.modules.get(case_class.__module__), "__file__", None)
+    return file and os.path.abspath(file)
+
+
+def _whereabouts(case_class: type, file: str | None) -> dict[str, Any]:
     """How another process finds a class again."""
     qualified, module_name = case_class.__qualname__, case_class.__module__
     if "<locals>" in qualified:
@@ -139,15 +146,13 @@ def _whereabouts(case_class: type) -> dict[str, Any]:
             f"{qualified} is defined inside a function, where the process of its server cannot find it: "
             "define it at the top of its module"
         )
-    module = sys.modules.get(module_name)
-    file = getattr(module, "__file__", None)
     if module_name == "__main__":
         # Known by another name there, so that its `if __name__ == "__main__":` holds.
-        spec = getattr(module, "__spec__", None)
+        spec = getattr(sys.modules[module_name], "__spec__", None)
         module_name = spec.name if spec is not None else Path(file or "main").stem
         if file is None:
             raise NotServed(f"{qualified} stands in no file, where the process of its server could find it")
-    return {"module": module_name, "file": file and os.path.abspath(file), "class": qualified}
+    return {"module": module_name, "file": file, "class": qualified}
 
 
 # -- what runs in the server's process ----------------------------------------------------------------

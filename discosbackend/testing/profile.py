@@ -75,8 +75,8 @@ class Profile:
 
     # -- the server -----------------------------------------------------------------------------------
 
-    reply_timeout: float = 10.0
-    """Seconds to wait for a reply."""
+    reply_timeout: float = 65.0
+    """Seconds to wait for a reply: longer than a server's own time limit, so that a slow command is not cut off."""
 
     reply_limit: int | None = 511
     """Bytes of the longest reply, CR LF included; None for any."""
