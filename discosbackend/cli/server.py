@@ -104,6 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--interface", metavar="ADDRESS", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1)"
     )
+    _add_limits(parser)
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+    )
+    return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """The options that say how long and how much."""
     how = parser.add_argument_group("how")
     how.add_argument(
         "--command-timeout",
@@ -140,12 +151,6 @@ def _parser() -> argparse.ArgumentParser:
         default="info",
         help="what to log to standard error; debug shows every exchange (default: %(default)s)",
     )
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
-    )
-    return parser
 
 
 def _seconds(text: str) -> float:
