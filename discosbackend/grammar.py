@@ -35,7 +35,6 @@ __all__ = [
     "Message",
     "arguments_pattern",
     "arguments_re",
-    "carriable",
     "code_pattern",
     "code_re",
     "escape",
@@ -229,11 +228,6 @@ def escape(argument: str) -> str:
     if _TO_ESCAPE.search(argument) is None:
         return argument
     return _TO_ESCAPE.sub(lambda found: _ESCAPE_OF[found[0]], argument)
-
-
-def carriable(argument: str) -> bool:
-    """Whether the grammar can carry this text as an argument: not empty, latin-1, no CR, LF, NUL, 0x1B."""
-    return bool(argument) and _UNCARRIABLE.search(argument) is None
 
 
 def harmless(text: str) -> str:

@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -27,7 +27,7 @@ from discosbackend.backend import Backend, blocking_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
-from discosbackend.lanes import Lanes, ReactorLike, Token, Worker
+from discosbackend.lanes import Lanes, ReactorLike, Token, Worker, deferred_of
 from discosbackend.ticks import Ticks
 from discosbackend.values import texts
 
@@ -282,12 +282,10 @@ class DBProtocolHandler(Handler):
             if result in self._seen:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
             self._seen.add(result)
-        else:
-            result = Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _await(result))
+        reply = deferred_of(result)
         if command.changes:
-            result.addBoth(self._after_change)
-        result.addCallback(lambda value: self._message(command.row, value))
-        return cast("Deferred[Message]", result)
+            reply.addBoth(self._after_change)
+        return reply.addCallback(lambda value: self._message(command.row, value))
 
     def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[Message]:
         """Have a blocking method called in its thread, where a generator that it returns is read too."""
@@ -375,10 +373,6 @@ class DBProtocolHandler(Handler):
             self._import_astropy_when_idle()
         elif "astropy.time" not in sys.modules:
             threading.Thread(target=_import_timediscos, name="discos-astropy", daemon=True).start()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def _not_supported(*_: Any) -> None:

@@ -8,10 +8,11 @@ Which command needs what is the handlers' business.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias
 
@@ -20,7 +21,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.errors import HandlerException
 
-__all__ = ["Lanes", "ReactorLike", "Token", "Worker"]
+__all__ = ["Lanes", "ReactorLike", "Token", "Worker", "deferred_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,17 @@ Job: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"
 
 # Time limits are judged on a monotonic clock, but a reactor's timers follow the host's, which may be stepped.
 _LONGEST_SLEEP = 1.0
+
+
+def deferred_of(result: Any) -> Deferred[Any]:
+    """A Deferred of what a method or a handler returned that has to be waited for: one, or any awaitable."""
+    if isinstance(result, Deferred):
+        return result
+    return Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _wait_for(result))
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class ReactorLike(Protocol):

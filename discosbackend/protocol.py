@@ -7,7 +7,7 @@ answer is said in replies, what a request means is the handler's business, where
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
 from discosbackend.handlers import REPLY_LIMIT, Handler
+from discosbackend.lanes import deferred_of
 from discosbackend.replies import GREETING, UNEXPECTED, Replies
 from discosbackend.turns import Turns
 
@@ -257,7 +258,7 @@ class DBProtocol(Protocol):
             self._transport().write(line + b"\r\n")
 
     def _wait_for(self, result: Any, name: str, line: bytes, began: float) -> None:
-        source = result if isinstance(result, Deferred) else Deferred.fromCoroutine(_await(result))
+        source = deferred_of(result)
         self._pending = _Pending(name, line, began, source)
         source.addBoth(self._arrived, self._pending)
 
@@ -457,7 +458,3 @@ class DBFactory(Factory):
         """Close every connection at once."""
         for connection in list(self.connections):
             connection.abort()
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

@@ -95,13 +95,18 @@ class Ticks(int):
         if not hasattr(value, "__float__"):
             raise TypeError(f"not an instant: {value!r}; give Ticks, a Time or a number")
         number = float(value)
-        if not math.isfinite(number):
-            raise ValueError(f"not an instant: {number!r}")
-        if abs(number) >= UNIX_SECONDS_BELOW:
+        if math.isfinite(number) and abs(number) >= UNIX_SECONDS_BELOW:
             return cls(number)
+        return cls.from_unix(number)
+
+    @classmethod
+    def from_unix(cls, seconds: float) -> Ticks:
+        """The count nearest to Unix seconds, such as `time.time()` gives. ValueError for nan and infinities."""
+        if not math.isfinite(seconds):
+            raise ValueError(f"not a finite number of Unix seconds: {seconds!r}")
         # Split first: the double holds the seconds exactly, its product with 10^7 would not.
-        fraction, seconds = math.modf(number)
-        return cls(int(seconds) * TICKS_PER_SECOND + round(fraction * TICKS_PER_SECOND))
+        fraction, whole = math.modf(seconds)
+        return cls(int(whole) * TICKS_PER_SECOND + round(fraction * TICKS_PER_SECOND))
 
     @classmethod
     def now(cls) -> Ticks:

@@ -7,7 +7,6 @@ server whose backend needs no `Time` never loads it. Text as it stands in reques
 from __future__ import annotations
 
 import decimal
-import math
 import operator
 from decimal import Decimal
 from typing import Any
@@ -188,11 +187,7 @@ def unix_to_acs_time(seconds: float) -> Time:
     Gives the count nearest to the float. ValueError for nan and the infinities. A name of the original
     package.
     """
-    if not math.isfinite(seconds):
-        raise ValueError(f"not a finite number of Unix seconds: {seconds!r}")
-    # Split first: the double holds the seconds exactly, its product with 10^7 would not.
-    fraction, whole = math.modf(seconds)
-    return time_from_ticks(int(whole) * TICKS_PER_SECOND + round(fraction * TICKS_PER_SECOND))
+    return time_from_ticks(Ticks.from_unix(seconds))
 
 
 def forbid_downloads() -> None:

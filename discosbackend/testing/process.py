@@ -246,6 +246,7 @@ def _end_with(link: socket.socket) -> None:
     try:
         link.recv(1)
     except OSError:
+        # A link that was cut is as much an end as one that was closed.
         pass
     reactor: Any = sys.modules.get("twisted.internet.reactor")
     if reactor is not None:
