@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -48,6 +48,9 @@ REPLY_LIMIT = 511
 
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
+
+# What a method returns is mostly of these types: quicker to see than that a type has no __await__.
+_VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 
 class Handler:
@@ -99,19 +102,22 @@ class BackendCommand:
     `DBProtocolHandler.commands` holds. `arguments` makes of the texts what the method is called with.
     """
 
-    __slots__ = ("row", "method", "arguments", "tokens", "worker", "limit")
+    __slots__ = ("row", "name", "changes", "method", "arguments", "tokens", "worker", "limit")
 
     def __init__(
         self,
         row: Command,
         method: Callable[..., Any],
-        arguments: Callable[[list[str]], list[Any]],
+        arguments: Callable[[Sequence[str]], list[Any]],
         *,
         tokens: list[Token],
         worker: Worker | None,
         limit: float | None,
     ) -> None:
         self.row = row
+        self.name = row.name
+        # Whether what reads tell may be different afterwards.
+        self.changes = row.lane != "reads"
         self.method = method
         self.arguments = arguments
         self.tokens = tokens
@@ -131,11 +137,6 @@ class BackendCommand:
             worker=self.worker,
             limit=self.limit,
         )
-
-    @property
-    def changes(self) -> bool:
-        """Whether what reads tell may be different afterwards."""
-        return self.row.lane != "reads"
 
 
 class DBProtocolHandler(Handler):
@@ -200,18 +201,20 @@ class DBProtocolHandler(Handler):
         _warn_of_signature(row, method)
         return self._place(row, method, self._reader(row, method))
 
-    def _bind_foreign(self, name: str, function: Callable[[list[str]], Any]) -> BackendCommand:
+    def _bind_foreign(self, name: str, function: Callable[[list[str]], Any] | None) -> BackendCommand:
         """What a user put into `commands`: another command, or a callable.
 
-        A callable gets the texts, and no row says what it answers.
+        A callable gets the texts, and no row says what it answers. HandlerException for None: nobody put any there.
         """
+        if function is None:
+            raise HandlerException(f"invalid command {quoted(name)}")
         if isinstance(function, BackendCommand):
             return function.renamed(name)
         known = COMMANDS.get(name)
         row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
         return self._place(row, function, lambda argument_texts: [list(argument_texts)])
 
-    def _reader(self, row: Command, method: Callable[..., Any]) -> Callable[[list[str]], list[Any]]:
+    def _reader(self, row: Command, method: Callable[..., Any]) -> Callable[[Sequence[str]], list[Any]]:
         """What makes a method's arguments of their texts, in the shape that this method can take."""
         if row.together and not _accepts(method, len(row.arguments)):
             return partial(_without_band, row)
@@ -220,7 +223,7 @@ class DBProtocolHandler(Handler):
         return row.parse
 
     def _place(
-        self, row: Command, method: Callable[..., Any], arguments: Callable[[list[str]], list[Any]]
+        self, row: Command, method: Callable[..., Any], arguments: Callable[[Sequence[str]], list[Any]]
     ) -> BackendCommand:
         """Give a method its lane, its thread and its time limit."""
         mark = blocking_of(method)
@@ -245,18 +248,25 @@ class DBProtocolHandler(Handler):
         HandlerException, raised or as the Deferred's failure, for everything that is refused. What else a
         backend raises passes through as it is.
         """
-        self._handled += 1
         name = message.name
-        entry = self.commands.get(name)
-        if entry is None:
-            raise HandlerException(f"invalid command {quoted(name)}")
-        if isinstance(entry, BackendCommand) and entry.row.name == name:
-            command = entry
-        else:
-            command = self._bind_foreign(name, entry)
-        arguments = command.arguments(message.arguments)
+        arguments = self.answer(name, message.arguments)
+        if isinstance(arguments, Deferred):
+            return arguments.addCallback(lambda found: _ok(name, found))
+        return _ok(name, arguments)
+
+    def answer(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
+        """What `handle` does, without a Message on the way: the arguments of the `ok` reply to a request.
+
+        This is how the server asks, as long as no subclass has a `handle` of its own: two Messages a request
+        were a fifth of its time.
+        """
+        self._handled += 1
+        command = self.commands.get(name)
+        if not isinstance(command, BackendCommand) or command.name != name:
+            command = self._bind_foreign(name, command)
+        arguments = command.arguments(argument_texts)
         if command.worker is not None:
-            return self._in_thread(command, arguments, (name, *message.arguments))
+            return self._in_thread(command, arguments, (name, *argument_texts))
         for token in command.tokens:
             if token.holder is not None:
                 return self._lanes.submit(
@@ -267,17 +277,17 @@ class DBProtocolHandler(Handler):
             return self._lanes.adopt(name, command.tokens, reply, command.limit)
         return reply
 
-    def _call(self, command: BackendCommand, arguments: list[Any]) -> Message | Deferred[Message]:
+    def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
         """Call the method here and now. Whatever style it is written in, a plain method may return any."""
         if command.changes:
             # Before the call, which may raise: nobody can ask anything until it has returned.
             self._lanes.changed()
         result = command.method(*arguments)
-        if hasattr(type(result), "__await__"):
-            return self._message_later(command, result)
-        return self._message(command.row, result)
+        if type(result) not in _VALUES and hasattr(type(result), "__await__"):
+            return self._texts_later(command, result)
+        return self._texts(command.row, result)
 
-    def _message_later(self, command: BackendCommand, result: Any) -> Deferred[Message]:
+    def _texts_later(self, command: BackendCommand, result: Any) -> Deferred[list[str]]:
         if isinstance(result, Deferred):
             if result in self._seen:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
@@ -285,19 +295,19 @@ class DBProtocolHandler(Handler):
         reply = deferred_of(result)
         if command.changes:
             reply.addBoth(self._after_change)
-        return reply.addCallback(lambda value: self._message(command.row, value))
+        return reply.addCallback(lambda value: self._texts(command.row, value))
 
-    def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[Message]:
+    def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[list[str]]:
         """Have a blocking method called in its thread, where a generator that it returns is read too."""
         row = command.row
 
-        def call() -> Message:
+        def call() -> list[str]:
             result = command.method(*arguments)
             if hasattr(type(result), "__await__"):
                 if inspect.iscoroutine(result):
                     result.close()
                 raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
-            return self._message(row, result)
+            return self._texts(row, result)
 
         return self._lanes.submit(
             row.name,
@@ -313,13 +323,13 @@ class DBProtocolHandler(Handler):
         self._lanes.changed()
         return outcome
 
-    def _message(self, row: Command, result: Any) -> Message:
-        """The `ok` reply for what a method returned."""
-        arguments = texts(result, row.reply, self.reply_limit)
-        if row.name not in self._told_of_commas and any("," in text for text in arguments):
+    def _texts(self, row: Command, result: Any) -> list[str]:
+        """The arguments of the `ok` reply for what a method returned."""
+        found = texts(result, row.reply, self.reply_limit)
+        if "," in "".join(found) and row.name not in self._told_of_commas:
             self._told_of_commas.add(row.name)
             logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
-        return Message(message_type=REPLY, name=row.name, code=OK, arguments=arguments)
+        return found
 
     # -- the server's life ----------------------------------------------------------------------------
 
@@ -375,11 +385,15 @@ class DBProtocolHandler(Handler):
             threading.Thread(target=_import_timediscos, name="discos-astropy", daemon=True).start()
 
 
+def _ok(name: str, arguments: list[str]) -> Message:
+    return Message(message_type=REPLY, name=name, code=OK, arguments=arguments)
+
+
 def _not_supported(*_: Any) -> None:
     raise NotSupportedError
 
 
-def _without_band(row: Command, argument_texts: list[str]) -> list[Any]:
+def _without_band(row: Command, argument_texts: Sequence[str]) -> list[Any]:
     """For a method that cannot select a band: the whole band is a call without arguments."""
     if any(row.parse(argument_texts)):
         raise HandlerException("band selection is not supported")

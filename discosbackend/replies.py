@@ -8,6 +8,7 @@ business.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.python.failure import Failure
@@ -32,14 +33,17 @@ _UNDEFINED = "undefined"
 class Replies:
     """Makes replies of at most `limit` bytes, CR LF included (None: of any length), as bytes without their CR LF.
 
-    What is refused or went wrong is logged through `complaints`, with the command's name.
+    What is refused or went wrong is logged through `complaints`, with the command's name and that of the peer,
+    which is written only if it comes to that. `of_texts` says what the handler makes: the arguments of an `ok`
+    reply, or else a Message.
     """
 
-    def __init__(self, limit: int | None, complaints: Complaints) -> None:
+    def __init__(self, limit: int | None, complaints: Complaints, *, of_texts: bool = False) -> None:
         self._limit = limit
         self._log = complaints.log
+        self._gate: Callable[[str, Any], bytes] = self.of_texts if of_texts else self.of_message
 
-    def answer(self, name: str, outcome: object, peer: str) -> bytes:
+    def answer(self, name: str, outcome: object, peer: object) -> bytes:
         """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
         try:
             if isinstance(outcome, Failure):
@@ -47,13 +51,13 @@ class Replies:
                 return self.failed(name, problem, peer, outcome.getTracebackObject())
             if isinstance(outcome, BaseException):
                 return self.failed(name, outcome, peer)
-            return self.checked(name, outcome)
+            return self._gate(name, outcome)
         except BaseException:  # pylint: disable=broad-exception-caught  # a foreign object that cannot be printed
             self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
             return self.refusal(name, FAIL, UNEXPECTED)
 
-    def checked(self, name: str, reply: object) -> bytes:
-        """The gate: what a handler returned, if it is a reply of this name that the wire can carry."""
+    def of_message(self, name: str, reply: object) -> bytes:
+        """What a handler returned, if it is a reply of this name that the wire can carry."""
         if (
             not isinstance(reply, Message)
             or reply.message_type != REPLY
@@ -64,25 +68,28 @@ class Replies:
                 logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply
             )
             return self.refusal(name, FAIL, UNEXPECTED)
+        return self._written(name, reply.code, reply.arguments)
+
+    def of_texts(self, name: str, arguments: Sequence[str]) -> bytes:
+        """The `ok` with these arguments, if the wire can carry it."""
+        return self._written(name, OK, arguments)
+
+    def _written(self, name: str, code: str, arguments: Sequence[str]) -> bytes:
+        """The gate: every reply of a handler is proven to parse, and to be short enough."""
         try:
-            text = write_reply(name, reply.code, reply.arguments)
+            text = write_reply(name, code, arguments)
         except GrammarException as problem:
             self._log(
-                logging.ERROR,
-                "wrong reply",
-                "%s: its reply cannot be sent: %s: %r",
-                name,
-                problem,
-                reply.arguments,
+                logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, arguments
             )
             return self.refusal(name, FAIL, UNEXPECTED)
         if self._limit is not None and len(text) + 2 > self._limit:
-            if reply.code == OK:
+            if code == OK:
                 return self.failed(name, ReplyTooLong(self._limit))
-            return self.refusal(name, reply.code, reply.arguments[0])
+            return self.refusal(name, code, arguments[0])
         return text.encode("latin-1")
 
-    def failed(self, name: str, problem: BaseException, peer: str = "", traceback: Any = None) -> bytes:
+    def failed(self, name: str, problem: BaseException, peer: object = "", traceback: Any = None) -> bytes:
         """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log.
 
         `traceback` is given where somebody else kept it: older Twisted takes it off the exception.
@@ -99,7 +106,7 @@ class Replies:
             self._log(logging.ERROR, "failure", "%s failed", name, exc_info=trace)
         return self.refusal(name, FAIL, UNEXPECTED)
 
-    def invalid(self, text: str, problem: str, peer: str) -> bytes:
+    def invalid(self, text: str, problem: str, peer: object) -> bytes:
         """The `invalid` for a line that is no message."""
         self._log(logging.INFO, "invalid", "%s sent no message: %s: %r", peer, problem, text[:80])
         return self.refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")

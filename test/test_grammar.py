@@ -271,7 +271,7 @@ class ReadingTests(unittest.TestCase):
         for case in CASES + READ_ONLY:
             with self.subTest(case.text):
                 if case.type == "?":
-                    self.assertEqual(parse_request(case.text), (case.name, list(case.arguments)))
+                    self.assertEqual(parse_request(case.text), (case.name, case.arguments))
                     with self.assertRaises(GrammarException):
                         parse_request(case.text + "\r\n")
                 else:
@@ -371,7 +371,7 @@ class ReadingTests(unittest.TestCase):
             self.assertTrue(expected is None or expected[0] == "!")
             self.assert_readable(str(problem))
         else:
-            self.assertEqual(("?", name, "", arguments), expected)
+            self.assertEqual(("?", name, "", list(arguments)), expected)
 
 
 class WritingTests(unittest.TestCase):
