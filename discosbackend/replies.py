@@ -8,7 +8,7 @@ business.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.python.failure import Failure
@@ -41,7 +41,7 @@ class Replies:
     def __init__(self, limit: int | None, complaints: Complaints, *, of_texts: bool = False) -> None:
         self._limit = limit
         self._log = complaints.log
-        self._gate: Callable[[str, Any], bytes] = self.of_texts if of_texts else self.of_message
+        self._of_texts = of_texts
 
     def answer(self, name: str, outcome: object, peer: object) -> bytes:
         """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
@@ -51,12 +51,14 @@ class Replies:
                 return self.failed(name, problem, peer, outcome.getTracebackObject())
             if isinstance(outcome, BaseException):
                 return self.failed(name, outcome, peer)
-            return self._gate(name, outcome)
+            if self._of_texts:
+                return self._written(name, OK, cast(Sequence[str], outcome))
+            return self._of_message(name, outcome)
         except BaseException:  # pylint: disable=broad-exception-caught  # a foreign object that cannot be printed
             self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
             return self.refusal(name, FAIL, UNEXPECTED)
 
-    def of_message(self, name: str, reply: object) -> bytes:
+    def _of_message(self, name: str, reply: object) -> bytes:
         """What a handler returned, if it is a reply of this name that the wire can carry."""
         if (
             not isinstance(reply, Message)
@@ -69,10 +71,6 @@ class Replies:
             )
             return self.refusal(name, FAIL, UNEXPECTED)
         return self._written(name, reply.code, reply.arguments)
-
-    def of_texts(self, name: str, arguments: Sequence[str]) -> bytes:
-        """The `ok` with these arguments, if the wire can carry it."""
-        return self._written(name, OK, arguments)
 
     def _written(self, name: str, code: str, arguments: Sequence[str]) -> bytes:
         """The gate: every reply of a handler is proven to parse, and to be short enough."""
