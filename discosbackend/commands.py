@@ -114,6 +114,8 @@ class Command:
     method: str = ""
     together: bool = False
     missing: str = ""
+    needed: int = field(init=False, repr=False, compare=False)
+    """How many arguments must be there."""
 
     def __post_init__(self) -> None:
         if not name_pattern.fullmatch(self.name):
@@ -133,13 +135,9 @@ class Command:
             raise ValueError(f"{self.name} has an optional argument before one that is needed")
         if any(field.repeated for field in self.reply[:-1]):
             raise ValueError(f"{self.name}: only the last reply field can be repeated")
+        object.__setattr__(self, "needed", optional.count(False))
         if not self.method:
             object.__setattr__(self, "method", self.name.replace("-", "_"))
-
-    @property
-    def needed(self) -> int:
-        """How many arguments must be there."""
-        return sum(not argument.optional for argument in self.arguments)
 
     def parse(self, texts: Sequence[str]) -> list[Any]:
         """The values of a request's argument texts, in order, defaults filled in.

@@ -265,27 +265,36 @@ class DBProtocolHandler(Handler):
         if not isinstance(command, BackendCommand) or command.name != name:
             command = self._bind_foreign(name, command)
         arguments = command.arguments(argument_texts)
+        if command.tokens:
+            return self._in_lane(command, arguments, (name, *argument_texts))
+        result = command.method(*arguments)
+        if type(result) in _VALUES or not hasattr(type(result), "__await__"):
+            return self._texts(command.row, result)
+        return self._lanes.adopt(name, [], self._texts_later(command, result), command.limit)
+
+    def _in_lane(
+        self, command: BackendCommand, arguments: list[Any], key: Hashable
+    ) -> list[str] | Deferred[list[str]]:
+        """A command that may have to wait for others: for its lane, or for a thread."""
         if command.worker is not None:
-            return self._in_thread(command, arguments, (name, *argument_texts))
-        for token in command.tokens:
-            if token.holder is not None:
-                return self._lanes.submit(
-                    name, partial(self._call, command, arguments), command.tokens, limit=command.limit
-                )
+            return self._in_thread(command, arguments, key)
+        if any(token.holder is not None for token in command.tokens):
+            return self._lanes.submit(
+                command.name, partial(self._call, command, arguments), command.tokens, limit=command.limit
+            )
         reply = self._call(command, arguments)
         if isinstance(reply, Deferred):
-            return self._lanes.adopt(name, command.tokens, reply, command.limit)
+            return self._lanes.adopt(command.name, command.tokens, reply, command.limit)
         return reply
 
     def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
         """Call the method here and now. Whatever style it is written in, a plain method may return any."""
-        if command.changes:
-            # Before the call, which may raise: nobody can ask anything until it has returned.
-            self._lanes.changed()
+        # Before the call, which may raise: nobody can ask anything until it has returned.
+        self._lanes.changed()
         result = command.method(*arguments)
-        if type(result) not in _VALUES and hasattr(type(result), "__await__"):
-            return self._texts_later(command, result)
-        return self._texts(command.row, result)
+        if type(result) in _VALUES or not hasattr(type(result), "__await__"):
+            return self._texts(command.row, result)
+        return self._texts_later(command, result)
 
     def _texts_later(self, command: BackendCommand, result: Any) -> Deferred[list[str]]:
         if isinstance(result, Deferred):

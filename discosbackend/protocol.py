@@ -191,10 +191,10 @@ class DBProtocol(Protocol):
         """Answer up to `quantum` lines, until one has to be waited for, the client stops reading, or time is up."""
         out = self._out = []
         try:
-            while quantum > 0 and self._at < len(self._lines) and self._pending is None and not self._output_full:
+            end = min(self._at + quantum, len(self._lines))
+            while self._at < end and self._pending is None and not self._output_full:
                 line = self._lines[self._at]
                 self._at += 1
-                quantum -= 1
                 if line[:1] == b"?" and self._greeting is None and type(line) is bytes:
                     self.lineReceived(line)
                 else:

@@ -46,13 +46,13 @@ class Replies:
     def answer(self, name: str, outcome: object, peer: object) -> bytes:
         """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
         try:
+            if self._of_texts and type(outcome) is list:
+                return self._written(name, OK, outcome)
             if isinstance(outcome, Failure):
                 problem = cast(BaseException, outcome.value)
                 return self.failed(name, problem, peer, outcome.getTracebackObject())
             if isinstance(outcome, BaseException):
                 return self.failed(name, outcome, peer)
-            if self._of_texts:
-                return self._written(name, OK, cast(Sequence[str], outcome))
             return self._of_message(name, outcome)
         except BaseException:  # pylint: disable=broad-exception-caught  # a foreign object that cannot be printed
             self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
@@ -113,13 +113,14 @@ class Replies:
         """A reply that says why not: always one line, shortened to the limit."""
         head = f"{REPLY}{name},{code},"
         reason = harmless(reason) or UNEXPECTED
-        if self._limit is not None:
+        escaped = escape(reason)
+        if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
             # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
             room = max(self._limit - 2 - len(head), 2)
-            reason = reason[:room]
-            while len(escape(reason)) > room:
-                reason = reason[:-1]
-        return f"{head}{escape(reason)}".encode("latin-1")
+            while len(escaped) > room:
+                reason = reason[: min(room, len(reason) - 1)]
+                escaped = escape(reason)
+        return f"{head}{escaped}".encode("latin-1")
 
 
 def _reason(problem: HandlerException) -> str:
