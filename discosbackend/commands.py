@@ -7,13 +7,13 @@ is said here too; calling it is the handler's work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import name_pattern, quoted
-from discosbackend.values import TYPES, plain_texts
+from discosbackend.values import TYPES, PlainTexts, plain_texts
 
 __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
 
@@ -86,7 +86,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
-    plain: Mapping[type, Callable[[Any], str]] = field(init=False, repr=False, compare=False)
+    plain: PlainTexts = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))

@@ -249,12 +249,12 @@ class DBProtocolHandler(Handler):
         backend raises passes through as it is.
         """
         name = message.name
-        arguments = self.answer(name, message.arguments)
+        arguments = self.reply_arguments(name, message.arguments)
         if isinstance(arguments, Deferred):
             return arguments.addCallback(lambda found: _ok(name, found))
         return _ok(name, arguments)
 
-    def answer(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
+    def reply_arguments(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
         """What `handle` does, without a Message on the way: the arguments of the `ok` reply to a request.
 
         This is how the server asks, as long as no subclass has a `handle` of its own: two Messages a request

@@ -195,7 +195,7 @@ class DBProtocol(Protocol):
             while self._at < end and self._pending is None and not self._output_full:
                 line = self._lines[self._at]
                 self._at += 1
-                if line[:1] == b"?" and self._greeting is None and type(line) is bytes:
+                if line[:1] == b"?" and self._greeting is None and not isinstance(line, LongLine):
                     self.lineReceived(line)
                 else:
                     self._take(line)
@@ -256,7 +256,8 @@ class DBProtocol(Protocol):
                 raise HandlerException(STOPPING)
             result = factory.ask(name, arguments)
         except BaseException as problem:  # pylint: disable=broad-exception-caught  # one reply, whatever it is
-            result = problem
+            self._finish(line, factory.replies.answer(name, problem, self), began)
+            return
         if type(result) not in _AT_ONCE_TYPES and hasattr(type(result), "__await__"):
             self._wait_for(result, name, line, began)
         else:
@@ -394,7 +395,7 @@ class DBFactory(Factory):
         # No Messages for a DBProtocolHandler, unless somebody has given it another `handle`.
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
         self.ask: Callable[[str, Sequence[str]], Any] = (
-            cast(DBProtocolHandler, handler).answer if direct else self._ask_with_message
+            cast(DBProtocolHandler, handler).reply_arguments if direct else self._ask_with_message
         )
         # A handler written for the original package need not derive from ours.
         self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.complaints, of_texts=direct)

@@ -46,7 +46,7 @@ class Replies:
     def answer(self, name: str, outcome: object, peer: object) -> bytes:
         """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
         try:
-            if self._of_texts and type(outcome) is list:
+            if self._of_texts and isinstance(outcome, list):
                 return self._written(name, OK, outcome)
             if isinstance(outcome, Failure):
                 problem = cast(BaseException, outcome.value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Protocol
@@ -18,7 +18,17 @@ from typing import Any, Protocol
 from discosbackend.errors import ReplyTooLong, UnsendableError
 from discosbackend.ticks import Ticks
 
-__all__ = ["TYPES", "FieldLike", "float_text", "parse_boolean", "parse_float", "parse_integer", "plain_texts", "texts"]
+__all__ = [
+    "TYPES",
+    "FieldLike",
+    "PlainTexts",
+    "float_text",
+    "parse_boolean",
+    "parse_float",
+    "parse_integer",
+    "plain_texts",
+    "texts",
+]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
 # Digits can be divided in one way only: a line may bring 16 KiB of them.
@@ -26,6 +36,10 @@ _FLOAT = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]+
 
 # Reading a backend's iterable ends here when the reply limit is switched off.
 _LONGEST_REPLY = 2**20
+
+
+PlainTexts = Mapping[type, Callable[[Any], str]]
+"""How values of exactly these types are written in a field."""
 
 
 class FieldLike(Protocol):
@@ -48,8 +62,8 @@ class FieldLike(Protocol):
         """Whether the readers of this text split at every comma and know no escapes."""
 
     @property
-    def plain(self) -> Mapping[type, Callable[[Any], str]]:
-        """How a value of exactly this type is written here: plain_texts of the two above."""
+    def plain(self) -> PlainTexts:
+        """What plain_texts says of the type and the escapes."""
 
 
 def parse_integer(text: str) -> int:
@@ -138,9 +152,10 @@ def _values_of(result: Any) -> Iterable[Any]:
     if isinstance(result, Mapping):
         raise UnsendableError(f"a mapping ({type(result).__name__}) has no order that a reply could keep")
     try:
-        return iter(result)
+        values: Iterator[Any] = iter(result)
     except TypeError:
         raise UnsendableError(f"a {type(result).__name__} is nothing that a reply can carry") from None
+    return values
 
 
 def _is_one(value: Any) -> bool:
@@ -184,7 +199,7 @@ def _number(number: bool | int | float, field: FieldLike | None) -> str:
 
 
 @cache
-def plain_texts(kind: str, unescaped: bool) -> Mapping[type, Callable[[Any], str]]:
+def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
     """What most backends return for a field of this kind, by its exact type, and how it is written there.
 
     Whatever else is one of these in kind, or is sent as one, goes the way of _text_of, which takes a

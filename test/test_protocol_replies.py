@@ -375,5 +375,74 @@ class ReplyLimitTests(unittest.TestCase):
                     self.assertEqual(parse_message(reply.decode()).code, FAIL)
 
 
+class OwnHandleTests(unittest.TestCase):
+    """The server asks a DBProtocolHandler without a Message on the way; not one whose `handle` was replaced."""
+
+    class Meter(Backend):
+        """Has one command."""
+
+        def get_configuration(self) -> str:
+            return "TP"
+
+    REQUESTS = b"?get-configuration\r\n?get-configuration,1\r\n?nope\r\n"
+
+    def test_a_subclass(self) -> None:
+        asked: list[str] = []
+
+        class Watched(DBProtocolHandler):
+            """Remembers what it was asked, answers one command itself, and says more than the backend does."""
+
+            def handle(self, message: Message) -> Any:
+                asked.append(str(message))
+                if message.name == "nope":
+                    return ok(message, "yes")
+                reply = super().handle(message)
+                assert isinstance(reply, Message)
+                reply.arguments.append("more")
+                return reply
+
+        self.assertEqual(
+            greeted(Watched(self.Meter())).ask(self.REQUESTS),
+            b"!get-configuration,ok,TP,more\r\n!get-configuration,fail,get-configuration needs no arguments\r\n"
+            b"!nope,ok,yes\r\n",
+        )
+        self.assertEqual(asked, ["?get-configuration", "?get-configuration,1", "?nope"])
+
+    def test_an_instance(self) -> None:
+        handler = DBProtocolHandler(self.Meter())
+        handler.handle = lambda message: ok(message, "mine")  # type: ignore[method-assign]
+        self.assertEqual(greeted(handler).ask(b"?nope\r\n"), b"!nope,ok,mine\r\n")
+
+    def test_texts_instead_of_a_message_are_no_reply(self) -> None:
+        """Arguments without a Message are what the server asks a DBProtocolHandler for, and nobody else."""
+
+        class Short(DBProtocolHandler):
+            """Takes the server's own way for the public one."""
+
+            def handle(self, message: Message) -> Any:
+                return self.reply_arguments(message.name, message.arguments)
+
+        self.assertEqual(
+            greeted(Short(self.Meter())).ask(b"?get-configuration\r\n"),
+            b"!get-configuration,fail,%s\r\n" % GENERIC,
+        )
+
+    def test_both_ways_say_the_same(self) -> None:
+        class ByMessage(DBProtocolHandler):
+            """The same, the long way."""
+
+            def handle(self, message: Message) -> Any:
+                return super().handle(message)
+
+        for kind in (DBProtocolHandler, ByMessage):
+            with self.subTest(kind.__name__):
+                self.assertEqual(
+                    greeted(kind(self.Meter())).ask(self.REQUESTS),
+                    b"!get-configuration,ok,TP\r\n"
+                    b"!get-configuration,fail,get-configuration needs no arguments\r\n"
+                    b"!nope,fail,invalid command 'nope'\r\n",
+                )
+
+
 if __name__ == "__main__":
     unittest.main()

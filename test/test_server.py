@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 
-from discosbackend import Backend
+from discosbackend import Backend, acquisition
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
@@ -292,6 +292,28 @@ class RunServerTests(unittest.TestCase):
             self.assertEqual(ask(connection, b"?start,%d" % at), [b"!start,ok\r\n"])
             assert server.process.stdout is not None
             self.assertEqual(server.process.stdout.readline(), f"discos utc {at}\n")
+
+    def test_a_thread_that_computes_holds_the_interpreter_for_less_than_a_start_spins(self) -> None:
+        """While the server runs, and in its process only so long."""
+        code = """
+            import sys
+            from discosbackend import Backend, DBProtocolHandler, run_server
+
+            class Telling(Backend):
+                def get_configuration(self):
+                    return str(sys.getswitchinterval())
+
+            sys.setswitchinterval(0.004)
+            run_server(0, DBProtocolHandler(Telling()), "127.0.0.1")
+            print(sys.getswitchinterval())
+        """
+        with served_by(textwrap.dedent(code)) as server:
+            with server.connect() as connection:
+                (reply,) = ask(connection, b"?get-configuration")
+                self.assertLess(float(reply.split(b",")[2]), acquisition._SPIN)  # pylint: disable=protected-access
+            self.assertEqual(server.stop(15), 0, server.log())
+            assert server.process.stdout is not None
+            self.assertEqual(server.process.stdout.read(), "0.004\n")
 
     def test_a_client_that_closes_its_half_gets_every_reply(self) -> None:
         with served_by(textwrap.dedent(BACKEND)) as server, server.connect() as connection:

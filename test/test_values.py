@@ -227,6 +227,36 @@ class FloatTextTests(unittest.TestCase):
         self.assertEqual(np.float32(parse_float(text)), np.float32(number))
 
 
+class WholeNumber(int):
+    """A kind of int, for which no field has a short way."""
+
+
+class Number(float):
+    """A kind of float, likewise."""
+
+
+class PlainTextsTests(unittest.TestCase):
+    """Python's own types take a short way, which is no other way."""
+
+    @patient
+    @given(
+        st.integers(-(10**18), 10**18) | st.floats(-1e15, 1e15) | st.text(max_size=9) | st.booleans(),
+        st.sampled_from(sorted(TYPES)),
+        st.booleans(),
+    )
+    def test_written_as_the_kinds_of_them_are(self, value: Any, kind: str, unescaped: bool) -> None:
+        field = Field("value", kind, unescaped=unescaped)
+        kinds = {int: WholeNumber, float: Number, str: Text, bool: np.bool_}
+        self.assertEqual(texts(value, (field,), None), texts(kinds[type(value)](value), (field,), None))
+
+    @patient
+    @given(st.integers(-(10**18), 10**18), st.sampled_from(sorted(TYPES)))
+    def test_ticks_are_written_as_instants_everywhere(self, ticks: int, kind: str) -> None:
+        seconds, rest = divmod(abs(ticks), 10**7)
+        expected = f"{'-' * (ticks < 0)}{seconds}.{rest:07d}"
+        self.assertEqual(texts(Ticks(ticks), (Field("value", kind),), None), [expected])
+
+
 class TextsTests(unittest.TestCase):
     """Protocol section 5, "What a backend may return"."""
 
