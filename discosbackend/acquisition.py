@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_SLEEP = 0.5
 # The last sleep ends early by more than the longest turn of the reactor.
 _LEAD = 5e-3
+_IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
 # A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
@@ -56,11 +57,14 @@ def whole_stretch_at_once(instant: Ticks, now: Callable[[], int]) -> float:
 def punctual_stretch(instant: Ticks, now: Callable[[], int]) -> float:
     """The last stretch on the system's clock: turns of the reactor, then sleep, then spin.
 
-    A reactor on epoll rounds a sleep up to a whole millisecond. So zero-delay turns keep everyone served
-    until 1 ms is left, and that is waited for in place: asleep until 300 us before the instant, then
-    spinning. Nobody is held up for longer than that millisecond.
+    A reactor on epoll rounds a sleep up to a whole millisecond. So zero-delay turns keep everyone served from
+    2.5 ms before the instant until 1 ms is left, and that is waited for in place: asleep until 300 us before the
+    instant, then spinning. Nobody is held up for longer than that millisecond; and who is idle until the last
+    moment is not the one whom a busy machine suspends then.
     """
     left = (instant - now()) / TICKS_PER_SECOND
+    if left > _IN_TURNS:
+        return left - _IN_TURNS
     if left > _IN_PLACE:
         return 0.0
     if left > _SPIN:

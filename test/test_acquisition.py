@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
 import time
 import unittest
@@ -1084,10 +1085,20 @@ class SlowTime:
 
 
 class PunctualStretchTests(unittest.TestCase):
-    """Turns until 1 ms is left, asleep until 0.3 ms before the instant, then spinning."""
+    """A sleep until 2.5 ms is left, turns until 1 ms is, asleep until 0.3 ms before the instant, then spinning."""
+
+    def test_a_sleep_of_the_reactor_while_there_is_time_for_its_rounding(self) -> None:
+        for left in (50_000, 30_000, 25_100):
+            with self.subTest(left=left):
+                fake = SlowTime(left)
+                delay = fake.run()
+                self.assertAlmostEqual(delay, (left - 25_000) / SECOND, delta=1e-6)
+                self.assertEqual(fake.slept, [])
+                # Rounded up to the next millisecond it is still no longer than what may be waited for in place.
+                self.assertGreater(left / SECOND - math.ceil(delay * 1000) / 1000, 0.001)
 
     def test_turns_while_more_than_a_millisecond_is_left(self) -> None:
-        for left in (50_000, 20_000, 10_020):
+        for left in (25_000, 20_000, 10_020):
             with self.subTest(left=left):
                 fake = SlowTime(left)
                 self.assertEqual(fake.run(), 0.0)
@@ -1146,7 +1157,8 @@ class PunctualStretchTests(unittest.TestCase):
     def test_never_early_and_never_long(self, left: int, reading: int, overshoot: int) -> None:
         fake = SlowTime(left, reading=reading, overshoot=overshoot)
         began = fake.utc
-        self.assertEqual(fake.run(), 0.0)
+        delay = fake.run()
+        self.assertEqual(delay > 0, left - reading > 25_000)
         self.assertTrue(fake.utc >= NOW or left - reading > 10_000)
         self.assertLessEqual(fake.utc - began, 10_000 + overshoot + 3 * reading)
         for slept in fake.slept:
