@@ -1,0 +1,56 @@
+"""How much is measured: the same code with fewer rounds and smaller sizes is the quick run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FULL", "QUICK", "Effort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Counts for every measurement."""
+
+    rounds: int
+    requests: int
+    """One round's, for a quantile at 0.99."""
+    batches: int
+    """One round's, of 100 requests each."""
+    failures: int
+    """One round's, of a kind."""
+    starts: int
+    """Cold ones."""
+    idle: int
+    """Connections."""
+    storms: int
+    never_reading: int
+    """Rounds, each with a server of its own."""
+    floods: int
+    """Rounds beside a flood."""
+    timed_starts: int
+
+
+FULL = Effort(
+    rounds=21,
+    requests=4000,
+    batches=500,
+    failures=10000,
+    starts=10,
+    idle=4000,
+    storms=9,
+    never_reading=3,
+    floods=5,
+    timed_starts=200,
+)
+QUICK = Effort(
+    rounds=3,
+    requests=600,
+    batches=100,
+    failures=2000,
+    starts=3,
+    idle=1000,
+    storms=3,
+    never_reading=1,
+    floods=2,
+    timed_starts=20,
+)

@@ -1,0 +1,63 @@
+"""What an expected failure costs beside a success, and how much of the log a flood of them fills."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+
+from benchmarks.effort import Effort
+from benchmarks.load import STATUS, Request, alone, connect
+from benchmarks.servers import SERVER, Server
+from benchmarks.table import Row, against, at_most, bytes_text, time_text
+
+__all__ = ["failures"]
+
+_FAILURES = {
+    "unknown command": Request(b"?open-dome", re.compile(rb"!open-dome,fail,[^!]+")),
+    "wrong number of arguments": Request(b"?set-integration", re.compile(rb"!set-integration,fail,[^!]+")),
+    "bad argument": Request(b"?set-integration,soon", re.compile(rb"!set-integration,fail,[^!]+")),
+    "refused by the backend": Request(b"?set-configuration,X", re.compile(rb"!set-configuration,fail,[^!]+")),
+    "malformed line": Request(b"status", re.compile(rb"![a-z-]+,invalid,[^!]+")),
+}
+_PROGRAM = ("scripts/discos-backend-server", "--backend", "benchmarks.instrument:Instrument", "--port", "0")
+_DEPTH = 100
+_FLOOD = 100_000
+_LOG_WINDOW = 1.2
+
+
+def failures(effort: Effort) -> list[Row]:
+    """The server's processor time for each kind of failure against that for `status`, all pipelined.
+
+    The server is the program, so that it logs as one does: at info, to a file.
+    """
+    costs: dict[str, list[float]] = {name: [] for name in _FAILURES}
+    successes = []
+    rounds = effort.failures // _DEPTH
+    with Server(*_PROGRAM, cpu=SERVER) as server, connect(server.address) as connection:
+        for request in (STATUS, *_FAILURES.values()):
+            alone(connection, request, rounds, _DEPTH)
+        for _ in range(effort.rounds):
+            successes.append(_cost(server, connection, STATUS, rounds))
+            for name, request in _FAILURES.items():
+                costs[name].append(_cost(server, connection, request, rounds))
+        written = _log_of_a_flood(server, connection)
+    rows = [against(name, cost, successes, time_text, at_most(1.5)) for name, cost in costs.items()]
+    return [*rows, Row(f"log written by {_FLOOD:,} refusals", bytes_text(written))]
+
+
+def _log_of_a_flood(server: Server, connection: socket.socket) -> int:
+    """How many bytes of log a flood of refusals leaves."""
+    # The log says once a second what it has left out: of what was before, and of the flood.
+    time.sleep(_LOG_WINDOW)
+    before = server.log_size
+    alone(connection, _FAILURES["refused by the backend"], _FLOOD // _DEPTH, _DEPTH)
+    time.sleep(_LOG_WINDOW)
+    return server.log_size - before
+
+
+def _cost(server: Server, connection: socket.socket, request: Request, rounds: int) -> float:
+    """Processor time of the server for one such request, in seconds."""
+    before = server.processor_time
+    alone(connection, request, rounds, _DEPTH)
+    return (server.processor_time - before) / (rounds * _DEPTH)

@@ -1,0 +1,59 @@
+"""A load in a process of its own: 50 clients, each pipelining 200 deep, until standard input ends.
+
+    python -m benchmarks.flood 127.0.0.1 PORT
+
+Says `flooding` once every client has had replies, and at the end how many requests were answered. Every reply
+is checked; a lost one ends it.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.load import STATUS, Address, batches, check, connected
+from benchmarks.servers import LOAD, Companion, NotMeasured, Server
+
+__all__ = ["flooded"]
+
+_CLIENTS, _DEPTH = 50, 200
+# More than can be answered before somebody ends it: a quarter of an hour at a million a second.
+_MOST = 5_000_000
+
+
+@contextmanager
+def flooded(server: Server) -> Iterator[None]:
+    """A flood on that server, as long as this lasts. NotMeasured when one of its replies was lost."""
+    host, port = server.address
+    with Companion("-m", "benchmarks.flood", host, str(port), cpu=LOAD) as flood:
+        if flood.hear() != "flooding\n":
+            raise NotMeasured("the flood does not start")
+        yield
+        flood.tell("enough")
+        if int(flood.hear()) <= 0:
+            raise NotMeasured("the flood was no flood")
+
+
+def main(address: Address) -> None:
+    """Flood that server."""
+    enough = select.poll()
+    enough.register(sys.stdin, select.POLLIN)
+    answered = 0
+    with connected(address, _CLIENTS) as connections:
+        for _, replies in batches(connections, STATUS.times(_DEPTH), _DEPTH, _MOST):
+            check(replies, STATUS, _DEPTH)
+            answered += 1
+            if answered == _CLIENTS:
+                print("flooding", flush=True)
+            if answered > _CLIENTS and enough.poll(0):
+                break
+    print(answered * _DEPTH, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main((sys.argv[1], int(sys.argv[2])))
+    except NotMeasured as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,90 @@
+"""The server under test: the README's first backend, and commands that hold it up as backends do.
+
+    python -m benchmarks.instrument
+
+Prints where it listens, and serves on loopback until it is told to stop.
+"""
+
+from __future__ import annotations
+
+import time
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from discosbackend import (
+    Acquisition,
+    Argument,
+    Backend,
+    BackendError,
+    DBProtocolHandler,
+    Ticks,
+    blocking,
+    command,
+    run_server,
+)
+
+__all__ = ["Instrument"]
+
+
+class Instrument(Backend):
+    """Answers at once, refuses, naps in a thread, waits in a coroutine, tells how late its starts are."""
+
+    def __init__(self) -> None:
+        self._lateness: int | None = None
+        self.acquisition = Acquisition(self._begin, self._end)
+
+    def status(self) -> tuple[Ticks, str, bool]:
+        return Ticks.now(), "ok", self.acquisition.acquiring
+
+    def time(self) -> Ticks:
+        return Ticks.now()
+
+    def set_configuration(self, configuration: str) -> None:
+        raise BackendError(f"no configuration {configuration}")
+
+    def start(self, timestamp: Ticks | None = None) -> None:
+        self._lateness = None
+        self.acquisition.start(timestamp)
+
+    def stop(self, timestamp: Ticks | None = None) -> None:
+        self.acquisition.stop(timestamp)
+
+    def _begin(self, instant: Ticks) -> None:
+        self._lateness = time.time_ns() - instant * 100
+
+    def _end(self, instant: Ticks) -> None:
+        """Nothing to end."""
+
+    @command("lateness", lane="reads")
+    def lateness(self) -> int:
+        """By how many ns the last start was late: when the backend was told, by the clock it starts by."""
+        if self._lateness is None:
+            raise BackendError("not started yet")
+        return self._lateness
+
+    @blocking
+    @command("nap", Argument("seconds", "float"), lane="files")
+    def nap(self, seconds: float) -> None:
+        """Hold up a thread."""
+        time.sleep(seconds)
+
+    @blocking
+    @command("compute", Argument("seconds", "float"), lane="files")
+    def compute(self, seconds: float) -> None:
+        """Hold up the interpreter: a thread that computes in Python."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+
+    @command("dawdle", Argument("seconds", "float"))
+    async def dawdle(self, seconds: float) -> None:
+        """Wait in a coroutine."""
+        from twisted.internet import reactor
+
+        pause: Deferred[None] = deferLater(reactor, seconds)
+        await pause
+
+
+if __name__ == "__main__":
+    run_server(0, DBProtocolHandler(Instrument()), "127.0.0.1")

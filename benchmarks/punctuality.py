@@ -1,0 +1,123 @@
+"""Timed starts: how late the backend is told, idle and under load, beside a control."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from benchmarks.effort import Effort
+from benchmarks.flood import flooded
+from benchmarks.held import held
+from benchmarks.load import ask, connect
+from benchmarks.servers import Companion, NotMeasured, Server, our_server, unpin
+from benchmarks.table import Goal, Row, at_most, quantile, time_text
+
+__all__ = ["beside_compute", "beside_nap", "idle", "under_load"]
+
+Beside = Callable[[Server], AbstractContextManager[None]]
+
+# Seconds ahead, drawn from this range: a random phase of the millisecond to which epoll rounds.
+_AHEAD = (0.012, 0.030)
+# Beside a thread that computes, a request takes several times as long as that holds the interpreter.
+_FAR_AHEAD = (0.060, 0.080)
+# Seconds after the instant at which the server is asked, and for how long.
+_AFTERWARDS, _PATIENCE = 0.003, 5.0
+_P50, _P50_COMPUTING = 20e-6, 1e-3
+_ABOVE_IDLE, _ABOVE = 100e-6, 1e-3
+
+
+def idle(effort: Effort) -> list[Row]:
+    """A server that has nothing else to do."""
+    return _rows(*_measure(effort, lambda _: nullcontext()), above=_ABOVE_IDLE)
+
+
+def under_load(effort: Effort) -> list[Row]:
+    """While 50 clients pipeline 200 deep."""
+    return _rows(*_measure(effort, flooded))
+
+
+def beside_nap(effort: Effort) -> list[Row]:
+    """While a @blocking command sleeps."""
+    return _rows(*_measure(effort, lambda server: held(server, "nap")))
+
+
+def beside_compute(effort: Effort) -> list[Row]:
+    """While a @blocking command computes in Python."""
+    lateness = _measure(effort, lambda server: held(server, "compute"), _FAR_AHEAD)
+    return _rows(*lateness, p50=_P50_COMPUTING, above=None)
+
+
+def _measure(
+    effort: Effort, beside: Beside, ahead: tuple[float, float] = _AHEAD
+) -> tuple[list[float], list[float]]:
+    """Starts of the server and of the control in turn: by how many seconds each was late."""
+    draw = random.Random(3)
+    ours, bare = [], []
+    with our_server() as server, Companion("-m", "benchmarks.control") as control:
+        # Pinned to one processor, the control would wait for the server, and the server for its own thread.
+        unpin(server.pid)
+        unpin(control.pid)
+        with connect(server.address) as connection, beside(server):
+            for _ in range(effort.timed_starts):
+                ours.append(_start(connection, draw.uniform(*ahead)))
+                control.tell(str(_instant(draw.uniform(*ahead))))
+                bare.append(int(control.hear()) / 1e9)
+    return ours, bare
+
+
+def _rows(
+    ours: Sequence[float], bare: Sequence[float], *, p50: float = _P50, above: float | None = _ABOVE
+) -> list[Row]:
+    """`p50` is the goal for the server's own, `above` the one for its p99 less the control's."""
+
+    def row(figure: str, share: float) -> Row:
+        limit = f"{time_text(quantile(bare, share))} (control)"
+        return Row(figure, time_text(quantile(ours, share)), limit)
+
+    never_early = Goal("never early", lambda lateness: lateness >= 0)
+    excess = quantile(ours, 0.99) - quantile(bare, 0.99)
+    p99 = replace(row("p99", 0.99), compared=f"{'+' * (excess > 0)}{time_text(excess)}")
+    if above is not None:
+        p99 = p99.judged(excess, at_most(above, time_text), " above")
+    return [
+        row("earliest", 0).judged(min(ours), never_early),
+        row("p50", 0.5).judged(quantile(ours, 0.5), at_most(p50, time_text)),
+        p99,
+        row("latest", 1),
+    ]
+
+
+def _instant(ahead: float) -> int:
+    """The count of 100 ns so many seconds from now."""
+    return time.time_ns() // 100 + round(ahead * 1e7)
+
+
+def _start(connection: socket.socket, ahead: float) -> float:
+    """One timed start and its stop; by how many seconds the backend was told late."""
+    instant = _arm(connection, ahead)
+    until = time.monotonic() + ahead + _PATIENCE
+    time.sleep(max(instant / 1e7 - time.time() + _AFTERWARDS, 0))
+    while (reply := ask(connection, "?lateness")).startswith("!lateness,fail,not started"):
+        if time.monotonic() > until:
+            raise NotMeasured(f"a timed start did not happen: {reply}")
+        time.sleep(_AFTERWARDS)
+    if (stopped := ask(connection, "?stop")) != "!stop,ok" or not reply.startswith("!lateness,ok,"):
+        raise NotMeasured(f"after a timed start ?lateness was answered {reply}, ?stop {stopped}")
+    return int(reply.rpartition(",")[2]) / 1e9
+
+
+def _arm(connection: socket.socket, ahead: float) -> int:
+    """Ask for a start so many seconds ahead, or more where that has elapsed when the request is read."""
+    for _ in range(5):
+        instant = _instant(ahead)
+        reply = ask(connection, f"?start,{instant // 10**7}.{instant % 10**7:07d}")
+        if "elapsed" not in reply:
+            break
+        ahead *= 2
+    if reply != "!start,ok":
+        raise NotMeasured(f"a start {ahead:.3f} s ahead was answered {reply}")
+    return instant

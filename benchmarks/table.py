@@ -1,0 +1,133 @@
+"""Figures and how they are shown: quantiles, rows with a verdict, the table as text and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+__all__ = ["Goal", "Row", "Show", "Table", "against", "at_least", "at_most", "bytes_text", "markdown"]
+__all__ += ["median", "number_text", "quantile", "rate_text", "ratio", "text", "time_text"]
+
+_HEADINGS = ("figure", "ours", "limit", "compared", "goal", "verdict")
+
+Show = Callable[[float], str]
+"""Writes a figure with its unit."""
+
+
+def number_text(value: float) -> str:
+    """A number, to three digits."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def rate_text(per_second: float) -> str:
+    """A rate, to three digits."""
+    return f"{float(f'{per_second:.3g}'):,.0f}/s"
+
+
+def time_text(seconds: float) -> str:
+    """A time in ns, µs, ms or s, to three digits."""
+    for unit, size in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)):
+        if abs(seconds) < 999.5 * size:
+            return f"{number_text(seconds / size)} {unit}"
+    return f"{number_text(seconds)} s"
+
+
+def bytes_text(count: float) -> str:
+    """A size in B, KiB or MiB, to three digits."""
+    for unit, size in (("B", 1), ("KiB", 1024)):
+        if abs(count) < 999.5 * size:
+            return f"{number_text(count / size)} {unit}"
+    return f"{number_text(count / 1024**2)} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure should be: `text` says it, `holds` tells whether it is."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+def at_least(bound: float, show: Show = number_text) -> Goal:
+    """The goal that a figure is no smaller."""
+    return Goal(f"≥ {show(bound)}", lambda value: value >= bound)
+
+
+def at_most(bound: float, show: Show = number_text) -> Goal:
+    """The goal that a figure is no larger."""
+    return Goal(f"≤ {show(bound)}", lambda value: value <= bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `met` is None for a figure that has no goal."""
+
+    figure: str
+    ours: str
+    limit: str = ""
+    compared: str = ""
+    goal: str = ""
+    met: bool | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed`, or nothing."""
+        return {None: "", True: "met", False: "missed"}[self.met]
+
+    def judged(self, value: float, goal: Goal, unit: str = "") -> Row:
+        """This row with a goal, and whether that value holds it; `unit` is written behind the goal."""
+        return replace(self, goal=goal.text + unit, met=goal.holds(value))
+
+
+def against(
+    figure: str, ours: Sequence[float], limit: Sequence[float], show: Show, goal: Goal | None = None
+) -> Row:
+    """The medians of each round's figure of ours and of the limit, and their ratio, which a goal is for."""
+    compared = ratio(ours, limit)
+    row = Row(figure, show(median(ours)), show(median(limit)), f"{compared:.2f} ×")
+    return row if goal is None else row.judged(compared, goal, " ×")
+
+
+def ratio(ours: Sequence[float], limit: Sequence[float]) -> float:
+    """The median of the rounds' ratios: what was measured side by side is compared."""
+    return median([one / other for one, other in zip(ours, limit, strict=True)])
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of them do not exceed: 0.5 the lower median, 1 the largest."""
+    # 0.07 * 100 is a little more than 7.
+    rank = math.ceil(round(len(values) * share, 9))
+    return sorted(values)[max(rank, 1) - 1]
+
+
+Table = Mapping[str, Sequence[Row]]
+"""What was measured, and its rows."""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.figure, row.ours, row.limit, row.compared, row.goal, row.verdict
+
+
+def text(table: Table) -> str:
+    """The table for a terminal: what was measured, its rows below."""
+    everything = [_HEADINGS, *(_cells(row) for rows in table.values() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"  {'  '.join(padded)}".rstrip()
+
+    lines = [line(_HEADINGS)]
+    for what, rows in table.items():
+        lines += ["", what, *(line(_cells(row)) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(table: Table) -> str:
+    """The table for the docs: what was measured stands in the first of its rows."""
+    lines = [("what", *_HEADINGS), ("---",) * (len(_HEADINGS) + 1)]
+    for what, rows in table.items():
+        lines += [(what if number == 0 else "", *_cells(row)) for number, row in enumerate(rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
