@@ -85,7 +85,7 @@ class DBProtocol(Protocol):
     def __init__(self) -> None:
         self._splitter = LineSplitter()
         # Lines that were read and not yet looked at are those from _at on.
-        self._lines: list[bytes] = []
+        self._lines: list[bytes] | tuple[()] = ()
         self._at = 0
         self._backlog = 0
         self._pending: _Pending | None = None
@@ -138,7 +138,7 @@ class DBProtocol(Protocol):
         lines = self._splitter.feed(data)
         if not lines:
             return
-        if self._lines or self._pending is not None or self._output_full:
+        if self._lines:
             self._lines.extend(lines)
         else:
             self._lines = lines
@@ -212,7 +212,7 @@ class DBProtocol(Protocol):
                 out.append(b"")
                 self._transport().write(b"\r\n".join(out))
         if self._at >= len(self._lines):
-            self._lines, self._at, self._backlog = [], 0, 0
+            self._lines, self._at, self._backlog = (), 0, 0
             if not self._reading:
                 self._mind_reading()
             if self._greeting is not None and not self._greeting.active():
