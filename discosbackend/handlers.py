@@ -258,7 +258,7 @@ class DBProtocolHandler(Handler):
         """What `handle` does, without a Message on the way: the arguments of the `ok` reply to a request.
 
         This is how the server asks, as long as no subclass has a `handle` of its own: two Messages a request
-        were a fifth of its time.
+        were a sixth of its time.
         """
         self._asked = True
         command = self.commands.get(name)

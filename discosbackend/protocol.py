@@ -384,7 +384,7 @@ class DBFactory(Factory):
             raise TypeError(f"a handler is needed, such as DBProtocolHandler(backend), not {handler!r}")
         if not greeting_delay >= 0:
             raise ValueError(f"greeting_delay must be 0 s or more, not {greeting_delay!r}")
-        self.handler = handler
+        self._handler = handler
         self.greeting_delay = greeting_delay
         self.listeners: list[Callable[[Exchange], object]] = []
         self.connections: set[DBProtocol] = set()
@@ -392,15 +392,20 @@ class DBFactory(Factory):
         self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
         self.complaints = Complaints(logger, self._call_later)
         self.turns = Turns(self._call_later)
-        # No Messages for a DBProtocolHandler, unless somebody has given it another `handle`.
+        # No Messages where `handle` is DBProtocolHandler's own: not in a subclass that has another.
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
-        self.ask: Callable[[str, Sequence[str]], Any] = (
-            cast(DBProtocolHandler, handler).reply_arguments if direct else self._ask_with_message
-        )
+        self.ask: Callable[[str, Sequence[str]], Any] = self._ask_with_message
+        if direct:
+            self.ask = cast(Any, handler.handle).__self__.reply_arguments
         # A handler written for the original package need not derive from ours.
         self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.complaints, of_texts=direct)
         self._reactor = reactor
         self._finished: Deferred[None] | None = None
+
+    @property
+    def handler(self) -> Handler:
+        """Who answers; another handler needs another factory."""
+        return self._handler
 
     @property
     def reactor(self) -> Any:

@@ -413,6 +413,28 @@ class OwnHandleTests(unittest.TestCase):
         handler.handle = lambda message: ok(message, "mine")  # type: ignore[method-assign]
         self.assertEqual(greeted(handler).ask(b"?nope\r\n"), b"!nope,ok,mine\r\n")
 
+    def test_one_that_stands_for_another(self) -> None:
+        """It has what a server needs, `handle`, and that is the other's."""
+
+        class Stand:
+            """A handler of the original's kind, around another."""
+
+            def __init__(self, inner: Handler) -> None:
+                self.handle = inner.handle
+                self.start = inner.start
+                self.stop = inner.stop
+
+        for inner in (DBProtocolHandler(self.Meter()), AlwaysOkHandler()):
+            factory = DBFactory(Stand(inner), reactor=Clock())  # type: ignore[arg-type]
+            code = b"ok" if isinstance(inner, AlwaysOkHandler) else b"fail,invalid command 'nope'"
+            self.assertEqual(greeted(factory).ask(b"?nope\r\n"), b"!nope,%s\r\n" % code)
+
+    def test_a_factory_keeps_its_handler(self) -> None:
+        """What it asks is settled when it is made, so that another one must not seem to be taken."""
+        factory = DBFactory(AlwaysOkHandler(), reactor=Clock())
+        with self.assertRaises(AttributeError):
+            factory.handler = AlwaysOkHandler()  # type: ignore[misc]
+
     def test_texts_instead_of_a_message_are_no_reply(self) -> None:
         """Arguments without a Message are what the server asks a DBProtocolHandler for, and nobody else."""
 
