@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 # All in seconds. A step of the UTC clock is followed within a second (protocol section 7).
 _LONGEST_SLEEP = 0.5
-# The last sleep ends early by more than the longest turn of the reactor.
+# The last long sleep ends early by more than the longest turn of the reactor; a short one goes on from there, until
+# what epoll may round it up by, and a turn, are left before what is waited for in place.
 _LEAD = 5e-3
 _IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3

@@ -212,7 +212,7 @@ def _read_request(text: str) -> tuple[str, tuple[str, ...]]:
 
 # Long lines are not remembered: a peer could fill the memory with them.
 _SHORT = 64
-_remembered_request = lru_cache(maxsize=512)(_read_request)
+_remembered_request = lru_cache(maxsize=128)(_read_request)
 
 
 def write_reply(name: str, code: str, arguments: Sequence[str]) -> str:
@@ -224,6 +224,8 @@ def write_reply(name: str, code: str, arguments: Sequence[str]) -> str:
     try:
         if not arguments:
             return head
+        if not isinstance(arguments, (list, tuple)):
+            arguments = list(arguments)
         joined = SEPARATOR.join(arguments)
         # Escaping costs as much as all the rest, and few replies need it.
         if "\\" in joined or "\t" in joined or joined.count(SEPARATOR) >= len(arguments):
@@ -241,7 +243,8 @@ def _head(name: str, code: str) -> str:
     """What a reply begins with."""
     if not isinstance(name, str) or name_pattern.fullmatch(name) is None or code not in CODES:
         raise GrammarException("name or code that is read as something else")
-    return f"{REPLY}{name},{code}"
+    # Not by format(), which a text with a class of its own may answer with something else.
+    return "".join((REPLY, name, SEPARATOR, code))
 
 
 def escape(argument: str) -> str:

@@ -128,8 +128,8 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
     surplus = fields[-1] if fields and fields[-1].repeated else None
     for value in result if type(result) in (tuple, list) else _values_of(result):
         field = fields[len(found)] if len(found) < len(fields) else surplus
-        write = None if field is None else field.plain.get(type(value))
         try:
+            write = None if field is None else field.plain.get(type(value))
             text = _text_of(value, field) if write is None else write(value)
         except (TypeError, ValueError, OverflowError) as problem:
             raise UnsendableError(str(problem)) from problem

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import re
-import time
 import sys
+import time
 import unittest
 from typing import NamedTuple
 
@@ -423,6 +424,18 @@ class WritingTests(unittest.TestCase):
             for arguments in ([], ["b"]):
                 with self.subTest(name=name, code=code), self.assertRaises(GrammarException):
                     write_reply(name, code, arguments)
+
+    def test_a_code_that_prints_as_something_else(self) -> None:
+        """What is remembered of one reply must not spoil the next."""
+
+        class Code(str, enum.Enum):
+            """Equal to a code, and written by format() as `Code.OK`."""
+
+            OK = "ok"
+
+        for code in (Code.OK, OK, Code.OK):
+            self.assertEqual(write_reply("coded", code, ["x"]), "!coded,ok,x")
+            self.assertEqual(write_reply("coded", code, iter(["x", "y"])), "!coded,ok,x,y")  # type: ignore[arg-type]
 
     def test_write_reply_never_breaks_on_what_is_no_text(self) -> None:
         """A handler of one's own may put anything into a Message: it is refused or sent as str() has it.
