@@ -368,9 +368,10 @@ class DBProtocol(Protocol):
 class DBFactory(Factory):
     """Makes a DBProtocol for each connection, all on one handler.
 
-    `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section 9 says
-    for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners` are called with an Exchange after every line; nobody there costs nothing. `reactor`
-    is where turns and delays are waited for.
+    `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section
+    9 says for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners`
+    are called with an Exchange after every line; nobody there costs nothing. `reactor` is where turns
+    and delays are waited for.
     """
 
     protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted leaves it open
