@@ -214,7 +214,7 @@ class DBProtocol(Protocol):
                 self._mind_reading()
             if self._greeting is not None and not self._greeting.active():
                 self._greet()
-            if self._half_closed or self._lost or self.factory.stopping:
+            if self._half_closed or self._lost or self.factory.finishing is not None:
                 self._settle()
 
     def _take(self, line: bytes) -> None:
@@ -398,7 +398,8 @@ class DBFactory(Factory):
         # A handler written for the original package need not derive from ours.
         self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.complaints, of_texts=direct)
         self._reactor = reactor
-        self._finished: Deferred[None] | None = None
+        # What finish() has promised, until it is kept.
+        self.finishing: Deferred[None] | None = None
 
     @property
     def handler(self) -> Handler:
@@ -452,7 +453,7 @@ class DBFactory(Factory):
         """
         self.stopping = True
         finished: Deferred[None] = Deferred()
-        self._finished = finished
+        self.finishing = finished
         give_up = self.reactor.callLater(timeout, self._abandon)
         finished.addCallback(lambda _: give_up.cancel() if give_up.active() else None)
         self.settled()
@@ -460,8 +461,8 @@ class DBFactory(Factory):
 
     def settled(self) -> None:
         """A connection has nothing left to do."""
-        if self._finished is not None and not any(connection.busy for connection in self.connections):
-            finished, self._finished = self._finished, None
+        if self.finishing is not None and not any(connection.busy for connection in self.connections):
+            finished, self.finishing = self.finishing, None
             finished.callback(None)
 
     def _abandon(self) -> None:

@@ -128,11 +128,14 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
     surplus = fields[-1] if fields and fields[-1].repeated else None
     for value in result if type(result) in (tuple, list) else _values_of(result):
         field = fields[len(found)] if len(found) < len(fields) else surplus
-        try:
-            write = None if field is None else field.plain.get(type(value))
-            text = _text_of(value, field) if write is None else write(value)
-        except (TypeError, ValueError, OverflowError) as problem:
-            raise UnsendableError(str(problem)) from problem
+        write = None if field is None else field.plain.get(type(value))
+        if write is None:
+            text = _text_of(value, field)
+        else:
+            try:
+                text = write(value)
+            except ValueError as problem:
+                raise UnsendableError(str(problem)) from problem
         found.append(text)
         room -= len(text) + 1
         if room < 0:
@@ -175,9 +178,12 @@ def _text_of(value: Any, field: FieldLike | None) -> str:
         return _string(value.decode("latin-1"), field)
     if not _is_one(value):
         raise UnsendableError(f"{type(value).__name__} inside the returned values")
-    if hasattr(value, "jd1") or isinstance(value, Ticks):
-        return Ticks.of(value).unix_text()
-    return _number(_plain_number(value), field)
+    try:
+        if hasattr(value, "jd1") or isinstance(value, Ticks):
+            return Ticks.of(value).unix_text()
+        return _number(_plain_number(value), field)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise UnsendableError(str(problem)) from problem
 
 
 def _string(text: str, field: FieldLike | None) -> str:
