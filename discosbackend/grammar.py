@@ -293,7 +293,8 @@ def _split(arguments: str | None) -> list[str]:
 def _text(value: object) -> str:
     """What somebody put into a Message, as text; str() of a message must not raise."""
     try:
-        return str(value)
+        # A text is what it is, not what its class prints: str() of an Enum that is one gives "Mode.CP".
+        return str.__str__(value) if isinstance(value, str) else str(value)
     except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
         return f"<{type(value).__name__}>"
 

@@ -57,6 +57,9 @@ class Wire(StringTransport):
         self.full = False
 
     def write(self, data: bytes) -> None:
+        if self.disconnected:
+            # Cut, as Twisted's: what is written now goes nowhere.
+            return
         super().write(data)
         self.unread += len(data)
         if self.unread > self.room and self.producer is not None:

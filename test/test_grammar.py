@@ -437,6 +437,18 @@ class WritingTests(unittest.TestCase):
             self.assertEqual(write_reply("coded", code, ["x"]), "!coded,ok,x")
             self.assertEqual(write_reply("coded", code, iter(["x", "y"])), "!coded,ok,x,y")  # type: ignore[arg-type]
 
+    def test_an_argument_that_prints_as_something_else(self) -> None:
+        """It is sent, and shown, as the text that it is."""
+
+        class Mode(str, enum.Enum):
+            """Printed as `Mode.CP`."""
+
+            CP = "C,P"
+
+        message = Message(message_type=REPLY, name="x", code=OK, arguments=[Mode.CP])
+        self.assertEqual((str(message), write_reply("x", OK, [Mode.CP])), (r"!x,ok,C\,P",) * 2)
+        self.assertTrue(message.check_synthax())
+
     def test_write_reply_never_breaks_on_what_is_no_text(self) -> None:
         """A handler of one's own may put anything into a Message: it is refused or sent as str() has it.
 

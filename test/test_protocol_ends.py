@@ -259,6 +259,18 @@ class FactoryTests(unittest.TestCase):
         self.factory.doStart()
         self.assertEqual(greeted(self.factory).ask(b"?x\r\n"), b"!x,ok\r\n")
 
+    def test_started_again_before_the_end(self) -> None:
+        """What runs has its reply, the rest begins, and finish() keeps its promise."""
+        connection = greeted(self.factory)
+        connection.send(b"?odd\r\n?x\r\n")
+        self.finish()
+        self.factory.doStart()
+        self.later.end()
+        self.assertEqual(self.finished, [])
+        self.assertEqual(connection.ask(b""), b"!odd,ok\r\n!x,ok\r\n")
+        self.assertEqual(self.finished, [None])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_connections(self) -> None:
         first, second = greeted(self.factory), greeted(self.factory)
         self.assertEqual(self.factory.connections, {first.protocol, second.protocol})
