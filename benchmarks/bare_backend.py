@@ -1,9 +1,12 @@
 """The floor: bare Twisted that asks the backend under test, and writes what it says without a look at it.
 
-No grammar, no arguments, no lanes, no proof that the reply is one: what a server costs that may not go wrong.
+No grammar, no arguments, no lanes, no proof that the reply is one, no bounds. Like ours it writes the replies to
+what was read at once in one piece.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from benchmarks.bare_twisted import Constant, serve
 from benchmarks.instrument import Instrument
@@ -17,11 +20,20 @@ _METHODS = {b"?status": _BACKEND.status}
 class Unchecked(Constant):
     """Answers `status`, the only line that it knows."""
 
+    def __init__(self) -> None:
+        self._replies: list[str] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer all lines of a chunk in one write."""
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        transport: Any = self.transport
+        transport.write("".join(self._replies).encode("latin-1"))
+        self._replies.clear()
+
     def lineReceived(self, line: bytes) -> None:
         """Answer."""
         timestamp, status, acquiring = _METHODS[line]()
-        reply = f"!status,ok,{timestamp.unix_text()},{status},{acquiring:d}"
-        self.sendLine(reply.encode("latin-1"))  # type: ignore[no-untyped-call]
+        self._replies.append(f"!status,ok,{timestamp.unix_text()},{status},{acquiring:d}\r\n")
 
 
 if __name__ == "__main__":
