@@ -20,7 +20,9 @@ from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
 
 __all__ = ["MEASUREMENTS", "main"]
 
-MEASUREMENTS: dict[str, Callable[[Effort], list[table.Row]]] = {
+_Measurement = Callable[[Effort], list[table.Row]]
+
+MEASUREMENTS: dict[str, _Measurement] = {
     "one client, one request at a time": exchange.one_client,
     "50 clients, one request each at a time": exchange.fifty_clients,
     "one client pipelining 100": exchange.one_pipelining,
@@ -38,6 +40,10 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[table.Row]]] = {
     "timed start, beside a computing thread": punctuality.beside_compute,
 }
 
+# What fifty clients, pipes, logs and libraries need.
+_FEW_FILES = 150
+# What ends the command, after it has stopped its servers: they would outlive it.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _DESCRIPTION = """\
 Start servers on loopback, measure them in interleaved rounds beside bare ones, and print a table of medians.
@@ -46,7 +52,11 @@ docs/performance.md says how each figure is measured.
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Measure, and print the table. Exit status 0 whatever the figures, 1 when something has none."""
+    """Measure, and print the table. Exit status 0 whatever the figures, 1 when one is not there.
+
+    What cannot be measured is left out of the table, and said on standard error. SIGINT, SIGTERM and SIGHUP
+    end early: the table has what was measured until then.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     chosen = [name for name in MEASUREMENTS if any(word.lower() in name.lower() for word in options.only)]
@@ -55,19 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.list:
         print("\n".join(chosen))
         sys.exit(0)
-    # Servers are ended on the way out, which SIGTERM does not take by itself.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    effort = QUICK if options.quick else FULL
+    _raise_open_files(chosen, effort)
+    pin(0, CLIENT)
     conditions = _conditions()
-    try:
-        found = _measured(chosen, QUICK if options.quick else FULL)
-    except (NotMeasured, OSError) as problem:
-        sys.exit(f"not measured: {problem}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    verdicts = [row.verdict for rows in found.values() for row in rows]
-    print(f"{verdicts.count('met')} goals met, {verdicts.count('missed')} missed", file=sys.stderr)
-    print(conditions, table.markdown(found) if options.markdown else table.text(found), sep="\n\n", end="")
-    sys.exit(0)
+    found, problems = _measured(chosen, effort)
+    if found:
+        verdicts = [row.verdict for rows in found.values() for row in rows]
+        print(f"{verdicts.count('met')} goals met, {verdicts.count('missed')} missed", file=sys.stderr)
+        show = table.markdown if options.markdown else table.text
+        print(conditions, show(found), sep="\n\n", end="")
+    sys.exit("\n".join(problems) or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,18 +101,51 @@ def _conditions() -> str:
     )
 
 
-def _measured(names: Sequence[str], effort: Effort) -> dict[str, list[table.Row]]:
-    # Thousands of connections, here and in the servers, which inherit this.
+def _raise_open_files(names: Sequence[str], effort: Effort) -> None:
+    """Allow all open files that can be had, here and in the servers, which inherit this; exit if too few."""
+    crowded: dict[_Measurement, int] = {crowds.idle: effort.idle, crowds.storm: crowds.STORM}
+    needed = _FEW_FILES + max(crowded.get(MEASUREMENTS[name], 0) for name in names)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most < needed:
+        sys.exit(f"not measured: {needed} open files are needed, and the limit (ulimit -Hn) is {most}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    pin(0, CLIENT)
-    found = {}
-    for number, name in enumerate(names, 1):
-        began = time.monotonic()
-        print(f"{number}/{len(names)} {name} ...", end=" ", file=sys.stderr, flush=True)
-        found[name] = MEASUREMENTS[name](effort)
-        print(f"{time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-    return found
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """End early, once: nothing may interrupt what stops the servers and prints the table."""
+    _ignore_signals()
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _ignore_signals() -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _measured(names: Sequence[str], effort: Effort) -> tuple[dict[str, list[table.Row]], list[str]]:
+    """The rows of what could be measured, and why the rest could not."""
+    found: dict[str, list[table.Row]] = {}
+    problems = []
+    name = names[0]
+    try:
+        for each in _ENDING:
+            # SIGHUP is ignored under nohup.
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, _end)
+        for number, name in enumerate(names, 1):
+            began = time.monotonic()
+            print(f"{number}/{len(names)} {name} ...", end=" ", file=sys.stderr, flush=True)
+            try:
+                found[name] = MEASUREMENTS[name](effort)
+            except (NotMeasured, OSError) as problem:
+                problems.append(f"not measured: {name}: {problem}")
+            took = f"{time.monotonic() - began:.1f} s" if name in found else "not measured"
+            print(took, file=sys.stderr, flush=True)
+        _ignore_signals()
+    except KeyboardInterrupt as interrupt:
+        print("interrupted", file=sys.stderr)
+        problems.append(f"interrupted by {interrupt} at {name}")
+    return found, problems
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The floor: bare Twisted that asks the backend under test, and writes what it says without a look at it.
 
-No grammar, no arguments, no lanes, no proof that the reply is one, no bounds. Like ours it writes the replies to
-what was read at once in one piece.
+No grammar, no arguments, no lanes, no proof that the reply is one, no bounds. Like ours it writes in one piece
+the replies to what was read at once.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from benchmarks.effort import Effort
 from benchmarks.flood import flooded
 from benchmarks.held import held
@@ -37,11 +39,9 @@ def beside_commands(effort: Effort) -> list[Row]:
     beside: dict[str, list[Load]] = {"nap": [], "dawdle": []}
     with our_server() as server:
         _polite(server, effort.requests)
-        for _ in range(effort.rounds):
-            without.append(_polite(server, effort.requests))
-            for command, found in beside.items():
-                with held(server, command):
-                    found.append(_polite(server, effort.requests))
+        for command, found in effort.turns([("", without), *beside.items()]):
+            with held(server, command) if command else nullcontext():
+                found.append(_polite(server, effort.requests))
     rows = []
     for command, what in (("nap", "a @blocking sleep"), ("dawdle", "a slow coroutine")):
         loads = beside[command]

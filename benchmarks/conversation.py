@@ -66,6 +66,7 @@ class Conversation:
         self._connection = connection
         self._tally = tally
         self._rest = b""
+        self._reset = False
 
     def __enter__(self) -> Conversation:
         return self
@@ -142,11 +143,14 @@ class Conversation:
         try:
             async with asyncio.timeout(patience):
                 data = await asyncio.get_running_loop().sock_recv(self._connection, self.bite)
+        except TimeoutError:
+            return False
         except OSError:
-            # A TimeoutError is one too, and a reset is no orderly end.
+            # A reset is no orderly end, although the next read says that it is one.
+            self._reset = True
             return False
         if not data:
-            if END not in lines:
+            if END not in lines and not self._reset:
                 lines.append(END)
             return False
         if self.pause:
@@ -157,8 +161,9 @@ class Conversation:
 
     async def _send(self, data: bytes, pieces: int, half_close: bool = False) -> None:
         size = max(len(data) // pieces, 1)
-        # Whoever reads sees that a connection is gone.
-        with contextlib.suppress(ConnectionError):
+        # Whoever reads sees that a connection is gone. To close half of one that was reset is ENOTCONN, to
+        # go on when the client was cut off is EBADF: those are no ConnectionErrors.
+        with contextlib.suppress(OSError):
             for start in range(0, len(data), size):
                 await asyncio.get_running_loop().sock_sendall(self._connection, data[start : start + size])
                 if pieces > 1:

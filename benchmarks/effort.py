@@ -1,10 +1,14 @@
-"""How much is measured: the same code with fewer rounds and smaller sizes is the quick run."""
+"""How much is measured, and in which order. The quick run is the same code with fewer and smaller rounds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 __all__ = ["FULL", "QUICK", "Effort"]
+
+_Compared = TypeVar("_Compared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,12 @@ class Effort:
     floods: int
     """Rounds beside a flood."""
     timed_starts: int
+
+    def turns(self, compared: Sequence[_Compared]) -> Iterator[_Compared]:
+        """All of them in every round, each round beginning with the next: none is always first or last."""
+        for number in range(self.rounds):
+            first = number % len(compared)
+            yield from (*compared[first:], *compared[:first])
 
 
 FULL = Effort(

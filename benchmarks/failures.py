@@ -31,16 +31,15 @@ def failures(effort: Effort) -> list[Row]:
 
     The server is the program, so that it logs as one does: at info, to a file.
     """
+    successes: list[float] = []
     costs: dict[str, list[float]] = {name: [] for name in _FAILURES}
-    successes = []
     rounds = effort.failures // _DEPTH
     with Server(*_PROGRAM, cpu=SERVER) as server, connect(server.address) as connection:
         for request in (STATUS, *_FAILURES.values()):
             alone(connection, request, rounds, _DEPTH)
-        for _ in range(effort.rounds):
-            successes.append(_cost(server, connection, STATUS, rounds))
-            for name, request in _FAILURES.items():
-                costs[name].append(_cost(server, connection, request, rounds))
+        kinds = [(request, costs[name]) for name, request in _FAILURES.items()]
+        for request, found in effort.turns([(STATUS, successes), *kinds]):
+            found.append(_cost(server, connection, request, rounds))
         written = _log_of_a_flood(server, connection)
     rows = [against(name, cost, successes, time_text, at_most(1.5)) for name, cost in costs.items()]
     return [*rows, Row(f"log written by {_FLOOD:,} refusals", bytes_text(written))]

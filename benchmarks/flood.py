@@ -2,8 +2,8 @@
 
     python -m benchmarks.flood 127.0.0.1 PORT
 
-Says `flooding` once every client has had replies, and at the end how many requests were answered. Every reply
-is checked; a lost one ends it.
+Says `flooding` once every client has had its replies, and at the end how many requests were answered since.
+Every reply is checked; a lost one ends it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _MOST = 5_000_000
 
 @contextmanager
 def flooded(server: Server) -> Iterator[None]:
-    """A flood on that server, as long as this lasts. NotMeasured when one of its replies was lost."""
+    """A flood on that server, as long as this lasts. NotMeasured when a reply was lost, or few came."""
     host, port = server.address
     with Companion("-m", "benchmarks.flood", host, str(port), cpu=LOAD) as flood:
         if flood.hear() != "flooding\n":
             raise NotMeasured("the flood does not start")
         yield
         flood.tell("enough")
-        if int(flood.hear()) <= 0:
-            raise NotMeasured("the flood was no flood")
+        if (answered := int(flood.hear())) < _CLIENTS * _DEPTH:
+            raise NotMeasured(f"the flood was none: {answered} requests were answered while it lasted")
 
 
 def main(address: Address) -> None:
@@ -41,13 +41,16 @@ def main(address: Address) -> None:
     enough = select.poll()
     enough.register(sys.stdin, select.POLLIN)
     answered = 0
+    batch = STATUS.times(_DEPTH)
     with connected(address, _CLIENTS) as connections:
-        for _, replies in batches(connections, STATUS.times(_DEPTH), _DEPTH, _MOST):
+        # One of each client.
+        for _, replies in batches(connections, batch, _DEPTH, _CLIENTS):
+            check(replies, STATUS, _DEPTH)
+        print("flooding", flush=True)
+        for _, replies in batches(connections, batch, _DEPTH, _MOST):
             check(replies, STATUS, _DEPTH)
             answered += 1
-            if answered == _CLIENTS:
-                print("flooding", flush=True)
-            if answered > _CLIENTS and enough.poll(0):
+            if enough.poll(0):
                 break
     print(answered * _DEPTH, flush=True)
 

@@ -18,8 +18,8 @@ _SECONDS = 0.25
 def held(server: Server, command: str) -> Iterator[None]:
     """Keep `command`, which takes seconds as its argument, running as long as this lasts.
 
-    Two of a quarter of a second are asked for all the time, and the connection runs one after the other. A thread
-    sees to that, four times a second.
+    Two of a quarter of a second are asked for all the time, and the connection runs one after the other. A
+    thread sees to that, four times a second.
     """
     request = f"?{command},{_SECONDS}\r\n".encode()
     expected = f"!{command},ok\r\n".encode()

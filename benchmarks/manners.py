@@ -31,6 +31,8 @@ class Soak:
     """What all clients share: when to end (time.monotonic()), where the server is, and what was found."""
 
     until: float
+    interrupts: int = 0
+    """Signals to end before that: the first lets the clients finish, the second does not."""
     address: tuple[str, int] = ("", 0)
     tallies: dict[str, Tally] = field(default_factory=dict)
     lateness: list[int] = field(default_factory=list)
@@ -42,7 +44,7 @@ class Soak:
     @property
     def over(self) -> bool:
         """Whether it is time to end."""
-        return time.monotonic() >= self.until
+        return self.interrupts > 0 or time.monotonic() >= self.until
 
     def tally(self, manner: str) -> Tally:
         """What was counted for a manner."""

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -58,35 +60,64 @@ def unpin(pid: int) -> None:
         os.sched_setaffinity(pid, _ALLOWED)
 
 
+@contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Let signals that would end this process wait: one that is just made or ended would be left behind.
+
+    Their handlers are replaced, not the signals blocked: that, the new process would inherit.
+    """
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    replaced = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in replaced:
+            signal.signal(number, lambda which, _: came.append(which))
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+        for which in came:
+            signal.raise_signal(which)
+
+
 class Companion:
     """`python` with these arguments, as a process of its own that is told and tells by lines.
 
     As a context manager; it is ended at the latest when that is left. What it writes to standard error goes
-    to a file of which failures quote the end, unless `stderr` says where to. `cpu` pins it to one processor.
-    `started` is perf_counter() just before the process was made.
+    to a file of which failures quote the end, unless `stderr` says where to. `cpu` pins it to one processor,
+    `start_new_session` keeps the terminal's Ctrl-C from it. `started` is perf_counter() just before the
+    process was made.
     """
 
-    def __init__(self, *arguments: str, cpu: int | None = None, stderr: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cpu: int | None = None,
+        stderr: int | None = None,
+        start_new_session: bool = False,
+    ) -> None:
         self.command = f"python {' '.join(arguments)}"
         self._log = tempfile.TemporaryFile()  # pylint: disable=consider-using-with  # stop() closes it
-        self.started = time.perf_counter()
-        self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # stop() ends it
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            # Modules are compiled once, as they are where packages are installed.
-            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log if stderr is None else stderr,
-            # What is read ahead into a buffer would be invisible to hear()'s poll.
-            bufsize=0,
-        )
-        try:
+        # Modules are compiled once, as they are where packages are installed.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        with ExitStack() as undo:
+            with _signals_put_off():
+                self.started = time.perf_counter()
+                self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # stop() ends it
+                    [sys.executable, *arguments],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log if stderr is None else stderr,
+                    # What is read ahead into a buffer would be invisible to hear()'s poll.
+                    bufsize=0,
+                    start_new_session=start_new_session,
+                )
+                undo.callback(self.stop)
             pin(self.pid, cpu)
             self._prepare()
-        except BaseException:
-            self.stop()
-            raise
+            undo.pop_all()
 
     def _prepare(self) -> None:
         """Wait for what the process says before it can be used."""
@@ -118,16 +149,25 @@ class Companion:
 
     def stop(self) -> None:
         """End the process, at the latest after five seconds."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        with _signals_put_off():
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                self._pipe(pipe).close()
+            self._log.close()
+
+    def outlive(self, seconds: float) -> None:
+        """NotMeasured when the process is gone, or is so within that time."""
         try:
-            self._process.wait(5)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            self._pipe(pipe).close()
-        self._log.close()
+            return
+        raise NotMeasured(f"{self.command} is gone{self._last_words()}")
 
     @property
     def pid(self) -> int:
@@ -165,6 +205,11 @@ class Server(Companion):
     def memory(self) -> int:
         """Resident memory in bytes."""
         return int(self._read("statm").split()[1]) * _PAGE
+
+    @property
+    def peak_memory(self) -> int:
+        """The most resident memory that it ever had, in bytes."""
+        return int(self._read("status").partition("VmHWM:")[2].split()[0]) * 1024
 
     @property
     def processor_time(self) -> float:

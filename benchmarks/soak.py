@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import signal
 import sys
@@ -20,16 +21,15 @@ from statistics import median
 from typing import IO
 
 from benchmarks.manners import MANNERS, Soak, clients
-from benchmarks.servers import Server
+from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import quantile
 
-__all__ = ["Health", "Report", "main"]
+__all__ = ["Health", "Report", "complaints", "main"]
 
-# The server under test, logging as the server program does, and deaf to Ctrl-C: the clients end first.
+# The server under test, logging as the server program does.
 _SERVER = """
-import logging, os, runpy
+import logging, runpy
 from twisted.logger import STDLibLogObserver, globalLogBeginner
-os.setsid()
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 runpy.run_module("benchmarks.instrument", run_name="__main__", alter_sys=True)
@@ -74,7 +74,7 @@ class Health:
 
 
 async def _soak(soak: Soak, server: Server, count: int, seed: int) -> Health:
-    """Run the clients until they end, and watch the server meanwhile."""
+    """Run the clients until they end, and watch the server meanwhile; CancelledError on a second signal."""
     health = Health(server.descriptors)
     running = asyncio.gather(*[client.run() for client in clients(soak, count, seed)])
     while not running.done():
@@ -82,14 +82,20 @@ async def _soak(soak: Soak, server: Server, count: int, seed: int) -> Health:
         if health.memory[-1] == 0:
             # What is left of a process that has ended.
             soak.until = 0
+        if soak.interrupts > 1:
+            running.cancel()
         slept = time.perf_counter()
         await asyncio.sleep(_INTERVAL)
         health.lag = max(health.lag, time.perf_counter() - slept - _INTERVAL)
     await running
     patience = time.monotonic() + _LEAVING
-    while (left := server.descriptors) > health.before and time.monotonic() < patience:
-        await asyncio.sleep(_INTERVAL)
-    health.after = left
+    # Only root may look at those of a server that has died: none.
+    with contextlib.suppress(PermissionError):
+        while (left := server.descriptors) > health.before and time.monotonic() < patience:
+            await asyncio.sleep(_INTERVAL)
+        health.after = left
+    # It may have died of their leaving.
+    health.memory.append(server.memory)
     return health
 
 
@@ -106,7 +112,7 @@ class Report:
         return sum(getattr(tally, figure) for tally in self.soak.tallies.values())
 
     def wrong(self) -> list[str]:
-        """Everything that should not be, with its number."""
+        """Everything that should not be, most of it with its number."""
         found = {
             **{kind: self.total(kind) for kind in _DEFECTS},
             "timed starts early": self.soak.early,
@@ -115,7 +121,8 @@ class Report:
             "log lines above WARNING": len(self.health.log),
             "server died": int(0 in self.health.memory),
         }
-        return [f"{number} {what}" for what, number in found.items() if number]
+        wrong = [f"{number} {what}" for what, number in found.items() if number]
+        return wrong if self.total("requests") else [*wrong, "nothing was measured"]
 
     def manners(self) -> Iterator[tuple[str, ...]]:
         """The table of the manners, with its headings."""
@@ -169,8 +176,8 @@ def _as_markdown(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
 
 
-def _complaints(log: IO[bytes]) -> list[str]:
-    """The lines of a log that are not harmless."""
+def complaints(log: IO[bytes]) -> list[str]:
+    """The lines of a log that are above WARNING or no log lines at all, such as those of tracebacks."""
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
     return [line for line in lines if line and not line.startswith(_HARMLESS)]
@@ -191,36 +198,53 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _server(log: IO[bytes]) -> Server:
+    """The server under test; NotMeasured, with the end of its log, when it does not start."""
+    try:
+        # In a session of its own Ctrl-C does not reach it: the clients end first.
+        return Server("-c", _SERVER, stderr=log.fileno(), start_new_session=True)
+    except NotMeasured:
+        raise NotMeasured(": ".join(["the server does not start", *complaints(log)[-1:]])) from None
+
+
 def _measure(soak: Soak, seconds: float, count: int, seed: int) -> Report:
     """A server, its clients, and what was found once both are gone."""
     with tempfile.TemporaryFile() as log:
-        with Server("-c", _SERVER, stderr=log.fileno()) as server:
+        with _server(log) as server:
             began = time.monotonic()
             soak.address = server.address
-            # Unless a signal has come already.
-            soak.until = soak.until and began + seconds
+            soak.until = began + seconds
             health = asyncio.run(_soak(soak, server, count, seed))
             took = time.monotonic() - began
-        health.log = _complaints(log)
+        health.log = complaints(log)
     return Report(soak, health, took)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak, print the tables and what is wrong; the exit status, 0 if nothing is. Ctrl-C ends early."""
+    """Soak, print the tables and what is wrong; the exit status, 0 if nothing is.
+
+    Ctrl-C, SIGTERM and SIGHUP end early; the second of them does not wait for replies, and leaves no tables.
+    SystemExit with the reason then, and when nothing could be measured.
+    """
     options = _options(arguments)
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
-    print(f"{options.clients} clients for {options.minutes:g} minutes, --seed {seed}", flush=True)
     soak = Soak(float("inf"))
 
-    def end_early(number: int, _: object) -> None:
-        """The clients end in good order; a second signal interrupts them."""
-        soak.until = 0
-        signal.signal(number, signal.default_int_handler)
+    def end_early(*_: object) -> None:
+        """Only counts: an exception could leave a server behind that is just being started or stopped."""
+        soak.interrupts += 1
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # From before the server starts: nothing may interrupt that.
-        signal.signal(number, end_early)
-    report = _measure(soak, 60 * options.minutes, options.clients, seed)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # SIGHUP is ignored under nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end_early)
+    print(f"{options.clients} clients for {options.minutes:g} minutes, --seed {seed}", flush=True)
+    try:
+        report = _measure(soak, 60 * options.minutes, options.clients, seed)
+    except (NotMeasured, OSError) as problem:
+        sys.exit(f"not measured: {problem}")
+    except asyncio.CancelledError:
+        sys.exit("interrupted")
     show = _as_markdown if options.markdown else _as_text
     for table in (report.manners(), report.figures()):
         print(*show(list(table)), "", sep="\n")
