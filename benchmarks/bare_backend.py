@@ -1,6 +1,6 @@
 """The floor: bare Twisted that asks the backend under test, and writes what it says without a look at it.
 
-No grammar, no arguments, no lanes, no proof that the reply is one, no bounds. Like ours it writes in one piece
+No grammar, no arguments, no lanes, no proof of the reply, no bounds. Like ours it writes in one piece
 the replies to what was read at once.
 """
 
