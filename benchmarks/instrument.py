@@ -7,6 +7,8 @@ Prints where it listens, and serves on loopback until it is told to stop.
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
 
 from twisted.internet.defer import Deferred
@@ -62,6 +64,12 @@ class Instrument(Backend):
         if self._lateness is None:
             raise BackendError("not started yet")
         return self._lateness
+
+    @command("allocated", lane="reads")
+    def allocated(self) -> int:
+        """How many blocks of memory Python's objects take, garbage collected."""
+        gc.collect()
+        return sys.getallocatedblocks()
 
     @blocking
     @command("nap", Argument("seconds", "float"), lane="files")

@@ -268,7 +268,7 @@ _IN_TURN = (
 )
 
 
-def clients(soak: Soak, count: int, seed: int) -> list[Client]:
-    """So many clients, at least one of each manner if there are as many as that."""
+def clients(soak: Soak, count: int, seed: int, first: int = 0) -> list[Client]:
+    """So many clients, numbered from `first`, at least one of each manner if there are as many as that."""
     manners = itertools.islice(itertools.chain(_ONCE, itertools.cycle(_IN_TURN)), count)
-    return [Client(soak, number, manner, seed) for number, manner in enumerate(manners)]
+    return [Client(soak, number, manner, seed) for number, manner in enumerate(manners, first)]

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import IO
 
-from benchmarks.manners import MANNERS, Soak, clients
+from benchmarks.load import ask, connect
+from benchmarks.manners import MANNERS, Client, Soak, clients
 from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import quantile
 
@@ -40,12 +41,15 @@ _INTERVAL = 0.01
 # Seconds for the server to notice that its last clients are gone.
 _LEAVING = 5.0
 _LONGEST_WARM_UP = 30.0
-# Seconds and bytes: a shorter run is judged loosely, because Python's allocator settles for minutes. With the
-# same number of objects all the time, it took 0.8 MiB more in the first 90 s and 0.3 MiB in the next 150.
+# Objects that a server may have more of at the end, with nobody connected, than after warming up: caches of
+# short requests fill, the standard library remembers something.
+_FEW_OBJECTS = 500
+# Resident memory is judged loosely, because it follows the largest load that there ever was by chance, and
+# Python's allocator settles for minutes: with the same number of objects all the time it took 0.8 MiB more
+# in the first 90 s, and 0.5 MiB in the next five minutes. Seconds and bytes.
 _SETTLED = 300.0
 _UNSETTLED_GROWTH = 4 * 1024 * 1024
-_NO_GROWTH = 256 * 1024
-_NO_GROWTH_SHARE = 0.01
+_SETTLED_GROWTH = 1024 * 1024
 _EXAMPLES = 10
 _DEFECTS = ("lost", "misordered", "invented")
 _COUNTS = ("connections", "requests", "replies", *_DEFECTS)
@@ -53,10 +57,12 @@ _COUNTS = ("connections", "requests", "replies", *_DEFECTS)
 
 @dataclass(slots=True)
 class Health:
-    """The server from outside: its descriptors before all clients and after them, its memory, its log."""
+    """The server from outside: descriptors before all clients and after them, objects, memory, log."""
 
     before: int
     after: int = 0
+    objects: list[int] = field(default_factory=list)
+    """Blocks of memory that its objects take while nobody is connected: after warming up, and at the end."""
     memory: list[int] = field(default_factory=list)
     """In bytes, at equal intervals."""
     lag: float = 0.0
@@ -69,14 +75,42 @@ class Health:
         quarter = len(self.memory) // 4
         before = median(self.memory[quarter : 2 * quarter] or self.memory)
         grown = int(median(self.memory[3 * quarter :]) - before)
-        allowed = _UNSETTLED_GROWTH if seconds < _SETTLED else max(_NO_GROWTH, _NO_GROWTH_SHARE * before)
-        return 0 if grown <= allowed else grown
+        return 0 if grown <= (_UNSETTLED_GROWTH if seconds < _SETTLED else _SETTLED_GROWTH) else grown
+
+    def kept(self) -> int:
+        """Objects that the server has kept of the run; 0 for a few."""
+        kept = self.objects[-1] - self.objects[0] if self.objects else 0
+        return 0 if kept <= _FEW_OBJECTS else kept
 
 
-async def _soak(soak: Soak, server: Server, count: int, seed: int) -> Health:
-    """Run the clients until they end, and watch the server meanwhile; CancelledError on a second signal."""
+async def _soak(soak: Soak, server: Server, count: int, seed: int, seconds: float) -> Health:
+    """Run clients until they end, some for warming up and then others; CancelledError on a second signal."""
     health = Health(server.descriptors)
-    running = asyncio.gather(*[client.run() for client in clients(soak, count, seed)])
+    began = time.monotonic()
+    for first, end in ((0, _warm_up(seconds)), (count, seconds)):
+        soak.until = began + end
+        await _watch(soak, server, health, clients(soak, count, seed, first))
+        # It may have died of their leaving.
+        health.memory.append(server.memory)
+        if health.memory[-1] == 0:
+            break
+        health.objects.append(_objects(server))
+    return health
+
+
+def _warm_up(seconds: float) -> float:
+    return min(0.1 * seconds, _LONGEST_WARM_UP)
+
+
+def _objects(server: Server) -> int:
+    """How many blocks of memory the server's objects take."""
+    with connect(server.address) as connection:
+        return int(ask(connection, "?allocated").rpartition(",")[2])
+
+
+async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Client]) -> None:
+    """Run these clients until they end and have left, and watch the server meanwhile."""
+    running = asyncio.gather(*[client.run() for client in asking])
     while not running.done():
         health.memory.append(server.memory)
         if health.memory[-1] == 0:
@@ -94,9 +128,6 @@ async def _soak(soak: Soak, server: Server, count: int, seed: int) -> Health:
         while (left := server.descriptors) > health.before and time.monotonic() < patience:
             await asyncio.sleep(_INTERVAL)
         health.after = left
-    # It may have died of their leaving.
-    health.memory.append(server.memory)
-    return health
 
 
 @dataclass(slots=True)
@@ -117,6 +148,7 @@ class Report:
             **{kind: self.total(kind) for kind in _DEFECTS},
             "timed starts early": self.soak.early,
             "descriptors left open": max(self.health.after - self.health.before, 0),
+            "objects kept": self.health.kept(),
             "bytes of memory grown": self.health.growth(self.seconds),
             "log lines above WARNING": len(self.health.log),
             "server died": int(0 in self.health.memory),
@@ -135,7 +167,7 @@ class Report:
     def figures(self) -> Iterator[tuple[str, str]]:
         """The table of everything else, with its headings."""
         health, starts = self.health, self.soak.lateness
-        warm = int(len(health.memory) * min(0.1, _LONGEST_WARM_UP / self.seconds))
+        warm = int(len(health.memory) * _warm_up(self.seconds) / self.seconds)
         yield "figure", "value"
         yield "seconds", f"{self.seconds:.1f}"
         yield "requests a second", f"{self.total('requests') / self.seconds:,.0f}"
@@ -150,6 +182,7 @@ class Report:
         yield "memory at the end", _kib(health.memory[-1])
         growth = health.growth(self.seconds)
         yield "growth of memory", _kib(growth) if growth else "none"
+        yield "objects after warming up, at the end", ", ".join(f"{count:,}" for count in health.objects)
         yield "descriptors before, after", f"{health.before}, {health.after}"
         yield "server log lines above WARNING", f"{len(health.log)}"
 
@@ -213,8 +246,7 @@ def _measure(soak: Soak, seconds: float, count: int, seed: int) -> Report:
         with _server(log) as server:
             began = time.monotonic()
             soak.address = server.address
-            soak.until = began + seconds
-            health = asyncio.run(_soak(soak, server, count, seed))
+            health = asyncio.run(_soak(soak, server, count, seed, seconds))
             took = time.monotonic() - began
         health.log = complaints(log)
     return Report(soak, health, took)

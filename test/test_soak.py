@@ -29,7 +29,7 @@ class ReportTests(unittest.TestCase):
 
     def report(self, seconds: float = 600) -> Report:
         run = Soak(0, tallies={"polite": Tally(requests=5, replies=5)}, lateness=[1000])
-        return Report(run, Health(10, 10, memory=[40_000_000] * 400), seconds)
+        return Report(run, Health(10, 10, [9000, 9500], [40_000_000] * 400), seconds)
 
     def test_nothing(self) -> None:
         report = self.report()
@@ -41,7 +41,8 @@ class ReportTests(unittest.TestCase):
         report.soak.tallies["garbage"] = Tally(lost=1, misordered=2, invented=3)
         report.soak.early = 4
         report.health.after = 12
-        report.health.memory[300:] = [41_000_000] * 100
+        report.health.objects[1] = 9501
+        report.health.memory[300:] = [42_000_000] * 100
         report.health.log = ["CRITICAL: a failure"]
         self.assertEqual(
             report.wrong(),
@@ -51,23 +52,22 @@ class ReportTests(unittest.TestCase):
                 "3 invented",
                 "4 timed starts early",
                 "2 descriptors left open",
-                "1000000 bytes of memory grown",
+                "501 objects kept",
+                "2000000 bytes of memory grown",
                 "1 log lines above WARNING",
             ],
         )
 
     def test_growth(self) -> None:
-        for base, grown, wanted in (
-            (40_000_000, 0, 0),
-            (40_000_000, -1_000_000, 0),
-            (40_000_000, 400_000, 0),
-            (40_000_000, 400_001, 400_001),
-            (20_000_000, 262_144, 0),
-            (20_000_000, 262_145, 262_145),
-        ):
-            with self.subTest(base, grown=grown):
-                memory = [10_000_000] * 100 + [base] * 200 + [base + grown] * 100
+        for grown, wanted in ((0, 0), (-2_000_000, 0), (1_048_576, 0), (1_048_577, 1_048_577)):
+            with self.subTest(grown=grown):
+                memory = [10_000_000] * 100 + [40_000_000] * 200 + [40_000_000 + grown] * 100
                 self.assertEqual(Health(10, memory=memory).growth(300), wanted)
+
+    def test_objects_kept(self) -> None:
+        for objects, wanted in (([], 0), ([9000], 0), ([9000, 8000], 0), ([9000, 9500], 0), ([9000, 9501], 501)):
+            with self.subTest(objects=objects):
+                self.assertEqual(Health(10, objects=objects).kept(), wanted)
 
     def test_a_short_run_may_settle(self) -> None:
         allowed = 4 * 1024 * 1024
@@ -92,7 +92,7 @@ class ReportTests(unittest.TestCase):
         report.soak.tallies["garbage"] = Tally(7, 1200, 1197, 3, 2, 1, 0.0125, 1.5)
         report.soak.lateness = [*range(1000, 101_000, 1000)]
         report.soak.early, report.soak.elapsed = 1, 2
-        report.health.memory = [10 * 1024] * 20 + [1024 * 1024] * 200 + [2048 * 1024] * 180
+        report.health.memory = [10 * 1024] * 20 + [1024 * 1024] * 200 + [3072 * 1024] * 180
         report.health.lag, report.health.after, report.health.log = 0.0042, 11, ["CRITICAL: a failure"]
         self.assertEqual(
             list(report.manners()),
@@ -117,8 +117,9 @@ class ReportTests(unittest.TestCase):
                 ("lateness p50 / p99 / worst", "50 / 99 / 100 µs"),
                 # Thirty seconds of ten minutes: the twentieth of 400.
                 ("memory after warming up", "1,024 KiB"),
-                ("memory at the end", "2,048 KiB"),
-                ("growth of memory", "1,024 KiB"),
+                ("memory at the end", "3,072 KiB"),
+                ("growth of memory", "2,048 KiB"),
+                ("objects after warming up, at the end", "9,000, 9,500"),
                 ("descriptors before, after", "10, 11"),
                 ("server log lines above WARNING", "1"),
             ],
@@ -165,7 +166,13 @@ class Watched:
     """A server as the soak sees it: what it has logged, and its memory and descriptors as time goes by."""
 
     def __init__(
-        self, log: bytes = b"", grown: int = 0, left: int = 0, dies: bool = False, dies_late: bool = False
+        self,
+        log: bytes = b"",
+        grown: int = 0,
+        left: int = 0,
+        kept: int = 0,
+        dies: bool = False,
+        dies_late: bool = False,
     ) -> None:
         self.address = ("127.0.0.1", 0)
         self.ended = False
@@ -173,6 +180,7 @@ class Watched:
         self._log, self._grown, self._left, self._dies, self._dies_late = log, grown, left, dies, dies_late
         self._looks = 0
         self._counts = 0
+        self.objects = iter((9000, 9000 + kept))
 
     def __call__(self, *_: str, stderr: int, **arguments: Any) -> Watched:
         os.write(stderr, self._log)
@@ -190,7 +198,7 @@ class Watched:
         self._looks += 1
         if self._dies and self._looks > 10 or self._dies_late and self._counts > 1:
             return 0
-        return 40_000_000 + (self._grown if self._looks > 200 else 0)
+        return 40_000_000 + (self._grown if self._looks > 401 else 0)
 
     @property
     def descriptors(self) -> int:
@@ -250,7 +258,13 @@ class EndTests(unittest.TestCase):
 
         # Looked at in every turn of the loop, and judged as a long run is.
         with mock.patch.multiple(
-            soak, clients=asking, Server=server, _INTERVAL=0.0, _LEAVING=0.01, _SETTLED=0.0
+            soak,
+            clients=asking,
+            Server=server,
+            _objects=lambda _: next(server.objects),
+            _INTERVAL=0.0,
+            _LEAVING=0.01,
+            _SETTLED=0.0,
         ):
             status, said = self.run_soak()
         self.assertTrue(server.ended)
@@ -263,8 +277,10 @@ class EndTests(unittest.TestCase):
             (Watched(), 0, "nothing is wrong"),
             (Watched(log=b"INFO a: b\nWARNING c: d\n"), 0, "nothing is wrong"),
             (Watched(log=b"INFO a: b\nERROR c: d\n"), 1, "wrong: 1 log lines above WARNING"),
-            (Watched(grown=400_000), 0, "nothing is wrong"),
-            (Watched(grown=400_001), 1, "wrong: 400001 bytes of memory grown"),
+            (Watched(grown=1_048_576), 0, "nothing is wrong"),
+            (Watched(grown=1_048_577), 1, "wrong: 1048577 bytes of memory grown"),
+            (Watched(kept=500), 0, "nothing is wrong"),
+            (Watched(kept=501), 1, "wrong: 501 objects kept"),
             (Watched(left=1), 1, "wrong: 1 descriptors left open"),
             (Watched(dies=True), 1, "wrong: 1 server died"),
             (Watched(dies_late=True), 1, "wrong: 1 server died"),
@@ -273,7 +289,7 @@ class EndTests(unittest.TestCase):
                 found, said = self.watched(server)
                 self.assertEqual((found, said.splitlines()[-1]), (status, last))
                 # Both tables, whatever is wrong.
-                self.assertRegex(said, r"(?m)^polite +1 +\d+ ")
+                self.assertRegex(said, r"(?m)^polite +[12] +\d+ ")
                 self.assertRegex(said, r"(?m)^descriptors before, after +10, ")
 
     def test_a_server_that_died_is_asked_no_more(self) -> None:
@@ -288,7 +304,7 @@ class EndTests(unittest.TestCase):
             with self.subTest(number):
                 status, said = self.watched(Watched(), [number])
                 self.assertEqual((status, said.splitlines()[-1]), (0, "nothing is wrong"))
-                self.assertRegex(said, r"(?m)^polite +1 +10 ")
+                self.assertRegex(said, r"(?m)^polite +2 +10 ")
 
     def test_the_second_signal_cuts_it_off(self) -> None:
         for signals in ([signal.SIGINT] * 2, [signal.SIGHUP, signal.SIGTERM], [signal.SIGINT] * 5):
@@ -303,7 +319,7 @@ class EndTests(unittest.TestCase):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         status, said = self.watched(Watched(), [signal.SIGHUP])
         self.assertEqual(status, 0)
-        self.assertRegex(said, r"(?m)^polite +1 +400 ")
+        self.assertRegex(said, r"(?m)^polite +2 +800 ")
 
     def test_what_cannot_be_measured(self) -> None:
         for program, reason in (
@@ -341,8 +357,8 @@ runpy.run_module("benchmarks.instrument", run_name="__main__", alter_sys=True)
             processes.append(server.pid)
             return server
 
-        def asking(shared: Soak, count: int, seed: int) -> list[Client | Asking]:
-            return [*clients(shared, count, seed), Asking(shared, 1000, signals)]
+        def asking(shared: Soak, count: int, seed: int, first: int) -> list[Client | Asking]:
+            return [*clients(shared, count, seed, first), Asking(shared, 1000, signals)]
 
         # It would log exceptions of tasks that nobody took.
         with mock.patch.multiple(soak, clients=asking, Server=served), self.assertNoLogs("asyncio"):
