@@ -1,168 +1,229 @@
-"""Client: talk to a backend server, one request and its reply at a time.
+"""Client: talk to a backend server, one method a command.
 
-Sockets only, so that it starts at once and runs anywhere; as a program, `python -m discosbackend.client
-127.0.0.1:8978 status` prints the reply. What the commands mean is said in commands.
+As a program, `python -m discosbackend.client 127.0.0.1:8978 status` prints the reply. How a reply is kept from
+being taken for another's is connection's business, what the commands mean is said in commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
-import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import NoReturn
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
-from discosbackend.errors import GrammarException, NoReply, RequestFailed, RequestInvalid
-from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.commands import COMMANDS, WILDCARD, Field
+from discosbackend.connection import Connection
+from discosbackend.errors import (
+    GrammarException,
+    NoReply,
+    ReplyMalformed,
+    RequestFailed,
+    RequestInvalid,
+    UnsendableError,
+)
+from discosbackend.grammar import FAIL, OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.ticks import Ticks
+from discosbackend.values import TYPES, float_text
 
-__all__ = ["Client", "main"]
+if TYPE_CHECKING:
+    from astropy.time import Time
 
-_GREETING = "version"
+__all__ = ["Client", "Instant", "Status", "main"]
 
-# Seconds for a connection: where nobody answers, waiting longer does not help.
-_CONNECT = 10.0
+Instant: TypeAlias = "Ticks | datetime | Time | float"
+"""When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3 reads
+it (Unix seconds below 10^12)."""
+
+ValueT = TypeVar("ValueT")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+class Status(NamedTuple):
+    """What `status` told: the backend's clock, `ok` or what is wrong, and whether it is acquiring."""
+
+    timestamp: Ticks
+    text: str
+    acquiring: bool
 
 
-class Client:
+class Client(Connection):
     """A connection to a backend server, as a context manager.
 
         with Client("127.0.0.1", 8978) as client:
-            timestamp, text, acquiring = client.request("status")
+            client.set_configuration("SK00")
+            client.start(client.status().timestamp + 10**7)
 
-    `timeout` is in seconds, for each reply; like the deployed clients it outlasts a server's own time limit.
-    A server may greet late, or never: for the greeting it waits no longer than `greeting_wait` seconds.
-    NoReply when the server cannot be reached.
+    One method a command, named as a Backend's; request() for any other. Each waits for its reply and raises
+    RequestFailed or RequestInvalid, with the server's reason, for one that is not `ok`, ReplyMalformed for an
+    `ok` without the values that belong there, and NoReply when none comes: the connection is closed then,
+    lest a late reply be taken for the next one's. ValueError or TypeError for what cannot be sent.
+
+    `timeout` and the other settings are a Connection's.
     """
 
-    def __init__(
+    # -- clock and state --------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The backend's clock, its state in words, and whether it is acquiring."""
+        return Status(*self._ask("status"))
+
+    def version(self) -> str:
+        """The version of the protocol that the server speaks."""
+        return self._one("version", str)
+
+    def time(self) -> Ticks:
+        """The backend's clock."""
+        return self._one("time", Ticks)
+
+    def get_configuration(self) -> str:
+        """The name of the configuration in force."""
+        return self._one("get-configuration", str)
+
+    def get_integration(self) -> int:
+        """The integration time in ms."""
+        return self._one("get-integration", int)
+
+    def get_filename(self) -> str:
+        """The path that set_filename() stored."""
+        return self._one("get-filename", str)
+
+    # -- configuration ----------------------------------------------------------------------------------
+
+    def set_configuration(self, configuration: str) -> None:
+        """Load a configuration by name."""
+        self._ask("set-configuration", configuration)
+
+    def set_integration(self, integration: int) -> None:
+        """Set the integration time in ms."""
+        self._ask("set-integration", integration)
+
+    def set_section(
         self,
-        host: str = "127.0.0.1",
-        port: int = 8978,
-        *,
-        timeout: float = 100.0,
-        greeting_wait: float = 1.0,
+        section: int | str = WILDCARD,
+        start_frequency: float | str = WILDCARD,
+        bandwidth: float | str = WILDCARD,
+        feed: int | str = WILDCARD,
+        mode: int | str = WILDCARD,
+        sample_rate: float | str = WILDCARD,
+        bins: int | str = WILDCARD,
     ) -> None:
-        self.host = host
-        self.port = port
-        self.timeout = timeout
-        self.greeting: Message | None = None
-        self._received = b""
-        self._socket: socket.socket | None
-        try:
-            self._socket = socket.create_connection((host, port), min(timeout, _CONNECT))
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, OverflowError, UnicodeError) as problem:
-            # A port above 65535 and a name that no DNS could carry are no OSError.
-            raise NoReply(f"no server at {host}:{port}: {problem}") from problem
-        try:
-            self.greeting = self._read_message(time.monotonic() + min(greeting_wait, timeout))
-        except TimeoutError:
-            # It has none to give, or gives it later, to those who ask nothing.
-            self.greeting = None
-        except OSError as problem:
-            self.close()
-            raise NoReply(f"connection lost: {problem}") from problem
-        except NoReply:
-            self.close()
-            raise
+        """Configure a section, or every section; frequencies in MHz. What is `"*"` stays as it is."""
+        self._ask("set-section", section, start_frequency, bandwidth, feed, mode, sample_rate, bins)
 
-    def __enter__(self) -> Client:
-        return self
+    def set_enable(self, feed1: int, feed2: int) -> None:
+        """Choose the two feeds used for nodding."""
+        self._ask("set-enable", feed1, feed2)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
+    def set_shift(self, shift: int) -> None:
+        """Set the bit shift of the FFT stages."""
+        self._ask("set-shift", shift)
 
-    def close(self) -> None:
-        """Close the connection; what was asked for is carried out all the same."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def cal_on(self, interleave: int = 0) -> None:
+        """Switch the noise diode every so many samples; 0 switches it off."""
+        self._ask("cal-on", interleave)
+
+    # -- measurements -----------------------------------------------------------------------------------
+
+    def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> list[float]:
+        """Total power of each input, over a band in MHz; `0, 0` is the whole one."""
+        return self._ask("get-tpi", frequency, bandwidth)
+
+    def get_tp0(self) -> list[float]:
+        """Total power of each input when it is terminated."""
+        return self._ask("get-tp0")
+
+    def get_rms(self) -> list[float]:
+        """The rms of each input's sampler."""
+        return self._ask("get-rms")
+
+    def get_ddcoffset(self) -> float:
+        """The offset of the digital down-converter in MHz."""
+        return self._one("get-ddcoffset", float)
+
+    # -- acquisition and files --------------------------------------------------------------------------
+
+    def start(self, timestamp: Instant | None = None) -> None:
+        """Start acquiring now, or have it start at this time; answered at once either way."""
+        self._ask("start", *_when(timestamp))
+
+    def stop(self, timestamp: Instant | None = None) -> None:
+        """Stop acquiring now, or have it stop at this time; answered at once either way."""
+        self._ask("stop", *_when(timestamp))
+
+    def set_filename(self, path: str) -> None:
+        """Name the telescope's file whose metadata is merged with the data."""
+        self._ask("set-filename", path)
+
+    def convert_data(self) -> None:
+        """Have the data merged with the telescope's file; it may take longer than the timeout."""
+        self._ask("convert-data")
+
+    def end_schedule(self) -> None:
+        """Tell that the schedule is over."""
+        self._ask("end-schedule")
+
+    def park(self) -> None:
+        """Park the backend (`backend-park`)."""
+        self._ask("backend-park")
+
+    # -- any command ------------------------------------------------------------------------------------
 
     def request(self, name: str, *arguments: str) -> list[str]:
-        """Send one request and return the arguments of its `ok` reply.
-
-        RequestFailed or RequestInvalid, with the server's reason, for another code. NoReply when no reply to
-        this request comes: the connection is closed then, lest a late reply be taken for the next one's.
-        ValueError for what the grammar cannot carry; nothing is sent then.
-        """
+        """Send a request of any name and return the arguments of its `ok` reply, as texts."""
         reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=arguments))
         reason = ",".join(reply.arguments)
         if reply.code == OK:
             return reply.arguments
         raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
 
-    def exchange(self, request: Message) -> Message:
-        """Send a request and return its reply, whatever its code. Raises what request() says."""
-        if not request.check_synthax():
-            raise ValueError(f"no message of the protocol: {request!r}")
-        if self._socket is None:
-            raise NoReply("the connection is closed")
-        try:
-            self._check_nothing_came()
-            self._socket.settimeout(self.timeout)
-            self._socket.sendall(f"{request}{LINEFEED}".encode("latin-1"))
-            return self._read_reply(request)
-        except TimeoutError:
-            self.close()
-            raise NoReply(f"no reply to {request.name} within {self.timeout:g} s") from None
-        except OSError as problem:
-            self.close()
-            raise NoReply(f"connection lost: {problem}") from problem
-        except BaseException:
-            # An interrupt too: the reply that was on its way would be the next request's.
-            self.close()
-            raise
+    def _ask(self, name: str, *values: Any) -> list[Any]:
+        """Send a request of the table, values as its row wants them, and read what its row promises."""
+        texts = self.request(name, *map(_written, values))
+        fields = list(COMMANDS[name].reply)
+        if fields and fields[-1].repeated:
+            fields += fields[-1:] * (len(texts) - len(fields))
+        if len(texts) != len(fields):
+            wanted = " and ".join(field.name for field in fields) or "nothing"
+            raise ReplyMalformed(f"{name} was answered with {texts}, where {wanted} is due")
+        return [_read(name, text, field) for text, field in zip(texts, fields, strict=True)]
 
-    def _check_nothing_came(self) -> None:
-        """Between two requests nothing comes but a late greeting; NoReply for a reply to nothing."""
-        assert self._socket is not None
-        self._socket.settimeout(0)
-        try:
-            chunk = self._socket.recv(65536)
-        except BlockingIOError:
-            pass
-        else:
-            if not chunk:
-                raise NoReply("the server closed the connection")
-            self._received += chunk
-        while b"\n" in self._received:
-            message = self._read_message(time.monotonic())
-            if self.greeting is not None or message.name != _GREETING:
-                raise NoReply(f"{str(message)!r} came though nothing was asked for")
-            self.greeting = message
+    def _one(self, name: str, kind: type[ValueT]) -> ValueT:
+        """The one value that its row promises, which is of this kind."""
+        (value,) = self._ask(name)
+        return cast(ValueT, value)
 
-    def _read_reply(self, request: Message) -> Message:
-        deadline = time.monotonic() + self.timeout
-        reply = self._read_message(deadline)
-        if self.greeting is None and reply.name == _GREETING and request.name != _GREETING:
-            # It was on its way when we asked.
-            self.greeting, reply = reply, self._read_message(deadline)
-        if not reply.is_correct_reply(request):
-            raise NoReply(f"{str(reply)!r} is no reply to {request.name}")
-        return reply
 
-    def _read_message(self, deadline: float) -> Message:
-        """One whole line, as a message. TimeoutError when the deadline passes, NoReply for anything else."""
-        assert self._socket is not None
-        while b"\n" not in self._received:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            chunk = self._socket.recv(65536)
-            if not chunk:
-                raise NoReply("the server closed the connection")
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        text = line.decode("latin-1")
-        try:
-            return parse_message(text.removesuffix("\r"))
-        except GrammarException as problem:
-            raise NoReply(f"the server sent no message: {problem}: {text!r}") from problem
+def _when(instant: Instant | None) -> tuple[Ticks, ...]:
+    """The argument that says when, none for now."""
+    if instant is None:
+        return ()
+    if isinstance(instant, datetime):
+        if instant.tzinfo is None:
+            raise ValueError(f"{instant!r} has no time zone: say datetime.now(timezone.utc), for one")
+        return (Ticks((instant - _EPOCH) // timedelta(microseconds=1) * 10),)
+    return (Ticks.of(instant),)
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in a request (protocol section 3)."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if hasattr(value, "__index__"):
+        return str(value.__index__())
+    try:
+        return float_text(value)
+    except UnsendableError as problem:
+        raise ValueError(str(problem)) from None
+
+
+def _read(name: str, text: str, field: Field) -> Any:
+    """A value of a reply."""
+    read, wanted = TYPES[field.type]
+    try:
+        return read(text)
+    except ValueError:
+        raise ReplyMalformed(f"{name} was answered with the {field.name} {text!r}, not {wanted}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

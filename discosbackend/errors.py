@@ -14,6 +14,7 @@ __all__ = [
     "NoReply",
     "NotServed",
     "NotSupportedError",
+    "ReplyMalformed",
     "ReplyTooLong",
     "RequestFailed",
     "RequestInvalid",
@@ -58,6 +59,10 @@ class ClientError(Exception):
 
 class NoReply(ClientError):
     """The server cannot be reached, went away, did not answer in time, or sent something that is no reply."""
+
+
+class ReplyMalformed(ClientError):
+    """The server answered `ok`, but not with what the protocol's table has there; the text says what came."""
 
 
 class RequestFailed(ClientError):

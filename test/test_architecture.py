@@ -32,7 +32,8 @@ ABOVE = {room: set[str]().union(*LAYERS[:number]) for number, layer in enumerate
 ALLOWED = ABOVE | {
     "": set(),
     "timediscos": {"ticks"},
-    "client": {"errors", "grammar", "ticks", "commands"},
+    "connection": {"errors", "grammar"},
+    "client": {"errors", "grammar", "ticks", "values", "commands", "connection"},
     "simulator": ABOVE["lanes"],
     "testing": ABOVE["cli"] | {"client"},
     "cli": ABOVE["cli"] | {"simulator"},
