@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from discosbackend.commands import COMMANDS, WILDCARD, Field
 from discosbackend.connection import Connection
@@ -29,15 +29,14 @@ from discosbackend.values import TYPES, float_text
 if TYPE_CHECKING:
     from astropy.time import Time
 
-__all__ = ["Client", "Instant", "Status", "main"]
+__all__ = ["Client", "Instant", "Status", "host_and_port", "main"]
 
 Instant: TypeAlias = "Ticks | datetime | Time | float"
 """When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3 reads
 it (Unix seconds below 10^12)."""
 
-ValueT = TypeVar("ValueT")
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
 
 class Status(NamedTuple):
     """What `status` told: the backend's clock, `ok` or what is wrong, and whether it is acquiring."""
@@ -70,23 +69,28 @@ class Client(Connection):
 
     def version(self) -> str:
         """The version of the protocol that the server speaks."""
-        return self._one("version", str)
+        version: str = self._one("version")
+        return version
 
     def time(self) -> Ticks:
         """The backend's clock."""
-        return self._one("time", Ticks)
+        time: Ticks = self._one("time")
+        return time
 
     def get_configuration(self) -> str:
         """The name of the configuration in force."""
-        return self._one("get-configuration", str)
+        configuration: str = self._one("get-configuration")
+        return configuration
 
     def get_integration(self) -> int:
         """The integration time in ms."""
-        return self._one("get-integration", int)
+        integration: int = self._one("get-integration")
+        return integration
 
     def get_filename(self) -> str:
         """The path that set_filename() stored."""
-        return self._one("get-filename", str)
+        filename: str = self._one("get-filename")
+        return filename
 
     # -- configuration ----------------------------------------------------------------------------------
 
@@ -139,7 +143,8 @@ class Client(Connection):
 
     def get_ddcoffset(self) -> float:
         """The offset of the digital down-converter in MHz."""
-        return self._one("get-ddcoffset", float)
+        ddcoffset: float = self._one("get-ddcoffset")
+        return ddcoffset
 
     # -- acquisition and files --------------------------------------------------------------------------
 
@@ -188,10 +193,10 @@ class Client(Connection):
             raise ReplyMalformed(f"{name} was answered with {texts}, where {wanted} is due")
         return [_read(name, text, field) for text, field in zip(texts, fields, strict=True)]
 
-    def _one(self, name: str, kind: type[ValueT]) -> ValueT:
-        """The one value that its row promises, which is of this kind."""
+    def _one(self, name: str) -> Any:
+        """The one value that its row promises."""
         (value,) = self._ask(name)
-        return cast(ValueT, value)
+        return value
 
 
 def _when(instant: Instant | None) -> tuple[Ticks, ...]:
@@ -202,6 +207,8 @@ def _when(instant: Instant | None) -> tuple[Ticks, ...]:
         if instant.tzinfo is None:
             raise ValueError(f"{instant!r} has no time zone: say datetime.now(timezone.utc), for one")
         return (Ticks((instant - _EPOCH) // timedelta(microseconds=1) * 10),)
+    if isinstance(instant, bool):
+        raise TypeError(f"not an instant: {instant!r}")
     return (Ticks.of(instant),)
 
 
@@ -233,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         description="Send one request to a DISCOS backend server and print the reply.",
         epilog="examples:  127.0.0.1:8978 status   127.0.0.1:8978 set-enable 0 3   127.0.0.1:8978 '?get-tpi,0,0'",
     )
-    parser.add_argument("address", metavar="HOST:PORT", type=_address, help="where the server listens")
+    parser.add_argument("address", metavar="HOST:PORT", type=host_and_port, help="where the server listens")
     parser.add_argument("name", help="the command, or a whole request as it stands on the wire")
     parser.add_argument("arguments", nargs="*", help="its arguments, as they are: escapes are added")
     parser.add_argument(
@@ -247,7 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         except GrammarException as problem:
             parser.error(f"{options.name!r} is no request: {problem}")
     if not request.check_synthax():
-        parser.error("no message can carry that: a name has letters, digits and hyphens, no argument is empty")
+        parser.error(
+            "no message can carry that: a name has letters, digits and hyphens, no argument is empty"
+        )
     host, port = options.address
     try:
         with Client(host, port, timeout=options.timeout) as client:
@@ -259,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0 if reply.code == OK else 1)
 
 
-def _address(text: str) -> tuple[str, int]:
+def host_and_port(text: str) -> tuple[str, int]:
+    """Where a server listens, from a command line. ArgumentTypeError for what is not HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8978")

@@ -6,6 +6,7 @@ Sockets only, so that it starts at once and runs anywhere. What a reply says is 
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -25,7 +26,8 @@ class Connection:
     """A connection to a backend server, as a context manager.
 
     `timeout` is in seconds, for each reply; like the deployed clients it outlasts a server's own time limit.
-    A server may greet late, or never: for the greeting it waits no longer than `greeting_wait` seconds.
+    A server may greet late, or never: for the greeting it waits no longer than `greeting_wait` seconds. One that
+    comes later than that is told from a reply by its name; only `version` has the same, and says the same.
     NoReply when the server cannot be reached.
     """
 
@@ -42,6 +44,7 @@ class Connection:
         self.timeout = timeout
         self.greeting: Message | None = None
         self._received = b""
+        self._lock = threading.Lock()
         self._socket: socket.socket | None
         try:
             self._socket = socket.create_connection((host, port), min(timeout, _CONNECT))
@@ -83,6 +86,11 @@ class Connection:
         """
         if not request.check_synthax():
             raise ValueError(f"no message of the protocol: {request!r}")
+        # Threads that share a connection take turns.
+        with self._lock:
+            return self._exchange(request)
+
+    def _exchange(self, request: Message) -> Message:
         if self._socket is None:
             raise NoReply("the connection is closed")
         try:

@@ -14,6 +14,7 @@ __all__ = [
     "NoReply",
     "NotServed",
     "NotSupportedError",
+    "ProfileError",
     "ReplyMalformed",
     "ReplyTooLong",
     "RequestFailed",
@@ -75,3 +76,7 @@ class RequestInvalid(ClientError):
 
 class NotServed(Exception):
     """The backend that a test case makes cannot be served; the text is what its process said."""
+
+
+class ProfileError(Exception):
+    """A profile of the conformance kit cannot be used; the text says what is wrong, and what would be right."""

@@ -1,6 +1,6 @@
 """A backend as people wrote them for the original package: a plain class that gets times as astropy Time.
 
-test_testing reuses the conformance cases on it, from a folder of its own.
+test_testing_reuse reuses the conformance cases on it, from a folder of its own.
 """
 
 import time

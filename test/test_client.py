@@ -173,6 +173,27 @@ class RequestTests(ClientTests):
         self.assertRaises(RequestInvalid, client.request, "start")
         self.assertEqual(client.request("status")[2], "0")
 
+    def test_threads_take_turns(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.send(GREETING)
+            while line := peer.request():
+                peer.send(b"!x,ok," + line.strip().split(b",")[1] + b"\r\n")
+
+        wrong: list[str] = []
+        with self.connect(script) as client:
+
+            def ask(who: int) -> None:
+                for number in range(100):
+                    if client.request("x", f"{who}-{number}") != [f"{who}-{number}"]:
+                        wrong.append(f"{who}-{number}")
+
+            threads = [threading.Thread(target=ask, args=(who,)) for who in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual((wrong, len(self.received)), ([], 401))
+
     def test_what_the_grammar_cannot_carry_is_not_sent(self) -> None:
         def script(peer: Peer) -> None:
             peer.send(GREETING)

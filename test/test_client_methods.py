@@ -112,6 +112,7 @@ class MethodTests(unittest.TestCase):
             (ValueError, "start", (datetime(2026, 11, 23),)),
             (ValueError, "start", (float("nan"),)),
             (TypeError, "start", ("soon",)),
+            (TypeError, "start", (True,)),
             (TypeError, "start", (timedelta(1),)),
             (ValueError, "get_tpi", (float("inf"), 1.0)),
             (TypeError, "get_tpi", (None, None)),

@@ -1,77 +1,26 @@
-"""discosbackend.testing: that it can be reused as the README says, and that it finds what is wrong."""
+"""discosbackend.testing: the mixin, what it says of a backend that cannot be served, and wrong arguments."""
 
 from __future__ import annotations
 
-import atexit
-import functools
-import importlib.util
 import io
-import json
-import os
-import re
-import shutil
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import textwrap
 import unittest
 from collections.abc import Iterable
-from pathlib import Path
 from unittest import mock
 
-from discosbackend.client import Client
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import NotServed
 from discosbackend.testing import BackendConformance, Profile, conformance, process
 from discosbackend.testing.cases import Cases
+from discosbackend.testing.caution import Reach
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.wire import Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 from . import broken_backends, test_simulator_server
-from .defective_servers import DEFECTS
+from .verdicts import address_of
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
-
-# Of a backend's module in a folder of its own, as the README has it.
-MY_TESTS = """
-import unittest
-
-from discosbackend import Acquisition, Backend, Ticks
-from discosbackend.testing import BackendConformance
-
-
-class MyBackend(Backend):
-    def __init__(self):
-        self.acquisition = Acquisition(print, print)
-
-    def status(self):
-        return Ticks.now(), "ok", self.acquisition.acquiring
-
-    def start(self, timestamp=None):
-        self.acquisition.start(timestamp)
-
-    def stop(self, timestamp=None):
-        self.acquisition.stop(timestamp)
-
-
-class MyBackendTests(BackendConformance, unittest.TestCase):
-    def make_backend(self):
-        return MyBackend()
-
-    def test_of_my_own(self):
-        self.assertEqual(len(self.client.request("status")), 3)
-"""
-
-# Enough to see that a runner finds and runs them; a case that is skipped among them.
-SOME = (
-    "test_version_reply_is_well_formed",
-    "test_status_reply_is_well_formed",
-    "test_get_tpi_band",
-    "test_of_my_own",
-)
 
 
 def run(case: type[unittest.TestCase], *methods: str) -> unittest.TestResult:
@@ -85,350 +34,46 @@ def probe(**attributes: object) -> type[BackendConformance]:
     return type("Probe", (BackendConformance, unittest.TestCase), attributes)
 
 
-@functools.cache
-def ports() -> dict[str, int]:
-    """Where the servers of defective_servers are, which all live in one process, until the tests end."""
-    program = subprocess.Popen(  # pylint: disable=consider-using-with  # communicate() waits for its end
-        [sys.executable, "-m", "test.defective_servers"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # It is full of what these servers have to complain of.
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    # No module fixture: those would be run for the tests within the tests too.
-    atexit.register(program.communicate, timeout=PATIENCE)
-    assert program.stdout is not None
-    return json.loads(program.stdout.readline())
-
-
-class _Servers(unittest.TestCase):
-    """Has the servers of defective_servers at hand."""
-
-    def probe(self, server: str, **attributes: object) -> type[BackendConformance]:
-        """All cases for one of the servers."""
-        told = {"valid_configuration": "K2", "valid_integration": 100, "inputs": 2, "lead": 0.1}
-        return probe(address=("127.0.0.1", ports()[server]), **{**told, **attributes})
-
-    def client(self, server: str) -> Client:
-        """A client of one of the servers."""
-        client = Client(port=ports()[server])
-        self.addCleanup(client.close)
-        return client
-
-
 def methods_of(ids: Iterable[str]) -> list[str]:
     """The test methods of the cases with these ids."""
     return [CASES[name].method for name in ids]
 
 
-class DefectTests(_Servers):
-    """Every planted defect is found by the cases that the table names, and nothing where there is none."""
+class OutcomeTests(unittest.TestCase):
+    """What becomes of a verdict in a TestCase."""
 
-    def test_each_is_found(self) -> None:
-        self.assertGreater(len(DEFECTS), 40)
-        for name, defect in DEFECTS.items():
-            with self.subTest(name):
-                # Of some the mark is that nothing comes, of others that nothing happens.
-                case = self.probe(name, reply_timeout=0.3, late_tolerance=0.1, valid_shift=1)
-                result = run(case, *methods_of(defect.found_by))
-                self.assertEqual(result.errors, [])
-                found = {test.id().rpartition(".")[2] for test, _ in result.failures}
-                self.assertEqual(found, set(methods_of(defect.found_by)))
-                for _, text in result.failures:
-                    self.assertIn(defect.says, text)
-
-    def test_none_is_found_where_none_is(self) -> None:
-        ids = {name for defect in DEFECTS.values() for name in defect.found_by}
-        result = run(self.probe("healthy"), *methods_of(ids))
-        self.assertEqual((result.failures, result.errors, result.skipped), ([], [], []))
+    def outcome(self, server: str, case: str, **attributes: object) -> unittest.TestResult:
+        result = run(probe(address=address_of(server), **attributes), *methods_of([case]))
+        self.assertEqual((result.testsRun, result.errors), (1, []))
+        return result
 
     def test_a_failure_shows_what_was_said(self) -> None:
-        case = self.probe("reply to a ! line")
-        [(_, text)] = run(case, *methods_of(["grammar/replies-are-no-requests"])).failures
+        [(_, text)] = self.outcome("reply to a ! line", "grammar/replies-are-no-requests").failures
         self.assertIn(r"sent      b'!\r\n'", text)
         self.assertIn(r"received  b'!undefined,invalid,syntax error: no request\r\n'", text)
         self.assertIn("Any line that begins with `!` gets nothing.", text)
         self.assertNotIn("Traceback", text)
 
-    def test_a_failure_leaves_nothing_running(self) -> None:
-        for server in ("start while acquiring accepted", "wrong time taken for now", "stop not cancelling"):
-            with self.subTest(server):
-                failures = run(self.probe(server), *methods_of(DEFECTS[server].found_by)).failures
-                self.assertEqual(len(failures), 1)
-                self.assertEqual(self.client(server).request("status")[2], "0")
+    def test_what_is_not_strict(self) -> None:
+        case = "get-tp0/reply-is-well-formed"
+        [(_, text)] = self.outcome("exponents", case).failures
+        self.assertIn("a number in fixed point without exponent, not '1.5e+06'", text)
+        result = self.outcome("exponents", case, strict=False)
+        self.assertEqual(result.failures, [])
+        [(_, reason)] = result.skipped
+        self.assertIn("a number in fixed point without exponent", reason)
+
+    def test_what_is_known(self) -> None:
+        case = "get-ddcoffset/reply-is-well-formed"
+        result = self.outcome("backend fails", case, deviations={"get-ddcoffset/*": "there is no such thing"})
+        self.assertEqual(result.failures, [])
+        self.assertIn("there is no such thing", result.skipped[0][1])
 
     def test_nobody_is_there(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = taken.getsockname()
         [(_, text)] = run(probe(address=address), *methods_of(["order/pipelining"])).failures
         self.assertIn(f"no server at 127.0.0.1:{address[1]}", text)
-
-
-class RightServerTests(_Servers):
-    """Servers that are right in their own way: nothing is reported, and what cannot be tried says why."""
-
-    def check(self, server: str, *ids: str, **attributes: object) -> list[str]:
-        """Run cases, none of which may fail; the reasons of those that were skipped."""
-        result = run(self.probe(server, **attributes), *methods_of(ids))
-        self.assertEqual((result.failures, result.errors), ([], []))
-        return [reason for _, reason in result.skipped]
-
-    def test_greets_late(self) -> None:
-        ids = ("greeting/is-the-version", "order/pipelining", "version/reply-is-well-formed")
-        self.assertEqual(self.check("greets late", *ids), [])
-
-    def test_knows_few_commands(self) -> None:
-        ids = ("set-shift/wrong-type-of-arguments", "end-schedule/accepts", "get-rms/reply-is-well-formed")
-        names = ("set-shift", "end-schedule", "get-rms")
-        wanted = [f"{name} is not supported by this backend" for name in names]
-        self.assertEqual(self.check("knows few commands", *ids), wanted)
-
-    def test_has_words_of_its_own(self) -> None:
-        ids = [name for name in CASES if name.endswith("-arguments")]
-        ids += ["start/while-acquiring", "start/elapsed-time", "stop/far-time", "grammar/escaped-comma"]
-        self.assertEqual(self.check("has words of its own", *ids, exact_reasons=False), [])
-
-    def test_refuses_to_start(self) -> None:
-        ids = [name for name in CASES if name.startswith("start/") and "wrong" not in name]
-        self.assertGreater(len(ids), 5)
-        for case in ids:
-            with self.subTest(case):
-                self.assertEqual(
-                    self.check("refuses to start", case, valid_configuration=None),
-                    ["start was refused (needs a setup): say valid_configuration"],
-                )
-                told = run(self.probe("refuses to start"), *methods_of([case]))
-                self.assertEqual(len(told.failures), 1)
-
-    def test_forgives_stop(self) -> None:
-        self.assertEqual(self.check("forgives stop", "stop/twice", stop_when_idle="ok"), [])
-
-    def test_is_acquiring(self) -> None:
-        ids = ("start/timed", "set-configuration/loads", "set-section/accepts", "backend-park/accepts")
-        wanted = ["the server is acquiring, and that must not be disturbed"] * len(ids)
-        self.assertEqual(self.check("is acquiring", *ids), wanted)
-        # What needs no rest goes on, and stops nothing.
-        self.check("is acquiring", "start/wrong-type-of-arguments", "stop/wrong-number-of-arguments")
-        self.assertEqual(self.client("is acquiring").request("status")[2], "1")
-
-    def test_left_out(self) -> None:
-        ids = [name for name in CASES if name.partition("/")[0] in ("start", "stop", "backend-park")]
-        ids = [name for name in ids if "wrong" not in name]
-        skipped = self.check("healthy", *ids, leave_out=("start", "stop", "backend-park"))
-        self.assertEqual(len(skipped), len(ids))
-        self.assertEqual(
-            set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")}
-        )
-
-    def test_not_told(self) -> None:
-        self.assertEqual(
-            self.check("healthy", "set-configuration/loads", valid_configuration=None),
-            ["no configuration is known: say valid_configuration"],
-        )
-        self.assertEqual(
-            self.check("healthy", "set-configuration/unknown", invalid_configuration=None),
-            ["the instrument takes any name, as invalid_configuration says"],
-        )
-
-    def test_is_left_as_it_was_found(self) -> None:
-        client = self.client("healthy")
-        client.request("set-configuration", "K14")
-        client.request("set-integration", "77")
-        client.request("set-filename", "/a/file,with a comma")
-        quick = [name for name in CASES if not re.match("(start|stop)/(?!wrong)", name)]
-        self.assertEqual(self.check("healthy", *quick, valid_feeds=(0, 1), valid_interleave=5), [])
-        self.assertEqual(client.request("get-configuration"), ["K14"])
-        self.assertEqual(client.request("get-integration"), ["77"])
-        self.assertEqual(client.request("get-filename"), ["/a/file,with a comma"])
-        self.assertEqual(len(client.request("get-tpi")), 14)
-        self.assertEqual(client.request("status")[2], "0")
-
-    def test_feeds_are_left_as_the_configuration_has_them(self) -> None:
-        client = self.client("healthy")
-        client.request("set-configuration", "K14")
-        self.assertEqual(self.check("healthy", "set-enable/accepts", valid_configuration=None), [])
-        self.assertEqual(len(client.request("get-tpi")), 14)
-
-
-class ReuseTests(unittest.TestCase):
-    """In a folder of its own, in an interpreter of its own, under each runner."""
-
-    def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-
-    def write(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(textwrap.dedent(text), encoding="utf-8")
-
-    def python(self, *arguments: str) -> tuple[int, str]:
-        """Exit status and output of an interpreter in the folder."""
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        return done.returncode, done.stdout
-
-    def test_foreign_backend(self) -> None:
-        shutil.copy(ROOT / "test" / "foreign_backend.py", self.folder)
-        self.write(
-            "test_foreign.py",
-            """
-            import unittest
-            from discosbackend.testing import BackendConformance
-            from foreign_backend import ForeignBackend
-
-            class ForeignTests(BackendConformance, unittest.TestCase):
-                valid_configuration = "XB4"
-                valid_integration = 10
-                inputs = 2
-                lead = 0.05
-
-                def make_backend(self):
-                    return ForeignBackend()
-            """,
-        )
-        status, output = self.python("-m", "unittest", "-v", "test_foreign")
-        self.assertEqual(status, 0, output)
-        self.assertIn(f"Ran {len(CASES)} tests", output)
-        skipped = re.findall(r"skipped '(\S+) is not supported by this backend'", output)
-        # Everything that it has not, get-rms twice; and nothing else is skipped.
-        lacks = {"set-section", "cal-on", "set-enable", "end-schedule", "backend-park", "set-shift"}
-        lacks |= {"get-rms", "get-ddcoffset", "get-filename"}
-        self.assertEqual(set(skipped), lacks)
-        self.assertIn(f"OK (skipped={len(skipped)})", output)
-
-    def test_under_unittest(self) -> None:
-        self.write("test_mine.py", MY_TESTS)
-        names = [f"test_mine.MyBackendTests.{name}" for name in SOME]
-        status, output = self.python("-m", "unittest", *names)
-        self.assertEqual(status, 0, output)
-        self.assertRegex(output, r"Ran 4 tests in .*\n\nOK \(skipped=1\)")
-
-    def test_under_trial(self) -> None:
-        # It runs in a folder of its own making, and knows no class fixtures.
-        self.write("test_mine.py", MY_TESTS)
-        # On a TestCase of its own, whose failures are an exception of its own.
-        self.write(
-            "test_its_own.py",
-            """
-            from twisted.trial import unittest
-            import test_mine
-
-            class ItsOwnTests(test_mine.BackendConformance, unittest.TestCase):
-                protocol_version = "1.2"
-
-                def make_backend(self):
-                    return test_mine.MyBackend()
-            """,
-        )
-        names = [f"test_mine.MyBackendTests.{name}" for name in SOME]
-        its_own = "test_its_own.ItsOwnTests.test_greeting_is_the_version"
-        status, output = self.python("-m", "twisted.trial", *names, its_own)
-        self.assertEqual(status, 1, output)
-        self.assertIn("FAILED (skips=1, failures=1, successes=3)", output)
-
-    def test_under_trial_by_a_file(self) -> None:
-        """Which no import would find, and whose path is relative to a folder that trial leaves."""
-        (self.folder / "deep").mkdir()
-        self.write("mine.py", MY_TESTS)
-        self.write(
-            "deep/test_mine.py",
-            """
-            import mine
-
-            class DeepTests(mine.MyBackendTests):
-                pass
-
-            # One test will do here.
-            for name in dir(mine.BackendConformance):
-                if name.startswith("test_"):
-                    delattr(mine.BackendConformance, name)
-            """,
-        )
-        status, output = self.python("-m", "twisted.trial", "deep/test_mine.py")
-        self.assertEqual(status, 0, output)
-        self.assertIn("PASSED (successes=1)", output)
-
-    @unittest.skipUnless(importlib.util.find_spec("pytest"), "pytest is not installed")
-    def test_under_pytest(self) -> None:
-        self.write("test_mine.py", MY_TESTS)
-        names = [f"test_mine.py::MyBackendTests::{name}" for name in SOME]
-        for mode in ("prepend", "importlib"):
-            with self.subTest(mode):
-                status, output = self.python("-m", "pytest", f"--import-mode={mode}", *names)
-                self.assertEqual(status, 0, output)
-                self.assertIn("3 passed, 1 skipped", output)
-
-    def test_as_a_program(self) -> None:
-        # What the program was called with is none of the server's business.
-        self.write(
-            "test_mine.py",
-            "import sys\n"
-            + MY_TESTS.replace("return MyBackend()", "assert not sys.argv[1:]\n        return MyBackend()")
-            + '\n\nif __name__ == "__main__":\n    unittest.main()\n',
-        )
-        names = [f"MyBackendTests.{name}" for name in SOME]
-        status, output = self.python("test_mine.py", *names)
-        self.assertEqual(status, 0, output)
-        self.assertRegex(output, r"Ran 4 tests in .*\n\nOK \(skipped=1\)")
-
-    def test_in_a_package_as_a_program(self) -> None:
-        (self.folder / "pack").mkdir()
-        self.write("pack/__init__.py", "")
-        self.write("pack/mine.py", "NAME = 'of a relative import'\n")
-        self.write(
-            "pack/test_mine.py",
-            MY_TESTS + '\nfrom .mine import NAME\n\nif __name__ == "__main__":\n    unittest.main()\n',
-        )
-        status, output = self.python("-m", "pack.test_mine", "MyBackendTests.test_of_my_own")
-        self.assertEqual(status, 0, output)
-
-    def test_a_program_that_does_not_ask_whether_it_is_one(self) -> None:
-        self.write("test_mine.py", MY_TESTS + "\n\nunittest.main()\n")
-        status, output = self.python("test_mine.py", "MyBackendTests.test_of_my_own")
-        self.assertEqual(status, 1, output)
-        self.assertIn('write `if __name__ == "__main__":` before what runs the tests', output)
-
-    def test_the_server_ends_with_the_tests(self) -> None:
-        """Also when they are killed, which leaves no time to end anything."""
-        self.write("test_mine.py", MY_TESTS)
-        self.write(
-            "leave.py",
-            """
-            import os, signal, sys
-            from discosbackend.testing.process import ServerProcess
-            from test_mine import MyBackendTests
-
-            server = ServerProcess(MyBackendTests, timeout=30)
-            print(server.address[1], flush=True)
-            sys.stdin.readline()
-            os.kill(os.getpid(), signal.SIGKILL)
-            """,
-        )
-        with subprocess.Popen(
-            [sys.executable, "leave.py"],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as program:
-            assert program.stdin is not None and program.stdout is not None
-            port = int(program.stdout.readline())
-            with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
-                self.assertEqual(connection.recv(100), b"!version,ok,1.4\r\n")
-                program.communicate("go\n", timeout=PATIENCE)
-                self.assertEqual(program.returncode, -signal.SIGKILL)
-                self.assertEqual(connection.recv(100), b"")
 
 
 class BrokenBackendTests(unittest.TestCase):
@@ -583,7 +228,11 @@ class MixinTests(unittest.TestCase):
             with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': is '{meant}' meant"):
                 type("Mine", (BackendConformance, unittest.TestCase), {name: "TP"})
         # A test's own attributes, and methods, are its own.
-        type("Mine", (BackendConformance, unittest.TestCase), {"maxDiff": None, "port": 1, "valid_config": print})
+        type(
+            "Mine",
+            (BackendConformance, unittest.TestCase),
+            {"maxDiff": None, "port": 1, "valid_config": print},
+        )
 
     def test_every_case_is_a_method(self) -> None:
         names = unittest.TestLoader().getTestCaseNames(probe())
@@ -600,9 +249,9 @@ class MixinTests(unittest.TestCase):
 
     def test_no_id_twice(self) -> None:
         cases = Cases()
-        cases.add("area/a-thing", "", print)
+        cases.case("area/a-thing", "1", "", Reach.FULL)(print)
         with self.assertRaises(ValueError):
-            cases.add("area/a/thing", "", print)
+            cases.case("area/a/thing", "1", "", Reach.FULL)(print)
 
     def test_what_is_told(self) -> None:
         class Told(Profile):

@@ -2,9 +2,10 @@
 
 `BackendConformance` is a mixin for a unittest.TestCase of one's own; importing it collects nothing.
 
-conformance has the mixin, profile what it has to be told of an instrument, cases what a case is,
-line_cases, command_cases (with wrong_arguments) and acquisition_cases the cases themselves, check what they
-ask and judge with, wire the connection, process the one in which a backend is served.
+conformance has the mixin, profile what it has to be told of an instrument (profile_file from a file), cases
+what a case is, line_cases, command_cases (with wrong_arguments), acquisition_cases and hostile_cases the cases
+themselves, asking and check what they ask and judge with, caution what may be sent, wire the connection,
+process the one in which a backend is served, trial verdicts, report_* what is told of a run.
 """
 
 from __future__ import annotations

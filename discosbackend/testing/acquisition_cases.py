@@ -1,4 +1,4 @@
-"""Cases of start and stop: the life of an acquisition, now and at given times.
+"""Cases of start and stop: the life of an acquisition, now and at given times, whoever asked for it.
 
 Protocol section 7. When something happened is judged by the timestamps of `status`, so neither a busy host
 nor a clock that differs from this one's spoils a verdict.
@@ -6,8 +6,12 @@ nor a clock that differs from this one's spoils a verdict.
 
 from __future__ import annotations
 
-from discosbackend.testing.cases import Cases
-from discosbackend.testing.check import Check
+from collections.abc import Callable
+from unittest import SkipTest
+
+from discosbackend.testing.cases import Cases, Try
+from discosbackend.testing.caution import Reach
+from discosbackend.testing.check import Check, request_line
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = ["ACQUISITION_CASES"]
@@ -17,117 +21,302 @@ __tracebackhide__ = True
 
 ACQUISITION_CASES = Cases()
 
+
+def _case(case_id: str, requirement: str, section: str = "7") -> Callable[[Try], Try]:
+    return ACQUISITION_CASES.case(case_id, section, requirement, Reach.FULL)
+
+
 # What says with which configuration it starts, should the instrument refuse to start.
 _CONFIGURED = "valid_configuration"
 
 _ELAPSED = {"start": "starting time already elapsed", "stop": "stop time already elapsed"}
 
+# How a time may be written (protocol section 3).
+_FORMS: tuple[Callable[[Ticks], str], ...] = (
+    str,
+    Ticks.unix_text,
+    # As a public test client prints it.
+    lambda instant: f"{instant}.0000000",
+    # Digits beyond 100 ns are dropped.
+    lambda instant: f"{instant.unix_text()}99999",
+)
 
-@ACQUISITION_CASES.case("start/now-and-stop-now", "`start` (now) starts; `stop` (now) while acquiring stops.")
+_HOUR = 3600 * TICKS_PER_SECOND
+
+
+# -- now ------------------------------------------------------------------------------------------------
+
+
+@_case("start/now-and-stop-now", "`start` (now) starts; `stop` (now) while acquiring stops.")
 def _start_and_stop(check: Check) -> None:
     check.prepare_acquisition()
     for _ in range(2):
-        check.ok("start", told_by=_CONFIGURED)
-        check.wait_for(acquiring=True)
-        check.ok("stop")
-        check.wait_for(acquiring=False)
+        _start(check)
+        _stop(check)
 
 
-@ACQUISITION_CASES.case("start/while-acquiring", "`start` while acquiring: `fail`.")
+@_case("start/while-acquiring", "`start` while acquiring: `fail`.")
 def _start_while_acquiring(check: Check) -> None:
     check.prepare_acquisition()
-    check.ok("start", told_by=_CONFIGURED)
-    check.wait_for(acquiring=True)
+    _start(check)
     check.fails("already acquiring", "start")
     check.that(check.status().acquiring, "a start that was refused ended the acquisition")
 
 
-@ACQUISITION_CASES.case(
-    "stop/twice", "`stop` with nothing to stop: `fail`. Clients do that at the end of a scan."
-)
+@_case("stop/twice", "`stop` with nothing to stop: `fail`. Clients do that at the end of a scan.")
 def _stop_twice(check: Check) -> None:
     check.prepare_acquisition()
-    check.ok("start", told_by=_CONFIGURED)
-    check.wait_for(acquiring=True)
-    check.ok("stop")
-    check.wait_for(acquiring=False)
-    if check.profile.stop_when_idle == "ok":
-        check.ok("stop")
-    else:
-        check.fails("not acquiring", "stop")
+    _start(check)
+    _stop(check)
+    _stop_finds_nothing(check)
     check.that(not check.status().acquiring, "acquiring after two stops")
 
 
-@ACQUISITION_CASES.case("start/timed", "`start,T` arms a start; the transition takes place at T.")
+# -- at a given time ------------------------------------------------------------------------------------
+
+
+@_case("start/timed", "`start,T` arms a start; the transition takes place at T.")
 def _timed_start(check: Check) -> None:
     check.prepare_acquisition()
-    instant = check.arm("start")
-    _comes_at(check, instant, acquiring=True)
-    check.ok("stop")
-    check.wait_for(acquiring=False)
+    _comes_at(check, check.arm("start"), acquiring=True)
+    _stop(check)
 
 
-@ACQUISITION_CASES.case("stop/timed", "`stop,T` arms a stop; with a decimal point T is Unix seconds.")
+@_case("stop/timed", "`stop,T` arms a stop; the transition takes place at T.")
 def _timed_stop(check: Check) -> None:
     check.prepare_acquisition()
-    check.ok("start", told_by=_CONFIGURED)
-    check.wait_for(acquiring=True)
-    instant = check.arm("stop", Ticks.unix_text)
-    _comes_at(check, instant, acquiring=False)
+    _start(check)
+    _comes_at(check, check.arm("stop"), acquiring=False)
 
 
-@ACQUISITION_CASES.case("stop/cancels-timed-start", "`stop` while a start is pending cancels that: `ok`.")
-def _stop_cancels(check: Check) -> None:
+@_case(
+    "start/forms-of-a-time",
+    "An integer counts 100 ns; with a decimal point it is Unix seconds below 10^12, from there on 100 ns.",
+    "3",
+)
+def _forms_of_a_time(check: Check) -> None:
     check.prepare_acquisition()
-    instant = check.arm("start", then=lambda *_: [("stop",)])
-    check.stays_idle_until(instant)
+    for write in _FORMS:
+        _comes_at(check, check.arm("start", write), acquiring=True)
+        _stop(check)
 
 
-@ACQUISITION_CASES.case("start/newest-time-holds", "`start,T` arms a start; a newer `start,T` replaces it.")
+@_case("start/elapsed-time", "A time already elapsed: `fail`.")
+def _elapsed_start(check: Check) -> None:
+    _refuses_time(check, "start", _ELAPSED["start"], _elapsed(check))
+
+
+@_case("stop/elapsed-time", "A time already elapsed: `fail`.")
+def _elapsed_stop(check: Check) -> None:
+    _refuses_time(check, "stop", _ELAPSED["stop"], _elapsed(check))
+
+
+@_case("start/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
+def _far_start(check: Check) -> None:
+    _refuses_time(check, "start", "cannot start at given time", _far(check))
+
+
+@_case("stop/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
+def _far_stop(check: Check) -> None:
+    _refuses_time(check, "stop", "cannot stop at given time", _far(check))
+
+
+# -- one after another ----------------------------------------------------------------------------------
+
+
+@_case("start/newest-time-holds", "`start,T` arms a start; a newer `start,T` replaces it.")
 def _newest_start(check: Check) -> None:
     check.prepare_acquisition()
-    later = round(check.profile.lead * TICKS_PER_SECOND)
+    later = _lead(check)
     first = check.arm("start", then=lambda instant, _: [("start", str(instant + later))])
     _comes_at(check, Ticks(first + later), acquiring=True)
 
 
-@ACQUISITION_CASES.case("start/refused-time-changes-nothing", "`fail`, and what was pending stays as it was.")
+@_case("start/newer-time-may-be-earlier", "`start,T` arms a start; a newer `start,T` replaces it.")
+def _earlier_start(check: Check) -> None:
+    check.prepare_acquisition()
+    check.ok("start", check.status().timestamp + _HOUR, told_by=_CONFIGURED)
+    _comes_at(check, check.arm("start"), acquiring=True)
+
+
+@_case("stop/newest-time-holds", "A newer `stop,T` replaces the one before.")
+def _newest_stop(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    later = _lead(check)
+    first = check.arm("stop", then=lambda instant, _: [("stop", str(instant + later))])
+    _comes_at(check, Ticks(first + later), acquiring=False)
+
+
+@_case("start/refused-time-changes-nothing", "`fail`, and what was pending stays as it was.")
 def _refused_start(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("start")
-    check.fails(_ELAPSED["start"], "start", _elapsed(check))
-    check.fails("wrong timestamp '0'", "start", "0")
-    check.fails("wrong timestamp 'soon'", "start", "soon")
+    _refuses_bad_times(check, "start")
     _comes_at(check, instant, acquiring=True)
 
 
-@ACQUISITION_CASES.case("start/now-drops-timed-start", "`start` (now) starts and drops a pending start.")
+@_case("stop/refused-time-changes-nothing", "`fail`, and what was pending stays as it was.")
+def _refused_stop(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    instant = check.arm("stop")
+    _refuses_bad_times(check, "stop")
+    _comes_at(check, instant, acquiring=False)
+
+
+@_case("start/before-stop-both-timed", "Both may be pending at once, in either order of arrival.")
+def _start_before_stop(check: Check) -> None:
+    check.prepare_acquisition()
+    length = _noticeable(check)
+    begins = check.arm("start", then=lambda instant, _: [("stop", str(instant + length))])
+    _lasts(check, begins, Ticks(begins + length))
+
+
+@_case("stop/before-start-both-timed", "Both may be pending at once, in either order of arrival.")
+def _stop_before_start(check: Check) -> None:
+    check.prepare_acquisition()
+    length = _noticeable(check)
+    begins = check.arm(
+        "stop",
+        lambda instant: str(instant + length),
+        then=lambda instant, _: [("start", str(instant))],
+    )
+    _lasts(check, begins, Ticks(begins + length))
+
+
+@_case("start/now-drops-timed-start", "`start` (now) starts and drops a pending start.")
 def _start_now_drops_timed(check: Check) -> None:
     check.prepare_acquisition()
     # Ended by a timed stop, because one that is not would clear what is pending.
     instant = check.arm("start", then=lambda instant, half: [("start",), ("stop", str(instant - half))])
     check.wait_for(acquiring=False, since=instant)
-    check.stays_idle_until(instant)
+    check.stays(acquiring=False, until=instant)
 
 
-@ACQUISITION_CASES.case("start/elapsed-time", "A time already elapsed: `fail`.")
-def _elapsed_start(check: Check) -> None:
-    _refuses_time(check, "start", _ELAPSED["start"], _elapsed(check))
+@_case("stop/cancels-timed-start", "`stop` while a start is pending cancels that: `ok`.")
+def _stop_cancels(check: Check) -> None:
+    check.prepare_acquisition()
+    instant = check.arm("start", then=lambda *_: [("stop",)])
+    check.stays(acquiring=False, until=instant)
 
 
-@ACQUISITION_CASES.case("stop/elapsed-time", "A time already elapsed: `fail`.")
-def _elapsed_stop(check: Check) -> None:
-    _refuses_time(check, "stop", _ELAPSED["stop"], _elapsed(check))
+@_case("stop/now-clears-timed-start", "`stop` (now) while acquiring answers `ok` and clears both times.")
+def _stop_clears_start(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    instant = check.arm("start", then=lambda *_: [("stop",)])
+    check.wait_for(acquiring=False)
+    check.stays(acquiring=False, until=instant)
 
 
-@ACQUISITION_CASES.case("start/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
-def _far_start(check: Check) -> None:
-    _refuses_time(check, "start", "cannot start at given time", _far(check))
+@_case("stop/now-clears-timed-stop", "`stop` (now) while a start is pending clears both times.")
+def _stop_clears_stop(check: Check) -> None:
+    check.prepare_acquisition()
+    instant = check.arm(
+        "stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)]
+    )
+    check.wait_for(acquiring=True)
+    check.stays(acquiring=True, until=instant)
 
 
-@ACQUISITION_CASES.case("stop/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
-def _far_stop(check: Check) -> None:
-    _refuses_time(check, "stop", "cannot stop at given time", _far(check))
+@_case("stop/nothing-to-stop-leaves-timed-stop", '`fail` ("not acquiring"), and a pending stop stays.')
+def _futile_stop(check: Check) -> None:
+    check.prepare_acquisition()
+    instant = check.arm("stop")
+    _stop_finds_nothing(check)
+    check.ok("start", told_by=_CONFIGURED)
+    if check.status().timestamp >= instant:
+        raise SkipTest(f"the server is too slow for a time {check.profile.lead:g} s ahead: say lead")
+    _comes_at(check, instant, acquiring=False)
+
+
+# -- what comes due and finds nothing to do -------------------------------------------------------------
+
+
+@_case("start/due-while-acquiring", "A pending start that comes due while acquiring changes nothing.")
+def _due_while_acquiring(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    check.stays(acquiring=True, until=check.arm("start"))
+    _stop(check)
+    check.stays(acquiring=False)
+
+
+@_case("stop/due-while-idle", "A pending stop that comes due while idle changes nothing.")
+def _due_while_idle(check: Check) -> None:
+    check.prepare_acquisition()
+    later = _lead(check)
+    instant = check.arm("stop", then=lambda instant, _: [("start", str(instant + later))])
+    _comes_at(check, Ticks(instant + later), acquiring=True)
+    check.stays(acquiring=True)
+
+
+@_case("start/with-stop-at-one-time-while-idle", "At equal times: while idle both lapse.")
+def _one_time_while_idle(check: Check) -> None:
+    check.prepare_acquisition()
+    instant = check.arm("start", then=lambda instant, _: [("stop", str(instant))])
+    check.stays(acquiring=False, until=instant)
+
+
+@_case("start/with-stop-at-one-time", "At equal times: the stop comes first while acquiring.")
+def _one_time(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    instant = check.arm("start", then=lambda instant, _: [("stop", str(instant))])
+    # Between the two it may say for a moment that it is not acquiring.
+    check.wait_until_after(instant)
+    check.wait_for(acquiring=True, since=instant)
+
+
+# -- who asked for it has gone --------------------------------------------------------------------------
+
+_CANCELS_NOTHING = "A client that disconnects cancels nothing that has begun."
+
+
+@_case("disconnect/timed-start-comes", _CANCELS_NOTHING, "6")
+def _timed_start_comes(check: Check) -> None:
+    check.prepare_acquisition()
+    instant = check.arm("start")
+    check.hang_up()
+    _comes_at(check, instant, acquiring=True)
+
+
+@_case("disconnect/acquisition-goes-on", _CANCELS_NOTHING, "6")
+def _acquisition_goes_on(check: Check) -> None:
+    check.prepare_acquisition()
+    _start(check)
+    check.hang_up()
+    check.stays(acquiring=True)
+
+
+@_case("disconnect/half-a-line-is-no-request", "Bytes after the last line end are not a request.", "1")
+def _half_a_line(check: Check) -> None:
+    check.prepare_acquisition()
+    wire = check.connect()
+    wire.send(request_line("start").rstrip())
+    wire.close()
+    check.stays(acquiring=False)
+
+
+# -- what they are made of ------------------------------------------------------------------------------
+
+
+def _start(check: Check) -> None:
+    check.ok("start", told_by=_CONFIGURED)
+    check.wait_for(acquiring=True)
+
+
+def _stop(check: Check) -> None:
+    check.ok("stop")
+    check.wait_for(acquiring=False)
+
+
+def _stop_finds_nothing(check: Check) -> None:
+    if check.profile.stop_when_idle == "ok":
+        check.ok("stop")
+    else:
+        check.fails("not acquiring", "stop")
 
 
 def _refuses_time(check: Check, name: str, reason: str, instant: Ticks) -> None:
@@ -137,14 +326,35 @@ def _refuses_time(check: Check, name: str, reason: str, instant: Ticks) -> None:
     check.that(not check.status().acquiring, f"{name} at a time that was refused began an acquisition")
 
 
-def _comes_at(check: Check, instant: Ticks, *, acquiring: bool) -> None:
+def _refuses_bad_times(check: Check, name: str) -> None:
+    check.fails(_ELAPSED[name], name, _elapsed(check))
+    for text in ("0", "soon"):
+        check.fails(f"wrong timestamp '{text}'", name, text)
+
+
+def _comes_at(check: Check, instant: Ticks, *, acquiring: bool, until: Ticks | None = None) -> None:
     """The transition must show in status at its time: not before, and soon after."""
-    status = check.wait_for(acquiring, since=instant)
+    status = check.wait_for(acquiring, since=instant, until=until)
     early = (instant - status.timestamp) / TICKS_PER_SECOND
     check.that(
         early <= check.profile.early_tolerance,
         f"it took place {early:.6f} s before its time {instant.unix_text()}",
     )
+
+
+def _lasts(check: Check, begins: Ticks, ends: Ticks) -> None:
+    """An acquisition must show in status from the one time to the other."""
+    _comes_at(check, begins, acquiring=True, until=ends)
+    _comes_at(check, ends, acquiring=False)
+
+
+def _noticeable(check: Check) -> int:
+    """Ticks of an acquisition that is seen in status however late that may be."""
+    return round((check.profile.late_tolerance + 2 * check.profile.lead) * TICKS_PER_SECOND)
+
+
+def _lead(check: Check) -> int:
+    return round(check.profile.lead * TICKS_PER_SECOND)
 
 
 def _elapsed(check: Check) -> Ticks:

@@ -1,33 +1,61 @@
 """Case: one thing that a server must do, with an id, the protocol's sentence for it, and how it is tried.
 
-The cases themselves are in line_cases, command_cases and acquisition_cases; who runs them, and how the
-outcome is reported, is not known to any of them.
+The cases themselves are in line_cases, command_cases, acquisition_cases and hostile_cases. Who tries them is
+said in trial, and how the outcome is reported is not known to any of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
+from discosbackend.testing.caution import Reach
 from discosbackend.testing.check import Check
 
-__all__ = ["Case", "Cases", "Try"]
+__all__ = ["Case", "Cases", "Level", "Try"]
 
 Try: TypeAlias = Callable[[Check], None]
 """How a case is tried."""
+
+
+class Level(Enum):
+    """How much a requirement weighs."""
+
+    MUST = "must"
+    """The protocol demands it."""
+    SHOULD = "should"
+    """The protocol recommends it: a server that does otherwise works, and is called non-strict."""
+    QUIRK = "quirk"
+    """No document demands it, but a deployed client depends on it: as good as demanded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """`id` is `area/what`, the area a command's name where it is one; `requirement` the sentence it breaks.
 
-    `run` raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be tried.
+    `section` is where in the protocol that sentence stands, as "7", and `reach` how far the case goes. `run`
+    raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be tried.
     """
 
     id: str
+    section: str
     requirement: str
+    reach: Reach
     run: Try
+    level: Level = Level.MUST
+
+    @property
+    def area(self) -> str:
+        """What the case is about: a command, or a part of the protocol."""
+        return self.id.partition("/")[0]
+
+    @property
+    def title(self) -> str:
+        """The case in words."""
+        area, _, what = self.id.partition("/")
+        return f"{area}: {what.replace('-', ' ')}"
 
     @property
     def method(self) -> str:
@@ -38,18 +66,19 @@ class Case:
 class Cases(dict[str, Case]):
     """Cases by their id, in the order in which they were written."""
 
-    def add(self, case_id: str, requirement: str, run: Try) -> None:
+    def add(self, case: Case) -> None:
         """Add one. ValueError for an id that is taken, or that would be the same method as another's."""
-        case = Case(case_id, requirement, run)
         if any(case.method == other.method for other in self.values()):
-            raise ValueError(f"there is a case {case_id!r} already")
-        self[case_id] = case
+            raise ValueError(f"there is a case {case.id!r} already")
+        self[case.id] = case
 
-    def case(self, case_id: str, requirement: str) -> Callable[[Try], Try]:
+    def case(
+        self, case_id: str, section: str, requirement: str, reach: Reach, level: Level = Level.MUST
+    ) -> Callable[[Try], Try]:
         """A decorator: the function is how the case is tried."""
 
         def register(run: Try) -> Try:
-            self.add(case_id, requirement, run)
+            self.add(Case(case_id, section, requirement, reach, run, level))
             return run
 
         return register

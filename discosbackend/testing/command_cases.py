@@ -6,13 +6,17 @@ in wrong_arguments. start and stop, which have a state between them, are in acqu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from unittest import SkipTest
 
-from discosbackend.commands import COMMANDS, Command
-from discosbackend.testing.cases import Cases
-from discosbackend.testing.check import Check
+from discosbackend.commands import COMMANDS, WILDCARD, Command
+from discosbackend.testing.cases import Case, Cases
+from discosbackend.testing.caution import Reach, reach_of_command
+from discosbackend.testing.check import RESTORABLE, Check, request_line
 from discosbackend.testing.wrong_arguments import wrong_numbers, wrong_types
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = ["COMMAND_CASES"]
 
@@ -21,20 +25,36 @@ __tracebackhide__ = True
 
 COMMAND_CASES = Cases()
 
+# Ticks by which status and time may differ, should an instrument ask its hardware for one of them.
+_AGREEMENT = TICKS_PER_SECOND // 10
+
 # The values of a band as different clients write the whole of it.
 _WHOLE_BANDS = (("0", "0"), ("0.0", "0e0"), ("+0", "-0.0"))
 
 
+def _refuses(row: Command, requests: Iterable[tuple[list[str], str]], check: Check) -> None:
+    """Each of these is refused, with its reason; what a wrong server carries out all the same is put back."""
+    if row.lane != "reads":
+        check.stop_finally_what_was_not_running()
+    if row.name in RESTORABLE.values():
+        check.keep()
+    for texts, reason in islice(requests, 1 if check.sparing else None):
+        try:
+            check.fails(reason, row.name, *texts, before_backend=True)
+        except AssertionError:
+            if row.name in ("set-section", "set-enable"):
+                check.reload_finally()
+            elif row.name == "cal-on":
+                check.finally_(lambda: check.ask("cal-on") and None)
+            raise
+
+
 def _refuses_wrong_numbers(row: Command, check: Check) -> None:
-    check.stop_finally_what_was_not_running()
-    for texts, reason in wrong_numbers(row):
-        check.fails(reason, row.name, *texts, before_backend=True)
+    _refuses(row, wrong_numbers(row), check)
 
 
 def _refuses_wrong_types(row: Command, check: Check) -> None:
-    check.stop_finally_what_was_not_running()
-    for texts, reason in wrong_types(row):
-        check.fails(reason, row.name, *texts, before_backend=True)
+    _refuses(row, wrong_types(row), check)
 
 
 def _answers(row: Command, check: Check) -> None:
@@ -43,36 +63,67 @@ def _answers(row: Command, check: Check) -> None:
         return
     check.prepare()
     values = check.ok(row.name, told_by="valid_configuration")
-    wanted = check.profile.inputs
+    wanted = check.inputs()
     if row.reply[-1].repeated and wanted is not None:
         check.that(len(values) == wanted, f"{row.name} answers {len(values)} values for {wanted} inputs")
 
 
+def _reply_in_words(row: Command) -> str:
+    names = ", ".join(field.name for field in row.reply)
+    return f"The `ok` reply to `{row.name}` carries {names}{', one for each input' * row.reply[-1].repeated}."
+
+
 for _row in COMMANDS.values():
     COMMAND_CASES.add(
-        f"{_row.name}/wrong-number-of-arguments",
-        "Any other number of arguments than listed is a `fail`.",
-        partial(_refuses_wrong_numbers, _row),
+        Case(
+            f"{_row.name}/wrong-number-of-arguments",
+            "4",
+            "Any other number of arguments than listed is a `fail`.",
+            reach_of_command(_row) if _row.lane == "reads" else Reach.FULL,
+            partial(_refuses_wrong_numbers, _row),
+        )
     )
     if any(wrong_types(_row)):
         COMMAND_CASES.add(
-            f"{_row.name}/wrong-type-of-arguments",
-            "Wrong type of arguments: `fail` with the reason, before the backend is asked.",
-            partial(_refuses_wrong_types, _row),
+            Case(
+                f"{_row.name}/wrong-type-of-arguments",
+                "5",
+                "Wrong type of arguments: `fail` with the reason, before the backend is asked.",
+                Reach.FULL,
+                partial(_refuses_wrong_types, _row),
+            )
         )
     # A file name can be told only after one was set.
     if _row.reply and _row.name != "get-filename":
         COMMAND_CASES.add(
-            f"{_row.name}/reply-is-well-formed",
-            f"The reply to `{_row.name}` has: {', '.join(_field.name for _field in _row.reply)}.",
-            partial(_answers, _row),
+            Case(
+                f"{_row.name}/reply-is-well-formed",
+                "4",
+                _reply_in_words(_row),
+                reach_of_command(_row),
+                partial(_answers, _row),
+            )
         )
+
+
+@COMMAND_CASES.case(
+    "time/goes-on-with-status", "4", "`time` and `status` tell one clock: the backend's.", Reach.READS
+)
+def _one_clock(check: Check) -> None:
+    before, between, after = (Ticks.parse(check.ok(name)[0]) for name in ("time", "status", "time"))
+    check.that(before <= after, f"time goes back by {(before - after) / TICKS_PER_SECOND:.7f} s")
+    check.that(
+        before - _AGREEMENT <= between <= after + _AGREEMENT,
+        f"status told {between.unix_text()} between {before.unix_text()} and {after.unix_text()} of time",
+    )
 
 
 # -- configuration ------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("set-configuration/loads", "`set-configuration` loads a named configuration.")
+@COMMAND_CASES.case(
+    "set-configuration/loads", "4", "`set-configuration` loads a named configuration.", Reach.FULL
+)
 def _set_configuration(check: Check) -> None:
     wanted = check.profile.valid_configuration
     if wanted is None:
@@ -83,7 +134,21 @@ def _set_configuration(check: Check) -> None:
     _is_told(check, "get-configuration", wanted)
 
 
-@COMMAND_CASES.case("set-configuration/unknown", "Refused by the backend: `fail` with its reason.")
+@COMMAND_CASES.case("disconnect/configuration-stays", "6", "State outlives connections.", Reach.FULL)
+def _configuration_stays(check: Check) -> None:
+    wanted = check.profile.valid_configuration
+    if wanted is None:
+        raise SkipTest("no configuration is known: say valid_configuration")
+    check.be_idle()
+    check.keep()
+    check.ok("set-configuration", wanted)
+    check.hang_up()
+    _is_told(check, "get-configuration", wanted)
+
+
+@COMMAND_CASES.case(
+    "set-configuration/unknown", "5", "Refused by the backend: `fail` with its reason.", Reach.FULL
+)
 def _set_unknown_configuration(check: Check) -> None:
     unknown = check.profile.invalid_configuration
     if unknown is None:
@@ -96,7 +161,9 @@ def _set_unknown_configuration(check: Check) -> None:
     check.that(after == before, f"the configuration was {before}, and after a refusal it is {after}")
 
 
-@COMMAND_CASES.case("set-integration/sets", "`set-integration` sets what `get-integration` tells.")
+@COMMAND_CASES.case(
+    "set-integration/sets", "4", "`set-integration` sets what `get-integration` tells.", Reach.FULL
+)
 def _set_integration(check: Check) -> None:
     check.prepare()
     wanted = check.profile.valid_integration
@@ -110,27 +177,37 @@ def _set_integration(check: Check) -> None:
     _is_told(check, "get-integration", str(wanted))
 
 
-@COMMAND_CASES.case("set-section/accepts", "`set-section`: seven arguments, each may be `*`.")
+@COMMAND_CASES.case("set-section/accepts", "4", "`set-section`: seven arguments, in this order.", Reach.FULL)
 def _set_section(check: Check) -> None:
     check.prepare()
     check.reload_finally()
     check.ok("set-section", *check.profile.valid_section, told_by="valid_section")
 
 
-@COMMAND_CASES.case("set-enable/accepts", "`set-enable`: the two feeds used for nodding.")
+@COMMAND_CASES.case(
+    "set-section/wildcards", "3", "`*`, where a command says so: leave this value as it is.", Reach.FULL
+)
+def _set_nothing(check: Check) -> None:
+    check.prepare()
+    check.reload_finally()
+    row = COMMANDS["set-section"]
+    check.ok(row.name, *[WILDCARD] * len(row.arguments), told_by="valid_section")
+
+
+@COMMAND_CASES.case("set-enable/accepts", "4", "`set-enable`: the two feeds used for nodding.", Reach.FULL)
 def _set_enable(check: Check) -> None:
     check.prepare()
     check.reload_finally()
     check.ok("set-enable", *check.profile.valid_feeds, told_by="valid_feeds")
 
 
-@COMMAND_CASES.case("set-shift/accepts", "`set-shift`: bit shift of the FFT stages.")
+@COMMAND_CASES.case("set-shift/accepts", "4", "`set-shift`: bit shift of the FFT stages.", Reach.FULL)
 def _set_shift(check: Check) -> None:
     check.prepare()
     check.ok("set-shift", check.profile.valid_shift, told_by="valid_shift")
 
 
-@COMMAND_CASES.case("cal-on/accepts", "`cal-on`: absent or 0 switches it off.")
+@COMMAND_CASES.case("cal-on/accepts", "4", "`cal-on`: absent or 0 switches it off.", Reach.FULL)
 def _cal_on(check: Check) -> None:
     check.prepare()
     check.finally_(lambda: check.ask("cal-on") and None)
@@ -147,7 +224,9 @@ def _is_told(check: Check, name: str, wanted: str) -> None:
 # -- measurements -------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("get-tpi/whole-band", "`0,0` is the whole band: the same as no arguments.")
+@COMMAND_CASES.case(
+    "get-tpi/whole-band", "4", "`0,0` is the whole band: the same as no arguments.", Reach.MEASURE
+)
 def _whole_band(check: Check) -> None:
     check.prepare()
     wanted = len(check.ok("get-tpi", told_by="valid_configuration"))
@@ -156,7 +235,12 @@ def _whole_band(check: Check) -> None:
         check.that(found == wanted, f"{wanted} values without arguments, {found} with {band}")
 
 
-@COMMAND_CASES.case("get-tpi/band", "`get-tpi`: one float per input of a band, or a `fail` with the reason.")
+@COMMAND_CASES.case(
+    "get-tpi/band",
+    "4",
+    "`get-tpi`: one float per input of a band, or a `fail` with the reason.",
+    Reach.MEASURE,
+)
 def _band(check: Check) -> None:
     check.prepare()
     wanted = len(check.ok("get-tpi", told_by="valid_configuration"))
@@ -165,17 +249,36 @@ def _band(check: Check) -> None:
         check.that(len(values) == wanted, f"{wanted} values of the whole band, {len(values)} of a part")
 
 
-@COMMAND_CASES.case("get-rms/as-many-as-tpi", "`get-tpi` and `get-rms` must answer for the same inputs.")
+@COMMAND_CASES.case(
+    "get-rms/as-many-as-tpi", "9", "`get-tpi` and `get-rms` must answer for the same inputs.", Reach.MEASURE
+)
 def _as_many_as_tpi(check: Check) -> None:
     check.prepare()
+    _as_many(check)
+
+
+def _as_many(check: Check) -> None:
     found = {name: len(check.ok(name, told_by="valid_configuration")) for name in ("get-tpi", "get-rms")}
     check.that(len(set(found.values())) == 1, f"a value an input each, but there are {found}")
+
+
+@COMMAND_CASES.case(
+    "set-enable/measured-alike",
+    "9",
+    "After `set-enable`, `get-tpi` and `get-rms` must answer for the enabled feeds.",
+    Reach.FULL,
+)
+def _measured_alike(check: Check) -> None:
+    check.prepare()
+    check.reload_finally()
+    check.ok("set-enable", *check.profile.valid_feeds, told_by="valid_feeds")
+    _as_many(check)
 
 
 # -- files and the rest -------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("set-filename/sets", "`get-filename`: what set-filename stored.")
+@COMMAND_CASES.case("set-filename/sets", "4", "`get-filename`: what set-filename stored.", Reach.FULL)
 def _set_filename(check: Check) -> None:
     check.be_idle()
     check.keep()
@@ -184,7 +287,9 @@ def _set_filename(check: Check) -> None:
     _is_told(check, "get-filename", wanted)
 
 
-@COMMAND_CASES.case("set-filename/escapes", "What the server writes parses again to the same message.")
+@COMMAND_CASES.case(
+    "set-filename/escapes", "2", "What the server writes parses again to the same message.", Reach.FULL
+)
 def _set_filename_with_escapes(check: Check) -> None:
     check.be_idle()
     check.keep()
@@ -194,25 +299,48 @@ def _set_filename_with_escapes(check: Check) -> None:
     _is_told(check, "get-filename", wanted)
 
 
-@COMMAND_CASES.case("get-filename/reply-is-well-formed", "`get-filename`: a path; `fail` when none was set.")
+@COMMAND_CASES.case(
+    "set-filename/long-path", "5", "An `ok` reply that would exceed the limit becomes a `fail`.", Reach.FULL
+)
+def _set_long_filename(check: Check) -> None:
+    if (limit := check.profile.reply_limit) is None:
+        raise SkipTest("replies may have any length, as reply_limit says")
+    check.be_idle()
+    check.keep()
+    # The last path goes over the wire as one reply of the greatest length, the first one not any more.
+    longest = limit - len(request_line("get-filename")) - len(",ok,")
+    for length in (longest + 1, longest):
+        path = check.profile.valid_filename.ljust(length, "x")
+        if check.ok_or_refused("set-filename", path) is None:
+            raise SkipTest(f"set-filename does not take a path of {length} characters")
+        told = check.ok_or_refused("get-filename")
+        wanted = [path] if length == longest else None
+        check.that(told == wanted, f"of a path of {length} characters get-filename tells {told}")
+
+
+@COMMAND_CASES.case(
+    "get-filename/reply-is-well-formed", "4", "`get-filename`: a path; `fail` when none was set.", Reach.READS
+)
 def _get_filename(check: Check) -> None:
     check.ok_or_refused("get-filename")
 
 
-@COMMAND_CASES.case("convert-data/answers", "`convert-data`: `ok`, or a `fail` with the reason.")
+@COMMAND_CASES.case(
+    "convert-data/answers", "4", "`convert-data`: `ok`, or a `fail` with the reason.", Reach.FULL
+)
 def _convert_data(check: Check) -> None:
     check.be_idle()
     check.ok_or_refused("convert-data")
 
 
-@COMMAND_CASES.case("end-schedule/accepts", "`end-schedule`: the schedule is over.")
+@COMMAND_CASES.case("end-schedule/accepts", "4", "`end-schedule`: the schedule is over.", Reach.FULL)
 def _end_schedule(check: Check) -> None:
     check.prepare()
     check.reload_finally()
     check.ok("end-schedule")
 
 
-@COMMAND_CASES.case("backend-park/accepts", "`backend-park`: park the backend.")
+@COMMAND_CASES.case("backend-park/accepts", "4", "`backend-park`: park the backend.", Reach.FULL)
 def _backend_park(check: Check) -> None:
     check.prepare()
     check.reload_finally()

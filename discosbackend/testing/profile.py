@@ -6,7 +6,9 @@ cases.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from discosbackend import __protocol_version__
 from discosbackend.commands import COMMANDS, WILDCARD
@@ -44,7 +46,7 @@ class Profile:
     valid_interleave: int = 0
     """A number of samples that cal-on accepts."""
 
-    valid_filename: str = "/tmp/conformance.fits"
+    valid_filename: str = "/tmp/Conformance.fits"
     """A path that set-filename accepts."""
 
     inputs: int | None = None
@@ -76,7 +78,7 @@ class Profile:
     # -- the server -----------------------------------------------------------------------------------
 
     reply_timeout: float = 65.0
-    """Seconds to wait for a reply: longer than a server's own time limit, so that a slow command is not cut off."""
+    """Seconds to wait for a reply: longer than a server's own time limit, lest a slow command be cut off."""
 
     reply_limit: int | None = 511
     """Bytes of the longest reply, CR LF included; None for any."""
@@ -84,8 +86,12 @@ class Profile:
     protocol_version: str = __protocol_version__
     """What `version` and the greeting tell."""
 
-    exact_reasons: bool = True
-    """Whether the reason of a `fail` must be the known one; False: any reason will do."""
+    deviations: Mapping[str, str] = MappingProxyType({})
+    """What this server is known to do otherwise: case ids, `*` allowed, and a sentence on it."""
+
+    def deviation(self, case_id: str) -> str:
+        """The sentence on what this server does otherwise in a case, "" where it is not known to."""
+        return next((text for wanted, text in self.deviations.items() if fnmatchcase(case_id, wanted)), "")
 
     def told(self, name: str) -> bool:
         """Whether an attribute was overridden with a value, on the way to this class or on the instance."""

@@ -7,20 +7,27 @@ the deployed clients depend on. What a reply should say is the cases' business.
 from __future__ import annotations
 
 import socket
+import struct
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from discosbackend.errors import GrammarException
 from discosbackend.grammar import LINEFEED, Message, parse_message
 
-__all__ = ["Reply", "Wire"]
+__all__ = ["PROMPT", "Reply", "Wire"]
 
 __unittest = True
 __tracebackhide__ = True
 
 # Of a longer conversation only the end is shown, of a longer line only the beginning.
-_SHOWN_LINES = 12
 _SHOWN_BYTES = 300
+
+PROMPT = 10.0
+"""Seconds for what a server answers by itself, whatever its instrument is doing."""
+
+# Bytes of what can be no reply any more.
+_ENDLESS = 65536
 
 
 class Reply(NamedTuple):
@@ -34,11 +41,20 @@ class Wire:
     """A connection to a server under test. AssertionError for whatever a server must not do.
 
     `timeout` is in seconds, for the connection and for each reply; `reply_limit` is the length of the longest
-    reply in bytes, None for any.
+    reply in bytes, None for any; `before_sending` is called with what is about to be sent.
     """
 
-    def __init__(self, address: tuple[str, int], *, timeout: float, reply_limit: int | None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        timeout: float,
+        reply_limit: int | None,
+        before_sending: Callable[[bytes], object] = lambda data: None,
+    ) -> None:
         self.cut_off = False
+        self.timed_out = False
+        self._before_sending = before_sending
         self._timeout = timeout
         self._reply_limit = reply_limit
         self._received = b""
@@ -53,8 +69,14 @@ class Wire:
         """Hang up."""
         self._socket.close()
 
+    def reset(self) -> None:
+        """Hang up as a client that crashes does: the server sees the connection break."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
+        self._before_sending(data)
         self._note("sent", data)
         try:
             self._socket.settimeout(self._timeout)
@@ -63,14 +85,33 @@ class Wire:
             self.cut_off = True
             raise AssertionError(f"the connection broke while sending: {problem}") from None
 
+    def send_what_fits(self, data: bytes) -> None:
+        """Send as much as the connection takes without waiting, and leave out the rest."""
+        self._before_sending(data)
+        self._socket.setblocking(False)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._socket.send(rest) :]
+        except BlockingIOError:
+            pass
+        except OSError as problem:
+            self.cut_off = True
+            raise AssertionError(f"the connection broke while sending: {problem}") from None
+        finally:
+            self._note("sent", data[: len(data) - len(rest)])
+
     def send_end(self) -> None:
         """Close the sending half of the connection."""
         self._said.append("sent      the end of its half")
         self._socket.shutdown(socket.SHUT_WR)
 
-    def read(self) -> Reply:
-        """The next line. It must come in time, end in CR LF, keep within the limit and be a reply."""
-        line = self._read_line()
+    def read(self, within: float = PROMPT) -> Reply:
+        """The next line. It must come in time, end in CR LF, keep within the limit and be a reply.
+
+        In time is within so many seconds, or the timeout where that is less.
+        """
+        line = self._read_line(min(within, self._timeout))
         if not line.endswith(LINEFEED.encode()):
             raise AssertionError(f"a reply ends in CR LF, this one does not: {line!r}")
         if self._reply_limit is not None and len(line) > self._reply_limit:
@@ -88,9 +129,25 @@ class Wire:
             raise AssertionError(f"not as the grammar writes it, which is {str(message)!r}: {line!r}")
         return Reply(line, message)
 
+    def has_line(self, within: float) -> bool:
+        """Whether a line can be read now or comes within so many seconds."""
+        deadline = time.monotonic() + within
+        while b"\n" not in self._received and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._socket.settimeout(left)
+                data = self._socket.recv(65536)
+            except OSError:
+                # A TimeoutError is one too; of what else is wrong the next read will tell.
+                return False
+            if not data:
+                return False
+            self._received += data
+        return b"\n" in self._received
+
     def read_end(self) -> None:
         """The server must close the connection, and send nothing more before."""
-        if data := self._receive(time.monotonic() + self._timeout):
+        seconds = min(PROMPT, self._timeout)
+        if data := self._receive(seconds, time.monotonic() + seconds):
             raise AssertionError(f"the server sent something that nobody asked for: {data!r}")
 
     def stay_silent(self, seconds: float) -> None:
@@ -110,20 +167,25 @@ class Wire:
             else "the server closed the connection"
         )
 
-    def conversation(self) -> str:
-        """What was sent and received, a line each, for a reader who looks for the mistake."""
-        left_out = len(self._said) - _SHOWN_LINES
+    def conversation(self, lines: int) -> str:
+        """What was sent and received, at most so many lines of it, for a reader who looks for the mistake."""
+        said = without_repetitions(self._said)
+        left_out = len(said) - lines
         beginning = [f"... {left_out} lines before ..."] if left_out > 0 else []
-        return "\n".join(beginning + self._said[-_SHOWN_LINES:])
+        return "\n".join(beginning + said[-lines:])
 
     def _note(self, what: str, data: bytes) -> None:
         cut = "" if len(data) <= _SHOWN_BYTES else f"... ({len(data)} bytes)"
         self._said.append(f"{what:9} {data[:_SHOWN_BYTES]!r}{cut}")
 
-    def _read_line(self) -> bytes:
-        deadline = time.monotonic() + self._timeout
+    def _read_line(self, seconds: float) -> bytes:
+        deadline = time.monotonic() + seconds
         while b"\n" not in self._received:
-            data = self._receive(deadline)
+            if len(self._received) > _ENDLESS:
+                raise AssertionError(
+                    f"{len(self._received)} bytes without a line end: {self._received[:80]!r}..."
+                )
+            data = self._receive(seconds, deadline)
             if not data:
                 incomplete, self._received = self._received, b""
                 raise AssertionError(
@@ -135,16 +197,39 @@ class Wire:
         self._note("received", line + end)
         return line + end
 
-    def _receive(self, deadline: float) -> bytes:
-        """What has arrived, b"" at the end of the connection."""
+    def _receive(self, seconds: float, deadline: float) -> bytes:
+        """What arrives within so many seconds, which end at the deadline; b"" at the end of the connection."""
         try:
+            # What is there already counts, however late this host looks.
             self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
             data = self._socket.recv(65536)
         except TimeoutError:
-            incomplete = f", only {self._received!r}" if self._received else ""
-            raise AssertionError(f"nothing came within {self._timeout:g} s{incomplete}") from None
+            self.timed_out = True
+            incomplete = f", only {self._received[:80]!r}" if self._received else ""
+            raise AssertionError(f"nothing came within {seconds:g} s{incomplete}") from None
         except OSError as problem:
             self.cut_off = True
             raise AssertionError(f"the connection broke: {problem}") from None
         self.cut_off = not data
         return data
+
+
+def without_repetitions(said: Sequence[str]) -> list[str]:
+    """The lines of a conversation; where one request is repeated, only its first and last time."""
+    found: list[str] = []
+    at = 0
+    while at < len(said):
+        end = at + 2
+        while end + 1 < len(said) and said[end] == said[at] and _are_received(said[at + 1], said[end + 1]):
+            end += 2
+        if (left_out := (end - at) // 2 - 2) > 1:
+            found += [*said[at : at + 2], f"... {left_out} times more ...", *said[end - 2 : end]]
+            at = end
+        else:
+            found.append(said[at])
+            at += 1
+    return found
+
+
+def _are_received(*lines: str) -> bool:
+    return all(line.startswith("received") for line in lines)

@@ -1,0 +1,203 @@
+"""`discos-backend-check`: try the conformance cases on a server that is running, and report.
+
+The command line is here, and what is told without asking a server; a run of the cases is in check_run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NoReturn
+
+from discosbackend import __protocol_version__, __version__
+from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
+from discosbackend.client import host_and_port
+from discosbackend.errors import ProfileError
+from discosbackend.testing.cases import Case
+from discosbackend.testing.caution import Reach
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.profile import Profile
+from discosbackend.testing.profile_file import did_you_mean, load_profile, shipped_profiles
+from discosbackend.testing.trial import trials
+
+__all__ = ["main"]
+
+_DAY = 86400.0
+
+_NO_PROFILE = "none: nothing is known of the instrument"
+
+EXAMPLES = """\
+examples:
+  %(prog)s 192.0.2.7:8978                 while the telescope is in use: only reads, ten a second at most
+  %(prog)s 192.0.2.7:8978 --profile sardara --measure
+                                                    the measurements too, if nothing is acquired
+  %(prog)s 127.0.0.1:8978 --profile skarab --full --html report.html
+                                                    everything: it starts, stops, configures and parks
+  %(prog)s 127.0.0.1:8978 --full --only start stop 'set-*/accepts'
+  %(prog)s --list                         what there is to be tried; asks no server
+
+exit status:
+  0    all as required (with --strict: strictly so)
+  1    something is not, or the server went away, or a report could not be written
+  2    nothing was tried: nobody is there, no case was left, or the command line was wrong
+  130  interrupted: what was changed was put back, and what had been tried is reported
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Try the cases that the options name, and report. Exit status: see EXAMPLES."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cases = _chosen(options.only)
+        profile = load_profile(options.profile) if options.profile else Profile()
+        if options.timeout is not None:
+            profile.reply_timeout = options.timeout
+        if options.profiles:
+            say("".join(f"{name:12} {what}\n" for name, what in shipped_profiles()), sys.stdout)
+            sys.exit(0)
+        if options.list:
+            say(_list(cases), sys.stdout)
+            sys.exit(0)
+        if options.dry_run:
+            text, status = _plan(cases, options.reach)
+            say(text, sys.stdout)
+            sys.exit(status)
+        if options.address is None:
+            raise CannotCheck("which server? Say HOST:PORT before the options, such as 127.0.0.1:8978")
+        run = Run(
+            options.address,
+            cases,
+            profile,
+            profile_name=options.profile or _NO_PROFILE,
+            reach=options.reach,
+            strict=options.strict,
+        )
+        paths = {name: path for name in REPORTS if (path := getattr(options, name)) is not None}
+        sys.exit(run.report_to(paths))
+    except (CannotCheck, ProfileError) as problem:
+        parser.exit(2, f"{parser.prog}: {problem}\n")
+
+
+# -- the command line ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="discos-backend-check",
+        description="Check a running server against the DISCOS backend protocol, and report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "address", metavar="HOST:PORT", nargs="?", type=host_and_port, help="where the server listens"
+    )
+    what = parser.add_argument_group("what is tried")
+    what.add_argument(
+        "--only",
+        metavar="PATTERN",
+        nargs="+",
+        action="extend",
+        help="only these cases: an id (start/timed), an area (start), or a pattern ('*/wrong-*')",
+    )
+    shipped = ", ".join(name for name, _ in shipped_profiles())
+    reach = what.add_mutually_exclusive_group()
+    reach.set_defaults(reach=Reach.READS)
+    reach.add_argument(
+        "--measure",
+        action="store_const",
+        const=Reach.MEASURE,
+        dest="reach",
+        help="measurements too, while nothing is acquired: get-tpi, get-tp0, get-rms",
+    )
+    reach.add_argument(
+        "--full",
+        action="store_const",
+        const=Reach.FULL,
+        dest="reach",
+        help="everything, as fast as it goes: start, stop, configure, park; what was changed is put back",
+    )
+    what.add_argument(
+        "--profile",
+        metavar="NAME|FILE",
+        help=f"what is valid for the instrument: {shipped}, or a TOML file",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--strict", action="store_true", help="what works, but not as the document says, is wrong too"
+    )
+    how.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        help=f"how long to wait for a reply (default: the profile's, or {Profile.reply_timeout:g})",
+    )
+    for name, kind in REPORTS.items():
+        how.add_argument(f"--{name}", metavar="FILE", help=kind.help)
+    told = parser.add_argument_group("instead").add_mutually_exclusive_group()
+    told.add_argument("--list", action="store_true", help="list the cases")
+    told.add_argument("--profiles", action="store_true", help="list the profiles that come with this")
+    told.add_argument(
+        "--dry-run", action="store_true", help="say what would be tried and what not, and send nothing"
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _DAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, at most a day")
+    return seconds
+
+
+def _chosen(patterns: Sequence[str] | None) -> list[Case]:
+    """The cases that any of the patterns means, all if there is none."""
+    if patterns is None:
+        return list(CASES.values())
+    known = [*CASES, *dict.fromkeys(case.area for case in CASES.values())]
+    for pattern in patterns:
+        if not any(_means(pattern, case) for case in CASES.values()):
+            hint = did_you_mean(pattern, known) or ": --list tells what there is"
+            if ":" in pattern:
+                hint = ": say HOST:PORT before --only"
+            raise CannotCheck(f"no case is meant by --only {pattern!r}{hint}")
+    return [case for case in CASES.values() if any(_means(pattern, case) for pattern in patterns)]
+
+
+def _means(pattern: str, case: Case) -> bool:
+    return pattern == case.area or fnmatchcase(case.id, pattern)
+
+
+def _list(cases: Sequence[Case]) -> str:
+    widest = max(len(case.id) for case in cases)
+    return "".join(
+        f"{case.id:{widest}}  {case.level.value:6}  {case.reach.name.lower():7}  {case.title}\n"
+        for case in cases
+    )
+
+
+def _plan(cases: Sequence[Case], reach: Reach) -> tuple[str, int]:
+    """What would be tried, and the exit status."""
+    tried = [case for case in cases if case.reach <= reach]
+    left = trials([case for case in cases if case.reach > reach], _no_check, reach=reach)
+    lines = [f"{len(tried)} of {len(cases)} cases would be tried:", *(f"  {case.id}" for case in tried)]
+    if left_lines := [f"  {result.case.id}: {result.explanation}" for result in left]:
+        lines += ["", f"{len(left_lines)} would not:", *left_lines]
+    return "\n".join(lines) + "\n", 0 if tried else 2
+
+
+def _no_check() -> NoReturn:
+    raise RuntimeError("a case was tried that should be left out")

@@ -1,0 +1,100 @@
+"""Caution: what may be sent to an instrument that somebody is observing with, and how fast.
+
+Whatever a case says that it touches, what it really sends is looked at here, line by line, before it is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+
+from discosbackend.commands import COMMANDS, Command
+from discosbackend.grammar import named_in
+
+__all__ = ["LINES_A_SECOND", "Caution", "Reach", "reach_of", "reach_of_command"]
+
+LINES_A_SECOND = 10
+"""What a server in use is asked at most: its screens ask as often."""
+
+# A second, and what a network may take from it by delivering one line late and another soon.
+_SECOND = 1.1
+
+# Bytes of a line from which on it is a long one.
+_LONG = 1000
+
+
+class Reach(IntEnum):
+    """How far a case goes: each includes those before it."""
+
+    READS = 0
+    """Commands of the lane `reads`, and short lines that are no messages: nothing is touched."""
+    MEASURE = 1
+    """Measurements, which touch the device and leave it as it is."""
+    FULL = 2
+    """Everything: it starts, stops, configures and parks, and sends what is hostile."""
+
+
+def reach_of_command(row: Command) -> Reach:
+    """How far a command goes, whatever its arguments: a wrong server may carry it out all the same."""
+    if row.lane == "reads":
+        return Reach.READS
+    return Reach.MEASURE if row.reply else Reach.FULL
+
+
+def reach_of(line: bytes) -> Reach:
+    """How far a line goes: one that does not parse as far as the command that is to be read in it."""
+    if len(line) > _LONG:
+        return Reach.FULL
+    row = COMMANDS.get(named_in(line.decode("latin-1").rstrip("\r\n\0")))
+    return Reach.READS if row is None else reach_of_command(row)
+
+
+class Caution:
+    """A limit of reach, and of the lines in any second, over all connections; None is no limit.
+
+    `sparing` tells cases to try one of each kind, where they have a table.
+    """
+
+    def __init__(
+        self,
+        reach: Reach = Reach.FULL,
+        rate: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.reach = reach
+        self._clock = clock
+        self._sleep = sleep
+        self._rate = rate
+        # When the lines of the last second were sent.
+        self._sent: deque[float] = deque()
+
+    @property
+    def sparing(self) -> bool:
+        """Whether the number of lines is limited."""
+        return self._rate is not None
+
+    def before(self, data: bytes) -> None:
+        """Wait until this may be sent. RuntimeError for what may not: a case is wrong then."""
+        lines = data.splitlines(keepends=True)
+        for line in lines:
+            if reach_of(line) > self.reach:
+                raise RuntimeError(f"{line[:80]!r} must not be sent, as far as {self.reach.name} reaches")
+        if self._rate is not None:
+            self._wait(data.count(b"\n") + data.count(b"\r\0"), self._rate)
+
+    def _wait(self, lines: int, rate: int) -> None:
+        """Until so many lines may be sent at once: no second may have more than `rate`."""
+        if lines > rate:
+            raise RuntimeError(f"{lines} lines must not be sent at once where {rate} a second are allowed")
+        while True:
+            now = self._clock()
+            while self._sent and self._sent[0] + _SECOND <= now:
+                self._sent.popleft()
+            if len(self._sent) + lines <= rate:
+                break
+            self._sleep(self._sent[len(self._sent) + lines - rate - 1] + _SECOND - now)
+        self._sent.extend([now] * lines)

@@ -1,0 +1,160 @@
+"""Cases of what no client should send or do, and some do: long lines, noise, floods, connections that break.
+
+Protocol section 1. After every one of them a new client must be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from discosbackend.framing import LONGEST_LINE
+from discosbackend.grammar import FAIL, INVALID, OK
+from discosbackend.testing.cases import Cases, Try
+from discosbackend.testing.caution import Reach
+from discosbackend.testing.check import Check, request_line
+from discosbackend.testing.wire import Wire
+
+__all__ = ["HOSTILE_CASES"]
+
+__unittest = True
+__tracebackhide__ = True
+
+HOSTILE_CASES = Cases()
+
+# The same noise in every run.
+_SEED = 4
+
+# How many of each there are, and how many are enough where the lines are counted.
+_NOISY_LINES, _EMPTY_LINES, _CLIENTS = 300, 1000, 50
+_UNREAD, _LOOKS = 30000, 100
+_FEW = 10
+
+# Its reply is the longest that any server has: with so many of them unread the buffers in between are full.
+_UNKNOWN = 64 * "x"
+
+
+def _case(case_id: str, requirement: str) -> Callable[[Try], Try]:
+    """As Cases.case: tried as the function says, and then a new client must be answered."""
+
+    def register(run: Try) -> Try:
+        def survive(check: Check) -> None:
+            run(check)
+            wire = check.connect()
+            wire.send(request_line("version"))
+            _wants(check, wire, "version", OK)
+
+        return HOSTILE_CASES.case(case_id, "1", requirement, Reach.FULL)(survive)
+
+    return register
+
+
+def _wants(check: Check, wire: Wire, name: str, code: str) -> None:
+    """The next reply has this name and this code."""
+    reply = wire.read()
+    wanted = f"!{name},{code}"
+    check.that(
+        (reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}"
+    )
+
+
+def _number(check: Check, many: int) -> int:
+    return _FEW if check.sparing else many
+
+
+# -- long lines -----------------------------------------------------------------------------------------
+
+
+@_case("hostile/longest-line", "At most 16384 bytes, the line's end not counted.")
+def _longest_line(check: Check) -> None:
+    check.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")
+    _wants(check, check.wire, "no-such-command", FAIL)
+
+
+@_case(
+    "hostile/line-too-long",
+    "A longer one gets one `invalid` reply, is skipped to its end, and the connection lives on.",
+)
+def _too_long(check: Check) -> None:
+    for beginning, name in ((b"?no-such-command,", "no-such-command"), (b"?", "undefined")):
+        for length in (LONGEST_LINE + 1, 10 * LONGEST_LINE):
+            check.wire.send(beginning.ljust(length, b"x") + b"\r\n")
+            reply = check.wire.read()
+            check.that(reply.message.code == INVALID, f"an `invalid` is wanted, not {reply.line!r}")
+            # Who has dropped the line has dropped its name.
+            check.ideally(reply.message.name == name, f"!{name},invalid is wanted, not {reply.line!r}")
+            check.fence(check.wire)
+
+
+@_case("hostile/reply-too-long", "A longer line gets no reply if it begins with `!`.")
+def _too_long_reply(check: Check) -> None:
+    check.wire.send(b"!status,ok,".ljust(2 * LONGEST_LINE, b"x") + b"\r\n")
+    check.fence(check.wire)
+
+
+# -- noise ----------------------------------------------------------------------------------------------
+
+
+def _noise(lines: int) -> Iterator[bytes]:
+    """Lines of any bytes, every second one begun as a request. Where each ends is beyond doubt."""
+    random = Random(_SEED)
+    for number in range(lines):
+        # Telnet's negotiation at the beginning of a line would be removed.
+        noise = random.randbytes(random.randrange(60)).translate(None, b"\r\n").lstrip(b"\xff")
+        yield number % 2 * b"?" + noise
+
+
+@_case("hostile/random-bytes", "Each line gets exactly one reply, one that begins with `!` none.")
+def _random_bytes(check: Check) -> None:
+    lines = list(_noise(_number(check, _NOISY_LINES)))
+    check.wire.send(b"".join(line + b"\r\n" for line in lines))
+    for line in lines:
+        if line[:1] != b"!":
+            reply = check.wire.read()
+            check.that(reply.message.code != OK, f"{line!r} was answered with {reply.line!r}")
+    check.fence(check.wire)
+
+
+@_case(
+    "hostile/empty-lines", "Any other line that does not parse, the empty one included: `undefined,invalid`."
+)
+def _empty_lines(check: Check) -> None:
+    number = _number(check, _EMPTY_LINES)
+    check.wire.send(number * b"\r\n")
+    for _ in range(number):
+        _wants(check, check.wire, "undefined", INVALID)
+
+
+# -- connections ----------------------------------------------------------------------------------------
+
+
+@_case("hostile/half-a-line-and-gone", "Bytes after the last line end are not a request.")
+def _half_a_line_and_gone(check: Check) -> None:
+    for hang_up in (Wire.close, Wire.reset):
+        for said in (b"?vers", b"?status\r\n?vers"):
+            wire = check.connect()
+            wire.send(said)
+            hang_up(wire)
+
+
+@_case("hostile/many-connections", "The client connects and keeps the connection; any number of clients.")
+def _many_connections(check: Check) -> None:
+    wires = [check.connect() for _ in range(_number(check, _CLIENTS))]
+    for wire in wires:
+        wire.send(request_line("version"))
+    for wire in reversed(wires):
+        _wants(check, wire, "version", OK)
+
+
+@_case(
+    "hostile/client-that-does-not-read", "Any number of clients: one that does not read keeps nobody waiting."
+)
+def _does_not_read(check: Check) -> None:
+    lazy = check.connect()
+    lazy.send_what_fits(_number(check, _UNREAD) * request_line(_UNKNOWN))
+    # Long enough for a server on this host to fill them.
+    for _ in range(_number(check, _LOOKS)):
+        check.ok("status")
+        check.wait()
+    for _ in range(_FEW):
+        _wants(check, lazy, _UNKNOWN, FAIL)

@@ -1,0 +1,183 @@
+"""Profiles from files: TOML whose keys are Profile's attributes, and those that come with the package.
+
+What the attributes mean is said in profile. Here it is looked at whether a file's values can be meant.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from discosbackend.commands import COMMANDS
+from discosbackend.errors import HandlerException, ProfileError
+from discosbackend.grammar import REQUEST, Message
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.profile import Profile
+
+__all__ = ["did_you_mean", "load_profile", "shipped_profiles"]
+
+# Besides the attributes: one line on the instrument, for --profiles.
+_DESCRIPTION = "description"
+
+# How a file, which knows no None, says "any".
+_ANY = {"invalid_configuration": "", "reply_limit": 0}
+
+# What a socket can wait for, and what any time here may be, in seconds.
+_DAY, _YEAR = 86400, 366 * 86400
+
+_SHIPPED = files("discosbackend.testing") / "profiles"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question for the end of a complaint about a word that is not known, "" where nothing is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def shipped_profiles() -> Iterator[tuple[str, str]]:
+    """Name and description of every profile that comes with the package, in alphabetical order."""
+    for file in sorted(_SHIPPED.iterdir(), key=lambda file: file.name):
+        name, dot, kind = file.name.rpartition(".")
+        if (dot, kind) == (".", "toml"):
+            yield name, tomllib.loads(file.read_text(encoding="utf-8"))[_DESCRIPTION]
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """The profile of that name, or from that file; it has only what the file says, the rest is not told.
+
+    ProfileError, with what is wrong and what would be right, for a name or a file that cannot be used.
+    """
+    names = [name for name, _ in shipped_profiles()]
+    source = _SHIPPED / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
+    if not source.is_file() and name_or_path.isidentifier():
+        raise ProfileError(f"no profile {name_or_path!r}: there are {', '.join(names)}, or name a TOML file")
+    try:
+        values = tomllib.loads(source.read_bytes().decode("utf-8"))
+    except OSError as problem:
+        raise ProfileError(f"profile {name_or_path}: {problem.strerror}") from None
+    except ValueError as problem:
+        raise ProfileError(f"profile {name_or_path} is no TOML file: {problem}") from None
+    profile = Profile()
+    for key, value in values.items():
+        try:
+            told = _told(key, value)
+        except ValueError as problem:
+            raise ProfileError(f"profile {name_or_path}: {problem}") from None
+        if key != _DESCRIPTION:
+            setattr(profile, key, told)
+    return profile
+
+
+def _told(key: str, value: Any) -> Any:
+    """The attribute that this value of a file means. ValueError, with what would be right."""
+    if key not in _KINDS:
+        raise ValueError(f"{key} is not known{did_you_mean(key, _KINDS)}")
+    if key in _ANY and value == _ANY[key] and not isinstance(value, bool):
+        return None
+    may_be, right = _KINDS[key]
+    if not may_be(value):
+        raise ValueError(f"{key} must be {right}, not {_shown(value)}")
+    if key == "deviations":
+        _check_patterns(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    """A value as one line that is not too long."""
+    text = (
+        "a table"
+        if isinstance(value, dict)
+        else str(value).lower() if value is True or value is False else repr(value)
+    )
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _check_patterns(deviations: dict[str, str]) -> None:
+    for pattern in deviations:
+        if not any(fnmatchcase(case_id, pattern) for case_id in CASES):
+            raise ValueError(f"no case is called {pattern!r} in [deviations]{did_you_mean(pattern, CASES)}")
+
+
+# -- what each value may be ---------------------------------------------------------------------------
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a request can carry it as an argument."""
+    return (
+        isinstance(value, str) and Message(message_type=REQUEST, name="x", arguments=[value]).check_synthax()
+    )
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != "" and value.isprintable()
+
+
+def _is_integer(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_seconds(value: Any, most: float = _YEAR) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _are_feeds(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_integer, value))
+
+
+def _is_section(value: Any) -> bool:
+    if not isinstance(value, list) or any(isinstance(item, bool) for item in value):
+        return False
+    texts = [str(item) for item in value]
+    try:
+        COMMANDS["set-section"].parse(texts)
+    except HandlerException:
+        return False
+    return all(map(_is_text, texts))
+
+
+def _are_commands(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item in COMMANDS for item in value)
+
+
+def _are_sentences(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_line, value.values()))
+
+
+_TEXT = (_is_text, "text that a request can carry")
+_NUMBER = (_is_integer, "a whole number")
+_COUNT = (lambda value: _is_integer(value, 0), "a whole number, 0 or more")
+_ABOVE_0 = (lambda value: _is_integer(value, 1), "a whole number above 0")
+_SECONDS = (_is_seconds, "a number of seconds, 0 or more, at most a year")
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    _DESCRIPTION: (_is_line, "one line of text"),
+    "valid_configuration": _TEXT,
+    "invalid_configuration": (_is_text, 'text that a request can carry, "" if any name is taken'),
+    "valid_integration": (_COUNT[0], "a whole number of milliseconds, 0 or more"),
+    "valid_section": (_is_section, 'the seven arguments of set-section, each may be "*"'),
+    "valid_feeds": (_are_feeds, "two feeds, such as [0, 1]"),
+    "valid_shift": _NUMBER,
+    "valid_interleave": _COUNT,
+    "valid_filename": _TEXT,
+    "inputs": _ABOVE_0,
+    "leave_out": (_are_commands, 'a list of the protocol\'s commands, such as ["backend-park"]'),
+    "clock_tolerance": _SECONDS,
+    "lead": _SECONDS,
+    "early_tolerance": _SECONDS,
+    "late_tolerance": _SECONDS,
+    "horizon": _SECONDS,
+    "stop_when_idle": (lambda value: value in ("fail", "ok"), '"fail" or "ok"'),
+    "reply_timeout": (
+        lambda value: _is_seconds(value, _DAY) and value > 0,
+        "a number of seconds above 0, at most a day",
+    ),
+    "reply_limit": (_ABOVE_0[0], "a number of bytes, 0 for any"),
+    "protocol_version": _TEXT,
+    "deviations": (_are_sentences, "a table of case ids, each with a sentence"),
+}

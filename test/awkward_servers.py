@@ -1,0 +1,117 @@
+"""Servers that are right in their own way, for defective_servers."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+
+from discosbackend.acquisition import Acquisition
+from discosbackend.errors import BackendError, HandlerException
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.protocol import DBProtocol
+from .backend_simulator import BackendSimulator
+
+_LATE = 0.3
+
+
+class KnowsFewCommands(DBProtocolHandler):
+    """As a server of an older version does."""
+
+    def __init__(self, backend):
+        super().__init__(backend)
+        for name in ("set-shift", "get-rms", "end-schedule"):
+            del self.commands[name]
+
+
+class HasWordsOfItsOwn(DBProtocolHandler):
+    def handle(self, message):
+        try:
+            return super().handle(message)
+        except HandlerException as problem:
+            if str(problem).startswith("invalid command"):
+                raise
+            raise HandlerException(f"sorry: {problem}") from None
+
+
+class RefusesToStart(BackendSimulator):
+    def start(self, timestamp=None):
+        raise BackendError("needs a setup")
+
+
+class ForgivesStop(BackendSimulator):
+    def __init__(self):
+        super().__init__()
+        self.acquisition = Acquisition(self.begin, self.end, stop_when_idle="ok")
+
+
+class IsAcquiring(BackendSimulator):
+    def server_started(self):
+        self.start()
+
+
+class WritesExponents(BackendSimulator):
+    def measure(self, level):
+        return [f"{value:.5e}" for value in super().measure(level)]
+
+
+class _Behind:
+    """A transport that passes on what is written in its own time, and closes after that."""
+
+    def __init__(self, transport):
+        self._transport = transport
+        self._waiting = bytearray()
+        self._closing = False
+        transport.setTcpNoDelay(True)
+
+    def __getattr__(self, name):
+        return getattr(self._transport, name)
+
+    def write(self, data):
+        raise NotImplementedError
+
+    def passed_on(self):
+        if self._closing and not self._waiting:
+            self._transport.loseConnection()
+
+    def loseConnection(self):
+        self._closing = True
+        self.passed_on()
+
+    def abortConnection(self):
+        self._waiting.clear()
+        self._transport.abortConnection()
+
+
+class _InBytes(_Behind):
+    def write(self, data):
+        if not self._waiting:
+            reactor.callLater(0, self.pass_on)
+        self._waiting += data
+
+    def pass_on(self):
+        # What is written in one turn of the reactor is sent in one piece.
+        self._transport.write(bytes(self._waiting[:1]))
+        del self._waiting[:1]
+        if self._waiting and self._transport.connected:
+            reactor.callLater(0, self.pass_on)
+        self.passed_on()
+
+
+class _Late(_Behind):
+    def write(self, data):
+        self._waiting += data
+        reactor.callLater(_LATE, self.pass_on, len(data))
+
+    def pass_on(self, length):
+        self._transport.write(bytes(self._waiting[:length]))
+        del self._waiting[:length]
+        self.passed_on()
+
+
+class RepliesInBytes(DBProtocol):
+    def makeConnection(self, transport):
+        super().makeConnection(_InBytes(transport))
+
+
+class RepliesLate(DBProtocol):
+    def makeConnection(self, transport):
+        super().makeConnection(_Late(transport))

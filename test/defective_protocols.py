@@ -1,0 +1,311 @@
+"""Connections with one mistake each, for defective_servers: the line, order, hostile input, the end."""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import connectionDone
+
+from discosbackend.framing import LongLine
+from discosbackend.protocol import GREETING, DBProtocol
+
+# A chunk of so many lines is pipelining.
+_MANY = 10
+
+# Lines from here on are long to one, values from here on to another.
+_LONG_LINE, _LONG_VALUE = 4096, 256
+
+_MOST_CLIENTS = 10
+_MOST_EMPTY_LINES = 500
+
+
+class NoGreeting(DBProtocol):
+    muted = False
+
+    def connectionMade(self):
+        self.muted = True
+        super().connectionMade()
+        self.muted = False
+
+    def sendLine(self, line):
+        if not self.muted:
+            super().sendLine(line)
+
+
+class GreetsWithoutCode(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(b"!version,1.4" if line == GREETING else line)
+
+
+class LineFeedOnly(DBProtocol):
+    def sendLine(self, line):
+        if self._out is None:
+            self.transport.write(line + b"\n")
+        else:
+            self._out.append(line + b"\n")
+
+
+class LosesRepliesInAHurry(DBProtocol):
+    sent = 0
+
+    def sendLine(self, line):
+        self.sent += 1
+        if len(self._lines) < _MANY or self.sent % 7:
+            super().sendLine(line)
+
+
+class SwapsRepliesInAHurry(DBProtocol):
+    held = None
+
+    def sendLine(self, line):
+        if self.held is not None:
+            held, self.held = self.held, None
+            super().sendLine(line)
+            super().sendLine(held)
+        elif self._at < len(self._lines):
+            self.held = line
+        else:
+            super().sendLine(line)
+
+
+class AnswersReplies(DBProtocol):
+    def _take(self, line):
+        if line[:1] == b"!":
+            self.sendLine(b"!undefined,invalid,syntax error: no request")
+        else:
+            super()._take(line)
+
+
+class RepliesTwiceToErrors(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line)
+        if b",fail," in line:
+            super().sendLine(line)
+
+
+class RepliesTwiceToAShift(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line)
+        if line == b"!set-shift,ok":
+            super().sendLine(line)
+
+
+class NamesTheWrongCommand(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(b"!set-shift,ok" if line == b"!set-integration,ok" else line)
+
+
+class SendsRawTabs(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line.replace(b"\\tc", b"\tc"))
+
+
+class ClosesAfterAnError(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line)
+        if b",invalid," in line:
+            self.transport.loseConnection()
+
+
+class TakesAChunkForALine(DBProtocol):
+    def dataReceived(self, data):
+        for line in data.splitlines():
+            super().dataReceived(line + b"\r\n")
+
+
+class NeedsCarriageReturn(DBProtocol):
+    def dataReceived(self, data):
+        super().dataReceived(data if data.endswith(b"\r\n") else data.replace(b"\n", b""))
+
+
+class HangsUpOnHalfClose(DBProtocol):
+    def readConnectionLost(self):
+        self.abort()
+
+
+class ForgetsTheName(DBProtocol):
+    def sendLine(self, line):
+        head, code, reason = line.partition(b",invalid,")
+        super().sendLine(b"!undefined" + code + reason if code else head)
+
+
+class IsUTF8(DBProtocol):
+    def lineReceived(self, line):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError:
+            self.transport.loseConnection()
+        else:
+            super().lineReceived(line)
+
+
+class StarvesTheSecondClient(DBProtocol):
+    clients: list[DBProtocol] = []
+
+    def connectionMade(self):
+        self.clients.append(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason=connectionDone):
+        self.clients.remove(self)
+        super().connectionLost(reason)
+
+    def dataReceived(self, data):
+        if self.clients[0] is self:
+            super().dataReceived(data)
+
+
+class CutsLongReplies(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line[:_LONG_VALUE])
+
+
+class GivesNoReason(DBProtocol):
+    def sendLine(self, line):
+        head, code, _ = line.partition(b",fail")
+        super().sendLine(head + code)
+
+
+class OtherWordsForASyntaxError(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line.replace(b",invalid,syntax error: ", b",invalid,what? "))
+
+
+class TakesTelnetForALine(DBProtocol):
+    def _take(self, line):
+        if line[:1] == b"\xff":
+            self.lineReceived(line)
+        else:
+            super()._take(line)
+
+
+class StatusWithRawComma(DBProtocol):
+    def sendLine(self, line):
+        head, found, rest = line.partition(b"!status,ok,")
+        super().sendLine(found + rest.replace(b",ok,", b",ok, so far,") if found else head)
+
+
+class GreetsAtLength(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line + b" " + 240 * b"x" if line == GREETING else line)
+
+
+# -- hostile input ------------------------------------------------------------------------------------
+
+
+class LongLineIsTheEnd(DBProtocol):
+    def _take(self, line):
+        if isinstance(line, LongLine) and line[:1] == b"?":
+            self.transport.loseConnection()
+        else:
+            super()._take(line)
+
+
+class AnswersLongLinesTwice(DBProtocol):
+    def _take(self, line):
+        super()._take(line)
+        if isinstance(line, LongLine):
+            super()._take(line)
+
+
+class AnswersLongReplies(DBProtocol):
+    def _take(self, line):
+        super()._take(type(line)(line.lstrip(b"!")) if isinstance(line, LongLine) else line)
+
+
+class HasAShorterLimit(DBProtocol):
+    def lineReceived(self, line):
+        if len(line) > _LONG_LINE:
+            self._take(LongLine(line))
+        else:
+            super().lineReceived(line)
+
+
+class HighByteIsTheEnd(DBProtocol):
+    def lineReceived(self, line):
+        if line[1:2] > b"\x7f":
+            self.abort()
+        else:
+            super().lineReceived(line)
+
+
+class ManyEmptyLinesAreTheEnd(DBProtocol):
+    empty = 0
+
+    def lineReceived(self, line):
+        self.empty += not line
+        if self.empty < _MOST_EMPTY_LINES:
+            super().lineReceived(line)
+        else:
+            self.transport.loseConnection()
+
+
+class ResetIsTheEndForAll(DBProtocol):
+    def connectionMade(self):
+        if hasattr(self.factory, "broken"):
+            self.transport.abortConnection()
+        super().connectionMade()
+
+    def connectionLost(self, reason=connectionDone):
+        if not reason.check(ConnectionDone):
+            self.factory.broken = True
+        super().connectionLost(reason)
+
+
+class HasRoomForTen(DBProtocol):
+    def connectionMade(self):
+        super().connectionMade()
+        if len(self.factory.connections) > _MOST_CLIENTS:
+            self.transport.abortConnection()
+
+
+class OneThatDoesNotReadHoldsAllUp(DBProtocol):
+    full = False
+
+    def connectionMade(self):
+        # So that it comes to that soon.
+        self.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        super().connectionMade()
+
+    def pauseProducing(self):
+        self.full = True
+        super().pauseProducing()
+
+    def dataReceived(self, data):
+        if self.full or not any(client.full for client in self.factory.connections):
+            super().dataReceived(data)
+
+
+# -- the end of a connection --------------------------------------------------------------------------
+
+
+class _ForgetsWithItsClient(DBProtocol):
+    def connectionLost(self, reason=connectionDone):
+        self.forget(self.factory.handler.backend)
+        super().connectionLost(reason)
+
+    def forget(self, backend):
+        raise NotImplementedError
+
+
+class DropsTimesWithItsClient(_ForgetsWithItsClient):
+    def forget(self, backend):
+        backend.acquisition.cancel()
+
+
+class StopsWithItsClient(_ForgetsWithItsClient):
+    def forget(self, backend):
+        if backend.acquisition.acquiring:
+            backend.stop()
+
+
+class UnconfiguredWithItsClient(_ForgetsWithItsClient):
+    def forget(self, backend):
+        backend.configuration = "unconfigured"
+
+
+class TakesHalfALineForOne(DBProtocol):
+    def connectionLost(self, reason=connectionDone):
+        self.dataReceived(b"\r\n")
+        super().connectionLost(reason)

@@ -1,0 +1,193 @@
+"""Profiles from files: what each key may be, what is said of a wrong one, and that the shipped ones fit."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import unittest
+from pathlib import Path
+
+from discosbackend.errors import ProfileError
+from discosbackend.simulator import INSTRUMENTS
+from discosbackend.testing.check import Check
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.profile import Profile
+from discosbackend.testing.profile_file import load_profile, shipped_profiles
+from discosbackend.testing.trial import Verdict, trials
+from .serving import served
+
+# Every attribute, as a file has it and as it arrives.
+EVERYTHING = {
+    "valid_configuration": ('"SK00"', "SK00"),
+    "invalid_configuration": ('"XX"', "XX"),
+    "valid_integration": ("40", 40),
+    "valid_section": ('[0, 1.5, "*", 0, "CP", 3000.0, 1024]', (0, 1.5, "*", 0, "CP", 3000.0, 1024)),
+    "valid_feeds": ("[7, 7]", (7, 7)),
+    "valid_shift": ("-1", -1),
+    "valid_interleave": ("0", 0),
+    "valid_filename": ('"/a/b,c"', "/a/b,c"),
+    "inputs": ("14", 14),
+    "leave_out": ('["backend-park"]', ("backend-park",)),
+    "clock_tolerance": ("0", 0),
+    "lead": ("0.5", 0.5),
+    "early_tolerance": ("0.1", 0.1),
+    "late_tolerance": ("2.5", 2.5),
+    "horizon": ("60", 60),
+    "stop_when_idle": ('"ok"', "ok"),
+    "reply_timeout": ("900", 900),
+    "reply_limit": ("256", 256),
+    "protocol_version": ('"1.2"', "1.2"),
+    "deviations": ('{"start/*" = "it never starts"}', {"start/*": "it never starts"}),
+}
+
+
+class _Files(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def load(self, text: str) -> Profile:
+        """The profile of a file with this text."""
+        path = self.folder / "mine.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_profile(str(path))
+
+
+class KeyTests(_Files):
+    def test_every_attribute(self) -> None:
+        self.assertEqual(set(EVERYTHING), set(Profile.__annotations__))
+        profile = self.load("\n".join(f"{key} = {text}" for key, (text, _) in EVERYTHING.items()))
+        self.assertEqual(vars(profile), {key: value for key, (_, value) in EVERYTHING.items()})
+
+    def test_only_what_is_given_is_told(self) -> None:
+        profile = self.load('description = "mine"\nvalid_shift = 0\n')
+        self.assertEqual(vars(profile), {"valid_shift": 0})
+        self.assertTrue(profile.told("valid_shift"))
+        self.assertFalse(profile.told("valid_feeds"))
+
+    def test_any(self) -> None:
+        profile = self.load('invalid_configuration = ""\nreply_limit = 0\n')
+        self.assertEqual(vars(profile), {"invalid_configuration": None, "reply_limit": None})
+
+    def test_wrong_values(self) -> None:
+        for text, wanted in [
+            ("valid_config = 3", "valid_config is not known: did you mean valid_configuration?"),
+            ("zzz = 3", "zzz is not known"),
+            ("told = 3", "told is not known"),
+            ("valid_configuration = 3", "valid_configuration must be text that a request can carry, not 3"),
+            ('valid_configuration = ""', "must be text that a request can carry"),
+            (r'valid_filename = "a\r\n?start"', "must be text that a request can carry"),
+            ('valid_filename = "\u2126"', "must be text that a request can carry"),
+            (
+                "invalid_configuration = false",
+                'text that a request can carry, "" if any name is taken, not false',
+            ),
+            ("valid_integration = 40.0", "a whole number of milliseconds, 0 or more, not 40.0"),
+            ("valid_integration = -1", "a whole number of milliseconds, 0 or more, not -1"),
+            ("inputs = true", "inputs must be a whole number above 0, not true"),
+            ("inputs = 0", "inputs must be a whole number above 0, not 0"),
+            ("valid_section = [1, 2]", 'the seven arguments of set-section, each may be "*", not [1, 2]'),
+            ('valid_section = ["x", 1, 1, 1, "CP", 1, 1]', "the seven arguments of set-section"),
+            ('valid_section = [true, 1, 1, 1, "CP", 1, 1]', "the seven arguments of set-section"),
+            ("valid_feeds = [1]", "two feeds, such as [0, 1], not [1]"),
+            ("valid_feeds = 7", "two feeds, such as [0, 1], not 7"),
+            ('leave_out = "start"', "a list of the protocol's commands"),
+            (
+                'leave_out = ["park"]',
+                "a list of the protocol's commands, such as [\"backend-park\"], not ['park']",
+            ),
+            ("lead = nan", "a number of seconds, 0 or more, at most a year, not nan"),
+            ("lead = inf", "a number of seconds"),
+            ("late_tolerance = true", "a number of seconds"),
+            ("reply_timeout = 0", "a number of seconds above 0, at most a day, not 0"),
+            ("reply_limit = -1", "a number of bytes, 0 for any, not -1"),
+            ("reply_limit = false", "a number of bytes, 0 for any, not false"),
+            ('stop_when_idle = "never"', '"fail" or "ok", not \'never\''),
+            ("deviations = 3", "a table of case ids, each with a sentence, not 3"),
+            ('[deviations]\n"start/timed" = 3', "a table of case ids, each with a sentence, not a table"),
+            (
+                '[deviations]\n"start/timd" = "x"',
+                "no case is called 'start/timd' in [deviations]: did you mean start/timed?",
+            ),
+            ('[deviations]\n"strat/*" = "x"', "no case is called 'strat/*'"),
+            ('description = "a\\nb"', "description must be one line of text"),
+            ("a = = 3", "mine.toml is no TOML file: Invalid value"),
+        ]:
+            with self.subTest(text):
+                with self.assertRaises(ProfileError) as raised:
+                    self.load(text)
+                self.assertIn(wanted, str(raised.exception))
+                self.assertIn("mine.toml", str(raised.exception))
+                self.assertEqual(len(str(raised.exception).splitlines()), 1)
+
+    def test_wrong_files(self) -> None:
+        (self.folder / "latin.toml").write_bytes(b"description = '\xe9'")
+        for name, wanted in [
+            (
+                "nonesuch",
+                "no profile 'nonesuch': there are discos, mistral, original, sardara, skarab, totalpower",
+            ),
+            (str(self.folder / "none.toml"), "none.toml: No such file or directory"),
+            (str(self.folder), "Is a directory"),
+            (str(self.folder / "latin.toml"), "latin.toml is no TOML file: 'utf-8'"),
+        ]:
+            with self.subTest(name), self.assertRaises(ProfileError) as raised:
+                load_profile(name)
+            self.assertIn(wanted, str(raised.exception))
+
+
+class ShippedTests(unittest.TestCase):
+    def test_each_can_be_loaded_and_says_what_it_is_for(self) -> None:
+        found = dict(shipped_profiles())
+        self.assertEqual([*found], ["discos", "mistral", "original", "sardara", "skarab", "totalpower"])
+        self.assertLessEqual(set(INSTRUMENTS), set(found))
+        for name, description in found.items():
+            with self.subTest(name):
+                self.assertIsInstance(load_profile(name), Profile)
+                self.assertNotEqual(description, "")
+
+    def test_each_fits_its_instrument(self) -> None:
+        # What takes its time is tried on each instrument by the benchmarks.
+        cases = [
+            case
+            for name, case in CASES.items()
+            if not re.match("(start|stop|disconnect|hostile)/(?!wrong)", name)
+        ]
+        for name in INSTRUMENTS:
+            with self.subTest(name), served("--simulate", name) as server:
+                profile = load_profile(name)
+
+                def check(profile: Profile = profile, address: tuple[str, int] = server.address) -> Check:
+                    return Check(profile, address)
+
+                results = list(trials(cases, check))
+                wrong = [
+                    (result.case.id, result.explanation)
+                    for result in results
+                    if result.verdict not in (Verdict.PASS, Verdict.UNSUPPORTED, Verdict.SKIPPED)
+                    or "was refused" in result.explanation
+                ]
+                self.assertEqual(wrong, [])
+
+    def test_known_deviations_of_the_original(self) -> None:
+        profile = load_profile("original")
+        known = {case_id for case_id in CASES if profile.deviation(case_id)}
+        self.assertLessEqual(
+            {"start/timed", "stop/far-time", "grammar/syntax-errors", "time/wrong-number-of-arguments"}, known
+        )
+        # What the package does as it should is judged as everywhere.
+        for case_id in (
+            "greeting/is-the-version",
+            "errors/unknown-command",
+            "order/two-clients",
+            "start/now-and-stop-now",
+            "start/while-acquiring",
+            "stop/twice",
+            "status/reply-is-well-formed",
+        ):
+            self.assertNotIn(case_id, known)
+
+
+if __name__ == "__main__":
+    unittest.main()

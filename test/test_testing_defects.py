@@ -1,0 +1,241 @@
+"""The cases find every mistake that was planted in a server, and none where there is none."""
+
+from __future__ import annotations
+
+import re
+import unittest
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+
+from discosbackend.client import Client
+from discosbackend.testing.caution import LINES_A_SECOND, Caution, Reach
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.trial import Result, Verdict
+from .defective_servers import DEFECTS, LATE_ONES
+from .verdicts import client_of, tried
+
+_NOT_JUDGED = (Verdict.SKIPPED, Verdict.UNSUPPORTED)
+
+
+class _Counting(Caution):
+    """Counts ends of lines, which are what is limited; on a clock on which waiting takes no time."""
+
+    def __init__(self, reach: Reach, rate: int | None = None) -> None:
+        super().__init__(reach, rate, clock=lambda: self.now, sleep=self._pass)
+        self.lines = 0
+        self.now = 0.0
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+    def before(self, data: bytes) -> None:
+        super().before(data)
+        self.lines += data.count(b"\n")
+
+
+class _Clients(unittest.TestCase):
+    def client(self, server: str) -> Client:
+        client = client_of(server)
+        self.addCleanup(client.close)
+        return client
+
+
+class DefectTests(_Clients):
+    """Every planted defect is found by the cases that the table names."""
+
+    def test_each_is_found(self) -> None:
+        self.assertGreaterEqual(len(DEFECTS), 65)
+        for name, defect in DEFECTS.items():
+            self.assertNotEqual(defect.found_by, ())
+            for case in defect.found_by:
+                with self.subTest(name, case=case):
+                    # Of some the mark is that nothing comes, of others that nothing happens.
+                    result = tried(case, name, reply_timeout=0.5, late_tolerance=0.1)
+                    self.assertIs(result.verdict, defect.verdict, result)
+                    self.assertIn(defect.says, result.explanation)
+
+    def test_a_failure_leaves_nothing_running(self) -> None:
+        for server in ("start while acquiring accepted", "wrong time taken for now", "stop not cancelling"):
+            with self.subTest(server):
+                [case] = DEFECTS[server].found_by
+                self.assertIs(tried(case, server).verdict, Verdict.FAIL)
+                self.assertEqual(self.client(server).request("status")[2], "0")
+
+
+class RightServerTests(_Clients):
+    """Servers that are right in their own way: nothing is reported, and what cannot be tried says why."""
+
+    late: list[Future[list[Result]]] = []
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Have the one that is 300 ms late asked meanwhile: it would take minutes, so there are several of it."""
+        threads = ThreadPoolExecutor(LATE_ONES)
+        cls.addClassCleanup(threads.shutdown)
+        cls.late = [threads.submit(cls.all_of_a_late_one, number) for number in range(LATE_ONES)]
+
+    @staticmethod
+    def all_of_a_late_one(number: int) -> list[Result]:
+        """What falls to one of them."""
+        caution = _Counting(Reach.FULL, LINES_A_SECOND)
+        return [
+            tried(case, f"replies late {number}", caution=caution) for case in list(CASES)[number::LATE_ONES]
+        ]
+
+    def results(self, server: str, *cases: str, **attributes: object) -> list[Result]:
+        """Try cases, none of which may fail: all, if none is named."""
+        found = [tried(case, server, **attributes) for case in cases or CASES]
+        for result in found:
+            self.assertIsNot(result.verdict, Verdict.FAIL, result)
+        return found
+
+    def reasons(self, server: str, *cases: str, **attributes: object) -> list[str]:
+        """Why some were not tried; the others must have passed."""
+        found = [
+            result
+            for result in self.results(server, *cases, **attributes)
+            if result.verdict is not Verdict.PASS
+        ]
+        for result in found:
+            self.assertIn(result.verdict, _NOT_JUDGED, result)
+        return [result.explanation for result in found]
+
+    def not_strict(self, results: Iterable[Result]) -> set[str]:
+        return {result.case.id for result in results if result.verdict is Verdict.NON_STRICT}
+
+    def test_healthy(self) -> None:
+        results = self.results("healthy")
+        self.assertEqual({result.verdict for result in results}, {Verdict.PASS})
+        # A full run of a server on the same host must take less than 30 s, however busy that host is.
+        self.assertLess(sum(result.seconds for result in results), 20)
+
+    def test_replies_in_single_bytes(self) -> None:
+        self.assertEqual(self.reasons("replies in single bytes"), [])
+
+    def test_writes_exponents(self) -> None:
+        wanted = {f"{name}/reply-is-well-formed" for name in ("get-tpi", "get-tp0", "get-rms")}
+        wanted |= {
+            "get-tpi/whole-band",
+            "get-tpi/band",
+            "get-rms/as-many-as-tpi",
+            "set-enable/measured-alike",
+        }
+        self.assertEqual(self.not_strict(self.results("writes exponents")), wanted)
+
+    def test_replies_late(self) -> None:
+        results = list(chain.from_iterable(future.result() for future in self.late))
+        self.assertEqual(sorted(result.case.id for result in results), sorted(CASES))
+        for result in results:
+            self.assertIn(result.verdict, (Verdict.PASS, *_NOT_JUDGED), result)
+
+    def test_greets_late(self) -> None:
+        self.assertEqual(self.reasons("greets late"), [])
+
+    def test_knows_few_commands(self) -> None:
+        skipped = {
+            f"{name} is not supported by this backend" for name in ("set-shift", "end-schedule", "get-rms")
+        }
+        self.assertEqual(set(self.reasons("knows few commands")), skipped)
+
+    def test_has_words_of_its_own(self) -> None:
+        found = self.not_strict(self.results("has words of its own"))
+        self.assertLessEqual({name for name in CASES if name.endswith("-arguments")}, found)
+        self.assertLessEqual({"start/while-acquiring", "start/elapsed-time", "grammar/escaped-comma"}, found)
+
+    def test_refuses_to_start(self) -> None:
+        cases = [name for name in CASES if name.startswith("start/") and "wrong" not in name]
+        self.assertGreater(len(cases), 5)
+        for case in cases:
+            with self.subTest(case):
+                self.assertEqual(
+                    self.reasons("refuses to start", case, valid_configuration=None),
+                    ["start was refused (needs a setup): say valid_configuration"],
+                )
+                self.assertIn(tried(case, "refuses to start").verdict, (Verdict.FAIL, Verdict.NON_STRICT))
+        self.results("refuses to start", valid_configuration=None)
+
+    def test_forgives_stop(self) -> None:
+        self.assertEqual(self.reasons("forgives stop", stop_when_idle="ok"), [])
+
+    def test_is_acquiring(self) -> None:
+        cases = ("start/timed", "set-configuration/loads", "set-section/accepts", "backend-park/accepts")
+        wanted = ["the server is acquiring, and that must not be disturbed"] * len(cases)
+        self.assertEqual(self.reasons("is acquiring", *cases), wanted)
+        # What needs no rest goes on, and nothing stops it.
+        self.results("is acquiring")
+        self.assertEqual(self.client("is acquiring").request("status")[2], "1")
+
+    def test_left_out(self) -> None:
+        cases = [
+            name for name in CASES if re.match("(start|stop|disconnect|backend-park)/(?!wrong|conf)", name)
+        ]
+        skipped = self.reasons("healthy", *cases, leave_out=("start", "stop", "backend-park"))
+        self.assertEqual(len(skipped), len(cases))
+        self.assertEqual(
+            set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")}
+        )
+
+    def test_not_told(self) -> None:
+        for case in ("set-configuration/loads", "disconnect/configuration-stays"):
+            self.assertEqual(
+                self.reasons("healthy", case, valid_configuration=None),
+                ["no configuration is known: say valid_configuration"],
+            )
+        self.assertEqual(
+            self.reasons("healthy", "set-configuration/unknown", invalid_configuration=None),
+            ["the instrument takes any name, as invalid_configuration says"],
+        )
+        self.assertEqual(
+            self.reasons("healthy", "set-filename/long-path", reply_limit=None),
+            ["replies may have any length, as reply_limit says"],
+        )
+
+    def test_is_left_as_it_was_found(self) -> None:
+        client = self.client("healthy")
+        client.request("set-configuration", "K14")
+        client.request("set-integration", "77")
+        client.request("set-filename", "/a/file,with a comma")
+        quick = [name for name in CASES if not re.match("(start|stop)/(?!wrong)", name)]
+        self.assertEqual(self.reasons("healthy", *quick, valid_feeds=(0, 1), valid_interleave=5), [])
+        self.assertEqual(client.request("get-configuration"), ["K14"])
+        self.assertEqual(client.request("get-integration"), ["77"])
+        self.assertEqual(client.request("get-filename"), ["/a/file,with a comma"])
+        self.assertEqual(len(client.request("get-tpi")), 14)
+        self.assertEqual(client.request("status")[2], "0")
+
+    def test_feeds_are_left_as_the_configuration_has_them(self) -> None:
+        client = self.client("healthy")
+        client.request("set-configuration", "K14")
+        for case in ("set-enable/accepts", "set-enable/measured-alike"):
+            self.assertEqual(self.reasons("healthy", case, valid_configuration=None), [])
+        self.assertEqual(len(client.request("get-tpi")), 14)
+
+
+class ReachTests(unittest.TestCase):
+    """A case sends nothing that goes further than it says, and little where little may be sent."""
+
+    def try_all(self, caution: _Counting) -> _Counting:
+        """All cases that go no further than this allows; none may fail."""
+        for case in CASES.values():
+            if case.reach <= caution.reach:
+                with self.subTest(case.id):
+                    result = tried(case.id, "healthy", caution=caution)
+                    self.assertIn(result.verdict, (Verdict.PASS, *_NOT_JUDGED), result)
+        return caution
+
+    def test_reads(self) -> None:
+        self.assertGreater(self.try_all(_Counting(Reach.READS)).lines, 100)
+
+    def test_measurements(self) -> None:
+        self.assertGreater(self.try_all(_Counting(Reach.MEASURE)).lines, 100)
+
+    def test_five_seconds_will_do(self) -> None:
+        """For all that is tried on a telescope by default."""
+        caution = self.try_all(_Counting(Reach.READS, LINES_A_SECOND))
+        self.assertLessEqual(caution.lines, 50)
+        self.assertLessEqual(caution.now, 5)
+
+
+if __name__ == "__main__":
+    unittest.main()

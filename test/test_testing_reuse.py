@@ -1,0 +1,249 @@
+"""discosbackend.testing reused as the README says: in a folder of one's own, under each runner."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+from pathlib import Path
+
+from discosbackend.testing.conformance import CASES
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60.0
+
+# Of a backend's module in a folder of its own, as the README has it.
+MY_TESTS = """
+import unittest
+
+from discosbackend import Acquisition, Backend, Ticks
+from discosbackend.testing import BackendConformance
+
+
+class MyBackend(Backend):
+    def __init__(self):
+        self.acquisition = Acquisition(print, print)
+
+    def status(self):
+        return Ticks.now(), "ok", self.acquisition.acquiring
+
+    def start(self, timestamp=None):
+        self.acquisition.start(timestamp)
+
+    def stop(self, timestamp=None):
+        self.acquisition.stop(timestamp)
+
+
+class MyBackendTests(BackendConformance, unittest.TestCase):
+    def make_backend(self):
+        return MyBackend()
+
+    def test_of_my_own(self):
+        self.assertEqual(len(self.client.request("status")), 3)
+"""
+
+# Enough to see that a runner finds and runs them; a case that is skipped among them.
+SOME = (
+    "test_version_reply_is_well_formed",
+    "test_status_reply_is_well_formed",
+    "test_get_tpi_band",
+    "test_of_my_own",
+)
+
+
+class ReuseTests(unittest.TestCase):
+    """In a folder of its own, in an interpreter of its own, under each runner."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(textwrap.dedent(text), encoding="utf-8")
+
+    def python(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and output of an interpreter in the folder."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def test_foreign_backend(self) -> None:
+        shutil.copy(ROOT / "test" / "foreign_backend.py", self.folder)
+        self.write(
+            "test_foreign.py",
+            """
+            import unittest
+            from discosbackend.testing import BackendConformance
+            from foreign_backend import ForeignBackend
+
+            class ForeignTests(BackendConformance, unittest.TestCase):
+                valid_configuration = "XB4"
+                valid_integration = 10
+                inputs = 2
+                lead = 0.05
+                deviations = {
+                    "start/with-stop-at-one-time*": "it has a timer for each",
+                    "stop/nothing-to-stop-leaves-timed-stop": "start drops a timed stop too",
+                }
+
+                def make_backend(self):
+                    return ForeignBackend()
+            """,
+        )
+        status, output = self.python("-m", "unittest", "-v", "test_foreign")
+        self.assertEqual(status, 0, output)
+        self.assertIn(f"Ran {len(CASES)} tests", output)
+        skipped = re.findall(r"skipped ['\"](.*)", output)
+        lacking = re.findall(r"skipped '(\S+) is not supported by this backend'", output)
+        known = [reason for reason in skipped if re.match("it has a timer for each|start drops", reason)]
+        # Everything that it has not, get-rms twice, and what is known; nothing else is skipped.
+        lacks = {"set-section", "cal-on", "set-enable", "end-schedule", "backend-park", "set-shift"}
+        lacks |= {"get-rms", "get-ddcoffset", "get-filename"}
+        self.assertEqual(set(lacking), lacks)
+        self.assertEqual(len(skipped), len(lacking) + len(known))
+        self.assertIn(f"OK (skipped={len(skipped)})", output)
+
+    def test_under_unittest(self) -> None:
+        self.write("test_mine.py", MY_TESTS)
+        names = [f"test_mine.MyBackendTests.{name}" for name in SOME]
+        status, output = self.python("-m", "unittest", *names)
+        self.assertEqual(status, 0, output)
+        self.assertRegex(output, r"Ran 4 tests in .*\n\nOK \(skipped=1\)")
+
+    def test_under_trial(self) -> None:
+        # It runs in a folder of its own making, and knows no class fixtures.
+        self.write("test_mine.py", MY_TESTS)
+        # On a TestCase of its own, whose failures are an exception of its own.
+        self.write(
+            "test_its_own.py",
+            """
+            from twisted.trial import unittest
+            import test_mine
+
+            class ItsOwnTests(test_mine.BackendConformance, unittest.TestCase):
+                protocol_version = "1.2"
+
+                def make_backend(self):
+                    return test_mine.MyBackend()
+            """,
+        )
+        names = [f"test_mine.MyBackendTests.{name}" for name in SOME]
+        its_own = "test_its_own.ItsOwnTests.test_greeting_is_the_version"
+        status, output = self.python("-m", "twisted.trial", *names, its_own)
+        self.assertEqual(status, 1, output)
+        self.assertIn("FAILED (skips=1, failures=1, successes=3)", output)
+
+    def test_under_trial_by_a_file(self) -> None:
+        """Which no import would find, and whose path is relative to a folder that trial leaves."""
+        (self.folder / "deep").mkdir()
+        self.write("mine.py", MY_TESTS)
+        self.write(
+            "deep/test_mine.py",
+            """
+            import mine
+
+            class DeepTests(mine.MyBackendTests):
+                pass
+
+            # One test will do here.
+            for name in dir(mine.BackendConformance):
+                if name.startswith("test_"):
+                    delattr(mine.BackendConformance, name)
+            """,
+        )
+        status, output = self.python("-m", "twisted.trial", "deep/test_mine.py")
+        self.assertEqual(status, 0, output)
+        self.assertIn("PASSED (successes=1)", output)
+
+    @unittest.skipUnless(importlib.util.find_spec("pytest"), "pytest is not installed")
+    def test_under_pytest(self) -> None:
+        self.write("test_mine.py", MY_TESTS)
+        names = [f"test_mine.py::MyBackendTests::{name}" for name in SOME]
+        for mode in ("prepend", "importlib"):
+            with self.subTest(mode):
+                status, output = self.python("-m", "pytest", f"--import-mode={mode}", *names)
+                self.assertEqual(status, 0, output)
+                self.assertIn("3 passed, 1 skipped", output)
+
+    def test_as_a_program(self) -> None:
+        # What the program was called with is none of the server's business.
+        self.write(
+            "test_mine.py",
+            "import sys\n"
+            + MY_TESTS.replace("return MyBackend()", "assert not sys.argv[1:]\n        return MyBackend()")
+            + '\n\nif __name__ == "__main__":\n    unittest.main()\n',
+        )
+        names = [f"MyBackendTests.{name}" for name in SOME]
+        status, output = self.python("test_mine.py", *names)
+        self.assertEqual(status, 0, output)
+        self.assertRegex(output, r"Ran 4 tests in .*\n\nOK \(skipped=1\)")
+
+    def test_in_a_package_as_a_program(self) -> None:
+        (self.folder / "pack").mkdir()
+        self.write("pack/__init__.py", "")
+        self.write("pack/mine.py", "NAME = 'of a relative import'\n")
+        self.write(
+            "pack/test_mine.py",
+            MY_TESTS + '\nfrom .mine import NAME\n\nif __name__ == "__main__":\n    unittest.main()\n',
+        )
+        status, output = self.python("-m", "pack.test_mine", "MyBackendTests.test_of_my_own")
+        self.assertEqual(status, 0, output)
+
+    def test_a_program_that_does_not_ask_whether_it_is_one(self) -> None:
+        self.write("test_mine.py", MY_TESTS + "\n\nunittest.main()\n")
+        status, output = self.python("test_mine.py", "MyBackendTests.test_of_my_own")
+        self.assertEqual(status, 1, output)
+        self.assertIn('write `if __name__ == "__main__":` before what runs the tests', output)
+
+    def test_the_server_ends_with_the_tests(self) -> None:
+        """Also when they are killed, which leaves no time to end anything."""
+        self.write("test_mine.py", MY_TESTS)
+        self.write(
+            "leave.py",
+            """
+            import os, signal, sys
+            from discosbackend.testing.process import ServerProcess
+            from test_mine import MyBackendTests
+
+            server = ServerProcess(MyBackendTests, timeout=30)
+            print(server.address[1], flush=True)
+            sys.stdin.readline()
+            os.kill(os.getpid(), signal.SIGKILL)
+            """,
+        )
+        with subprocess.Popen(
+            [sys.executable, "leave.py"],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program:
+            assert program.stdin is not None and program.stdout is not None
+            port = int(program.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+                self.assertEqual(connection.recv(100), b"!version,ok,1.4\r\n")
+                program.communicate("go\n", timeout=PATIENCE)
+                self.assertEqual(program.returncode, -signal.SIGKILL)
+                self.assertEqual(connection.recv(100), b"")
+
+
+if __name__ == "__main__":
+    unittest.main()

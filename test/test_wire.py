@@ -1,0 +1,87 @@
+"""Wire: how a conversation is told, and that nobody is waited for too long.
+
+What it judges of a line is seen in test_testing_defects.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import unittest
+
+from discosbackend.testing.wire import Wire, without_repetitions
+
+ASKED = "sent      b'?status'"
+
+
+def polled(times: int) -> list[str]:
+    return [line for number in range(times) for line in (ASKED, f"received  {number}")]
+
+
+class RepetitionTests(unittest.TestCase):
+    def test_none(self) -> None:
+        for said in (
+            [],
+            [ASKED],
+            [ASKED, ASKED, ASKED, ASKED],
+            polled(3),
+            [ASKED, "received  1", "received  2", ASKED, "received  3", "received  4"],
+            ["sent      a", "received  b", "sent      c", "received  d"],
+        ):
+            with self.subTest(said):
+                self.assertEqual(without_repetitions(said), said)
+
+    def test_the_first_and_the_last_are_told(self) -> None:
+        after = ["sent      b'?stop'"]
+        for before, times in (
+            (["sent      b'?start'", "received  ok"], 4),
+            (["sent      b'?start'", "received  ok", "received  twice"], 5),
+            ([], 100),
+        ):
+            with self.subTest(times):
+                self.assertEqual(
+                    without_repetitions([*before, *polled(times), *after]),
+                    [
+                        *before,
+                        *(ASKED, "received  0", f"... {times - 2} times more ..."),
+                        *(ASKED, f"received  {times - 1}"),
+                        *after,
+                    ],
+                )
+
+    def test_what_was_not_answered_is_told(self) -> None:
+        said = [*polled(9), ASKED]
+        self.assertEqual(without_repetitions(said)[-2:], ["received  8", ASKED])
+
+
+class PatienceTests(unittest.TestCase):
+    """A server that sends what is no line, or nothing."""
+
+    def connect(self, timeout: float) -> tuple[Wire, socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            wire = Wire(server.getsockname(), timeout=timeout, reply_limit=None)
+            self.addCleanup(wire.close)
+            peer, _ = server.accept()
+            self.addCleanup(peer.close)
+        return wire, peer
+
+    def test_what_has_no_end(self) -> None:
+        wire, peer = self.connect(60.0)
+        sending = threading.Thread(target=peer.sendall, args=(80000 * b"x",))
+        sending.start()
+        with self.assertRaisesRegex(AssertionError, "bytes without a line end: b'xxx"):
+            wire.read()
+        sending.join()
+        self.assertFalse(wire.timed_out)
+
+    def test_nothing(self) -> None:
+        wire, peer = self.connect(60.0)
+        peer.sendall(b"!ver")
+        with self.assertRaisesRegex(AssertionError, "nothing came within 0.01 s, only b'!ver'"):
+            wire.read(within=0.01)
+        self.assertTrue(wire.timed_out)
+
+    def test_no_longer_than_the_timeout(self) -> None:
+        wire, _ = self.connect(0.01)
+        with self.assertRaisesRegex(AssertionError, "nothing came within 0.01 s$"):
+            wire.read(within=60.0)

@@ -1,0 +1,63 @@
+"""The servers of defective_servers, in a process of their own, and the verdicts of cases on them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import subprocess
+import sys
+
+from discosbackend.client import Client
+from discosbackend.testing import Profile
+from discosbackend.testing.caution import Caution
+from discosbackend.testing.check import Check
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.trial import Result, judge
+from .serving import PATIENCE, ROOT
+
+
+@functools.cache
+def _ports() -> dict[str, int]:
+    """Where the servers are, until the tests end."""
+    program = subprocess.Popen(  # pylint: disable=consider-using-with  # communicate() waits for its end
+        [sys.executable, "-m", "test.defective_servers"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # It is full of what these servers have to complain of.
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    # No module fixture: those would be run for the tests within the tests too.
+    atexit.register(program.communicate, timeout=PATIENCE)
+    assert program.stdout is not None
+    return json.loads(program.stdout.readline())
+
+
+def address_of(server: str) -> tuple[str, int]:
+    """Where one of the servers listens."""
+    return "127.0.0.1", _ports()[server]
+
+
+def client_of(server: str) -> Client:
+    """A client of one of the servers."""
+    return Client(port=_ports()[server])
+
+
+class BackendSimulatorProfile(Profile):
+    """What is valid for the backend that most of the servers have. A section that is wrong if swapped."""
+
+    valid_configuration = "K2"
+    valid_integration = 100
+    valid_section = (0, 0.0, 1500.0, 6, "CP", 3000.0, 1024)
+    valid_shift = 1
+    inputs = 2
+    lead = 0.1
+    late_tolerance = 0.3
+
+
+def tried(case: str, server: str, *, caution: Caution | None = None, **attributes: object) -> Result:
+    """Try one case on one of the servers; the attributes are those of its profile."""
+    profile = type("OfServer", (BackendSimulatorProfile,), attributes)()
+    return judge(CASES[case], Check(profile, address_of(server), caution=caution))
