@@ -116,6 +116,7 @@ class Connection:
         try:
             chunk = self._socket.recv(65536)
         except BlockingIOError:
+            # Nothing came, as it should be.
             pass
         else:
             if not chunk:

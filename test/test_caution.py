@@ -67,6 +67,10 @@ class ReachTests(unittest.TestCase):
             (Reach.READS, b"?status\r\n?start\r\n"),
             (Reach.MEASURE, b"?get-tpi\n?set-shift,1\n"),
             (Reach.READS, 2000 * b"x"),
+            # Where a line begins is what a server says that it is.
+            (Reach.READS, b"?status\r\0?start\r\n"),
+            (Reach.READS, b"\xff\xfb\x01?start\r\n"),
+            (Reach.READS, b"?status\n?start"),
         ):
             with self.subTest(data), self.assertRaisesRegex(RuntimeError, "must not be sent"):
                 Caution(reach).before(data)

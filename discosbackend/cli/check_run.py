@@ -218,9 +218,7 @@ class _Signals:
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Hear them for a while, those that were not ignored before."""
-        before = {
-            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        before = {number: signal.getsignal(number) for number in _HEARD}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._hear)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.framing import LineSplitter, without_telnet
 from discosbackend.grammar import named_in
 
 __all__ = ["LINES_A_SECOND", "Caution", "Reach", "reach_of", "reach_of_command"]
@@ -47,7 +48,7 @@ def reach_of(line: bytes) -> Reach:
     """How far a line goes: one that does not parse as far as the command that is to be read in it."""
     if len(line) > _LONG:
         return Reach.FULL
-    row = COMMANDS.get(named_in(line.decode("latin-1").rstrip("\r\n\0")))
+    row = COMMANDS.get(named_in(without_telnet(line).decode("latin-1").rstrip("\r\n\0")))
     return Reach.READS if row is None else reach_of_command(row)
 
 
@@ -79,12 +80,13 @@ class Caution:
 
     def before(self, data: bytes) -> None:
         """Wait until this may be sent. RuntimeError for what may not: a case is wrong then."""
-        lines = data.splitlines(keepends=True)
-        for line in lines:
+        # As a server takes it: to the last line, which may have no end yet, one is added.
+        for line in LineSplitter().feed(data + b"\n"):
             if reach_of(line) > self.reach:
                 raise RuntimeError(f"{line[:80]!r} must not be sent, as far as {self.reach.name} reaches")
         if self._rate is not None:
-            self._wait(data.count(b"\n") + data.count(b"\r\0"), self._rate)
+            # The piece that ends a line counts, whatever of the line came before.
+            self._wait(len(LineSplitter().feed(data)), self._rate)
 
     def _wait(self, lines: int, rate: int) -> None:
         """Until so many lines may be sent at once: no second may have more than `rate`."""

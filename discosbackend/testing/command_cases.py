@@ -125,25 +125,25 @@ def _one_clock(check: Check) -> None:
     "set-configuration/loads", "4", "`set-configuration` loads a named configuration.", Reach.FULL
 )
 def _set_configuration(check: Check) -> None:
-    wanted = check.profile.valid_configuration
-    if wanted is None:
-        raise SkipTest("no configuration is known: say valid_configuration")
-    check.be_idle()
-    check.keep()
-    check.ok("set-configuration", wanted)
-    _is_told(check, "get-configuration", wanted)
+    _is_told(check, "get-configuration", _load(check))
 
 
 @COMMAND_CASES.case("disconnect/configuration-stays", "6", "State outlives connections.", Reach.FULL)
 def _configuration_stays(check: Check) -> None:
+    wanted = _load(check)
+    check.hang_up()
+    _is_told(check, "get-configuration", wanted)
+
+
+def _load(check: Check) -> str:
+    """Load the configuration that is known, and return its name."""
     wanted = check.profile.valid_configuration
     if wanted is None:
         raise SkipTest("no configuration is known: say valid_configuration")
     check.be_idle()
     check.keep()
     check.ok("set-configuration", wanted)
-    check.hang_up()
-    _is_told(check, "get-configuration", wanted)
+    return wanted
 
 
 @COMMAND_CASES.case(

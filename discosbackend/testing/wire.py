@@ -94,6 +94,7 @@ class Wire:
             while rest:
                 rest = rest[self._socket.send(rest) :]
         except BlockingIOError:
+            # No more fits.
             pass
         except OSError as problem:
             self.cut_off = True
