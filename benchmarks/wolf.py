@@ -27,7 +27,7 @@ from benchmarks.table import median
 
 __all__ = ["INSTRUMENTS", "Tally", "check_on", "main", "server_of"]
 
-INSTRUMENTS = ("discos", "sardara", "skarab", "mistral")
+INSTRUMENTS = ("discos", "sardara", "skarab", "mistral", "totalpower")
 
 _AT_A_TIME = 3
 _PATIENCE = 300.0
@@ -55,7 +55,7 @@ class Tally:
 def server_of(instrument: str) -> Server:
     """The simulated instrument of that name, ready to start."""
     if instrument != "mistral":
-        return Server("scripts/discos-backend-server", "--port", "0", "--simulate", instrument)
+        return Server("scripts/discos-backend-server", "--port", "0", "--simulate", instrument, "--no-data")
     server = Server("-c", _MISTRAL)
     with connect(server.address) as connection:
         # It does not start without.

@@ -69,7 +69,9 @@ class Server:
 
 @contextmanager
 def served(*options: str, cwd: Path | str = ROOT) -> Iterator[Server]:
-    """The program, from the checkout, on a free port."""
+    """The program, from the checkout, on a free port; a simulated instrument records nothing unless told to."""
+    if not {"--data", "--backend"} & set(options):
+        options = ("--no-data", *options)
     server = Server([sys.executable, str(SCRIPT), "--port", "0", *options], cwd)
     try:
         yield server

@@ -48,7 +48,7 @@ class CommandLineTests(unittest.TestCase):
             (["--port", "-1"], "'-1' is no port"),
             (["--port", "http"], "'http' is no port"),
             (["--port", "1" * 5000], "'11111111111111111111' is no port"),
-            (["--simulate", "nonesuch"], "invalid choice: 'nonesuch'"),
+            (["--simulate", "nonesuch"], "no instrument is called 'nonesuch': discos, mistral, sardara"),
             (["--simulate", "discos", "--backend", "a:b"], "not allowed with argument"),
             (["--listen", "tcp:0", "--port", "3"], "leave out --port and --interface"),
             (["--listen", "tcp:0", "--interface", "::1"], "leave out --port and --interface"),

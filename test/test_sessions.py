@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import unittest
 
-from twisted.internet.task import Clock
-
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator import SimulatedBackend
 from . import session_player
+from .clients import FakeReactor
 
 _BEGAN = 1795464000.0
 
@@ -18,7 +17,7 @@ class SessionTests(unittest.TestCase):
     """Each session file against a fresh server."""
 
     def play(self, lines: list[str], instrument: str) -> int:
-        clock = Clock()
+        clock = FakeReactor()
         clock.advance(_BEGAN)
         backend = SimulatedBackend(
             instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7)

@@ -1,4 +1,4 @@
-"""The simulated instruments: configurations and limits row by row, and MISTRAL's life on a fake clock."""
+"""The simulated instruments: configurations and limits row by row, measurements, start and stop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 import subprocess
 import sys
 import unittest
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
-from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +18,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.errors import BackendError, HandlerException, NotSupportedError
 from discosbackend.grammar import parse_message
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
-from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, SimulatedMistral
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, TaskedBackend, instrument_of
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 NOON = 17_000_000_000_000_000
@@ -58,7 +57,7 @@ UNCHANGED = ("*",) * 6
 
 
 def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> SimulatedBackend:
-    """An instrument on a clock of its own, `backend.clock`, that starts at NOON."""
+    """An instrument on a clock of its own, `backend.fake`, that starts at NOON."""
     clock = Clock()
     backend = SimulatedBackend(
         instrument,
@@ -66,7 +65,7 @@ def simulated(instrument: str = "discos", configuration: str = "", **settings: A
         now_ticks=lambda: NOON + round(clock.seconds() * TICKS_PER_SECOND),
         **settings,
     )
-    backend.clock = clock
+    backend.fake = clock
     if configuration:
         backend.set_configuration(configuration)
     return backend
@@ -98,23 +97,30 @@ class InstrumentTests(unittest.TestCase):
     """What the name of an instrument leads to."""
 
     def test_every_name_is_a_backend(self):
-        self.assertEqual(["discos", "sardara", "skarab", "mistral"], list(INSTRUMENTS))
+        self.assertEqual(["discos", "mistral", "sardara", "skarab", "totalpower"], list(INSTRUMENTS))
         for name in INSTRUMENTS:
             with self.subTest(name):
                 backend = SimulatedBackend(name)
                 self.assertIsInstance(backend, SimulatedBackend)
                 self.assertIsInstance(backend, Backend)
                 self.assertEqual(name, backend.instrument.name)
-                self.assertEqual(name == "mistral", isinstance(backend, SimulatedMistral))
+                self.assertEqual(name == "mistral", isinstance(backend, TaskedBackend))
         self.assertEqual("discos", SimulatedBackend().instrument.name)
-        self.assertEqual("mistral", SimulatedMistral().instrument.name)
-        self.assertIsInstance(SimulatedBackend(instrument="mistral"), SimulatedMistral)
+        self.assertIsInstance(SimulatedBackend(instrument="mistral"), TaskedBackend)
+        for name in ("sardara", "mistral"):
+            with self.subTest(name, given="as an Instrument"):
+                mine = replace(instrument_of(name), name="mine")
+                backend = SimulatedBackend(mine)
+                self.assertIs(mine, backend.instrument)
+                self.assertEqual("simulated mine", str(backend))
 
     def test_unknown_instrument(self):
         with self.assertRaises(ValueError) as caught:
             SimulatedBackend("vlbi")
         self.assertEqual(
-            "unknown instrument 'vlbi': known are discos, sardara, skarab, mistral", str(caught.exception)
+            "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, totalpower, "
+            "or name a TOML file",
+            str(caught.exception),
         )
 
     def test_settings(self):
@@ -136,10 +142,18 @@ class InstrumentTests(unittest.TestCase):
         backend.set_shift(3)
         self.assertEqual(3, backend.shifted)
         self.assertRaises(NotSupportedError, backend.end_schedule)
-        with self.assertRaisesRegex(TypeError, "derive it from SimulatedMistral"):
+        with self.assertRaisesRegex(TypeError, "Mine has no tasks but mistral some: .* from TaskedBackend"):
             Mine("mistral")
-        with self.assertRaisesRegex(TypeError, "derive it from SimulatedBackend"):
-            SimulatedMistral("sardara")
+        with self.assertRaisesRegex(TypeError, "has tasks and sardara none: derive it from SimulatedBackend"):
+            TaskedBackend("sardara")
+
+    def test_a_subclass_says_what_it_is(self):
+        class Mine(SimulatedBackend, instrument="sardara"):
+            """As a server needs it, which calls it without arguments."""
+
+        self.assertEqual("sardara", Mine().instrument.name)
+        self.assertEqual("skarab", Mine("skarab").instrument.name)
+        self.assertEqual("discos", SimulatedBackend().instrument.name)
 
     def test_which_commands_there_are(self):
         brought_by_skarab = {"set-shift", "end-schedule", "backend-park"}
@@ -151,6 +165,7 @@ class InstrumentTests(unittest.TestCase):
             "discos": set(),
             "sardara": brought_by_skarab,
             "skarab": set(),
+            "totalpower": brought_by_skarab | {"get-rms", "get-ddcoffset"},
             "mistral": brought_by_skarab | spectrometer,
         }
         arguments = {
@@ -527,9 +542,10 @@ class EnableTests(RefusalMixin, unittest.TestCase):
         backend = simulated("skarab", "SKARAB_1")
         backend.set_section(12, "*", 14.0, "*", "*", 28.0, "*")
         backend.set_enable(0, 6)
-        left0, right0, left6, right6 = backend.get_tpi()
-        self.assertLess(left6, 0.02 * right6)
-        self.assertTrue(0.5 < left0 / right0 < 2)
+        left0, right0, left6, right6 = range(4)
+        found = backend.get_tpi()
+        self.assertLess(found[left6], 0.02 * found[right6])
+        self.assertTrue(0.5 < found[left0] / found[right0] < 2)
 
 
 class MeasurementTests(unittest.TestCase):
@@ -605,7 +621,7 @@ class AcquisitionTests(RefusalMixin, unittest.TestCase):
         self.assertEqual((Ticks(NOON), "ok", False), backend.status())
         self.assertEqual("not acquiring", self.refusal(backend.stop))
         backend.start()
-        backend.clock.advance(1.5)
+        backend.fake.advance(1.5)
         self.assertEqual((Ticks(NOON + 15_000_000), "ok", True), backend.status())
         self.assertEqual(Ticks(NOON + 15_000_000), backend.time())
         self.assertEqual("already acquiring", self.refusal(backend.start))
@@ -619,8 +635,8 @@ class AcquisitionTests(RefusalMixin, unittest.TestCase):
         seen = []
         for _ in range(5):
             seen.append(backend.status()[2])
-            backend.clock.advance(0.5)
-            backend.clock.advance(0.5)
+            backend.fake.advance(0.5)
+            backend.fake.advance(0.5)
         self.assertEqual([False, False, True, True, False], seen)
 
     def test_files(self):
@@ -646,142 +662,6 @@ class AcquisitionTests(RefusalMixin, unittest.TestCase):
         self.assertIsNone(backend.acquisition.pending_start)
         backend.park()
         self.assertEqual("SKARAB_1", backend.get_configuration())
-
-
-NEEDS_SETUP = "system not initialized (setup required)"
-
-
-class MistralTests(RefusalMixin, unittest.TestCase):
-    """From setup over sweeps to acquisition and reset."""
-
-    def setUp(self):
-        self.backend = simulated("mistral")
-        self.clock = self.backend.clock
-
-    def tell(self, line: str) -> str:
-        """What stands behind the name of the reply's command."""
-        return answer(self.backend, line).partition(",")[2]
-
-    def assert_status(self, text: str, acquiring: bool = False) -> None:
-        """The status text, and that status has the five fields that the client wants."""
-        _, *fields = answer(self.backend, "?status").split(",")
-        self.assertEqual(["ok", text, str(int(acquiring))], [fields[0], *fields[2:]])
-
-    def test_life(self):
-        begin = ("?setup", "?vna-sweep", "?target-sweep", "?set-configuration,setup")
-        for refused in ("?start", "?vna-sweep", "?target-sweep", "?set-configuration,vnaSweep"):
-            self.assertEqual(f"fail,{NEEDS_SETUP}", self.tell(refused))
-        self.assert_status(NEEDS_SETUP)
-        for line, name, seconds in (
-            ("?setup", "setup", 60),
-            ("?vna-sweep", "vna-sweep", 300),
-            ("?target-sweep", "target-sweep", 300),
-            ("?set-configuration,setup", "setup", 60),
-            ("?set-configuration,vnaSweep", "vna-sweep", 300),
-            ("?set-configuration,targetSweep", "target-sweep", 300),
-        ):
-            with self.subTest(line):
-                self.assertEqual("ok", self.tell(line))
-                for refused in (*begin, "?start"):
-                    self.assertEqual(f"fail,{name} in progress", self.tell(refused))
-                self.clock.advance(seconds - 0.01)
-                self.assert_status(f"{name} in progress")
-                self.clock.advance(0.01)
-                self.assert_status("ready to run a task")
-        self.assertEqual("ok", self.tell("?start"))
-        self.assert_status("acquisition in progress", acquiring=True)
-        for refused in begin:
-            self.assertEqual("fail,acquisition in progress", self.tell(refused))
-        self.assertEqual("fail,already acquiring", self.tell("?start"))
-        self.assertEqual("ok", self.tell("?stop"))
-        self.assertEqual("fail,not acquiring", self.tell("?stop"))
-        self.assert_status("ready to run a task")
-
-    def test_configuration(self):
-        self.assertEqual("ok,unconfigured", self.tell("?get-configuration"))
-        self.assertEqual("fail,invalid configuration", self.tell("?set-configuration,SK77"))
-        self.assertEqual("fail,invalid configuration", self.tell("?set-configuration,vna-sweep"))
-        self.tell("?set-configuration,targetSweep")
-        self.assertEqual("ok,unconfigured", self.tell("?get-configuration"))
-        self.tell("?setup")
-        self.assertEqual("ok,setup", self.tell("?get-configuration"))
-        self.clock.advance(60)
-        self.tell("?set-configuration,targetSweep")
-        self.assertEqual("ok,targetSweep", self.tell("?get-configuration"))
-
-    def test_reset_at_any_time(self):
-        def ready(*lines: str) -> None:
-            for line in ("?setup", "?set-filename,/a/b.fits", *lines):
-                self.assertEqual("ok", self.tell(line))
-                if line == "?setup":
-                    self.clock.advance(60)
-
-        for name, before in (
-            ("at first", lambda: None),
-            ("in a setup", lambda: self.tell("?setup")),
-            ("when ready", ready),
-            ("in a sweep", lambda: ready("?vna-sweep")),
-            ("acquiring", lambda: ready("?start")),
-            ("armed", lambda: ready(f"?start,{self.backend.time() + 90 * TICKS_PER_SECOND}")),
-            ("armed to stop", lambda: ready(f"?stop,{self.backend.time() + 90 * TICKS_PER_SECOND}")),
-        ):
-            with self.subTest(name):
-                before()
-                self.assertEqual("ok", self.tell("?reset"))
-                self.assert_status(NEEDS_SETUP)
-                self.assertIsNone(self.backend.acquisition.pending_stop)
-                self.assertEqual("ok,unconfigured", self.tell("?get-configuration"))
-                self.assertTrue(self.tell("?get-filename").startswith("fail,"))
-                # What was cancelled does not come back.
-                self.clock.advance(400)
-                self.assert_status(NEEDS_SETUP)
-
-    def test_timed_start(self):
-        at = f"?start,{NOON + 100 * TICKS_PER_SECOND}"
-        self.assertEqual(f"fail,{NEEDS_SETUP}", self.tell(at))
-        self.tell("?setup")
-        self.assertEqual("fail,setup in progress", self.tell(at))
-        self.clock.advance(60)
-        self.assertEqual("ok", self.tell(at))
-        self.clock.pump([0.5] * 79)
-        self.assert_status("ready to run a task")
-        self.clock.pump([0.5] * 2)
-        self.assert_status("acquisition in progress", acquiring=True)
-        # While acquiring, the next start can be armed already.
-        self.assertEqual("ok", self.tell(f"?start,{NOON + 200 * TICKS_PER_SECOND}"))
-
-    def test_a_timed_start_that_meets_a_task_acquires_nothing(self):
-        self.tell("?setup")
-        self.clock.advance(60)
-        self.assertEqual("ok", self.tell(f"?start,{NOON + 70 * TICKS_PER_SECOND}"))
-        self.assertEqual("ok", self.tell("?vna-sweep"))
-        with self.assertLogs("discosbackend.acquisition", "WARNING"):
-            self.clock.pump([0.5] * 22)
-        self.assert_status("vna-sweep in progress")
-
-    def test_time_scale(self):
-        self.backend = simulated("mistral", time_scale=0.01)
-        self.tell("?setup")
-        self.backend.clock.advance(0.59)
-        self.assert_status("setup in progress")
-        self.backend.clock.advance(0.011)
-        self.assert_status("ready to run a task")
-
-    def test_without_a_clock_the_reactor_is_used(self):
-        reactor = Clock()
-        with mock.patch("twisted.internet.reactor", reactor, create=True):
-            self.backend = SimulatedBackend("mistral")
-            self.tell("?setup")
-        reactor.advance(60)
-        self.assert_status("ready to run a task")
-
-    def test_its_commands_are_its_own(self):
-        for name in SPECTROMETERS:
-            for command in ("setup", "vna-sweep", "target-sweep", "reset"):
-                with self.subTest(name, command=command):
-                    self.assertEqual(
-                        f"!{command},fail,invalid command '{command}'", answer(simulated(name), f"?{command}")
-                    )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,20 @@ class SimulatedSkarabTests(BackendConformance, unittest.TestCase):
         return SimulatedBackend("skarab")
 
 
+class SimulatedTotalPowerTests(BackendConformance, unittest.TestCase):
+    """A detector with one value an input and a dump."""
+
+    valid_configuration = "TP00"
+    valid_integration = 1
+    valid_section = (1, 0.0, 2000.0, 0, "RCP", 4000.0, 1)
+    valid_feeds = (0, 6)
+    inputs = 2
+    lead = 0.05
+
+    def make_backend(self):
+        return SimulatedBackend("totalpower")
+
+
 class SimulatedMistralTests(BackendConformance, unittest.TestCase):
     """MISTRAL, on which the minute of its setup passes at once."""
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import NoReturn
 
 from discosbackend import __protocol_version__, __version__
+from discosbackend.cli.argument_types import positive_seconds
 from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
 from discosbackend.client import host_and_port
 from discosbackend.errors import ProfileError
@@ -19,12 +20,11 @@ from discosbackend.testing.cases import Case
 from discosbackend.testing.caution import Reach
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
-from discosbackend.testing.profile_file import did_you_mean, load_profile, shipped_profiles
+from discosbackend.testing.profile_file import load_profile, shipped_profiles
+from discosbackend.toml import did_you_mean
 from discosbackend.testing.trial import trials
 
 __all__ = ["main"]
-
-_DAY = 86400.0
 
 _NO_PROFILE = "none: nothing is known of the instrument"
 
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=positive_seconds,
         help=f"how long to wait for a reply (default: the profile's, or {Profile.reply_timeout:g})",
     )
     for name, kind in REPORTS.items():
@@ -151,16 +151,6 @@ def _parser() -> argparse.ArgumentParser:
         version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _DAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, at most a day")
-    return seconds
 
 
 def _chosen(patterns: Sequence[str] | None) -> list[Case]:

@@ -1,6 +1,7 @@
 """`discos-backend-server`: serve a simulated instrument, or a backend of one's own.
 
-Options, error messages and the log are set up here; serving itself is server's business.
+Options, error messages and the log are set up here, those of the simulated instruments in simulated; serving itself
+is server's business.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import __protocol_version__, __version__, ticks
+from discosbackend.cli import simulated
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import InstrumentError
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
@@ -27,7 +30,9 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
-from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IStreamServerEndpoint
 
 __all__ = ["main"]
 
@@ -42,6 +47,9 @@ EXAMPLES = """\
 examples:
   %(prog)s                                    the simulated instrument, on 127.0.0.1:8978
   %(prog)s --simulate skarab --port 10000     another instrument, another port
+  %(prog)s --list                             which instruments there are, and their configurations
+  %(prog)s --show sardara > mine.toml         a profile to copy and edit, for --simulate mine.toml
+  %(prog)s --sky maser.toml --control 0       something to see, and discos-backend-simctl beside the protocol
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
                                               your own class, for every host that can reach this one
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
@@ -54,15 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Serve until SIGTERM or SIGINT. Exit status 0 then, 1 when it cannot serve, 2 for a wrong command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.list or options.show is not None:
+        _print_listing(parser, options.show)
+    if options.backend is not None and (wrong := simulated.misplaced(options)):
+        parser.error(f"{wrong} is about a simulated instrument: leave it out with --backend")
+    if options.data is not None and options.no_data:
+        parser.error("--data says where to record and --no-data not to: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen says where to listen: leave out --port and --interface")
     _configure_logging(options.log_level)
     # A server must not stall because astropy asks the network for leap seconds.
     ticks.astropy_may_download = False
     try:
-        backend = _load(options.backend) if options.backend else SimulatedBackend(options.simulate)
-        _serve(options, backend)
-    except _CannotServe as problem:
+        if options.backend is not None:
+            _serve(options, _load(options.backend))
+        else:
+            if wrong := simulated.unknown(options.simulate):
+                parser.error(wrong)
+            simulation = simulated.simulation(options)
+            _serve(options, simulation.backend, simulation)
+    except (_CannotServe, simulated.CannotSimulate) as problem:
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
@@ -83,14 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--simulate",
         metavar="INSTRUMENT",
-        choices=sorted(INSTRUMENTS),
         default="discos",
-        help=f"a simulated instrument: {', '.join(sorted(INSTRUMENTS))} (default: %(default)s)",
+        help="a simulated instrument: a name of --list, or a profile of your own, a TOML file (default: %(default)s)",
     )
     what.add_argument(
         "--backend",
         metavar="MODULE:NAME",
         help="a class, called without arguments, or an instance; the current folder is searched too",
+    )
+    what.add_argument("--list", action="store_true", default=None, help="print the simulated instruments, and end")
+    what.add_argument(
+        "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and end"
     )
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -104,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--interface", metavar="ADDRESS", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1)"
     )
+    simulated.add_options(parser)
     _add_limits(parser)
     parser.add_argument(
         "--version",
@@ -234,9 +257,18 @@ def _in_a_line(problem: BaseException) -> str:
         return type(problem).__name__
 
 
-def _serve(options: argparse.Namespace, backend: Any) -> None:
+def _print_listing(parser: argparse.ArgumentParser, name: str | None) -> NoReturn:
+    try:
+        print(simulated.listing(name), end="")
+    except InstrumentError as problem:
+        parser.error(str(problem))
+    sys.exit(0)
+
+
+def _serve(
+    options: argparse.Namespace, backend: Any, simulation: simulated.Simulation | None = None
+) -> None:
     from twisted.internet import reactor
-    from twisted.internet.endpoints import serverFromString
 
     try:
         handler = DBProtocolHandler(
@@ -245,22 +277,39 @@ def _serve(options: argparse.Namespace, backend: Any) -> None:
     except Exception as problem:
         raise _CannotServe(f"{type(backend).__name__} cannot be served: {_in_a_line(problem)}") from problem
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
-    factory = DBFactory(handler, greeting_delay=options.greeting_delay)
+    make = DBFactory if simulation is None else simulation.factory
+    factory = make(handler, greeting_delay=options.greeting_delay)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
+    service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
+    channel = None if simulation is None else simulation.control(factory)
+    if channel is not None:
+        # In the turn after the server's own line, which scripts wait for.
+        reactor.callWhenRunning(reactor.callLater, 0, print, channel.announcement(), flush=True)
+        reactor.addSystemEventTrigger("before", "shutdown", channel.close)
+    try:
+        run_service(service, reactor)
+    except Exception as problem:
+        if channel is not None:
+            channel.close()
+        raise _CannotServe(f"cannot listen: {_in_a_line(problem)}") from problem
+
+
+def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
+    """Where to listen; where connections may be refused on purpose, behind a door."""
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
     if options.listen is None:
         port = DEFAULT_PORT if options.port is None else options.port
-        interface = "127.0.0.1" if options.interface is None else options.interface
-        endpoint = tcp_endpoint(reactor, port, interface)
+        endpoint = tcp_endpoint(reactor, port, "127.0.0.1" if options.interface is None else options.interface)
     else:
         try:
             endpoint = serverFromString(reactor, _with_backlog(options.listen))
         except Exception as problem:
             raise _CannotServe(f"--listen {options.listen!r} is no endpoint: {_in_a_line(problem)}") from problem
-    try:
-        run_service(DBService(endpoint, factory, stop_timeout=options.stop_timeout), reactor)
-    except Exception as problem:
-        raise _CannotServe(f"cannot listen: {_in_a_line(problem)}") from problem
+    behind_a_door = getattr(factory, "behind_a_door", None)
+    return endpoint if behind_a_door is None else cast("IStreamServerEndpoint", behind_a_door(endpoint))
 
 
 def _leave_soon() -> None:

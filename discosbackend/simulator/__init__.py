@@ -1,16 +1,16 @@
 """The simulated instruments: a Backend for every one of them, without hardware.
 
-`SimulatedBackend("sardara")` is all that a user needs; INSTRUMENTS lists the names. What the instruments
-are is data in instruments, what they do is in backend (MISTRAL's tasks: mistral), which sections they can
-have in sections, what they measure in signal.
+`SimulatedBackend("sardara")` is all that a user needs; INSTRUMENTS has those that come with the package, and
+`SimulatedBackend("mine.toml")` is one of a user's own. docs/architecture.md says which room is for what.
 """
 
 from __future__ import annotations
 
 from discosbackend.simulator.backend import SimulatedBackend
-from discosbackend.simulator.instruments import INSTRUMENTS, Configuration, Instrument, Limits
-from discosbackend.simulator.mistral import SimulatedMistral
+from discosbackend.simulator.instruments import Configuration, Instrument, Limits
+from discosbackend.simulator.profile_file import INSTRUMENTS, instrument_of, profile_text, shipped_instruments
 from discosbackend.simulator.sections import Section
+from discosbackend.simulator.tasks import TaskedBackend
 
 __all__ = [
     "INSTRUMENTS",
@@ -19,5 +19,8 @@ __all__ = [
     "Limits",
     "Section",
     "SimulatedBackend",
-    "SimulatedMistral",
+    "TaskedBackend",
+    "instrument_of",
+    "profile_text",
+    "shipped_instruments",
 ]

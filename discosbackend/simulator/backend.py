@@ -1,24 +1,36 @@
-"""SimulatedBackend: the state machine of a simulated spectrometer, driven by the data in instruments.
+"""SimulatedBackend: the state machine of a simulated instrument, driven by the data in a profile.
 
-What is refused and why a value is none of an instrument's is said in sections; what is measured in signal.
-MISTRAL, which does other things than a spectrometer, is the subclass in mistral.
+What is refused and why a value is none of an instrument's is said in sections; what is measured in spectra, and
+recorded and converted in files. An instrument with tasks, such as MISTRAL, is the subclass in tasks.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from discosbackend.acquisition import Acquisition, CallsLater
-from discosbackend.backend import Backend
+from discosbackend.acquisition import Acquisition, CallsLater, punctual_stretch
+from discosbackend.backend import Backend, blocking
 from discosbackend.commands import COMMANDS, WILDCARD
 from discosbackend.errors import BackendError
-from discosbackend.simulator.instruments import INSTRUMENTS, Configuration, Instrument
+from discosbackend.simulator.channels import channels, inputs
+from discosbackend.simulator.clock import SimulatedClock
+from discosbackend.simulator.files import Files
+from discosbackend.simulator.instruments import Channel, Configuration, Instrument, Setup
+from discosbackend.simulator.levels import levels
+from discosbackend.simulator.profile_file import instrument_of
 from discosbackend.simulator.sections import Section, check, check_range, initial, merged
-from discosbackend.simulator.signal import Signal
-from discosbackend.ticks import Ticks, now_ticks as utc_ticks
+from discosbackend.simulator.sky import Sky
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.simulator.meter import Meter
 
 __all__ = ["SimulatedBackend"]
 
@@ -26,65 +38,96 @@ logger = logging.getLogger(__name__)
 
 _NO_FILE = "no file: set-filename was not sent"
 
-# Left and right circular: the two inputs of a feed.
-_POLARISATIONS = 2
+# Ticks; two clocks are never read at the same instant.
+_READ_APART = TICKS_PER_SECOND // 1000
+
+# ms; what an acquisition is made with when it begins before a configuration has brought one.
+_INTEGRATION = 40
 
 
 class SimulatedBackend(Backend):
-    """An instrument without hardware, by its name: one of INSTRUMENTS. ValueError for any other.
+    """An instrument without hardware: a name of INSTRUMENTS, the path of a TOML file, or an Instrument.
 
-    The same `seed` and the same commands give the same measurements. `clock` needs callLater only
-    (default: the reactor, looked up when it is first needed); `now_ticks` gives UTC as an integer count of
-    100 ns (default: the host's clock). `time_scale` stretches what takes an instrument time; 0.01 makes a
-    minute 0.6 s.
+    InstrumentError, which is a ValueError, for a name or a file that is none. Without any it is `discos`, or what
+    the class says: `class Mine(SimulatedBackend, instrument="sardara")`. An instrument that has tasks is made of
+    tasks.TaskedBackend, or what is derived from that.
+
+    The same `seed` and the same commands give the same measurements. `data` is the folder in which acquisitions
+    are recorded; without one they are not, and convert-data finds nothing to do. Absolute paths of set-filename
+    are taken below `root`. `sky` is what there is to be seen at first. `clock` needs callLater only (default:
+    the reactor, looked up when it is first needed); `now_ticks` gives the true UTC as an integer count of 100 ns
+    (default: the host's clock). `time_scale` stretches what takes an instrument time; 0.01 makes a minute 0.6 s.
 
     Before a configuration is loaded there is one input and no section: set-section is judged by the
     instrument's limits and then forgotten. `discos` has no limits until then, and forgets set-enable too.
     """
 
-    _class_of: ClassVar[dict[str, type[SimulatedBackend]]] = {}
-    _made_for: ClassVar[str | None] = None
+    _usual: ClassVar[str | Path | Instrument] = "discos"
 
-    def __init_subclass__(cls, *, instrument: str | None = None, **others: Any) -> None:
-        """`class SimulatedX(SimulatedBackend, instrument="x")`: what SimulatedBackend("x") is made of."""
+    def __init_subclass__(cls, *, instrument: str | Path | Instrument | None = None, **others: Any) -> None:
+        """`instrument` is what it simulates unless it is told otherwise."""
         super().__init_subclass__(**others)
         if instrument is not None:
-            cls._made_for = instrument
-            cls._class_of[instrument] = cls
+            cls._usual = instrument
 
-    def __new__(cls, instrument: str = "discos", **_settings: Any) -> Self:
-        """The instrument's own class, where it has one: own commands are found on the class of a backend."""
-        if cls is SimulatedBackend:
-            return cast(Self, super().__new__(cls._class_of.get(instrument, cls)))
-        return super().__new__(cls)
+    def __new__(cls, instrument: str | Path | Instrument | None = None, **_settings: Any) -> Self:
+        """A class with the commands of the instrument's tasks: own commands are found on a backend's class."""
+        return cast(Self, super().__new__(cls._made_of(cls._meant(instrument))))
+
+    @classmethod
+    def _meant(cls, instrument: str | Path | Instrument | None) -> Instrument:
+        asked = cls._usual if instrument is None else instrument
+        return asked if isinstance(asked, Instrument) else instrument_of(asked)
+
+    @classmethod
+    def _made_of(cls, instrument: Instrument) -> type[SimulatedBackend]:
+        # tasks stands on this module.
+        from discosbackend.simulator.tasks import class_of
+
+        return class_of(cls, instrument)
 
     def __init__(
         self,
-        instrument: str = "discos",
+        instrument: str | Path | Instrument | None = None,
         *,
         seed: int = 0,
+        data: Path | str | None = None,
+        root: Path | str | None = None,
+        sky: Sky | None = None,
         clock: CallsLater | None = None,
         now_ticks: Callable[[], int] | None = None,
         time_scale: float = 1.0,
     ) -> None:
-        if instrument not in INSTRUMENTS:
-            raise ValueError(f"unknown instrument {instrument!r}: known are {', '.join(INSTRUMENTS)}")
-        if self._made_for != (instrument if instrument in self._class_of else None):
-            wanted = self._class_of.get(instrument, SimulatedBackend)
-            raise TypeError(f"{type(self).__name__} cannot be {instrument}: derive it from {wanted.__name__}")
+        self.instrument = self._meant(instrument)
+        if self._made_of(self.instrument) is not type(self):
+            name, kind = self.instrument.name, type(self).__name__
+            raise TypeError(f"{kind} was made without the tasks of {name}: class {kind}(..., instrument={name!r})")
         if not 0 <= time_scale < float("inf"):
             raise ValueError(f"time_scale must be a finite number, 0 or more, not {time_scale!r}")
-        self.instrument: Instrument = INSTRUMENTS[instrument]
-        self.acquisition = Acquisition(self._begin, self._end, clock=clock, now_ticks=now_ticks)
+        self.clock = SimulatedClock(now_ticks)
+        self.acquisition = Acquisition(
+            self._begin,
+            self._end,
+            clock=clock,
+            now_ticks=self.clock.now,
+            # A fake clock does not move while it is waited for.
+            last_stretch=punctual_stretch if now_ticks is None else None,
+        )
+        self.fault = ""
+        """What status reports instead of `ok`, "" for nothing."""
         self._given_clock = clock
-        self._now = utc_ticks if now_ticks is None else now_ticks
         self._time_scale = time_scale
-        self._filename: str | None = None
-        self._interleave = 0
-        self._shift = 0
+        self._seed = seed
+        self._first_sky = self._sky = Sky() if sky is None else sky
+        self._files: Files | None = None
+        if data is not None and self.instrument.records:
+            self._files = Files(Path(data), None if root is None else Path(root))
+        self._meter: Meter | None = None
+        self._acquisitions = 0
         self._load(self.instrument.unconfigured)
-        inputs = (configuration.inputs for configuration in self.instrument.configurations.values())
-        self._signal = Signal(seed, max(inputs, default=1))
+        # When the latest acquisition began, by the steady clock and by its own, and the length of its dumps; ticks.
+        self._begun, self._begun_at, self._dump_length = 0, 0, 1
+        self._switch_on()
         for name in self.instrument.lacks:
             self._leave_out(COMMANDS[name].method)
 
@@ -93,8 +136,14 @@ class SimulatedBackend(Backend):
 
     def _leave_out(self, method: str) -> None:
         """What the instrument lacks is as Backend has it: not supported. A subclass may bring its own."""
-        if getattr(type(self), method) is getattr(SimulatedBackend, method):
+        brought_by = next(kind for kind in type(self).__mro__ if method in vars(kind))
+        if brought_by.__module__.rpartition(".")[0] == __package__:
             setattr(self, method, getattr(super(), method))
+
+    def _switch_on(self) -> None:
+        """Besides the configuration: what the instrument forgets when its power fails."""
+        self._filename: str | None = None
+        self._shift = 0
 
     def _load(self, configuration: Configuration) -> None:
         self._configuration = configuration
@@ -117,15 +166,81 @@ class SimulatedBackend(Backend):
         return MappingProxyType(self._sections)
 
     @property
+    def sky(self) -> Sky:
+        """What there is to be seen; replaced as a whole, and seen by dumps and measurements from then on."""
+        return self._sky
+
+    @sky.setter
+    def sky(self, sky: Sky) -> None:
+        self._sky = sky
+        if self._files is not None and self.acquisition.acquiring:
+            self._files.change_sky(sky)
+
+    @property
     def status_text(self) -> str:
-        """What status tells beside the clock: `ok`, or what the instrument is busy with or waits for."""
-        return "ok"
+        """What status tells beside the clock: `ok`, or what is wrong, or what the instrument is busy with."""
+        return self.fault or (self._files.problem if self._files is not None else "") or "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
         return self.time(), self.status_text, self.acquisition.acquiring
 
     def time(self) -> Ticks:
-        return Ticks(self._now())
+        return self.clock.now()
+
+    def power_cycle(self) -> None:
+        """The instrument as when it is switched on: an acquisition ends, and its recording stays."""
+        self._abandon_acquisition()
+        self._load(self.instrument.unconfigured)
+        self._switch_on()
+
+    def start_over(self) -> None:
+        """Everything as when it was made: after a power cycle, no fault, the clock right, the first sky."""
+        self.power_cycle()
+        self.fault = ""
+        self.clock.set_drift(0.0)
+        self.clock.set_offset(0.0)
+        self.sky = self._first_sky
+
+    def state(self) -> dict[str, Any]:
+        """All that there is to know about it, in JSON's terms.
+
+        Times are Unix seconds, temperatures K, the rest is as in the commands.
+        """
+        pending = {"start": self.acquisition.pending_start, "stop": self.acquisition.pending_stop}
+        return {
+            "instrument": self.instrument.name,
+            "time": self.time().unix,
+            "status": self.status_text,
+            "fault": self.fault,
+            "acquiring": self.acquisition.acquiring,
+            "acquisitions": self._acquisitions,
+            "pending": {name: None if at is None else at.unix for name, at in pending.items()},
+            "clock": {"offset": self.clock.offset, "drift": self.clock.drift},
+            "configuration": self.get_configuration(),
+            "integration": self._integration,
+            "feeds": list(self._feeds),
+            "inputs": [
+                self._told(each) for each in inputs(self._configuration, self._feeds, self._sections)
+            ],
+            "sections": {str(number): asdict(section) for number, section in self._sections.items()},
+            "shift": self._shift,
+            "filename": self._filename,
+            "seed": self._seed,
+            "sky": self._sky.told(),
+            "files": None if self._files is None else self._files.told(),
+        }
+
+    def _told(self, channel: Channel) -> dict[str, Any]:
+        """An input, and the temperatures that hold there now."""
+        tsys, marks = levels(self._configuration.receiver, self._seed)
+        (number,) = channel.inputs
+        return {
+            "input": number,
+            "feed": channel.feed,
+            "polarisation": channel.polarisations[0],
+            "tsys": self._sky.tsys.get(number, tsys[number]),
+            "mark": self._sky.mark.get(number, marks[number]),
+        }
 
     def get_configuration(self) -> str:
         return self._configuration.name
@@ -143,13 +258,16 @@ class SimulatedBackend(Backend):
     def set_configuration(self, configuration: str) -> None:
         """Load a configuration: integration, sections and enabled feeds are as it defines them.
 
-        The file name, the interleave of cal-on and the shift stay. Refused while acquiring.
+        The file name, the interleave of cal-on and the shift stay. Refused while acquiring. Other settings may
+        change then, and hold from the next acquisition on.
         """
         if configuration not in self.instrument.configurations:
             raise BackendError("invalid configuration")
         if self.acquisition.acquiring:
             raise BackendError("acquiring: set-configuration must wait for stop")
         self._load(self.instrument.configurations[configuration])
+        # Who measures next must not wait for numpy.
+        threading.Thread(target=_load_spectra, name="discos-numpy", daemon=True).start()
 
     def set_integration(self, integration: int) -> None:
         limits = self._configuration.limits
@@ -211,8 +329,8 @@ class SimulatedBackend(Backend):
         self._shift = shift
 
     def cal_on(self, interleave: int) -> None:
-        """Remember after how many samples the noise diode is switched. It changes no measurement yet."""
-        self._interleave = interleave
+        """Switch the noise diode every so many dumps, beginning with on; with 0, leave it as the receiver has it."""
+        self.sky = replace(self.sky, interleave=interleave)
 
     # -- measurements ---------------------------------------------------------------------------------
 
@@ -222,39 +340,51 @@ class SimulatedBackend(Backend):
         Clients send sky frequencies, and the local oscillator is not the backend's: so where in the
         section the band lies does not matter, and a band wider than the section is all of it.
         """
-        return [
-            self._signal.total_power(
-                number,
-                bandwidth=min(abs(bandwidth), whole) if bandwidth else whole,
-                attenuation=self._configuration.attenuation,
-                integration=self._integration,
-            )
-            for number, whole in self._inputs()
-        ]
+        return self._metered.total_power(
+            self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=self._dump_now()
+        )
+
+    def _dump_now(self) -> int | None:
+        """Which dump is being made, None while nothing is acquired."""
+        if not self.acquisition.acquiring:
+            return None
+        return (self.clock.steady() - self._begun) // self._dump_length
 
     def get_tp0(self) -> list[float]:
-        return [self._signal.zero_level() for _ in self._inputs()]
+        return self._metered.zero_level(self._setup(measured=True))
 
     def get_rms(self) -> list[float]:
-        return [self._signal.rms(attenuation=self._configuration.attenuation) for _ in self._inputs()]
+        return self._metered.rms(self._setup(measured=True))
 
     def get_ddcoffset(self) -> float:
         """The start frequency of the first section in MHz; 0 until a configuration is loaded."""
         return self._sections[0].start_frequency if self._sections else 0.0
 
-    def _inputs(self) -> Iterator[tuple[int, float]]:
-        """Every input that is measured: its number on the instrument, and the bandwidth of its section."""
+    @property
+    def _metered(self) -> Meter:
+        if self._meter is None:
+            from discosbackend.simulator.meter import Meter  # pylint: disable=import-outside-toplevel  # numpy
+
+            self._meter = Meter(self._seed)
+        return self._meter
+
+    def _setup(self, *, measured: bool = False) -> Setup:
+        """What an acquisition that begins now is made with; `measured`: with a channel for each input instead."""
         configuration = self._configuration
-        if not self._feeds:
-            yield 0, configuration.bandwidth
-        for feed in self._feeds:
-            for polarisation in range(_POLARISATIONS):
-                bandwidth = configuration.bandwidth
-                if feed in configuration.feeds:
-                    position = configuration.feeds.index(feed)
-                    number = position if configuration.stokes else _POLARISATIONS * position + polarisation
-                    bandwidth = self._sections[number].bandwidth
-                yield _POLARISATIONS * feed + polarisation, bandwidth
+        tsys, marks = levels(configuration.receiver, self._seed)
+        return Setup(
+            instrument=self.instrument.name,
+            configuration=configuration.name,
+            seed=self._seed,
+            acquisition=self._acquisitions,
+            integration=self._integration or _INTEGRATION,
+            attenuation=configuration.attenuation,
+            receiver=configuration.receiver,
+            response=configuration.response,
+            channels=tuple((inputs if measured else channels)(configuration, self._feeds, self._sections)),
+            tsys=tsys,
+            marks=marks,
+        )
 
     # -- acquisition and files ------------------------------------------------------------------------
 
@@ -265,10 +395,25 @@ class SimulatedBackend(Backend):
         self.acquisition.stop(timestamp)
 
     def _begin(self, instant: Ticks) -> None:
+        setup, since = self._setup(), self._steady_at(instant)
+        if self._files is not None:
+            self._files.begin(setup, instant, self.clock.steady, since, self.sky)
+        self._begun, self._begun_at, self._dump_length = since, instant, setup.dump_length
+        self._acquisitions += 1
         logger.info("%s: acquisition begins at %s", self.instrument.name, instant.unix_text())
 
     def _end(self, instant: Ticks) -> None:
+        since, elapsed = self._steady_at(instant), instant - self._begun_at
+        if abs(since - self._begun - elapsed) < _READ_APART:
+            # Nothing was stepped meanwhile. Then a stop at the very end of a dump is not before it.
+            since = self._begun + elapsed
+        if self._files is not None:
+            self._files.end(since)
         logger.info("%s: acquisition ends at %s", self.instrument.name, instant.unix_text())
+
+    def _steady_at(self, instant: Ticks) -> int:
+        """What the steady clock showed at an instant that is hardly over."""
+        return self.clock.steady() - (self.clock.now() - instant)
 
     def _abandon_acquisition(self) -> None:
         """Stop, and drop what is pending; nothing where there is neither."""
@@ -277,11 +422,18 @@ class SimulatedBackend(Backend):
         self.acquisition.cancel()
 
     def set_filename(self, path: str) -> None:
+        """Name the telescope's file: that of the newest recording, or, where there is none, of the next."""
+        if self._files is not None:
+            self._files.name(path)
         self._filename = path
 
+    @blocking
     def convert_data(self) -> None:
-        """Accepted, also when there is nothing to merge. The simulator does not write data files yet."""
-        logger.info("%s: convert-data for %r", self.instrument.name, self._filename)
+        """Make files of what was recorded, which takes a while; accepted also when there is nothing to do."""
+        if self._files is not None:
+            self._files.convert()
+        else:
+            logger.info("%s: nothing is recorded, nothing to convert", self.instrument.name)
 
     def end_schedule(self) -> None:
         """The schedule is over: logged, nothing changes."""
@@ -290,3 +442,15 @@ class SimulatedBackend(Backend):
     def park(self) -> None:
         """Stop an acquisition and drop what is pending; the configuration stays."""
         self._abandon_acquisition()
+
+    def server_stopping(self) -> None:
+        if self._files is not None:
+            self._files.close()
+
+
+def _load_spectra() -> None:
+    """Import numpy, for half a second of which nobody waits here."""
+    try:
+        importlib.import_module("discosbackend.simulator.meter")
+    except Exception:  # pylint: disable=broad-exception-caught  # a thread has nobody to raise to
+        logger.exception("numpy cannot be imported: nothing can be measured")

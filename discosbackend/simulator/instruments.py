@@ -1,16 +1,30 @@
-"""The instruments as data: their configurations, limits, tasks, and the commands they lack.
+"""The instruments as records: what they are made of, and what an acquisition is made with.
 
-Facts from the observatories' public configuration. Nothing here acts: sections checks against these
-limits, backend and mistral behave by them. Frequencies, bandwidths and sample rates are in MHz.
+Which instruments there are is data, in profiles/*.toml, which profile_file reads into these records. Nothing
+here acts: sections checks against the limits, backend and tasks behave by the rest. Frequencies, bandwidths
+and sample rates are in MHz.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["INSTRUMENTS", "UNCONFIGURED", "Configuration", "Instrument", "Limits", "Task"]
+from discosbackend.ticks import TICKS_PER_SECOND
+
+__all__ = [
+    "UNCONFIGURED",
+    "Channel",
+    "Comb",
+    "Configuration",
+    "Instrument",
+    "Limits",
+    "Phrases",
+    "Receiver",
+    "Response",
+    "Setup",
+    "Task",
+]
 
 UNCONFIGURED = "unconfigured"
 """What get-configuration answers until a configuration is loaded (protocol section 4)."""
@@ -41,6 +55,118 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Comb:
+    """Interference: a narrow peak of `level` K every `spacing` MHz of the sky from `first` to `last`."""
+
+    first: float
+    last: float
+    spacing: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What stands in front of the backend. `tsys` and `mark` in K: the lowest and the highest of its inputs.
+
+    `code` is its name in DISCOS's files, `local_oscillator` what is added in MHz to a frequency in the
+    backend's band to get that on the sky, `beam` the full width at half maximum in arcmin, and `offsets`
+    where each feed looks, in arcmin from feed 0. `mark` is the noise diode's temperature.
+    """
+
+    code: str = "KKG"
+    local_oscillator: float = 0.0
+    tsys: tuple[float, float] = (87.0, 116.0)
+    mark: tuple[float, float] = (28.0, 77.0)
+    beam: float = 1.0
+    offsets: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    interference: tuple[Comb, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """How a backend turns power into counts.
+
+    `gain` is counts per K and MHz at 0 dB, `zero` counts without any power, `full_scale` where it saturates,
+    `rms` the counts of a sampler at 0 dB. Of the band's shape, `edge` is the level at its edges against the
+    peak, `slope` by how much e-folds it falls across the band; `dc` and `spur` are factors on bin 0 and on
+    bin N/2, `cross` is Q and U against the root of L times R. `drift` is the rms of the gain, relative, over
+    minutes.
+    """
+
+    gain: float = 1.0
+    zero: float = 0.0
+    full_scale: int = 2**31 - 1
+    rms: float = 50.0
+    edge: float = 0.03
+    slope: float = 3.0
+    dc: float = 15.0
+    spur: float = 1.6
+    cross: float = 0.11
+    drift: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One `Ch<n>` of the data: a section as it is recorded. Frequencies in MHz.
+
+    `polarisations` is ("L",), ("R",), or, for full Stokes, ("L", "R"), which makes L, R, Q and U.
+    """
+
+    feed: int
+    polarisations: tuple[str, ...]
+    start_frequency: float
+    bandwidth: float
+    bins: int
+
+    @property
+    def stokes(self) -> bool:
+        """Whether it holds L, R, Q and U one behind the other."""
+        return len(self.polarisations) > 1
+
+    @property
+    def values(self) -> int:
+        """How many values a dump has."""
+        return self.bins * (4 if self.stokes else 1)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The numbers of its inputs on the instrument: two a feed, left circular first."""
+        return tuple(2 * self.feed + "LR".index(polarisation) for polarisation in self.polarisations)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """All that an acquisition is made with and that does not change while it lasts.
+
+    `acquisition` counts them from 0 and `seed` is the simulation's: both decide the noise. `integration` is
+    in ms, `attenuation` in dB. `tsys` and `marks` are what the profile's ranges have become for this seed, by
+    input number, in K.
+    """
+
+    instrument: str
+    configuration: str
+    seed: int
+    acquisition: int
+    integration: int
+    attenuation: float
+    receiver: Receiver
+    response: Response
+    channels: tuple[Channel, ...]
+    tsys: tuple[float, ...]
+    marks: tuple[float, ...]
+
+    @property
+    def dump_length(self) -> int:
+        """The integration time in ticks of 100 ns."""
+        return self.integration * TICKS_PER_SECOND // 1000
+
+    @property
+    def values(self) -> int:
+        """How many values a dump has in all."""
+        return sum(channel.values for channel in self.channels)
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """A named configuration and what its sections are before set-section.
 
@@ -58,6 +184,8 @@ class Configuration:
     stokes: bool = False
     start_frequency: float = 0.0
     integration: int = 40
+    receiver: Receiver = Receiver()
+    response: Response = Response()
 
     @property
     def inputs(self) -> int:
@@ -72,18 +200,35 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What takes MISTRAL a while: its command, the configuration that does the same, its seconds."""
+    """What takes an instrument a while: the command that begins it, and its duration in s.
+
+    `configuration` is what set-configuration calls it, "" if that cannot begin it. With `initialises` it may
+    be begun at any time and everything else comes after it. `help` is the one-line help of its command.
+    """
 
     command: str
-    configuration: str
-    duration: float
+    configuration: str = ""
+    duration: float = 0.0
+    initialises: bool = False
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What status says of an instrument that has tasks. `{command}` in `running` stands for the task's."""
+
+    uninitialised: str = "not initialised"
+    running: str = "{command} in progress"
+    acquiring: str = "acquisition in progress"
+    ready: str = "ready"
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """One instrument: its configurations by name, and what holds before one of them is loaded.
 
-    `lacks` names the protocol's commands that it has not.
+    `description` is one line about it. `lacks` names the protocol's commands that it has not. `records` is
+    False where acquisitions make no data files. `phrases` matter to an instrument that has tasks.
     """
 
     name: str
@@ -91,114 +236,6 @@ class Instrument:
     configurations: Mapping[str, Configuration] = field(default_factory=dict)
     lacks: frozenset[str] = frozenset()
     tasks: tuple[Task, ...] = ()
-
-
-def _before_one_is_loaded(limits: Limits | None) -> Configuration:
-    return Configuration(UNCONFIGURED, limits, integration=0)
-
-
-def _with_stokes(configurations: Iterable[Configuration]) -> Mapping[str, Configuration]:
-    """By name; a name that ends in `(S)` stands for two, of which the one with the S is full Stokes."""
-    found = {}
-    for configuration in configurations:
-        name, twice, _ = configuration.name.partition("(S)")
-        found[name] = replace(configuration, name=name)
-        if twice:
-            found[f"{name}S"] = replace(configuration, name=f"{name}S", stokes=True)
-    return MappingProxyType(found)
-
-
-_ALL_FEEDS = tuple(range(7))
-
-_SARDARA_LIMITS = Limits(start_frequency=(0.0, 150.0), bins=(1024, 16384))
-
-_SKARAB_LIMITS = Limits(
-    start_frequency=(0.0, 1500.0),
-    bins=tuple(2**power for power in range(10, 17)),
-    all_feeds=7,
-    equal_feeds_once=True,
-)
-
-
-def _sardara(name: str, feeds: tuple[int, ...], bandwidth: float, attenuation: float) -> Configuration:
-    return Configuration(name, _SARDARA_LIMITS, feeds, bandwidth, 1024, attenuation)
-
-
-def _skarab(name: str, bandwidth: float, bins: int) -> Configuration:
-    start = 0.0 if bandwidth == 1400.0 else 1000.0 - bandwidth / 2
-    return Configuration(name, _SKARAB_LIMITS, _ALL_FEEDS, bandwidth, bins, 7.0, start_frequency=start)
-
-
-_SARDARA = _with_stokes(
-    (
-        # name, feeds, bandwidth, attenuation
-        _sardara("SK00(S)", (0,), 1500.0, 7.0),
-        _sardara("SK01(S)", (0, 1), 1500.0, 7.0),
-        _sardara("SK03(S)", (0, 3), 1500.0, 7.0),
-        _sardara("SK04", (0, 4), 1500.0, 7.0),
-        _sardara("SK06(S)", (0, 6), 1500.0, 7.0),
-        _sardara("SK77(S)", _ALL_FEEDS, 1500.0, 7.0),
-        _sardara("SCC00(S)", (0,), 1500.0, 9.0),
-        _sardara("SCH00(S)", (0,), 1500.0, 9.0),
-        _sardara("SX00(S)", (0,), 1500.0, 7.0),
-        _sardara("SL00(S)", (0,), 1500.0, 10.0),
-        _sardara("SP00(S)", (0,), 500.0, 10.0),
-    )
-)
-
-_SKARAB = _with_stokes(
-    (
-        # name, bandwidth, bins
-        _skarab("SKARAB_1(S)", 1400.0, 2048),
-        _skarab("SKARAB_2(S)", 187.5, 32768),
-        _skarab("SKARAB_3(S)", 187.5, 65536),
-        _skarab("SKARAB_4(S)", 93.75, 32768),
-        _skarab("SKARAB_5(S)", 93.75, 65536),
-        _skarab("SKARAB_7", 16.0, 65536),
-        _skarab("SKARAB_11(S)", 375.0, 1024),
-        _skarab("SKARAB_12(S)", 750.0, 8192),
-    )
-)
-
-_BROUGHT_BY_SKARAB = frozenset({"set-shift", "end-schedule", "backend-park"})
-
-# MISTRAL images the sky with resonators that the sweeps find: it has no sections, feeds or noise diode, and
-# no total power an input.
-_OF_SPECTROMETERS = frozenset(
-    {
-        "get-integration",
-        "set-integration",
-        "get-tpi",
-        "get-tp0",
-        "get-rms",
-        "get-ddcoffset",
-        "set-section",
-        "set-enable",
-        "cal-on",
-    }
-)
-
-INSTRUMENTS: Mapping[str, Instrument] = MappingProxyType(
-    {
-        instrument.name: instrument
-        for instrument in (
-            Instrument("discos", _before_one_is_loaded(None), MappingProxyType({**_SARDARA, **_SKARAB})),
-            Instrument(
-                "sardara", _before_one_is_loaded(_SARDARA_LIMITS), _SARDARA, lacks=_BROUGHT_BY_SKARAB
-            ),
-            Instrument("skarab", _before_one_is_loaded(_SKARAB_LIMITS), _SKARAB),
-            Instrument(
-                "mistral",
-                _before_one_is_loaded(None),
-                lacks=_OF_SPECTROMETERS | _BROUGHT_BY_SKARAB,
-                tasks=(
-                    Task("setup", "setup", 60.0),
-                    Task("vna-sweep", "vnaSweep", 300.0),
-                    Task("target-sweep", "targetSweep", 300.0),
-                ),
-            ),
-        )
-    }
-)
-"""Every instrument that can be simulated, by its name. `discos`, the default, knows the configurations of
-both spectrometers and, before one is loaded, no limits of its own."""
+    phrases: Phrases = Phrases()
+    description: str = ""
+    records: bool = True

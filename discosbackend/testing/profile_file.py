@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +18,9 @@ from discosbackend.errors import HandlerException, ProfileError
 from discosbackend.grammar import REQUEST, Message
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
+from discosbackend.toml import did_you_mean, read_toml
 
-__all__ = ["did_you_mean", "load_profile", "shipped_profiles"]
+__all__ = ["load_profile", "shipped_profiles"]
 
 # Besides the attributes: one line on the instrument, for --profiles.
 _DESCRIPTION = "description"
@@ -32,12 +32,6 @@ _ANY = {"invalid_configuration": "", "reply_limit": 0}
 _DAY, _YEAR = 86400, 366 * 86400
 
 _SHIPPED = files("discosbackend.testing") / "profiles"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question for the end of a complaint about a word that is not known, "" where nothing is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
 
 
 def shipped_profiles() -> Iterator[tuple[str, str]]:
@@ -57,12 +51,7 @@ def load_profile(name_or_path: str) -> Profile:
     source = _SHIPPED / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     if not source.is_file() and name_or_path.isidentifier():
         raise ProfileError(f"no profile {name_or_path!r}: there are {', '.join(names)}, or name a TOML file")
-    try:
-        values = tomllib.loads(source.read_bytes().decode("utf-8"))
-    except OSError as problem:
-        raise ProfileError(f"profile {name_or_path}: {problem.strerror}") from None
-    except ValueError as problem:
-        raise ProfileError(f"profile {name_or_path} is no TOML file: {problem}") from None
+    values = read_toml(source, f"profile {name_or_path}", ProfileError)
     profile = Profile()
     for key, value in values.items():
         try:

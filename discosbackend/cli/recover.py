@@ -1,0 +1,178 @@
+"""`discos-backend-recover`: make files of the recordings that a killed server has left, or list them.
+
+Only the command line is here. Converting is simulator.convert's business, which a server has done too:
+recovery is nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+from discosbackend import __protocol_version__, __version__
+from discosbackend.errors import RecordingError
+from discosbackend.simulator.convert import convert
+from discosbackend.simulator.recording import Recorded, in_use, recordings_in
+from discosbackend.ticks import TICKS_PER_SECOND
+
+__all__ = ["main"]
+
+_DATA = "discos-data"
+
+EXAMPLES = """\
+examples:
+  %(prog)s --list                         what a server has left in ./discos-data
+  %(prog)s                                make files of all of it that is not in use
+  %(prog)s /data/simulated --root /data   set-filename's /archive/... is below /data
+  %(prog)s discos-data/20261128-105550.123-SK77 --output hi.fits
+                                                  one recording, to a file of your choice
+  %(prog)s --without-metadata             when the telescope's metadata file cannot be used
+
+The file of a recording goes where set-filename said: one folder up from tmp/. A recording without a name
+becomes NAME.fits in the data folder. Nothing is overwritten, and a recording is removed only when its file is
+on disk.
+
+exit status:
+  0    all recordings that are not in use have become files, or there were none, or they were listed
+  1    one has not: the reason was told, and the recording is as it was
+  2    nothing was tried: there is no such folder, or the command line was wrong
+  130  interrupted: the recording that it was about is as it was
+"""
+
+
+class _CannotRecover(Exception):
+    """Why nothing is tried, in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Recover or list the recordings that the options name. Exit status: see EXAMPLES."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    # What there is to be said of damaged dumps and of files that exist already.
+    logging.basicConfig(level="WARNING", stream=sys.stderr, format=f"{parser.prog}: %(message)s")
+    try:
+        folders = _recordings(options.folder)
+        if options.output is not None:
+            _check_output(options.output, folders)
+    except _CannotRecover as problem:
+        parser.exit(2, f"{parser.prog}: {problem}\n")
+    if not folders:
+        print(f"nothing to recover: no recording is in {options.folder}")
+        sys.exit(0)
+    if options.list:
+        print("".join(map(_listed, folders)), end="")
+        sys.exit(0)
+    try:
+        sys.exit(max(_recover(folder, options) for folder in folders))
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="discos-backend-recover",
+        description="Make FITS files of the recordings that a simulated instrument has left on disk.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        type=Path,
+        default=Path(_DATA),
+        help="the server's data folder, or one recording in it (default: %(default)s)",
+    )
+    parser.add_argument("--list", action="store_true", help="only tell what is there")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="where the file goes, if FOLDER is one recording"
+    )
+    parser.add_argument(
+        "--without-metadata",
+        action="store_true",
+        help="do not merge with the telescope's metadata file: the file is whole by itself",
+    )
+    parser.add_argument("--keep", action="store_true", help="do not remove the recording afterwards")
+    parser.add_argument(
+        "--root", metavar="DIR", type=Path, help="where set-filename's absolute paths begin (default: /)"
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+    )
+    return parser
+
+
+def _recordings(folder: Path) -> list[Path]:
+    """The recordings that FOLDER means: itself, or those in it."""
+    if not folder.is_dir():
+        raise _CannotRecover(f"there is no folder {folder}: say where the server's data are")
+    if folder.resolve() in recordings_in(folder.resolve().parent):
+        return [folder]
+    return recordings_in(folder)
+
+
+def _check_output(output: Path, folders: Sequence[Path]) -> None:
+    if len(folders) != 1:
+        count = len(folders)
+        raise _CannotRecover(f"--output names one file and there are {count} recordings: say which one")
+    if output.exists():
+        raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
+
+
+def _recover(folder: Path, options: argparse.Namespace) -> int:
+    """Convert one recording, and tell; the exit status."""
+    if in_use(folder):
+        print(f"{folder}: in use, left alone")
+        return 0
+    try:
+        done = convert(
+            folder,
+            options.output,
+            root=options.root,
+            metadata=not options.without_metadata,
+            keep=options.keep,
+        )
+    except RecordingError as problem:
+        print(f"{folder}: not recovered: {problem}", file=sys.stderr)
+        return 1
+    if done.written is None:
+        print(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
+    else:
+        print(f"{folder}: {done.dumps} dumps written to {done.written}")
+    return 0
+
+
+def _listed(folder: Path) -> str:
+    """What there is to tell of one recording: some lines."""
+    try:
+        recorded = Recorded(folder)
+        setup, name = recorded.setup, recorded.name
+        told = [
+            f"{setup.instrument} {setup.configuration}, began {_begin(recorded)}",
+            f"set-filename {name}" if name else "no set-filename",
+        ]
+        if in_use(folder):
+            told.append("in use: being recorded or converted")
+        else:
+            with recorded:
+                dumps = len(recorded.dumps)
+            seconds = dumps * setup.integration / 1000
+            told.append(f"{dumps} whole dumps of {setup.integration} ms, {seconds:g} s")
+    except RecordingError as problem:
+        told = [f"cannot be read: {problem}"]
+    return "".join(f"{line}\n" for line in (folder, *(f"    {each}" for each in told)))
+
+
+def _begin(recorded: Recorded) -> str:
+    seconds, rest = divmod(int(recorded.begins), TICKS_PER_SECOND)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}.{rest // 10000:03d} UTC"

@@ -1,0 +1,132 @@
+"""`discos-backend-simctl`: control a simulated instrument from the shell.
+
+The command line is here; the operations are the table in simulator.operations, the connection is
+simulator.remote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from discosbackend import __version__
+from discosbackend.cli.argument_types import positive_seconds
+from discosbackend.errors import ControlError
+from discosbackend.simulator.fault_kinds import RULES
+from discosbackend.simulator.operations import OPERATIONS, Operation, find_operation
+from discosbackend.simulator.remote import SimulatorControl, control_address
+
+__all__ = ["main"]
+
+# Behind ADDRESS nothing is an option for argparse.
+_HELP = ("--help", "-h")
+
+EXAMPLES = """\
+examples, for a server that was started with --control 4321:
+  %(prog)s 4321                           the whole state, in JSON
+  %(prog)s 4321 diode on                  as the receiver switches it
+  %(prog)s 4321 tsys 80                   of every input, in K
+  %(prog)s 4321 tsys 95 0 1               of inputs 0 and 1
+  %(prog)s 4321 source W3 level=2.5 feeds=0,3
+  %(prog)s 4321 line W3 rest=HI width=20 peak=5
+  %(prog)s 4321 clock jump -2.5           back by 2.5 s
+  %(prog)s 4321 fault receiver too warm   what status reports
+  %(prog)s 4321 faults add kind=late seconds=2 rate=0.1
+  %(prog)s ./control.sock reset           over a Unix socket
+
+exit status:
+  0  done
+  1  refused, or nothing is controlled there: one line on standard error says why
+  2  the command line was wrong, and nothing was done
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Have one operation carried out. Exit status: see EXAMPLES."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    words = options.words or ["state"]
+    if words[0] in _HELP:
+        parser.print_help()
+        sys.exit(0)
+    if words[0].startswith("-"):
+        parser.error(f"{words[0]}: options stand before ADDRESS")
+    try:
+        control_address(options.address)
+        operation, rest = find_operation(words)
+        if any(word in _HELP for word in rest):
+            _say(_described(operation))
+            sys.exit(0)
+        values = operation.read(rest)
+    except ControlError as problem:
+        parser.exit(2, f"{parser.prog}: {problem}\n")
+    try:
+        with SimulatorControl(options.address, timeout=options.timeout) as control:
+            answer = control.ask(operation.name, **values)
+    except ControlError as problem:
+        parser.exit(1, f"{parser.prog}: {problem}\n")
+    if answer is not None:
+        _say(json.dumps(answer, indent=2) + "\n")
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    widest = max(len(operation.words) for operation in OPERATIONS.values())
+    listed = "".join(f"  {row.words:{widest}}  {row.help}\n" for row in OPERATIONS.values())
+    parser = argparse.ArgumentParser(
+        prog="discos-backend-simctl",
+        usage="%(prog)s [--timeout SECONDS] ADDRESS [OPERATION [VALUE ...]]",
+        description="Control a simulated instrument, beside the protocol.",
+        epilog=f"operations (ADDRESS OPERATION --help tells their values):\n{listed}\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "address",
+        metavar="ADDRESS",
+        help="where the server is controlled, as it announced: a port of this host, or the path of a socket",
+    )
+    # All that follows, so that a negative number is no option.
+    parser.add_argument(
+        "words", metavar="OPERATION", nargs=argparse.REMAINDER, help="what to do (default: state)"
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=positive_seconds,
+        default=10.0,
+        help="how long to wait for the answer (default: %(default)g)",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _described(operation: Operation) -> str:
+    """What --help behind an operation tells."""
+    lines = [f"discos-backend-simctl ADDRESS {operation.usage}", "", operation.help]
+    if operation.parameters:
+        widest = max(len(parameter.name) for parameter in operation.parameters)
+        lines.append("")
+        for row in operation.parameters:
+            lines.append(f"  {row.name:{widest}}  {row.right}{row.help and f': {row.help}'}")
+    if operation.open:
+        keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
+        lines += ["", f"Keys: {', '.join(keys)}; which of them a kind takes is told when one is wrong."]
+    if operation.result:
+        lines += ["", f"It prints {operation.result}."]
+    return "\n".join(lines) + "\n"
+
+
+def _say(text: str) -> None:
+    """Write to standard output; where nobody reads any more, that is no failure."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        # What is left in its buffer must not fail once more when the interpreter ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

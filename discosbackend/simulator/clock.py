@@ -1,0 +1,79 @@
+"""SimulatedClock: what time a simulated instrument thinks it is, and how much time really passes.
+
+The first may be off, drift and be made to jump; the second never does, and is what dumps are counted by.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks, now_ticks as utc_ticks
+
+__all__ = ["SimulatedClock"]
+
+_PER_MILLION = 1_000_000
+
+# A clock that is off by more is a mistake of whoever asks for it.
+_FARTHEST = 100 * 366 * 86400
+
+
+class SimulatedClock:
+    """The instrument's UTC clock, an integer count of 100 ns, and a steady one beside it.
+
+    `now_ticks` is the true UTC that it is derived from (default: the host's); the steady clock is the host's
+    monotonic one, or, where `now_ticks` is given, that.
+    """
+
+    def __init__(self, now_ticks: Callable[[], int] | None = None) -> None:
+        self.true: Callable[[], int] = utc_ticks if now_ticks is None else now_ticks
+        self.steady: Callable[[], int] = _monotonic_ticks if now_ticks is None else now_ticks
+        self._offset = 0
+        self._drift = 0.0
+        self._drifts_since = 0
+
+    def now(self) -> Ticks:
+        """What the instrument takes for UTC."""
+        return Ticks(self.true() + self._offset + self._drifted())
+
+    @property
+    def offset(self) -> float:
+        """By how many seconds it is ahead of the true one now."""
+        return (self._offset + self._drifted()) / TICKS_PER_SECOND
+
+    @property
+    def drift(self) -> float:
+        """By how many parts in a million it runs fast."""
+        return self._drift
+
+    def jump(self, seconds: float) -> None:
+        """Step the clock, backwards with a negative number. ValueError for no finite number within a century."""
+        self._offset += _checked(seconds)
+
+    def set_offset(self, seconds: float) -> None:
+        """Have it ahead of the true one by so much from now on. ValueError as for jump()."""
+        self._offset = _checked(seconds) - self._drifted()
+
+    def set_drift(self, ppm: float) -> None:
+        """Have it run fast by so many parts in a million. ValueError beyond a thousandfold or half the speed."""
+        if not -_PER_MILLION / 2 <= ppm <= 1000 * _PER_MILLION:
+            raise ValueError(f"drift must be -500000 to 1e9 parts in a million, not {ppm!r}")
+        self._offset += self._drifted()
+        self._drift = float(ppm)
+        self._drifts_since = self.steady()
+
+    def _drifted(self) -> int:
+        if not self._drift:
+            return 0
+        return round((self.steady() - self._drifts_since) * self._drift / _PER_MILLION)
+
+
+def _checked(seconds: float) -> int:
+    if not (math.isfinite(seconds) and abs(seconds) <= _FARTHEST):
+        raise ValueError(f"a clock can be off by a finite number of seconds within a century, not by {seconds!r}")
+    return round(seconds * TICKS_PER_SECOND)
+
+
+def _monotonic_ticks() -> int:
+    return time.monotonic_ns() // 100

@@ -1,0 +1,95 @@
+"""A scan over a source: what is left of it when the receiver and interference are taken away.
+
+    python examples/telescope_scan.py scan.png
+
+starts a simulated SARDARA in C band, observes for eight seconds, reads the file and plots it. It needs
+matplotlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from telescope import BLUE, GREY, ORANGE, Observation, Telescope, Values, gaussian, panels
+
+# What there is to be found. The receiver's beam is that of the profile.
+LEVEL = 4.0  # K
+BEAM = 2.8  # arcmin
+
+SKY = """
+[sources."3C 147"]
+level = {level}
+transit = {transit}
+crossing = {crossing}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What came out, by input: the light curve in K over its baseline, and a Gaussian fitted to it."""
+
+    offsets: Values
+    kelvin: Values
+    heights: Values
+    centres: Values
+    widths: Values
+
+
+def observe(seconds: float = 8.0) -> Observation:
+    """The file of one scan, with the source in its middle and eight beams from end to end."""
+    sky = SKY.format(level=LEVEL, transit=seconds / 2, crossing=seconds / 8)
+    with Telescope("sardara", sky=sky) as telescope:
+        telescope.backend.set_configuration("SCC00")
+        telescope.observe("scan", seconds)
+        return telescope.files()["scan"]
+
+
+def reduce(scan: Observation) -> Scan:
+    """T = Tsys (P / P beside the source - 1), over the band; Tsys as the file tells it."""
+    beside = np.abs(scan.offsets) > 1.5 * BEAM
+    base = scan.counts[:, beside].mean(axis=1)
+    ratio = scan.counts / base[:, np.newaxis, :] - 1
+    # A bin with interference has less of the source in its power. They are few: the median does not see them.
+    kelvin = scan.tsys[:, np.newaxis] * np.median(ratio, axis=2)
+    for each in kelvin:
+        # The gain has drifted meanwhile.
+        each -= np.polyval(np.polyfit(scan.offsets[beside], each[beside], 1), scan.offsets)
+    fits = [gaussian(scan.offsets, each) for each in kelvin]
+    return Scan(scan.offsets, kelvin, *map(np.array, zip(*fits, strict=True)))
+
+
+def plot(scan: Observation, found: Scan, path: str) -> None:
+    """The light curve with what was put in, and what is left when that is taken away."""
+    figure, (light, rest) = panels(2, 1)
+    shape = LEVEL * np.exp(-4 * np.log(2) * (scan.offsets / BEAM) ** 2)
+    for name, kelvin, colour in zip(("left", "right"), found.kelvin, (BLUE, ORANGE), strict=True):
+        light.plot(scan.offsets, kelvin, ".", color=colour, markersize=5, label=name)
+        rest.plot(scan.offsets, 1000 * (kelvin - shape), ".", color=colour, markersize=4)
+    put_in = f"put in: {LEVEL:g} K, beam of {BEAM:g}'"
+    light.plot(scan.offsets, shape, color=GREY, linestyle="--", linewidth=1, label=put_in)
+    heights, widths = (" and ".join(f"{each:.2f}" for each in fit) for fit in (found.heights, found.widths))
+    light.set(title=f"Scan over the source: {heights} K, {widths} arcmin wide")
+    light.set_ylabel("antenna temperature (K)")
+    light.legend(frameon=False)
+    rest.set(
+        title="What was measured less what was put in: noise, and the drift of the gain",
+        xlabel="distance from the source along right ascension (arcmin)",
+        ylabel="mK",
+    )
+    figure.savefig(path)
+
+
+def main(path: str) -> None:
+    """Do all of it."""
+    scan = observe()
+    found = reduce(scan)
+    fits = zip(("left", "right"), found.heights, found.centres, found.widths, strict=True)
+    for name, height, centre, width in fits:
+        print(f"{name}: {height:.3f} K, {60 * centre:+.1f} arcsec from its place, {width:.2f} arcmin wide")
+    plot(scan, found, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "scan.png")

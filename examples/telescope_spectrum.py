@@ -1,0 +1,131 @@
+"""A spectrum with its line: a galaxy's hydrogen on and off source, calibrated by the noise diode.
+
+    python examples/telescope_spectrum.py spectrum.png
+
+starts a simulated SARDARA, observes for ten seconds, reads the two files and plots them. It needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from telescope import BLUE, GREY, ORANGE, Observation, Telescope, Values, gaussian, panels
+
+# What there is to be found.
+REST = 1420.4058  # MHz
+VELOCITY, WIDTH, PEAK = -300.0, 200.0, 3.0  # km/s, km/s, K
+SKY = f"""
+[sources.galaxy]
+lines = [{{rest = "HI", velocity = {VELOCITY}, width = {WIDTH}, peak = {PEAK}}}]
+"""
+
+LIGHT = 299792.458  # km/s
+REACH = 1000.0  # km/s to either side of the line, that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """What came out: both inputs together in `kelvin`, and a Gaussian fitted to the line."""
+
+    frequencies: Values
+    velocities: Values
+    kelvin: Values
+    noise: float
+    """K, rms of a bin beside the line."""
+    tsys: Values
+    """K by input, as the noise diode has it."""
+    peak: float
+    velocity: float
+    width: float
+
+
+def observe(seconds: float = 4.0) -> dict[str, Observation]:
+    """The files: `on` the source, and `off` it with the noise diode on in every other dump."""
+    with Telescope("sardara", sky=SKY) as telescope:
+        backend = telescope.backend
+        backend.set_configuration("SL00")
+        # 500 MHz in 16384 bins, 6.4 km/s each.
+        backend.set_section(bandwidth=500.0, bins=16384)
+        backend.set_integration(40)
+        telescope.observe("on", seconds)
+        # The telescope moves away, and has the diode interleaved.
+        telescope.control.remove("galaxy")
+        backend.cal_on(1)
+        telescope.observe("off", seconds)
+        return telescope.files()
+
+
+def reduce(on: Observation, off: Observation) -> Spectrum:
+    """T = Tsys (on - off) / off, with Tsys from the diode, and the line that is in it."""
+    place = np.arange(len(on.frequencies)) / len(on.frequencies)
+    # Neither edges nor the bin in the middle, which has a spur, nor that of DC.
+    sound = (place > 0.1) & (place < 0.95) & (place != 0.5)
+    lit = off.counts[:, off.diode].mean(axis=1)
+    dark = off.counts[:, ~off.diode].mean(axis=1)
+    tsys = off.marks * np.median(dark[:, sound] / (lit - dark)[:, sound], axis=1)
+    # The shape of the band is the same with and without diode, so all of the dumps may show it.
+    ratio = on.counts.mean(axis=1) / off.counts.mean(axis=1)
+    # What is not line is 1, whatever the gain has done in between.
+    ratio /= np.median(ratio[:, sound], axis=1, keepdims=True)
+    kelvin = (tsys[:, np.newaxis] * (ratio - 1)).mean(axis=0)
+    velocities = LIGHT * (1 - on.frequencies / REST)
+    near = np.abs(velocities - VELOCITY) < REACH
+    beside = near & (np.abs(velocities - VELOCITY) > 300)
+    return Spectrum(
+        on.frequencies, velocities, kelvin, float(kelvin[beside].std()), tsys,
+        *gaussian(velocities[near], kelvin[near]),
+    )  # fmt: skip
+
+
+def plot(on: Observation, found: Spectrum, path: str) -> None:
+    """What the backend has counted, and what became of it."""
+    figure, (raw, line) = panels(1, 1.25)
+    counts = on.counts.mean(axis=1)
+    for name, each, colour in zip(("left", "right"), counts, (BLUE, ORANGE), strict=True):
+        raw.semilogy(on.frequencies, each, color=colour, linewidth=1, label=name)
+    raw.set(title="On source: what the backend counts", xlabel="frequency (MHz)", ylabel="counts")
+    raw.legend(frameon=False, loc="upper right")
+    for text, frequency in (("spur", 1250.0), ("line", REST * (1 - VELOCITY / LIGHT))):
+        place = frequency, 1.8 * np.interp(frequency, on.frequencies, counts[1])
+        raw.text(*place, text, ha="center", color=GREY)
+    plot_line(line, found)
+    figure.savefig(path)
+
+
+def plot_line(line: Any, found: Spectrum) -> None:
+    """What was measured, and what was put in."""
+    near = np.abs(found.velocities - VELOCITY) < REACH
+    velocities = found.velocities[near]
+    shape = PEAK * np.exp(-4 * np.log(2) * ((velocities - VELOCITY) / WIDTH) ** 2)
+    put_in = f"put in: {PEAK:g} K at {VELOCITY:g} km/s, {WIDTH:g} km/s wide"
+    line.step(velocities, found.kelvin[near], color=BLUE, linewidth=1, where="mid", label="both inputs")
+    line.plot(velocities, shape, "--", color=GREY, label=put_in)
+    line.set(
+        title=f"Tsys (on - off) / off: {told(found)}",
+        xlabel="velocity (km/s)",
+        ylabel="antenna temperature (K)",
+        ylim=(-0.5, 1.55 * PEAK),
+    )
+    line.legend(frameon=False, loc="upper right")
+
+
+def told(found: Spectrum) -> str:
+    """The line in words."""
+    return f"{found.peak:.2f} K at {found.velocity:.1f} km/s, {found.width:.0f} km/s wide"
+
+
+def main(path: str) -> None:
+    """Do all of it."""
+    files = observe()
+    found = reduce(files["on"], files["off"])
+    left, right = found.tsys
+    print(f"Tsys: {left:.1f} K left, {right:.1f} K right; noise: {1000 * found.noise:.0f} mK a bin")
+    print(f"line: {told(found)}")
+    plot(files["on"], found, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "spectrum.png")

@@ -1,0 +1,242 @@
+"""The program discos-backend-recover: what it lists, what it makes files of, its messages and exit status."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+from astropy.io import fits
+
+from discosbackend import __version__
+from discosbackend.cli import recover
+from discosbackend.simulator.recorder import mjd
+from discosbackend.simulator.recording import DIODE, Recorded, Recording, in_use, recordings_in
+from discosbackend.simulator.sky import Sky
+from discosbackend.ticks import Ticks
+from .metadata_files import write_metadata
+from .recordings import BEGINS, opened, record, setup_with, values_of
+from .serving import PATIENCE, ROOT
+
+SCRIPT = ROOT / "scripts" / "discos-backend-recover"
+
+
+class RecoverTests(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        self.folder = Path(self.enterContext(folder)).resolve()
+        self.data = self.folder / "discos-data"
+        logging.disable(logging.CRITICAL)
+        self.addCleanup(logging.disable, logging.NOTSET)
+
+    def recover(self, *arguments: Path | str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error of the program, run in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), self.assertRaises(SystemExit) as end:
+            recover.main(list(map(str, arguments)))
+        return int(end.exception.code or 0), out.getvalue(), err.getvalue()
+
+    def rows(self, path: Path) -> int:
+        with fits.open(path) as hdus:
+            hdus.verify("exception")
+            return len(hdus["DATA TABLE"].data)
+
+
+class ListTests(RecoverTests):
+    def test_what_is_told_of_a_recording(self) -> None:
+        folder = record(self.data, name="/archive/tmp/run.fits", dumps=6, without=(2,))
+        self.assertEqual(
+            self.recover(self.data, "--list"),
+            (
+                0,
+                f"{folder}\n    sardara SK00, began 2026-11-21 19:25:50.123 UTC\n"
+                "    set-filename /archive/tmp/run.fits\n    5 whole dumps of 40 ms, 0.2 s\n",
+                "",
+            ),
+        )
+        self.assertEqual(opened(folder), [0, 1, 3, 4, 5])
+
+    def test_oldest_first_with_one_in_use_and_one_that_cannot_be_read(self) -> None:
+        damaged = record(self.data, begins=Ticks(BEGINS + 10**8))
+        (damaged / "header.json").write_text("{}")
+        old = record(self.data, begins=Ticks(BEGINS - 10**8))
+        recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
+        status, out, _ = self.recover(self.data, "--list")
+        recording.finish()
+        lines = [line for line in out.splitlines() if not line.startswith(" ")]
+        self.assertEqual((status, lines), (0, [str(old), str(recording.folder), str(damaged)]))
+        self.assertEqual(out.count("no set-filename"), 2)
+        self.assertEqual(out.count("in use: being recorded or converted"), 1)
+        self.assertIn("cannot be read: ", out)
+
+    def test_nothing_there(self) -> None:
+        self.data.mkdir()
+        (self.data / "notes.txt").write_text("x")
+        for options in ((), ("--list",)):
+            status, out, err = self.recover(self.data, *options)
+            self.assertEqual((status, err), (0, ""))
+            self.assertEqual(out, f"nothing to recover: no recording is in {self.data}\n")
+
+
+class ConversionTests(RecoverTests):
+    def test_all_of_a_data_folder(self) -> None:
+        named = record(self.data, name=self.folder / "tmp" / "run.fits")
+        unnamed = record(self.data, begins=Ticks(BEGINS + 10**8), dumps=3)
+        goals = self.folder / "run.fits", self.data / f"{unnamed.name}.fits"
+        status, out, err = self.recover(self.data)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(
+            out, f"{named}: 5 dumps written to {goals[0]}\n{unnamed}: 3 dumps written to {goals[1]}\n"
+        )
+        self.assertEqual([self.rows(each) for each in goals], [5, 3])
+        self.assertEqual(recordings_in(self.data), [])
+
+    def test_the_default_is_the_servers_default(self) -> None:
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        self.assertEqual(self.recover()[0], 2)
+        folder = record(self.data)
+        self.assertEqual(self.recover()[0], 0)
+        self.assertEqual(self.rows(self.data / f"{folder.name}.fits"), 5)
+
+    def test_one_recording(self) -> None:
+        one, other = record(self.data), record(self.data, begins=Ticks(BEGINS + 10**8))
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(one)
+        self.assertEqual(self.recover(".", "--output", self.folder / "mine.fits")[0], 0)
+        self.assertEqual(self.rows(self.folder / "mine.fits"), 5)
+        self.assertEqual(recordings_in(self.data), [other])
+
+    def test_what_is_in_use_is_left_alone(self) -> None:
+        recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
+        done = record(self.data, begins=Ticks(BEGINS + 10**8))
+        self.assertTrue(in_use(recording.folder))
+        self.assertFalse(in_use(done))
+        status, out, err = self.recover(self.data)
+        recording.write(0, DIODE, memoryview(values_of(setup_with(), 0)).cast("B"))
+        recording.finish()
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn(f"{recording.folder}: in use, left alone\n", out)
+        self.assertEqual(opened(recording.folder), [0])
+        self.assertFalse(done.exists())
+        self.assertFalse(in_use(done))
+
+    def test_one_that_cannot_be_does_not_keep_the_others(self) -> None:
+        bad = record(self.data, name=self.data / "file" / "run.fits")
+        (self.data / "file").write_bytes(b"")
+        good = record(self.data, begins=Ticks(BEGINS + 10**8))
+        status, out, err = self.recover(self.data)
+        self.assertEqual(status, 1)
+        self.assertIn(f"{good}: 5 dumps", out)
+        self.assertRegex(err, rf"\A{bad}: not recovered: file cannot be written: not a directory: '.*'\n\Z")
+        self.assertEqual(opened(bad), list(range(5)))
+
+    def test_options(self) -> None:
+        name = self.folder / "root" / "archive" / "tmp" / "run.fits"
+        write_metadata(name, setup_with(), float(mjd(BEGINS)), 1.0)
+        folder = record(self.data, name="/archive/tmp/run.fits")
+        root = ("--root", self.folder / "root")
+        self.assertEqual(self.recover(folder, *root, "--keep")[0], 0)
+        self.assertEqual(opened(folder), list(range(5)))
+        self.assertEqual(self.recover(folder, *root, "--without-metadata")[0], 0)
+        sources = [fits.getval(name.parent.parent / each, "SOURCE") for each in ("run.fits", "run_2.fits")]
+        self.assertEqual(sources, ["made up", "simulated sky"])
+
+    def test_an_empty_one(self) -> None:
+        folder = record(self.data, dumps=0)
+        self.assertEqual(self.recover(folder, "--keep"), (0, f"{folder}: kept, it is empty\n", ""))
+        self.assertEqual(self.recover(folder), (0, f"{folder}: removed, it is empty\n", ""))
+        self.assertFalse(folder.exists())
+
+    def test_interrupted(self) -> None:
+        folder = record(self.data)
+        with mock.patch.object(recover, "convert", side_effect=KeyboardInterrupt):
+            status, _, err = self.recover(self.data)
+        self.assertEqual((status, err), (130, "discos-backend-recover: interrupted\n"))
+        self.assertEqual(opened(folder), list(range(5)))
+
+
+class CommandLineTests(RecoverTests):
+    def test_what_is_wrong_is_said_and_nothing_done(self) -> None:
+        one, other = record(self.data), record(self.data, begins=Ticks(BEGINS + 10**8))
+        (self.folder / "there.fits").write_bytes(b"precious")
+        for arguments, text in (
+            ((self.folder / "nowhere",), "there is no folder"),
+            ((one / "dumps",), "there is no folder"),
+            ((self.data, "--output", self.folder / "a.fits"), "there are 2 recordings"),
+            ((self.folder, "--output", self.folder / "a.fits"), "there are 0 recordings"),
+            ((one, "--output", self.folder / "there.fits"), "exists already"),
+            ((one, "--nonsense"), "unrecognized arguments"),
+        ):
+            with self.subTest(text):
+                status, out, err = self.recover(*arguments)
+                self.assertEqual((status, out), (2, ""))
+                self.assertIn(text, err)
+        self.assertEqual(recordings_in(self.data), [one, other])
+        self.assertEqual((self.folder / "there.fits").read_bytes(), b"precious")
+
+    def test_help_and_version(self) -> None:
+        status, out, _ = self.recover("--help")
+        self.assertEqual(status, 0)
+        for text in ("examples:", "exit status:", "--without-metadata", "discos-backend-recover --list"):
+            self.assertIn(text, out)
+        self.assertIn(__version__, self.recover("--version")[1])
+
+    def test_the_script(self) -> None:
+        folder = record(self.data, dumps=4)
+        dumps = folder / "dumps"
+        dumps.write_bytes(dumps.read_bytes()[:-7])
+        done = subprocess.run(
+            [sys.executable, SCRIPT, self.data], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout, f"{folder}: 3 dumps written to {folder}.fits\n")
+        self.assertIn("was cut off", done.stderr)
+
+
+class KilledServerTests(RecoverTests):
+    def test_everything_but_a_last_torn_dump_is_recovered(self) -> None:
+        """A process that records as fast as it can is killed at several moments."""
+        code = (
+            "import sys; from pathlib import Path; from test.recordings import *\n"
+            "from discosbackend.simulator.recording import Recording\n"
+            "from discosbackend.simulator.sky import Sky\n"
+            "recording = Recording.begin(Path(sys.argv[1]), setup_with(), BEGINS, Sky())\n"
+            "for number in range(10**6):\n"
+            "    recording.write(number, 0, memoryview(values_of(setup_with(), number)).cast('B'))\n"
+            "    print(number, flush=True)\n"
+        )
+        for least in (1, 50, 333):
+            with self.subTest(least):
+                with subprocess.Popen(
+                    [sys.executable, "-c", code, self.data], cwd=ROOT, stdout=subprocess.PIPE, text=True
+                ) as process:
+                    assert process.stdout is not None
+                    for _ in range(least):
+                        process.stdout.readline()
+                    self.assertIn("in use", self.recover(self.data)[1])
+                    os.kill(process.pid, signal.SIGKILL)
+                    told = process.stdout.read().split()
+                last = int(told[-1]) if told else least - 1
+                (folder,) = recordings_in(self.data)
+                with Recorded(folder) as recorded:
+                    numbers = [dump.number for dump in recorded.dumps]
+                self.assertEqual(numbers[: last + 1], list(range(last + 1)))
+                self.assertEqual(self.recover(self.data)[0], 0)
+                path = self.data / f"{folder.name}.fits"
+                self.assertIn(self.rows(path), (last + 1, last + 2))
+                path.unlink()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,235 @@
+"""The program's options for simulated instruments: what is listed, recorded, seen, controlled, and goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from discosbackend.simulator import INSTRUMENTS, instrument_of
+from discosbackend.simulator.recording import Recorded, recordings_in
+from discosbackend.simulator.remote import SimulatorControl
+from .serving import PATIENCE, SCRIPT, Server, ask, read_line, served
+
+
+class FolderMixin(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        self.folder = Path(self.enterContext(folder))
+
+    def write(self, name: str, text: str) -> str:
+        """A file in a folder of its own; its path."""
+        (self.folder / name).write_text(text, encoding="utf-8")
+        return str(self.folder / name)
+
+    def run_program(self, *options: str, status: int = 0) -> tuple[str, str]:
+        """What it prints to standard output and error, where it does not serve."""
+        command = [sys.executable, str(SCRIPT), *options]
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        return done.stdout, done.stderr
+
+
+class ListingTests(FolderMixin):
+    def test_every_instrument_and_configuration_is_listed(self) -> None:
+        listed, _ = self.run_program("--list")
+        for name, instrument in INSTRUMENTS.items():
+            self.assertRegex(listed, rf"(?m)^{name}: ")
+            for each in [*instrument.configurations, *(task.command for task in instrument.tasks)]:
+                self.assertRegex(listed, rf"(?m)^ +{re.escape(each)} ")
+        self.assertIn("    SKARAB_3S     full Stokes, 14 inputs, feeds 0 1 2 3 4 5 6, 187.5 MHz, 65536 bins, 7 dB\n", listed)
+        self.assertIn("    SK00          2 inputs, feed 0, 1500 MHz, 1024 bins, 7 dB\n", listed)
+
+    def test_a_profile_can_be_copied(self) -> None:
+        for name in INSTRUMENTS:
+            text, _ = self.run_program("--show", name)
+            self.assertEqual(instrument_of(self.write("mine.toml", text)), INSTRUMENTS[name])
+
+    def test_a_profile_that_there_is_not(self) -> None:
+        _, told = self.run_program("--show", "sardra", status=2)
+        self.assertIn("unknown instrument 'sardra': did you mean sardara?", told)
+
+
+class RefusalTests(FolderMixin):
+    """One line, and nothing served."""
+
+    def test_wrong_command_lines(self) -> None:
+        for options, told in (
+            (("--simulate", "nonesuch"), "no instrument is called 'nonesuch'"),
+            (("--backend", "a:b", "--seed", "3"), "--seed is about a simulated instrument: leave it out with --backend"),
+            (("--backend", "a:b", "--no-data"), "--no-data is about a simulated instrument"),
+            (("--data", "x", "--no-data"), "leave out one of them"),
+            (("--time-scale", "-1"), "'-1' is no factor: 0 or more, such as 0.01"),
+            (("--time-scale", "nan"), "'nan' is no factor"),
+            (("--seed", "x"), "invalid int value: 'x'"),
+            (("--list", "--show", "discos"), "not allowed with argument"),
+        ):
+            with self.subTest(options):
+                self.assertIn(told, self.run_program(*options, status=2)[1])
+
+    def test_files_that_cannot_be_used(self) -> None:
+        wrong = self.write("wrong.toml", "colour = 3\n")
+        broken = self.write("broken.toml", "[")
+        for options, told in (
+            (("--simulate", wrong), f"instrument {wrong}: colour is not known"),
+            (("--simulate", broken), f"instrument {broken} is no TOML file: "),
+            (("--simulate", "."), "instrument .: Is a directory"),
+            (("--sky", wrong), f"sky {wrong}: colour must be [sources.NAME] or diode = true or false"),
+            (("--sky", "nowhere.toml"), "sky nowhere.toml: No such file or directory"),
+            (("--faults", wrong), f"faults {wrong}: colour is not known"),
+            (("--faults", "nowhere.toml"), "faults nowhere.toml: No such file or directory"),
+            (("--control", "192.0.2.1:80"), "192.0.2.1:80"),
+            (("--control", "nonsense"), "nonsense"),
+        ):
+            with self.subTest(options):
+                _, stderr = self.run_program("--port", "0", "--log-level", "critical", *options, status=1)
+                self.assertEqual(len(stderr.splitlines()), 1, stderr)
+                self.assertTrue(stderr.startswith("discos-backend-server: "), stderr)
+                self.assertIn(told, stderr)
+
+    def test_a_fault_may_name_a_command_of_the_instrument_only(self) -> None:
+        script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "vna-sweep"\nnth = 1\n')
+        _, told = self.run_program("--faults", script, status=1)
+        self.assertIn("command 'vna-sweep' is none of this instrument's", told)
+        with served("--faults", script, "--simulate", "mistral", cwd=self.folder) as server:
+            connection = self.enterContext(server.connect())
+            (reply,) = ask(connection, b"?vna-sweep")
+            self.assertTrue(reply.startswith(b"!vna-sweep,fail,"))
+
+
+class ServingTests(FolderMixin):
+    """Simulations at work."""
+
+    def test_recorded_below_the_current_folder_and_only_then(self) -> None:
+        for number, (options, wanted) in enumerate(
+            (((), "discos-data"), (("--no-data",), ""), (("--data", "mine"), "mine"), (("--data", "a/b"), "a"))
+        ):
+            cwd = self.folder / str(number)
+            cwd.mkdir()
+            # Not by served(), which says --no-data.
+            server = Server([sys.executable, str(SCRIPT), "--port", "0", *options], cwd)
+            self.addCleanup(server.end)
+            with self.subTest(options), server.connect() as connection:
+                self.assertEqual(list(cwd.iterdir()), [])
+                self.assertEqual(ask(connection, b"?start", b"?stop"), [b"!start,ok\r\n", b"!stop,ok\r\n"])
+                self.assertEqual("".join(path.name for path in cwd.iterdir()), wanted)
+                self.assertEqual(len(list(cwd.rglob("header.json"))), bool(wanted))
+
+    def test_the_seed_decides(self) -> None:
+        def measured(seed: str) -> bytes:
+            with served("--seed", seed, "--simulate", "sardara") as server:
+                connection = self.enterContext(server.connect())
+                return ask(connection, b"?set-configuration,SK00", b"?get-tpi,0,0")[1]
+
+        first = measured("1")
+        self.assertEqual(measured("1"), first)
+        self.assertNotEqual(measured("2"), first)
+
+    def test_a_sky_is_seen_and_recorded(self) -> None:
+        sky = self.write("sky.toml", "[sources.bright]\nlevel = 1000.0\n")
+        data = self.folder / "data"
+        with served("--sky", sky, "--data", str(data)) as server, served() as dark:
+            bright_power, dark_power = (
+                ask(self.enterContext(each.connect()), b"?set-configuration,SK00", b"?get-tpi,0,0", b"?start", b"?stop")
+                for each in (server, dark)
+            )
+            powers = [float(replies[1].split(b",")[2]) for replies in (bright_power, dark_power)]
+            self.assertTrue(7 < powers[0] / powers[1] < 15, powers)
+        (folder,) = recordings_in(data)
+        self.assertEqual(Recorded(folder).sky["sources"]["bright"]["level"], 1000.0)
+
+    def test_control(self) -> None:
+        with served("--control", "0", "--simulate", "mistral", "--time-scale", "0") as server:
+            line = server.process.stdout.readline()
+            found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)\n", line)
+            self.assertIsNotNone(found, line)
+            connection = self.enterContext(server.connect())
+            with SimulatorControl(found[1]) as control:
+                control.fault("receiver warm")
+                (reply,) = ask(connection, b"?status")
+                self.assertRegex(reply, rb"^!status,ok,\d+\.\d{7},receiver warm,0\r\n$")
+                control.pause()
+                connection.sendall(b"?version\r\n?time\r\n")
+                self.assertTrue(control.state()["paused"])
+                self.assertEqual(len(control.state()["connections"]), 1)
+                connection.settimeout(0.1)
+                with self.assertRaises(TimeoutError):
+                    connection.recv(1)
+                connection.settimeout(PATIENCE)
+                control.resume()
+                self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
+                self.assertTrue(read_line(connection).startswith(b"!time,ok,"))
+                control.reset()
+                # At the scale of 0 a setup takes no time.
+                replies = ask(connection, b"?setup", b"?status")
+                self.assertEqual(replies[0], b"!setup,ok\r\n")
+                self.assertNotIn(b"receiver warm", replies[1])
+
+    def test_control_by_a_socket_that_goes_with_the_server(self) -> None:
+        path = self.folder / "control"
+        with served("--control", str(path)) as server:
+            self.assertEqual(server.process.stdout.readline(), f"discosbackend: controlled at {path}\n")
+            with SimulatorControl(str(path)) as control:
+                self.assertEqual(control.state()["instrument"], "discos")
+            self.assertEqual(server.stop(15), 0)
+        self.assertFalse(path.exists())
+
+    def test_a_taken_port_leaves_no_control_behind(self) -> None:
+        path = self.folder / "control"
+        with served() as other:
+            options = ("--port", str(other.address[1]), "--control", str(path), "--log-level", "critical")
+            _, told = self.run_program(*options, status=1)
+            self.assertIn("cannot listen", told)
+        self.assertFalse(path.exists())
+
+    def test_faults_of_a_script_come_back_the_same(self) -> None:
+        script = self.write(
+            "faults.toml", 'seed = 5\n[[fault]]\nkind = "fail"\ncommand = "time"\nrate = 0.5\ntext = "bad luck"\n'
+        )
+
+        def outcomes() -> str:
+            with served("--faults", script) as server:
+                replies = ask(self.enterContext(server.connect()), *[b"?time"] * 40)
+            self.assertTrue(all(re.match(rb"!time,(ok,\d|fail,bad luck\r\n)", reply) for reply in replies), replies)
+            return "".join("-+"[b"ok" in reply] for reply in replies)
+
+        first = outcomes()
+        self.assertTrue(10 < first.count("+") < 30, first)
+        self.assertEqual(outcomes(), first)
+
+    def test_a_clock_that_is_off(self) -> None:
+        script = self.write("faults.toml", '[[fault]]\nkind = "clock-off"\nseconds = 3600\nat = 0\n')
+        with served("--faults", script) as server, served() as right:
+            ahead, now = (
+                float(ask(self.enterContext(each.connect()), b"?time")[0].split(b",")[2]) for each in (server, right)
+            )
+        self.assertAlmostEqual(ahead - now, 3600, delta=60)
+
+    def test_a_profile_of_ones_own(self) -> None:
+        text, _ = self.run_program("--show", "sardara")
+        mine = text.replace('name = "sardara"', 'name = "mine"').replace("SK00 ", "MINE ", 1)
+        with served("--simulate", self.write("mine.toml", mine)) as server:
+            self.assertIn("simulated mine is served on", server.announced)
+            connection = self.enterContext(server.connect())
+            self.assertEqual(ask(connection, b"?set-configuration,MINE"), [b"!set-configuration,ok\r\n"])
+
+    def test_the_state_over_the_command(self) -> None:
+        path = self.folder / "control"
+        simctl = SCRIPT.parent / "discos-backend-simctl"
+        with served("--control", str(path)) as server:
+            server.process.stdout.readline()
+            done = subprocess.run(
+                [sys.executable, str(simctl), str(path)], capture_output=True, text=True, timeout=PATIENCE, check=True
+            )
+        self.assertEqual(json.loads(done.stdout)["configuration"], "unconfigured")
+
+
+if __name__ == "__main__":
+    unittest.main()

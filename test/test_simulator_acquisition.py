@@ -1,0 +1,404 @@
+"""What a simulated instrument records between start and stop: which channels, which dumps, under which name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import tempfile
+import unittest
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.internet.task import Clock
+
+from discosbackend.errors import BackendError
+from discosbackend.simulator import SimulatedBackend
+from discosbackend.simulator.recording import Recorded, Recording, name_of, recordings_in
+from discosbackend.simulator.sky import Sky, Source
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+
+NOON = 17_642_304_000_000_000
+SECOND = TICKS_PER_SECOND
+
+
+class InstrumentMixin(unittest.TestCase):
+    """An instrument on a fake clock that records into a folder of its own."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        self.data = Path(self.enterContext(folder)) / "data"
+        self.fake = Clock()
+        self.backend = self.make()
+
+    def make(self, instrument: str = "discos", **settings: Any) -> SimulatedBackend:
+        """Another one, on the same clock and folder."""
+        settings = {"data": self.data, **settings}
+        backend = SimulatedBackend(
+            instrument,
+            clock=self.fake,
+            now_ticks=lambda: NOON + round(self.fake.seconds() * SECOND),
+            **settings,
+        )
+        self.addCleanup(self.close, backend)
+        return backend
+
+    def close(self, backend: SimulatedBackend) -> None:
+        """Leave no thread behind."""
+        if backend.acquisition.acquiring:
+            backend.stop()
+        backend.server_stopping()
+
+    def pass_time(self, seconds: float) -> None:
+        """In steps, as a reactor would."""
+        for _ in range(round(seconds * 100)):
+            self.fake.advance(0.01)
+
+    def acquire(self, seconds: float = 0.2) -> Path:
+        """Start, wait, stop; the folder of the recording, all dumps of which have been made."""
+        before = set(recordings_in(self.data))
+        self.backend.start()
+        self.pass_time(seconds)
+        self.backend.stop()
+        self.backend.server_stopping()
+        (folder,) = set(recordings_in(self.data)) - before
+        return folder
+
+
+class ChannelTests(InstrumentMixin):
+    """Which sections become which channels."""
+
+    def channels(self, configuration: str, *calls: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Feed, polarisations, start, bandwidth and bins of each channel."""
+        backend = self.backend
+        if configuration:
+            backend.set_configuration(configuration)
+        for name, *arguments in calls:
+            getattr(backend, name)(*arguments)
+        folder = self.acquire(0.05)
+        return [
+            (c.feed, "".join(c.polarisations), c.start_frequency, c.bandwidth, c.bins)
+            for c in Recorded(folder).setup.channels
+        ]
+
+    def test_the_sections_of_a_configuration(self) -> None:
+        self.assertEqual(
+            self.channels("SK03"),
+            [(feed, each, 0.0, 1500.0, 1024) for feed in (0, 3) for each in "LR"],
+        )
+
+    def test_full_stokes(self) -> None:
+        self.assertEqual(self.channels("SK03S"), [(0, "LR", 0.0, 1500.0, 1024), (3, "LR", 0.0, 1500.0, 1024)])
+
+    def test_total_power(self) -> None:
+        self.backend = self.make("totalpower")
+        name = next(name for name, each in self.backend.instrument.configurations.items() if each.inputs == 2)
+        self.assertEqual([bins for *_, bins in self.channels(name)], [1, 1])
+
+    def test_before_a_configuration(self) -> None:
+        self.assertEqual(self.channels(""), [(0, "L", 0.0, 1500.0, 1024)])
+
+    def test_set_section_decides(self) -> None:
+        # The feed of set-section does not: the deployed clients send 0 for every section.
+        found = self.channels(
+            "SK03",
+            ("set_section", 1, 0.0, 420.0, 0, "1", 840.0, 16384),
+            ("set_section", 2, 10.0, 500.0, 0, "2", 1000.0, 1024),
+        )
+        wanted = [
+            (0, "L", 0.0, 1500.0, 1024),
+            (0, "R", 0.0, 420.0, 16384),
+            (3, "LR", 10.0, 500.0, 1024),
+            (3, "R", 0.0, 1500.0, 1024),
+        ]
+        self.assertEqual(found, wanted)
+
+    def test_set_enable_decides(self) -> None:
+        for instrument, configuration, feeds, wanted in (
+            ("sardara", "SK77", (0, 3), ["0L", "0R", "3L", "3R"]),
+            ("sardara", "SK77", (2, 2), ["2L", "2R", "2L", "2R"]),
+            ("sardara", "SK00", (0, 6), ["0L", "0R", "6L", "6R"]),
+            ("sardara", "SK77S", (5, 0), ["5LR", "0LR"]),
+            ("sardara", "SK77S", (5, 5), ["5LR", "5LR"]),
+            ("skarab", "SKARAB_1", (2, 2), ["2L", "2R"]),
+            ("skarab", "SKARAB_1S", (7, 7), [f"{feed}LR" for feed in range(7)]),
+        ):
+            with self.subTest(instrument, configuration=configuration, feeds=feeds):
+                self.backend = self.make(instrument)
+                found = self.channels(configuration, ("set_enable", *feeds))
+                self.assertEqual([f"{feed}{each}" for feed, each, *_ in found], wanted)
+
+
+class RecordingTests(InstrumentMixin):
+    """Instants, dumps, and what changes meanwhile."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.backend.set_configuration("SK00")
+
+    def numbers(self, folder: Path) -> list[int]:
+        with Recorded(folder) as recorded:
+            return [dump.number for dump in recorded.dumps]
+
+    def test_now(self) -> None:
+        self.pass_time(0.5)
+        folder = self.acquire(0.5)
+        self.assertEqual(Recorded(folder).begins, NOON + SECOND // 2)
+        self.assertEqual(self.numbers(folder), list(range(12)))
+        self.assertEqual(self.backend.state()["files"]["newest"]["dumps"], 12)
+
+    def test_timed(self) -> None:
+        begins, ends = NOON + 12_345_678, NOON + 12_345_678 + 3 * SECOND + 1
+        self.backend.start(Ticks(begins))
+        self.backend.stop(Ticks(ends))
+        self.pass_time(6)
+        self.backend.server_stopping()
+        (folder,) = recordings_in(self.data)
+        with Recorded(folder) as recorded:
+            self.assertEqual(recorded.begins, begins)
+            self.assertEqual(recorded.middle(recorded.dumps[0].number), begins + 200_000)
+            self.assertEqual(len(recorded.dumps), 75)
+
+    def test_a_stop_at_the_very_end_of_a_dump(self) -> None:
+        # The two clocks of a host are read one after the other: the steady one may seem to have lost a little.
+        for lost in (0, 30, -30, 5000):
+            with self.subTest(lost):
+                self.backend.start(Ticks(self.backend.time() + SECOND))
+                self.backend.stop(Ticks(self.backend.time() + 2 * SECOND))
+                self.pass_time(1.5)
+                steady = self.backend.clock.steady
+                with mock.patch.object(self.backend.clock, "steady", lambda: steady() - lost):
+                    self.pass_time(1)
+                self.backend.server_stopping()
+                self.assertEqual(self.numbers(recordings_in(self.data)[-1]), list(range(25)))
+
+    def test_a_jump_of_the_clock_neither_adds_nor_takes_dumps(self) -> None:
+        for jump in (3600, -3600):
+            with self.subTest(jump):
+                self.backend.start()
+                begins = self.backend.time()
+                self.pass_time(0.5)
+                self.backend.clock.jump(jump)
+                self.pass_time(0.5)
+                self.backend.stop()
+                self.backend.server_stopping()
+                folder = recordings_in(self.data)[-1] if jump > 0 else recordings_in(self.data)[0]
+                found = [each for each in recordings_in(self.data) if Recorded(each).begins == begins]
+                self.assertEqual(len(found), 1, folder)
+                self.assertEqual(self.numbers(found[0]), list(range(25)))
+
+    def test_the_instruments_clock_is_what_counts(self) -> None:
+        self.backend.clock.jump(-100)
+        folder = self.acquire()
+        self.assertEqual(Recorded(folder).begins, NOON - 100 * SECOND)
+        self.assertEqual(len(self.numbers(folder)), 5)
+
+    def test_the_same_seed_and_commands_give_the_same_bytes(self) -> None:
+        def dumps(**settings: Any) -> bytes:
+            self.backend = self.make("sardara", **settings)
+            self.backend.set_configuration("SK03S")
+            self.backend.sky = Sky().with_source("a", Source(level=5, transit=0.1, crossing=0.1))
+            self.acquire(0.1)
+            self.pass_time(2)
+            return (self.acquire(0.5) / "dumps").read_bytes()
+
+        first = dumps(seed=1)
+        self.assertEqual(len(first), 12 * (24 + 4 * 4 * 2 * 1024))
+        self.assertEqual(dumps(seed=1), first)
+        self.assertNotEqual(dumps(seed=2), first)
+
+    def test_acquisitions_differ(self) -> None:
+        first, second = self.acquire(), self.acquire()
+        self.assertNotEqual((first / "dumps").read_bytes()[24:400], (second / "dumps").read_bytes()[24:400])
+
+    def test_what_is_set_meanwhile_holds_from_the_next_one_on(self) -> None:
+        self.backend.start()
+        self.pass_time(0.2)
+        self.backend.set_integration(100)
+        self.backend.set_section("*", "*", "*", "*", "*", "*", 16384)
+        self.pass_time(0.2)
+        self.backend.stop()
+        self.backend.server_stopping()
+        (first,) = recordings_in(self.data)
+        self.assertEqual(self.numbers(first), list(range(10)))
+        second = Recorded(self.acquire(0.5)).setup
+        self.assertEqual((second.integration, second.channels[0].bins), (100, 16384))
+
+    def test_the_diode_and_the_interleave_are_seen_at_once(self) -> None:
+        self.backend.cal_on(1)
+        self.backend.start()
+        self.pass_time(0.16)
+        self.backend.cal_on(0)
+        self.backend.sky = replace(self.backend.sky, diode=True)
+        self.pass_time(0.08)
+        self.backend.sky = replace(self.backend.sky, diode=False)
+        self.pass_time(0.08)
+        self.backend.stop()
+        self.backend.server_stopping()
+        with Recorded(recordings_in(self.data)[0]) as recorded:
+            self.assertEqual([dump.flags for dump in recorded.dumps], [1, 0, 1, 1, 1, 0, 0, 0])
+
+    def test_mistral_records_nothing(self) -> None:
+        self.backend = self.make("mistral")
+        self.backend.begin_setup()
+        self.fake.advance(60)
+        self.backend.start()
+        self.backend.stop()
+        self.assertIsNone(self.backend.state()["files"])
+        self.assertFalse(self.data.exists())
+        self.backend.convert_data()
+
+    def test_without_a_folder_nothing_is_recorded(self) -> None:
+        self.backend = self.make(data=None)
+        self.backend.start()
+        self.backend.stop()
+        self.backend.set_filename("/a/b.fits")
+        self.backend.convert_data()
+        self.assertFalse(self.data.exists())
+
+
+class TroubleTests(InstrumentMixin):
+    """Disks and folders that do not take the data: start says so, status says so, stop succeeds."""
+
+    def test_an_unwritable_folder_refuses_a_start(self) -> None:
+        self.data.write_text("a file")
+        with self.assertRaises(BackendError) as caught:
+            self.backend.start()
+        reason = f"data folder unwritable: file exists: {self.data}"
+        self.assertEqual(str(caught.exception), reason)
+        self.assertEqual(self.backend.status()[1:], (reason, False))
+        self.data.unlink()
+        self.backend.start()
+        self.assertEqual(self.backend.status()[1:], ("ok", True))
+
+    def test_a_timed_start_that_could_not_be_is_told_by_status(self) -> None:
+        self.backend.start(Ticks(NOON + SECOND))
+        with (
+            mock.patch.object(Recording, "begin", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+            self.assertLogs("discosbackend.acquisition", "WARNING"),
+        ):
+            self.pass_time(2)
+        self.assertEqual(
+            self.backend.status()[1:], (f"data folder unwritable: no space left on device: {self.data}", False)
+        )
+
+    def test_a_full_disk_shows_in_status_until_the_next_start(self) -> None:
+        with (
+            mock.patch.object(Recording, "write", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+            self.assertLogs("discosbackend.simulator.dumping", "ERROR"),
+        ):
+            self.acquire(0.2)
+        self.assertEqual(self.backend.status()[1], "recording: no space left on device: 5 dumps lost")
+        self.backend.start()
+        self.assertEqual(self.backend.status()[1], "ok")
+
+    def test_a_fault_comes_first(self) -> None:
+        self.backend.fault = "receiver warm"
+        self.data.write_text("a file")
+        self.assertRaises(BackendError, self.backend.start)
+        self.assertEqual(self.backend.status()[1], "receiver warm")
+
+    def test_what_an_earlier_run_has_left_is_told(self) -> None:
+        self.acquire()
+        with self.assertLogs("discosbackend.simulator.files", "WARNING") as logs:
+            self.make()
+        self.assertIn(f"1 recordings of an earlier run are in {self.data}: discos-backend-recover", logs.output[0])
+
+
+class NameTests(InstrumentMixin):
+    """Which recording set-filename names. DISCOS sends it after stop."""
+
+    def test_the_newest(self) -> None:
+        first = self.acquire()
+        self.backend.set_filename("/a/tmp/1.fits")
+        second = self.acquire()
+        self.backend.set_filename("/a/tmp/2.fits")
+        self.assertEqual([name_of(first), name_of(second)], ["/a/tmp/1.fits", "/a/tmp/2.fits"])
+        self.backend.set_filename("/a/tmp/3.fits")
+        self.assertEqual([name_of(first), name_of(second)], ["/a/tmp/1.fits", "/a/tmp/3.fits"])
+        self.assertEqual(self.backend.get_filename(), "/a/tmp/3.fits")
+
+    def test_one_that_is_still_running(self) -> None:
+        self.backend.start()
+        self.backend.set_filename("/a/tmp/1.fits")
+        self.assertEqual(name_of(recordings_in(self.data)[0]), "/a/tmp/1.fits")
+
+    def test_the_next_where_there_is_none(self) -> None:
+        self.backend.set_filename("/a/tmp/0.fits")
+        self.backend.set_filename("/a/tmp/1.fits")
+        self.assertEqual(name_of(self.acquire()), "/a/tmp/1.fits")
+        self.assertIsNone(name_of(self.acquire()))
+
+    def test_one_that_cannot_be_noted(self) -> None:
+        self.acquire()
+        with mock.patch(
+            "discosbackend.simulator.files.give_name", side_effect=OSError(errno.EROFS, "Read-only file system")
+        ):
+            with self.assertRaises(BackendError) as caught:
+                self.backend.set_filename("/a/b.fits")
+        self.assertTrue(str(caught.exception).startswith("name of the file not noted: read-only file system"))
+
+
+class StateTests(InstrumentMixin):
+    """The whole state, and the power switch."""
+
+    def test_it_is_json_at_any_time(self) -> None:
+        for instrument in ("discos", "sardara", "skarab", "mistral", "totalpower"):
+            backend = self.make(instrument)
+            told = json.loads(json.dumps(backend.state()))
+            self.assertEqual((told["instrument"], told["acquiring"]), (instrument, False))
+        self.backend.set_configuration("SK77S")
+        self.backend.sky = Sky().with_tsys(50, (3,)).with_mark(9, (2,))
+        inputs = self.backend.state()["inputs"]
+        found = [(each["input"], each["feed"], each["polarisation"]) for each in inputs[2:4]]
+        self.assertEqual(found, [(2, 1, "L"), (3, 1, "R")])
+        self.assertEqual((inputs[3]["tsys"], inputs[2]["mark"]), (50, 9))
+        self.assertTrue(all(87 <= each["tsys"] <= 116 for each in inputs if each["input"] != 3))
+        self.assertTrue(all(28 <= each["mark"] <= 77 for each in inputs if each["input"] != 2))
+        self.backend.start(Ticks(NOON + SECOND))
+        self.backend.clock.set_drift(3)
+        told = json.loads(json.dumps(self.backend.state()))
+        self.assertEqual(told["pending"], {"start": (NOON + SECOND) / SECOND, "stop": None})
+        self.assertEqual((told["clock"]["drift"], len(told["sections"])), (3.0, 7))
+        self.pass_time(2)
+        told = json.loads(json.dumps(self.backend.state()))
+        self.assertTrue(told["acquiring"] and told["files"]["newest"]["running"])
+
+    def test_power_cycle(self) -> None:
+        seen = Sky(diode=True)
+        self.backend = self.make("skarab", sky=seen)
+        self.backend.set_configuration("SKARAB_1")
+        self.backend.set_filename("/a.fits")
+        self.backend.sky = Sky()
+        self.backend.fault = "broken"
+        self.backend.clock.jump(5)
+        self.backend.clock.set_drift(5)
+        self.backend.start()
+        self.backend.start(Ticks(NOON + 100 * SECOND))
+        self.pass_time(0.2)
+        self.backend.power_cycle()
+        self.assertEqual(self.backend.status()[1:], ("broken", False))
+        self.assertEqual(self.backend.get_configuration(), "unconfigured")
+        # The sky, the clock and the fault are not the instrument's.
+        self.assertEqual((self.backend.sky, self.backend.clock.drift), (Sky(), 5.0))
+        self.backend.start_over()
+        self.assertEqual(self.backend.status(), (NOON + SECOND // 5, "ok", False))
+        self.assertIs(self.backend.sky, seen)
+        self.assertIsNone(self.backend.acquisition.pending_start)
+        self.assertRaises(BackendError, self.backend.get_filename)
+        self.backend.server_stopping()
+        # What was recorded is still there.
+        with Recorded(recordings_in(self.data)[0]) as recorded:
+            self.assertEqual(len(recorded.dumps), 5)
+
+    def test_a_reset_of_mistral_is_no_power_cycle(self) -> None:
+        self.backend = self.make("mistral")
+        self.backend.fault = "broken"
+        self.backend.clock.jump(5)
+        self.backend.reset()
+        self.assertEqual(self.backend.status()[:2], (NOON + 5 * SECOND, "broken"))
+
+
+if __name__ == "__main__":
+    unittest.main()
