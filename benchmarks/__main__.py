@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import twisted
 
-from benchmarks import beside, crowds, exchange, failures, punctuality, starting, table
+from benchmarks import beside, crowds, exchange, failures, punctuality, recording, starting, table
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
 
@@ -38,6 +38,7 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "timed start, under 50 pipelining 200": punctuality.under_load,
     "timed start, beside a @blocking sleep": punctuality.beside_nap,
     "timed start, beside a computing thread": punctuality.beside_compute,
+    "a simulated SKARAB recording 92 MB/s": recording.recording,
 }
 
 # What fifty clients, pipes, logs and libraries need.

@@ -32,6 +32,8 @@ class Effort:
     floods: int
     """Rounds beside a flood."""
     timed_starts: int
+    recording: float
+    """Seconds of one acquisition."""
 
     def turns(self, compared: Sequence[_Compared]) -> Iterator[_Compared]:
         """All of them in every round, each round beginning with the next: none is always first or last."""
@@ -51,6 +53,7 @@ FULL = Effort(
     never_reading=3,
     floods=5,
     timed_starts=200,
+    recording=60.0,
 )
 QUICK = Effort(
     rounds=3,
@@ -63,4 +66,5 @@ QUICK = Effort(
     never_reading=1,
     floods=2,
     timed_starts=20,
+    recording=3.0,
 )
