@@ -47,8 +47,9 @@ def recording(effort: Effort) -> list[Row]:
     made, lost, lag = (run.dumps[name] for name in ("dumps", "lost", "lag"))
     none_lost = Goal("all of them", lambda missing: missing <= 0)
     return [
-        Row("dumps recorded", f"{made - lost}", f"{due} (due)").judged(due - 1 - (made - lost), none_lost),
-        Row("data", f"{bytes_text(made * _BYTES / run.seconds)}/s", f"{bytes_text(_BYTES / _DUMP)}/s (due)"),
+        # One may have begun just before stop.
+        Row("dumps recorded", f"{made - lost}", f"{due} (due)").judged(max(lost, due - 1 - made), none_lost),
+        Row("data", f"{bytes_text((made - lost) * _BYTES / run.seconds)}/s", f"{bytes_text(_BYTES / _DUMP)}/s (due)"),
         Row("latest dump on disk, after its end", time_text(lag)).judged(lag, at_most(_LATE, time_text)),
         Row("status meanwhile, p50", time_text(quantile(run.latencies, 0.5))),
         _p99(run.latencies),

@@ -24,6 +24,7 @@ from discosbackend.errors import (
 )
 from discosbackend.grammar import FAIL, OK, REQUEST, SEPARATOR, Message, parse_message
 from discosbackend.ticks import Ticks
+from discosbackend.toml import did_you_mean
 from discosbackend.values import TYPES, float_text
 
 if TYPE_CHECKING:
@@ -238,7 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(
         prog="python -m discosbackend.client",
         description="Send one request to a DISCOS backend server and print the reply.",
-        epilog="examples:  127.0.0.1:8978 status   127.0.0.1:8978 set-enable 0 3   127.0.0.1:8978 '?get-tpi,0,0'",
+        epilog=(
+            "examples:\n  %(prog)s 127.0.0.1:8978 status\n  %(prog)s 127.0.0.1:8978 set-enable 0 3\n"
+            "  %(prog)s 127.0.0.1:8978 '?get-tpi,0,0'"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("address", metavar="HOST:PORT", type=host_and_port, help="where the server listens")
     parser.add_argument("name", help="the command, or a whole request as it stands on the wire")
@@ -254,8 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         except GrammarException as problem:
             parser.error(f"{options.name!r} is no request: {problem}")
     if not request.check_synthax():
+        near = did_you_mean(options.name, COMMANDS)
         parser.error(
-            "no message can carry that: a name has letters, digits and hyphens, no argument is empty"
+            f"no message can carry that: a name has letters, digits and hyphens, no argument is empty{near}"
         )
     host, port = options.address
     try:

@@ -20,11 +20,14 @@ class Readable(Protocol):
 
 
 def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[str, Any]:
-    """The table at the top of a file. `error`, which begins with `what`, for one that cannot be read or is no TOML."""
+    """The table at the top of a file, with a byte order mark or without.
+
+    `error`, which begins with `what`, for one that cannot be read or is no TOML.
+    """
     import tomllib
 
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as problem:
         raise error(f"{what}: {problem.strerror or problem}") from None
     except (ValueError, RecursionError) as problem:

@@ -12,6 +12,7 @@ import tempfile
 import unittest
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from astropy.io import fits
@@ -140,6 +141,28 @@ class ConversionTests(RecoverTests):
         self.assertIn(f"{good}: 5 dumps", out)
         self.assertRegex(err, rf"\A{bad}: not recovered: file cannot be written: not a directory: '.*'\n\Z")
         self.assertEqual(opened(bad), list(range(5)))
+
+    def test_what_nobody_has_thought_of_does_not_keep_the_others(self) -> None:
+        bad = record(self.data)
+        header = bad / "header.json"
+        header.write_text(header.read_text().replace('"sources": {}', '"sources": 3'))
+        good = record(self.data, begins=Ticks(BEGINS + 10**8))
+        status, out, err = self.recover(self.data)
+        self.assertEqual((status, out), (1, f"{good}: 5 dumps written to {good}.fits\n"))
+        self.assertRegex(err, rf"\A{bad}: not recovered: AttributeError: .*\n\Z")
+        self.assertEqual(opened(bad), list(range(5)))
+
+    def test_a_list_keeps_no_conversion_away(self) -> None:
+        folder = record(self.data)
+        find = Recorded._find  # pylint: disable=protected-access  # while it looks
+
+        def look(recorded: Recorded) -> Any:
+            self.assertFalse(in_use(folder))
+            return find(recorded)
+
+        with mock.patch.object(Recorded, "_find", look):
+            status, out, _ = self.recover(self.data, "--list")
+        self.assertEqual((status, "5 whole dumps" in out), (0, True), out)
 
     def test_options(self) -> None:
         name = self.folder / "root" / "archive" / "tmp" / "run.fits"

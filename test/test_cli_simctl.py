@@ -122,6 +122,20 @@ class RunTests(unittest.TestCase):
         os.close(writing)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
+    def test_an_answer_that_cannot_be_written_is_no_success(self) -> None:
+        command = [sys.executable, str(SCRIPT), self.address, "state"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+            )
+        told = "discos-backend-simctl: standard output does not take the answer: No space left on device\n"
+        self.assertEqual((done.returncode, done.stderr), (1, told))
+
+    def test_without_a_standard_output(self) -> None:
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, str(SCRIPT), self.address, "state"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
 
 class CommandLineTests(unittest.TestCase):
     def test_nobody_there(self) -> None:

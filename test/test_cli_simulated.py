@@ -44,8 +44,21 @@ class ListingTests(FolderMixin):
             self.assertRegex(listed, rf"(?m)^{name}: ")
             for each in [*instrument.configurations, *(task.command for task in instrument.tasks)]:
                 self.assertRegex(listed, rf"(?m)^ +{re.escape(each)} ")
-        self.assertIn("    SKARAB_3S     full Stokes, 14 inputs, feeds 0 1 2 3 4 5 6, 187.5 MHz, 65536 bins, 7 dB\n", listed)
-        self.assertIn("    SK00          2 inputs, feed 0, 1500 MHz, 1024 bins, 7 dB\n", listed)
+        for line in (
+            "    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
+            "40 ms, 7 dB\n",
+            "    SL00         LLP, 1000 to 2500 MHz, feed 0, 2 inputs, 1024 bins, 40 ms, 10 dB\n",
+            "    vna-sweep    300 s\n",
+        ):
+            self.assertIn(line, listed)
+
+    def test_one_instrument_is_listed(self) -> None:
+        text, _ = self.run_program("--show", "totalpower")
+        listed, _ = self.run_program("--list", self.write("mine.toml", text))
+        self.assertEqual(listed, self.run_program("--list", "totalpower")[0])
+        self.assertEqual(len(listed.splitlines()), 3)
+        _, told = self.run_program("--list", self.write("wrong.toml", text.replace("bins = 1", "bins = 0")), status=2)
+        self.assertIn("bins must be", told)
 
     def test_a_profile_can_be_copied(self) -> None:
         for name in INSTRUMENTS:
@@ -63,7 +76,8 @@ class RefusalTests(FolderMixin):
     def test_wrong_command_lines(self) -> None:
         for options, told in (
             (("--simulate", "nonesuch"), "no instrument is called 'nonesuch'"),
-            (("--backend", "a:b", "--seed", "3"), "--seed is about a simulated instrument: leave it out with --backend"),
+            (("--simulate", "n" * 300), "no instrument is called 'nnn"),
+            (("--backend", "a:b", "--seed", "3"), "--seed is about a simulated instrument: leave it out with"),
             (("--backend", "a:b", "--no-data"), "--no-data is about a simulated instrument"),
             (("--data", "x", "--no-data"), "leave out one of them"),
             (("--time-scale", "-1"), "'-1' is no factor: 0 or more, such as 0.01"),
@@ -181,6 +195,26 @@ class ServingTests(FolderMixin):
             self.assertEqual(server.stop(15), 0)
         self.assertFalse(path.exists())
 
+    def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_be_controlled(self) -> None:
+        path = str(self.folder / "control")
+        command = [sys.executable, str(SCRIPT), "--port", "0", "--no-data", "--control", path]
+        with (
+            open("/dev/full", "wb") as full,
+            subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True) as process,
+        ):
+            try:
+                assert process.stderr is not None
+                log = ""
+                while "does not take 'discosbackend: controlled at" not in log:
+                    line = process.stderr.readline()
+                    self.assertTrue(line and "Traceback" not in line, log + line)
+                    log += line
+                with SimulatorControl(path) as control:
+                    control.diode(True)
+            finally:
+                process.terminate()
+                process.communicate(timeout=PATIENCE)
+
     def test_a_taken_port_leaves_no_control_behind(self) -> None:
         path = self.folder / "control"
         with served() as other:
@@ -219,6 +253,54 @@ class ServingTests(FolderMixin):
             self.assertIn("simulated mine is served on", server.announced)
             connection = self.enterContext(server.connect())
             self.assertEqual(ask(connection, b"?set-configuration,MINE"), [b"!set-configuration,ok\r\n"])
+
+    def test_a_class_of_ones_own(self) -> None:
+        self.write(
+            "mine.py",
+            "from discosbackend import command\n"
+            "from discosbackend.simulator import SimulatedBackend\n"
+            "class Mine(SimulatedBackend, instrument='sardara'):\n"
+            "    @command('wobble')\n"
+            "    def wobble(self): pass\n"
+            "class Broken(SimulatedBackend):\n"
+            "    def __init__(self, **_): raise RuntimeError('no luck')\n",
+        )
+        script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "wobble"\nnth = 2\n')
+        options = ("--simulate", "mine:Mine", "--faults", script, "--data", "data")
+        with served(*options, cwd=self.folder) as server:
+            self.assertIn("simulated sardara is served on", server.announced)
+            replies = ask(self.enterContext(server.connect()), b"?wobble", b"?wobble", b"?start", b"?stop")
+            self.assertEqual(replies[0], b"!wobble,ok\r\n")
+            self.assertTrue(replies[1].startswith(b"!wobble,fail,"))
+            self.assertEqual(len(recordings_in(self.folder / "data")), 1)
+        for name, told in (
+            ("mine:Broken", "cannot make a Broken: RuntimeError: no luck"),
+            ("mine:Other", "no 'Other' in 'mine'"),
+            ("mine:command", "--simulate 'mine:command' is not derived from SimulatedBackend"),
+            ("nowhere:Mine", "cannot import 'nowhere'"),
+            ("mine.py:Mine", "--simulate 'mine.py:Mine' is not MODULE:NAME"),
+        ):
+            with self.subTest(name):
+                self.assertIn(told, self.run_program("--simulate", name, "--port", "0", status=1)[1])
+
+    def test_a_script_without_a_seed_takes_that_of_the_command_line(self) -> None:
+        script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "time"\nrate = 0.5\n')
+
+        def outcomes(seed: str) -> list[bool]:
+            with served("--faults", script, "--seed", seed) as server:
+                replies = ask(self.enterContext(server.connect()), *[b"?time"] * 40)
+                struck = [number for number, reply in enumerate(replies, 1) if b",fail," in reply]
+                logged = re.findall(r"fault 1, fail, strikes match (\d+): the call of time", server.log())
+                self.assertEqual(list(map(int, logged)), struck)
+                return [b",ok," in reply for reply in replies]
+
+        first = outcomes("8")
+        self.assertEqual(outcomes("8"), first)
+        self.assertNotEqual(outcomes("9"), first)
+
+    def test_a_script_that_arms_nothing(self) -> None:
+        with served("--faults", self.write("faults.toml", "seed = 3\n")) as server:
+            self.assertIn("there is no [[fault]] in it", server.log())
 
     def test_the_state_over_the_command(self) -> None:
         path = self.folder / "control"

@@ -234,6 +234,13 @@ class PageTests(unittest.TestCase):
         wanted = r"\d dumps, the first at MJD 6\d{4}\.\d+\nCh0" + section + "Ch1" + section
         self.assertRegex(done.stdout, rf"\A{wanted}\Z")
 
+    def test_in_a_program_of_ones_own(self) -> None:
+        folder = temporary_folder(self)
+        (folder / "simulated.py").write_text(file_in_the_docs("simulated.py"), encoding="utf-8")
+        done = run([sys.executable, "simulated.py"], folder)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "50 dumps\n", ""))
+        self.assertTrue((folder / "recordings" / "w3.fits").exists())
+
     def test_the_sky(self) -> None:
         path = temporary_folder(self) / "sky.toml"
         path.write_text(file_in_the_docs("sky.toml"), encoding="utf-8")

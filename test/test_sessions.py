@@ -6,7 +6,7 @@ import unittest
 
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.simulator import SimulatedBackend
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 from . import session_player
 from .clients import FakeReactor
 
@@ -32,9 +32,12 @@ class SessionTests(unittest.TestCase):
         for file in files:
             with self.subTest(file.name):
                 lines = file.read_text(encoding="latin-1").splitlines()
-                instrument = session_player.INSTRUMENTS.get(file.stem, "discos")
                 wanted = sum(line.startswith("?") for line in lines)
-                self.assertEqual(self.play(lines, instrument), wanted)
+                # On the default instrument, and on the one whose client it is.
+                default = session_player.INSTRUMENTS.get(file.stem, "discos")
+                own = file.stem if file.stem in INSTRUMENTS else default
+                for instrument in dict.fromkeys((default, own)):
+                    self.assertEqual(self.play(lines, instrument), wanted, instrument)
 
     def test_the_player_sees_a_wrong_reply(self) -> None:
         for line in [

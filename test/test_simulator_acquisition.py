@@ -114,6 +114,18 @@ class ChannelTests(InstrumentMixin):
         ]
         self.assertEqual(found, wanted)
 
+    def test_a_section_of_full_stokes_in_another_mode(self) -> None:
+        for mode, wanted in (
+            ("LCP", ["0L", "3LR"]),
+            ("RCP", ["0R", "3LR"]),
+            ("CP", ["0L", "0R", "3LR"]),
+            ("FullStokes", ["0LR", "3LR"]),
+        ):
+            with self.subTest(mode):
+                self.backend = self.make()
+                found = self.channels("SK03S", ("set_section", 0, "*", "*", "*", mode, "*", "*"))
+                self.assertEqual([f"{feed}{each}" for feed, each, *_ in found], wanted)
+
     def test_set_enable_decides(self) -> None:
         for instrument, configuration, feeds, wanted in (
             ("sardara", "SK77", (0, 3), ["0L", "0R", "3L", "3R"]),
@@ -121,6 +133,7 @@ class ChannelTests(InstrumentMixin):
             ("sardara", "SK00", (0, 6), ["0L", "0R", "6L", "6R"]),
             ("sardara", "SK77S", (5, 0), ["5LR", "0LR"]),
             ("sardara", "SK77S", (5, 5), ["5LR", "5LR"]),
+            ("sardara", "SK06S", (5, 6), ["5LR", "6LR"]),
             ("skarab", "SKARAB_1", (2, 2), ["2L", "2R"]),
             ("skarab", "SKARAB_1S", (7, 7), [f"{feed}LR" for feed in range(7)]),
         ):
@@ -167,11 +180,32 @@ class RecordingTests(InstrumentMixin):
                 self.backend.start(Ticks(self.backend.time() + SECOND))
                 self.backend.stop(Ticks(self.backend.time() + 2 * SECOND))
                 self.pass_time(1.5)
-                steady = self.backend.clock.steady
-                with mock.patch.object(self.backend.clock, "steady", lambda: steady() - lost):
+                found = self.backend.clock.steady
+                with mock.patch.object(self.backend.clock, "steady", lambda f=found, late=lost: f() - late):
                     self.pass_time(1)
                 self.backend.server_stopping()
                 self.assertEqual(self.numbers(recordings_in(self.data)[-1]), list(range(25)))
+
+    def test_who_is_suspended_between_two_clocks_reads_them_again(self) -> None:
+        steady = self.backend.clock.steady
+        moments: list[float] = []
+
+        def read() -> int:
+            found = steady()
+            if moments:
+                self.fake.rightNow += moments.pop()
+            return found
+
+        with mock.patch.object(self.backend.clock, "steady", read):
+            for suspended in ([0.1], [0.1, 0.3]):
+                with self.subTest(suspended):
+                    self.backend.start()
+                    self.pass_time(1)
+                    moments = list(suspended)
+                    self.backend.stop()
+                    self.assertEqual(moments, [])
+                    self.backend.server_stopping()
+                    self.assertEqual(self.numbers(recordings_in(self.data)[-1]), list(range(25)))
 
     def test_a_jump_of_the_clock_neither_adds_nor_takes_dumps(self) -> None:
         for jump in (3600, -3600):
@@ -187,6 +221,24 @@ class RecordingTests(InstrumentMixin):
                 found = [each for each in recordings_in(self.data) if Recorded(each).begins == begins]
                 self.assertEqual(len(found), 1, folder)
                 self.assertEqual(self.numbers(found[0]), list(range(25)))
+
+    def test_a_jump_over_a_pending_transition_invents_no_dumps(self) -> None:
+        # The start comes due a day late: what lies between was not acquired.
+        self.backend.start(Ticks(self.backend.time() + 3600 * SECOND))
+        self.backend.clock.jump(86400)
+        self.pass_time(1)
+        self.assertTrue(self.backend.acquisition.acquiring)
+        begun = self.backend.time()
+        self.pass_time(1)
+        # And its stop as well.
+        self.backend.stop(Ticks(self.backend.time() + 3600 * SECOND))
+        self.backend.clock.jump(86400)
+        self.pass_time(1)
+        self.assertFalse(self.backend.acquisition.acquiring)
+        self.backend.server_stopping()
+        (folder,) = recordings_in(self.data)
+        self.assertTrue(40 <= len(self.numbers(folder)) <= 75, len(self.numbers(folder)))
+        self.assertTrue(-SECOND <= Recorded(folder).begins - begun <= 0)
 
     def test_the_instruments_clock_is_what_counts(self) -> None:
         self.backend.clock.jump(-100)
@@ -330,15 +382,6 @@ class NameTests(InstrumentMixin):
         self.assertEqual(name_of(self.acquire()), "/a/tmp/1.fits")
         self.assertIsNone(name_of(self.acquire()))
 
-    def test_one_that_cannot_be_noted(self) -> None:
-        self.acquire()
-        with mock.patch(
-            "discosbackend.simulator.files.give_name", side_effect=OSError(errno.EROFS, "Read-only file system")
-        ):
-            with self.assertRaises(BackendError) as caught:
-                self.backend.set_filename("/a/b.fits")
-        self.assertTrue(str(caught.exception).startswith("name of the file not noted: read-only file system"))
-
 
 class StateTests(InstrumentMixin):
     """The whole state, and the power switch."""
@@ -364,6 +407,27 @@ class StateTests(InstrumentMixin):
         self.pass_time(2)
         told = json.loads(json.dumps(self.backend.state()))
         self.assertTrue(told["acquiring"] and told["files"]["newest"]["running"])
+
+    def test_what_was_for_the_next_acquisition_is_forgotten_without_power(self) -> None:
+        self.backend.set_filename("/a.fits")
+        self.backend.sky = Sky(diode=True)
+        self.backend.cal_on(3)
+        self.backend.power_cycle()
+        self.assertEqual(self.backend.sky, Sky(diode=True))
+        self.assertIsNone(name_of(self.acquire()))
+
+    def test_after_a_reset_it_measures_as_at_first(self) -> None:
+        def session() -> tuple[list[float], int]:
+            self.backend.set_configuration("SK00")
+            first = self.backend.get_tpi()
+            dumps = self.acquire() / "dumps"
+            self.pass_time(1)
+            return first, hash(dumps.read_bytes())
+
+        before = session()
+        self.assertNotEqual(session(), before)
+        self.backend.start_over()
+        self.assertEqual(session(), before)
 
     def test_power_cycle(self) -> None:
         seen = Sky(diode=True)

@@ -38,6 +38,17 @@ class ClockTests(unittest.TestCase):
         self.assertEqual(self.ahead(), -25_000_000)
         self.assertEqual(self.clock.offset, -2.5)
 
+    def test_jumps_do_not_add_up_to_more_than_a_century(self) -> None:
+        century = 36_600 * 86_400
+        for direction in (1, -1):
+            self.clock.set_offset(0)
+            self.clock.jump(direction * century)
+            with self.assertRaises(ValueError):
+                self.clock.jump(direction)
+            self.assertEqual(self.clock.offset, direction * century)
+            self.clock.jump(-direction)
+            self.assertEqual(self.clock.offset, direction * (century - 1))
+
     def test_an_offset_replaces_what_there_was(self) -> None:
         self.clock.set_drift(100)
         self.later(10)

@@ -28,6 +28,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from discosbackend.errors import BackendError, ControlError
+from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control import ControlChannel, ControlProtocol
 from discosbackend.simulator.controls import Controls
@@ -35,7 +36,7 @@ from discosbackend.simulator.faults import Faults
 from discosbackend.simulator.instruments import Configuration, Instrument, Limits
 from discosbackend.simulator.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
 from discosbackend.simulator.remote import SimulatorControl, control_address
-from discosbackend.simulator.sky import Line, Sky, Source
+from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
 from .in_memory import quiet, steady
 from .serving import PATIENCE, ROOT, Server
 
@@ -96,6 +97,19 @@ class Fake:
 
     def state(self) -> dict[str, Any]:
         return {"sky": self.sky.told(), "fault": self.fault}
+
+
+class FakeServer:
+    """What Controls need of a server."""
+
+    def __init__(self) -> None:
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
 
 class OperationsTests(unittest.TestCase):
@@ -264,14 +278,10 @@ class ControlsTests(unittest.TestCase):
 
     def setUp(self) -> None:
         self.backend = Fake()
-        self.paused: list[str] = []
         self.faults = Faults(7)
+        self.server = FakeServer()
         self.controls = Controls(
-            self.backend,
-            faults=self.faults,
-            pause=lambda: self.paused.append("pause"),
-            resume=lambda: self.paused.append("resume"),
-            extra_state=lambda: {"clients": 3},
+            self.backend, faults=self.faults, server=self.server, extra_state=lambda: {"clients": 3}
         )
 
     def do(self, operation: str, **values: Any) -> Any:
@@ -333,7 +343,7 @@ class ControlsTests(unittest.TestCase):
     def test_wrong_sources(self) -> None:
         for values, told in (
             ({"transit": 3}, "transit and crossing go together"),
-            ({"transit": 3, "crossing": 0}, "crossing must be a number above 0"),
+            ({"transit": 3, "crossing": 0}, "crossing must be a number of s above 0"),
             ({"linear": 2}, "linear must be a number from 0 to 1"),
         ):
             with self.subTest(values):
@@ -345,7 +355,7 @@ class ControlsTests(unittest.TestCase):
         lines = (Line(6668.5, 1.0, -2.0, -30.0), Line(22235.08, 2.0, 4.0))
         self.assertEqual(self.backend.sky.sources["W3"], Source(lines=lines))
         told = self.refused("line", name="W3", rest=1, width=0, peak=1)
-        self.assertIn("width must be a number above 0", told)
+        self.assertIn("width must be a number of km/s above 0", told)
         self.assertIn("light", self.refused("line", name="X", rest=1, width=1, peak=1, velocity=3e5))
 
     def test_remove_and_clear_sky(self) -> None:
@@ -377,22 +387,27 @@ class ControlsTests(unittest.TestCase):
         self.assertEqual(self.backend.fault, "")
 
     def test_pause_and_resume(self) -> None:
-        self.do("resume")
-        self.assertEqual((self.paused, self.do("state")["paused"]), ([], False))
+        for operation, paused in (("resume", False), ("pause", True), ("pause", True), ("resume", False)):
+            self.do(operation)
+            self.assertEqual((self.server.paused, self.do("state")["paused"]), (paused, paused))
+
+    def test_a_pause_that_a_restart_has_ended(self) -> None:
         self.do("pause")
+        self.server.resume()
+        self.assertFalse(self.do("state")["paused"])
         self.do("pause")
-        self.assertEqual((self.paused, self.do("state")["paused"]), (["pause"], True))
-        self.do("resume")
-        self.assertEqual((self.paused, self.do("state")["paused"]), (["pause", "resume"], False))
+        self.assertTrue(self.server.paused)
 
     def test_reset(self) -> None:
         self.do("faults-add", kind="hang", rate=1)
         self.do("reset")
-        self.assertEqual((self.backend.resets, self.paused), (1, []))
+        self.assertEqual((self.backend.resets, self.server.paused), (1, False))
         self.do("pause")
-        self.do("reset")
-        self.assertEqual((self.backend.resets, self.paused), (2, ["pause", "resume"]))
+        with mock.patch.object(self.faults, "renew") as renew:
+            self.do("reset")
+        self.assertEqual((self.backend.resets, self.server.paused), (2, False))
         self.assertEqual(len(self.faults.armed), 1)
+        renew.assert_called_once_with()
         with mock.patch.object(self.backend, "start_over", side_effect=BackendError("busy with setup")):
             self.assertEqual(self.refused("reset"), "busy with setup")
 
@@ -419,6 +434,17 @@ class ControlsTests(unittest.TestCase):
         state = self.do("state")
         self.assertEqual((state["fault"], state["clients"], state["sky"]["diode"]), ("x", 3, False))
         json.dumps(state, allow_nan=False)
+
+    def test_what_the_instrument_refuses(self) -> None:
+        backend = SimulatedBackend("skarab")
+        controls = Controls(backend)
+        for request, told in (
+            ({"do": "line", "name": "a", "rest": "HI", "width": 2, "peak": 3}, "skarab cannot see"),
+            ({"do": "source", "name": "a", "feeds": [7]}, "skarab has 0 to 6"),
+        ):
+            with self.subTest(request), self.assertRaisesRegex(ControlError, told):
+                controls.carry_out(request)
+        self.assertEqual(backend.sky, Sky())
 
     def test_what_a_server_has_not(self) -> None:
         bare = Controls(Fake())
@@ -812,7 +838,7 @@ class ProcessTests(unittest.TestCase):
         with controlled() as (server, address), SimulatorControl(address) as control:
             before = control.state()
             control.source("W3", level=2.5, feeds=3)
-            control.line("W3", "methanol", width=1, peak=2)
+            control.line("W3", "water", width=1, peak=2)
             control.tsys(80)
             control.mark(50, [0, 1])
             control.diode(True)
@@ -822,7 +848,7 @@ class ProcessTests(unittest.TestCase):
             with SimulatorControl(address) as other:
                 state = other.state()
             sky = state["sky"]
-            line = asdict(Line(6668.5192, 1.0, 2.0))
+            line = asdict(Line(REST_FREQUENCIES["water"], 1.0, 2.0))
             self.assertEqual((sky["sources"]["W3"]["lines"], sky["sources"]["W3"]["feeds"]), ([line], [3]))
             self.assertEqual((len(sky["tsys"]), sky["diode"]), (14, True))
             self.assertEqual(sky["mark"], {"0": 50.0, "1": 50.0})

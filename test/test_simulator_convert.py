@@ -99,6 +99,8 @@ class GoalTests(ConvertTests):
             ("tmp/here.fits", None, self.data / "here.fits"),
             ("tmp/here.fits", root, self.data / "here.fits"),
             ("a.fits", None, self.data / "a.fits"),
+            ("../../a.fits", None, self.data / "a.fits"),
+            ("b/../../../tmp/a.fits", root, self.data / "a.fits"),
             ("a", None, self.data / "a"),
         ):
             with self.subTest(name, root=under):
@@ -163,10 +165,14 @@ class SuccessTests(ConvertTests):
             self.goal.write_bytes(b"precious")
             return place(part, goal)
 
-        with mock.patch.object(room, "_place", late):
-            done = convert(self.made())
-        self.assertEqual((done.written, self.goal.read_bytes()), (self.folder / "run_2.fits", b"precious"))
-        self.assertEqual(self.files(), ["run.fits", "run_2.fits"])
+        for link in (os.link, mock.Mock(side_effect=OSError(errno.EPERM, "no"))):
+            with self.subTest(link), mock.patch.object(room, "_place", late), mock.patch.object(os, "link", link):
+                done = convert(self.made())
+                self.assertEqual(done.written, self.folder / "run_2.fits")
+                self.assertEqual(self.goal.read_bytes(), b"precious")
+                self.assertEqual(self.files(), ["run.fits", "run_2.fits"])
+            for each in self.files():
+                (self.folder / each).unlink()
 
     def test_another_conversion_to_the_same_goal(self) -> None:
         part = os.open(self.folder / ".run.fits.part", os.O_WRONLY | os.O_CREAT)
@@ -264,13 +270,18 @@ class DamageTests(ConvertTests):
                 self.assertIn("1 dumps are missing of 5", warnings)
 
     def test_nothing_recorded_is_removed(self) -> None:
-        for dumps, cut in ((0, 0), (1, 30)):
-            with self.subTest(dumps):
-                folder = self.damaged(partial(_cut, cut), dumps=dumps)
-                done = convert(folder)
-                self.assertEqual((done.written, done.dumps), (None, 0))
-                self.assertEqual((self.files(), folder.exists()), ([], False))
-                self.assertIn("no whole dump", done.warnings[0])
+        folder = self.made(dumps=0)
+        done = convert(folder)
+        self.assertEqual((done.written, done.dumps), (None, 0))
+        self.assertEqual((self.files(), folder.exists()), ([], False))
+        self.assertIn("no whole dump", done.warnings[0])
+
+    def test_part_of_a_dump_stays(self) -> None:
+        # It may be that its header says something wrong of it.
+        folder = self.damaged(partial(_cut, 30), dumps=1)
+        with self.assertRaisesRegex(RecordingError, r"\Ano whole dump is left: "):
+            convert(folder)
+        self.assertTrue((folder / "dumps").exists())
 
     def test_dumps_that_are_all_damaged_stay(self) -> None:
         folder = self.damaged(lambda whole: whole.__setitem__(slice(None), bytes(len(whole))))
@@ -304,6 +315,32 @@ class RefusalTests(ConvertTests):
                 self.assertEqual(text, f"disk full: {str(self.goal)!r}")
                 self.assertEqual(self.files(), [])
         self.assertEqual([convert(each).dumps for each in sorted(self.data.iterdir())], [5, 5, 5])
+
+    def test_a_name_that_is_too_long(self) -> None:
+        name = self.folder / ("x" * 300)
+        reason = f"metadata file cannot be read: file name too long: {str(name)!r}"
+        self.assertEqual(self.refused(record(self.data, name=name)), reason)
+
+    def test_a_name_that_does_not_reach_the_disk(self) -> None:
+        fsync = os.fsync
+
+        def failing(number: int) -> Callable[[int], None]:
+            def of_a_folder(file: int) -> None:
+                if os.path.isdir(f"/proc/self/fd/{file}"):
+                    raise OSError(number, os.strerror(number))
+                fsync(file)
+
+            return of_a_folder
+
+        folder = self.made()
+        with mock.patch.object(os, "fsync", failing(errno.EIO)):
+            self.assertEqual(
+                self.refused(folder), f"file cannot be written: input/output error: {str(self.goal)!r}"
+            )
+        self.assertEqual(self.files(), [])
+        # Some filesystems cannot do that at all.
+        with mock.patch.object(os, "fsync", failing(errno.EINVAL)):
+            self.assertEqual(convert(folder).written, self.goal)
 
     def test_a_file_that_may_not_grow(self) -> None:
         folder = self.made()
@@ -451,22 +488,24 @@ class KillTests(ConvertTests):
         self.assertGreater(len(seen), 4)
         self.assertEqual(set(seen), {False})
 
-    def test_sigterm_removes_the_part(self) -> None:
+    def test_who_is_asked_to_end_removes_the_part(self) -> None:
         folder = self.made()
+        for number in (signal.SIGTERM, signal.SIGINT):
 
-        def work() -> None:
-            recorder.write = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-            main([str(folder)])
+            def work(number: int = number) -> None:
+                recorder.write = lambda *_: os.kill(os.getpid(), number)
+                main([str(folder)])
 
-        self.assertEqual(in_child(work), 128 + signal.SIGTERM)
-        self.assertEqual((self.files(), opened(folder)), ([], ALL))
+            with self.subTest(number):
+                self.assertEqual(in_child(work), 128 + number)
+                self.assertEqual((self.files(), opened(folder)), ([], ALL))
 
 
 class ProgramTests(ConvertTests):
     def run_it(self, *arguments: Path | str) -> tuple[int, list[dict[str, Any]]]:
         out = StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
-        self.addCleanup(signal.signal, signal.SIGTERM, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
         with redirect_stdout(out), self.assertRaises(SystemExit) as caught:
             main(list(map(str, arguments)))
         return int(caught.exception.code or 0), [json.loads(line) for line in out.getvalue().splitlines()]
@@ -539,10 +578,10 @@ class RecordingTests(ConvertTests):
 
     def test_a_record_that_is_written_bit_by_bit(self) -> None:
         recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
-        write = os.write
+        write = os.pwrite
         with (
-            mock.patch.object(os, "writev", lambda file, parts: write(file, parts[0][:10])),
-            mock.patch.object(os, "write", lambda file, part: write(file, part[:13])),
+            mock.patch.object(os, "pwritev", lambda file, parts, place: write(file, parts[0][:10], place)),
+            mock.patch.object(os, "pwrite", lambda file, part, place: write(file, part[:13], place)),
         ):
             for number in ALL:
                 recording.write(number, 0, memoryview(struct.pack("<32i", *range(32))))

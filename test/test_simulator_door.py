@@ -42,8 +42,10 @@ def setUpModule() -> None:
 class Port:
     """A port in memory; `taken` is for how many tries somebody else has its address."""
 
-    def __init__(self, factory: DBFactory, number: int = 0, taken: int = 0) -> None:
+    def __init__(self, factory: DBFactory, number: int = 0, taken: int = 0, local: bool = False) -> None:
         self.factory, self.clock, self.taken = factory, factory.reactor, taken
+        # That of a local socket counts itself before it knows whether it listens.
+        self.local = local
         self.port: int | None = number
         self.listens = False
         self.startListening()
@@ -51,6 +53,8 @@ class Port:
     def startListening(self) -> None:
         if self.listens or (self.taken and self.port == 4711):
             self.taken -= 1
+            if self.local:
+                self.factory.doStart()
             raise CannotListenError("127.0.0.1", self.port, OSError(errno.EADDRINUSE, "in use"))
         self.factory.doStart()
         self.listens = True
@@ -164,13 +168,28 @@ class DoorTests(unittest.TestCase):
         self.stop(service)
 
     def test_an_address_that_is_taken_meanwhile(self) -> None:
-        factory, service, port = self.serve(taken=3)
+        for local in (False, True):
+            with self.subTest(local=local):
+                factory, service, port = self.serve(taken=3, local=local)
+                assert factory.door is not None
+                factory.door.shut(1)
+                factory.reactor.pump([0.0, 1.0, 0.1])
+                self.assertFalse(port.listens)
+                factory.reactor.pump([0.2] * 4)
+                self.assertTrue(port.listens)
+                self.stop(service)
+
+    def test_the_system_refuses_to_listen_meanwhile(self) -> None:
+        factory, service, port = self.serve()
         assert factory.door is not None
         factory.door.shut(1)
-        factory.reactor.pump([0.0, 1.0, 0.1])
-        self.assertFalse(port.listens)
-        factory.reactor.pump([0.2] * 4)
-        self.assertTrue(port.listens)
+        # Not all that it refuses is a CannotListenError of Twisted's.
+        refused = OSError(errno.EADDRINUSE, "in use")
+        with mock.patch.object(port, "startListening", side_effect=refused):
+            factory.reactor.pump([0.0, 1.0])
+        self.assertFalse(factory.door.is_open)
+        factory.reactor.advance(0.2)
+        self.assertTrue(factory.door.is_open and port.listens)
         self.stop(service)
 
     def test_a_socket_of_another_process_stays_open(self) -> None:

@@ -168,8 +168,31 @@ class DumpingTests(unittest.TestCase):
         ):
             dumping = self.begin()
             self.assertEqual(self.finish(dumping, self.steady + 5 * DUMP), [])
-        self.assertEqual(dumping.problem, "recording failed after 0 dumps")
+        self.assertEqual(dumping.problem, "recording: zerodivisionerror: 5 dumps lost")
+        self.assertEqual(len(logs.output), 1)
         self.assertIn("ZeroDivisionError", logs.output[0])
+
+    def test_a_dump_that_cannot_be_costs_no_other(self) -> None:
+        fill = Levels.fill
+
+        def sometimes(levels: Levels, dump: int, sky: Sky, out: Any) -> None:
+            fill(levels, dump, sky, out)
+            if dump == 2:
+                raise ZeroDivisionError
+
+        with mock.patch.object(Levels, "fill", sometimes), self.assertLogs("discosbackend.simulator.dumping", "ERROR"):
+            found = self.finish(self.begin(), self.steady + 5 * DUMP)
+        self.assertEqual([number for number, *_ in found], [0, 1, 3, 4])
+
+    def test_spectra_that_cannot_be(self) -> None:
+        with (
+            mock.patch.object(Levels, "room", side_effect=MemoryError),
+            self.assertLogs("discosbackend.simulator.dumping", "ERROR") as logs,
+        ):
+            dumping = self.begin()
+            self.assertTrue(dumping.wait(PATIENCE))
+        self.assertEqual(dumping.problem, "recording failed after 0 dumps")
+        self.assertIn("MemoryError", logs.output[0])
 
     def test_a_recording_that_cannot_be_finished(self) -> None:
         dumping = self.begin()

@@ -223,6 +223,10 @@ class TriggerTests(unittest.TestCase):
         )
         faults.end()
         self.assertFalse(faults.on_replies or faults.on_calls)
+        # Neither what a thread had begun to draw before, nor what is armed now, changes that.
+        self.assertEqual(faults.on_call("status"), [])
+        faults.add(Fault(kind="late", seconds=1, nth=1))
+        self.assertFalse(faults.on_replies or faults.on_calls)
         self.assertEqual(clock.getDelayedCalls(), [])
         clock.advance(10)
         faults.begin(clock, hand)
@@ -278,6 +282,19 @@ class ArmedTests(unittest.TestCase):
             sorted(hand.told), [("strike", "clock-off"), ("strike", "clock-step"), ("undo", "clock-off")]
         )
         self.assertEqual(faults.armed, [])
+
+    def test_what_lasts_is_renewed_if_it_has_struck(self) -> None:
+        faults, clock, hand = begun(
+            Fault(kind="clock-off", seconds=-3, at=0),
+            Fault(kind="clock-drift", ppm=10, at=5),
+            Fault(kind="clock-step", seconds=1, at=0),
+        )
+        clock.advance(1)
+        hand.told.clear()
+        faults.renew()
+        self.assertEqual(hand.told, [("strike", "clock-off")])
+        self.assertEqual([armed.struck for armed in faults.armed], [1, 0, 1])
+        Faults(0, [Fault(kind="clock-off", seconds=1, nth=1)]).renew()
 
     def test_commands_that_there_are_not(self) -> None:
         faults = Faults(commands=COMMANDS)
@@ -353,6 +370,10 @@ class ScriptTests(unittest.TestCase):
         self.assertEqual(faults.seed, 7)
         wanted = [(1, Fault(kind="late", seconds=2.0, rate=0.1)), (2, Fault(kind="lf", nth=3))]
         self.assertEqual([(armed.number, armed.fault) for armed in faults.armed], wanted)
+
+    def test_a_script_as_windows_writes_it(self) -> None:
+        # With a byte order mark, which tomllib takes for a part of the first key, and CR LF.
+        self.assertEqual(self.load("\xef\xbb\xbfseed = 7\r\n").seed, 7)
 
     def test_an_empty_script_arms_nothing(self) -> None:
         faults = self.load("")

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 
 from discosbackend.handlers import AlwaysOkHandler, Handler
 from discosbackend.protocol import DBFactory
+from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty import FaultyFactory, FaultyProtocol
 
@@ -128,6 +129,12 @@ class ReplyTests(unittest.TestCase):
         connection = connected(Fault(kind="long", rate=1))
         for request in (b"?a\n", b"?a," + b"y" * 500 + b"\n"):
             self.assertEqual(len(connection.ask(request)), 600)
+
+    def test_long_is_longer_in_any_case(self) -> None:
+        connection = connected(Fault(kind="long", bytes=512, rate=1))
+        connection.received()
+        received = connection.ask(b"?a," + b"y" * 503 + b"\n")
+        self.assertEqual((len(received), received[-5:]), (513, b"y,x\r\n"))
 
     def test_swap_leaves_after_the_next_one(self) -> None:
         connection = connected(Fault(kind="swap", command="a", rate=1))
@@ -257,6 +264,17 @@ class DropTests(unittest.TestCase):
                     connection.lose()
                     self.assertEqual(connection.factory.connections, set())
 
+    def test_what_came_before_leaves_before_the_end(self) -> None:
+        class Tls(Wire):
+            """What is written after loseConnection goes nowhere."""
+
+            def write(self, data: bytes) -> None:
+                if not self.disconnecting:
+                    super().write(data)
+
+        connection = greeted(factory_of(Fault(kind="drop-inside", command="b", nth=1)), Tls())
+        self.assertEqual(connection.ask(b"?a,1\n?b,2\n?c,3\n"), A + b"!b,")
+
     def test_the_earliest_drop_counts(self) -> None:
         kinds = ("drop-after", "drop-inside")
         connection = connected(*(Fault(kind=kind, rate=1, command="b") for kind in kinds))
@@ -299,6 +317,20 @@ class DropTests(unittest.TestCase):
         connection.clock.advance(0)
         self.assertEqual(len(handler.requests), 11)
         self.assertEqual(connection.factory.connections, set())
+
+    def test_also_for_a_client_that_does_not_read(self) -> None:
+        handler = odd(ok)
+        faults = [Fault(kind="late", seconds=1, command="a", nth=1), Fault(kind="drop-after", command="a", nth=1)]
+        connection = greeted(factory_of(*faults, handler=handler), Narrow())
+        connection.send(b"?b," + b"y" * 300 + b"\n")
+        connection.transport.full = False
+        protocol_of(connection).resumeProducing()
+        connection.send(b"?a,1\n")
+        protocol_of(connection).pauseProducing()
+        connection.send(b"?b,2\n")
+        connection.clock.pump([1.0, 0.0])
+        self.assertEqual(len(handler.requests), 3)
+        self.assertFalse(protocol_of(connection).busy)
 
 
 class UnstruckTests(unittest.TestCase):
@@ -416,6 +448,18 @@ class PauseTests(unittest.TestCase):
         factory.resume()
         self.assertEqual(connection.ask(b""), GREETING + A)
 
+    def test_whether_a_client_is_silent_is_seen_afterwards(self) -> None:
+        for asks, wanted in ((True, A), (False, GREETING)):
+            with self.subTest(asks=asks):
+                factory = factory_of(greeting_delay=5)
+                factory.pause()
+                connection = Connection(factory, Narrow())
+                connection.clock.pump([1.0] * 12)
+                factory.resume()
+                received = connection.ask(b"?a,1\n" if asks else b"")
+                connection.clock.advance(5)
+                self.assertEqual(received + connection.received(), wanted)
+
     def test_what_a_client_that_leaves_has_asked_for_is_carried_out_afterwards(self) -> None:
         for before in (0, 9):
             with self.subTest(before=before):
@@ -447,6 +491,19 @@ class PauseTests(unittest.TestCase):
         self.assertFalse(transport.reading)
         factory.resume()
         self.assertTrue(transport.reading)
+
+    def test_a_client_that_did_not_read_and_leaves_is_forgotten_after_the_pause(self) -> None:
+        handler = odd(ok)
+        connection = greeted(factory_of(handler=handler), Narrow())
+        factory = protocol_of(connection).factory
+        for line in (b"?a," + b"y" * 300, b"?b,2"):
+            connection.send(line + b"\n")
+        self.assertEqual(len(handler.requests), 1)
+        factory.pause()
+        connection.lose()
+        factory.resume()
+        connection.clock.advance(0)
+        self.assertEqual((len(handler.requests), factory.connections), (2, set()))
 
     def test_twice_is_once(self) -> None:
         connection = connected()
@@ -489,6 +546,15 @@ class EndTests(unittest.TestCase):
                 connection.clock.pump([1.0] * 10)
                 self.assertEqual(connection.received(), A + B)
                 self.assertEqual(done, [when])
+
+    def test_more_than_may_wait_is_answered_all_the_same(self) -> None:
+        connection = connected(Fault(kind="late", seconds=99, command="a", nth=1))
+        connection.send(b"?a,1\n")
+        connection.send(b"?b\n" * 4000)
+        done = self.finished(protocol_of(connection).factory, 1.0)
+        connection.clock.pump([0.0] * 100 + [1.0])
+        self.assertEqual(connection.received().count(b"\r\n"), 4001)
+        self.assertEqual(done, [1.0])
 
     def test_a_pause_is_over(self) -> None:
         connection = connected()
@@ -544,6 +610,33 @@ class ClockTests(unittest.TestCase):
         hands.told.clear()
         factory.faults.clear()
         self.assertEqual(hands.told, [("jump", 3), ("drift", 20.2), ("drift", 0)])
+
+    def test_more_than_a_clock_can_do_is_logged(self) -> None:
+        clock = SimulatedClock(lambda: 0)
+        slow = [Fault(kind="clock-drift", ppm=-400_000, command="a", nth=nth) for nth in (1, 2)]
+        factory = factory_of(*slow, Fault(kind="clock-step", seconds=3e7, command="b", rate=1), clock=clock)
+        with self.assertLogs("discosbackend.simulator.faulty", "WARNING") as logs:
+            connection = greeted(factory)
+            self.assertEqual(connection.ask(b"?a,1\n?a,1\n"), A + A)
+            self.assertEqual(clock.drift, -400_000)
+            self.assertEqual(all_of(connection, b"?b,2\n" * 200), B * 200)
+        self.assertIn("clock-drift does nothing: drift must be", logs.output[0])
+        self.assertIn("clock-step does nothing: ", logs.output[1])
+        factory.faults.remove(1)
+        self.assertEqual(clock.drift, -400_000)
+
+    def test_what_lasts_does_so_after_a_reset(self) -> None:
+        clock = SimulatedClock(lambda: 0)
+        lasting = [Fault(kind="clock-off", seconds=-3, at=0), Fault(kind="clock-drift", ppm=10, at=0)]
+        factory = factory_of(*lasting, Fault(kind="clock-step", seconds=1, at=0), clock=clock)
+        factory.reactor.advance(0)
+        self.assertEqual((clock.offset, clock.drift), (-2, 10))
+        clock.set_drift(0)
+        clock.set_offset(0)
+        factory.faults.renew()
+        self.assertEqual((clock.offset, clock.drift), (-3, 10))
+        factory.faults.clear()
+        self.assertEqual((clock.offset, clock.drift), (0, 0))
 
     def test_without_a_clock_it_is_logged(self) -> None:
         factory = factory_of(Fault(kind="clock-off", seconds=1, at=0))

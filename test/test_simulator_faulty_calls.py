@@ -136,6 +136,8 @@ class CallTests(unittest.TestCase):
         connection.send(b"?start\n")
         connection.clock.pump([1.0] * 6)
         self.assertEqual(connection.received(), b"!start,fail,timeout: start took longer than 5 s\r\n")
+        # Nor is it waited for.
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
         connection.clock.advance(20)
         self.assertEqual(backend.done, [])
 
@@ -161,6 +163,18 @@ class CallTests(unittest.TestCase):
         self.assertEqual(done, [None])
         connection.factory.doStop()
         self.assertTrue(connection.factory.stopped.called)
+
+    def test_what_waits_for_its_turn_at_a_restart_is_never_carried_out(self) -> None:
+        connection, backend = self.serve(Fault(kind="hang", command="start", nth=1))
+        others = [greeted(connection.factory) for _ in range(4)]
+        connection.send(b"?start\n")
+        for other in others:
+            other.send(b"?tune\n")
+        assert isinstance(connection.factory, FaultyFactory)
+        connection.factory.restart(1)
+        connection.clock.advance(0)
+        self.assertEqual(backend.done, [])
+        self.assertEqual(greeted(connection.factory).ask(b"?tune\n"), b"!tune,ok,7\r\n")
 
     def test_marks_signatures_and_other_handlers_stay(self) -> None:
         FaultyFactory(AlwaysOkHandler())

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import unittest
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from astropy.io import fits
 
 from discosbackend.errors import BackendError
-from discosbackend.simulator.files import Files
-from discosbackend.simulator.recording import name_of, recordings_in
+from discosbackend.simulator.converter import Converter
+from discosbackend.simulator.dumping import Dumping
+from discosbackend.simulator.recording import Recording, give_name, name_of, recordings_in
 from .serving import PATIENCE
 from .test_simulator_acquisition import InstrumentMixin
 
@@ -25,18 +30,19 @@ class ChoiceTests(InstrumentMixin):
     def setUp(self) -> None:
         super().setUp()
         self.converted: list[list[str | None]] = []
-        self.refusals: list[str] = []
-        patch = mock.patch.object(Files, "_run_converter", lambda _, folders: self.run_converter(folders))
+        self.refusals: dict[str | None, str] = {}
+        patch = mock.patch.object(Converter, "run", lambda _, names: self.run_converter(names))
         patch.start()
         self.addCleanup(patch.stop)
 
-    def run_converter(self, folders: list[Path]) -> list[str]:
-        """In place of the converter."""
-        self.converted.append([name_of(folder) for folder in folders])
-        if not self.refusals:
-            for folder in folders:
-                shutil.rmtree(folder)
-        return self.refusals
+    def run_converter(self, names: dict[Path, str | None]) -> dict[Path, str]:
+        """In place of the converter: what a test wants refused is refused, by its name."""
+        self.converted.append(list(names.values()))
+        refused = {folder: self.refusals[name] for folder, name in names.items() if name in self.refusals}
+        for folder in names:
+            if folder not in refused:
+                shutil.rmtree(folder, ignore_errors=True)
+        return refused
 
     def scan(self, name: str = "") -> Path:
         """An acquisition, and its name if it gets one."""
@@ -84,12 +90,12 @@ class ChoiceTests(InstrumentMixin):
         self.scan("/1.fits")
         inside, go_on = threading.Event(), threading.Event()
 
-        def slowly(folders: list[Path]) -> list[str]:
+        def slowly(names: dict[Path, str | None]) -> dict[Path, str]:
             inside.set()
             self.assertTrue(go_on.wait(PATIENCE))
-            return self.run_converter(folders)
+            return self.run_converter(names)
 
-        with mock.patch.object(Files, "_run_converter", lambda _, folders: slowly(folders)):
+        with mock.patch.object(Converter, "run", lambda _, names: slowly(names)):
             thread = threading.Thread(target=self.backend.convert_data)
             thread.start()
             self.assertTrue(inside.wait(PATIENCE))
@@ -99,17 +105,143 @@ class ChoiceTests(InstrumentMixin):
         self.assertEqual(self.converted, [["/1.fits"]])
         self.assertEqual(name_of(self.scan()), "/2.fits")
 
-    def test_what_was_refused_is_told_and_tried_again(self) -> None:
+    def test_a_name_that_comes_while_recordings_are_chosen(self) -> None:
+        # Then it is that of the one that is converted.
         self.scan("/1.fits")
-        self.refusals = ["disk full: /1.fits", "another"]
+        conversion = threading.Thread(target=self.backend.convert_data)
+
+        def slowly(folder: Path, name: str) -> None:
+            conversion.start()
+            conversion.join(0.1)
+            give_name(folder, name)
+
+        with mock.patch("discosbackend.simulator.files.give_name", slowly):
+            self.backend.set_filename("/2.fits")
+        conversion.join(PATIENCE)
+        self.assertEqual(self.converted, [["/2.fits"]])
+
+    def test_one_that_ended_is_chosen_while_the_next_begins(self) -> None:
+        self.scan("/1.fits")
+        dumping = threading.Event()
+
+        def begin(*_: Any, **__: Any) -> None:
+            # Between the one and the other.
+            self.backend.convert_data()
+            dumping.set()
+            raise ZeroDivisionError
+
+        with (
+            mock.patch("discosbackend.simulator.files.Dumping", begin),
+            self.assertRaises(ZeroDivisionError),
+        ):
+            self.backend.start()
+        self.assertTrue(dumping.is_set())
+        self.assertEqual(self.converted, [["/1.fits"]])
+
+    def test_what_is_over_is_let_go(self) -> None:
+        def threads() -> int:
+            gc.collect()
+            return sum(isinstance(each, Dumping) for each in gc.get_objects())
+
+        self.scan()
+        self.scan()
+        before = threads()
+        for _ in range(4):
+            self.scan()
+        self.assertEqual(threads(), before)
+
+    def test_what_somebody_else_has_taken_is_forgotten(self) -> None:
+        # discos-backend-recover, say.
+        shutil.rmtree(self.scan("/1.fits"))
+        folder = self.scan("/2.fits")
+        (folder / "header.json").unlink()
+        self.backend.convert_data()
+        self.assertEqual(self.converted, [])
+        self.backend.set_filename("/3.fits")
+        self.assertEqual(name_of(self.scan()), "/3.fits")
+
+    def test_a_name_for_one_that_was_taken_is_for_the_next(self) -> None:
+        shutil.rmtree(self.scan())
+        self.backend.set_filename("/1.fits")
+        self.assertEqual(name_of(self.scan()), "/1.fits")
+
+    def refused(self) -> str:
+        """Why convert-data is refused."""
         with self.assertRaises(BackendError) as caught:
             self.backend.convert_data()
-        self.assertEqual(str(caught.exception), "disk full: /1.fits")
-        self.assertEqual(self.backend.status()[1], "conversion failed: disk full: /1.fits")
-        self.refusals = []
+        return str(caught.exception)
+
+    def test_what_was_refused_is_told_and_tried_again(self) -> None:
+        self.scan("/1.fits")
+        self.refusals = {"/1.fits": "disk full: /1.fits"}
+        with self.assertLogs("discosbackend.simulator.files", "ERROR") as logs:
+            self.assertEqual([self.refused(), self.refused()], ["disk full: /1.fits"] * 2)
+        self.assertEqual(len(logs.output), 1, "one line for the same reason")
+        self.assertEqual(self.backend.status()[1], "not converted: disk full: /1.fits")
+        self.refusals = {}
         self.backend.convert_data()
-        self.assertEqual(self.converted, [["/1.fits"]] * 2)
+        self.assertEqual(self.converted, [["/1.fits"]] * 3)
         self.assertEqual(self.backend.status()[1], "ok")
+
+    def test_what_was_refused_is_no_obstacle_to_others(self) -> None:
+        self.refusals = {"/1.fits": "no fits file"}
+        self.scan("/1.fits")
+        with self.assertLogs("discosbackend.simulator.files", "ERROR"):
+            self.refused()
+        self.scan("/2.fits")
+        self.backend.convert_data()
+        self.assertEqual(self.backend.status()[1], "ok")
+        self.scan()
+        self.backend.convert_data()
+        self.assertEqual(self.converted[1:], [["/1.fits", "/2.fits"], ["/1.fits", None]])
+        # It alone is told again.
+        self.assertEqual(self.refused(), "no fits file")
+
+    def test_another_name_makes_it_new(self) -> None:
+        self.refusals = {"/1.fits": "no fits file"}
+        self.scan("/1.fits")
+        with self.assertLogs("discosbackend.simulator.files", "ERROR"):
+            self.refused()
+        self.backend.set_filename("/2.fits")
+        self.backend.convert_data()
+        self.assertEqual(self.converted, [["/1.fits"], ["/2.fits"]])
+
+    def test_a_name_after_a_refused_start_is_not_for_the_recording_before(self) -> None:
+        first = self.scan("/1.fits")
+        refused = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(Recording, "begin", side_effect=refused):
+            self.assertRaises(BackendError, self.backend.start)
+        self.backend.set_filename("/2.fits")
+        self.assertEqual(name_of(first), "/1.fits")
+        self.backend.convert_data()
+        self.assertEqual(self.converted, [["/1.fits"]])
+
+    def test_a_name_that_the_disk_does_not_take_holds_all_the_same(self) -> None:
+        folder = self.scan("/1.fits")
+        refused = OSError(errno.ENOSPC, "No space left on device")
+        with (
+            mock.patch("discosbackend.simulator.files.give_name", side_effect=refused),
+            self.assertLogs("discosbackend.simulator.files", "WARNING") as logs,
+        ):
+            self.backend.set_filename("/disk/2.fits")
+        self.assertIn("its name is not noted on disk: no space left on device: '/disk/2.fits'", logs.output[0])
+        self.assertEqual(name_of(folder), "/1.fits")
+        self.backend.convert_data()
+        self.assertEqual(self.converted, [["/disk/2.fits"]])
+
+    def test_paths_without_a_files_name_are_refused_at_once(self) -> None:
+        self.scan("/1.fits")
+        for path in (".", "..", "/", "/a/", "/a/..", "a/."):
+            with self.subTest(path), self.assertRaises(BackendError) as caught:
+                self.backend.set_filename(path)
+            self.assertEqual(str(caught.exception), f"path has no name of a file: {path!r}")
+            self.assertEqual(self.backend.get_filename(), "/1.fits")
+
+    def test_a_restart_gives_the_conversion_up(self) -> None:
+        self.scan("/1.fits")
+        with mock.patch.object(Converter, "give_up") as give_up:
+            self.backend.power_cycle()
+        give_up.assert_called_once_with()
 
 
 class ConverterTests(InstrumentMixin):
@@ -127,7 +259,7 @@ class ConverterTests(InstrumentMixin):
     def test_files_one_folder_up(self) -> None:
         self.scan("1.fits")
         self.scan("2.fits")
-        with self.assertLogs("discosbackend.simulator.files", "INFO") as logs:
+        with self.assertLogs("discosbackend.simulator.converter", "INFO") as logs:
             self.backend.convert_data()
         for name in ("1.fits", "2.fits"):
             with fits.open(self.site.parent / name) as file:
@@ -167,12 +299,60 @@ class ConverterTests(InstrumentMixin):
         self.scan("1.fits")
         with (
             mock.patch("sys.executable", "/bin/sh"),
-            self.assertLogs("discosbackend.simulator.files", "WARNING"),
+            self.assertLogs("discosbackend.simulator", "WARNING"),
             self.assertRaises(BackendError) as caught,
         ):
             self.backend.convert_data()
         self.assertRegex(str(caught.exception), r"conversion ended early with status \d+")
         self.assertEqual(len(recordings_in(self.data)), 1)
+
+    def test_when_the_server_goes_down_a_conversion_is_given_up(self) -> None:
+        # Before the converter is there, and while it is waited for; one that does nothing until it is ended.
+        popen, communicate = subprocess.Popen, subprocess.Popen.communicate
+        self.scan("1.fits")
+        self.backend.wait_for_dumps()
+        for early in (True, False):
+
+            def start(_: Any, **others: Any) -> Any:
+                return popen([sys.executable, "-c", "import signal; signal.pause()"], **others)
+
+            def ready(converter: Converter, early: bool = early) -> None:
+                if early:
+                    converter.give_up()
+
+            def wait(converter: Any, *told: Any) -> Any:
+                self.backend.server_stopping()
+                try:
+                    return communicate(converter, *told, timeout=PATIENCE)
+                finally:
+                    converter.kill()
+
+            with (
+                self.subTest(early=early),
+                mock.patch.object(Converter, "ready", ready),
+                mock.patch("subprocess.Popen.communicate", wait),
+                mock.patch("subprocess.Popen", start),
+                self.assertRaises(BackendError) as caught,
+            ):
+                self.backend._files._converter._given_up = False  # pylint: disable=protected-access  # as ready() does
+                self.backend.convert_data()
+            self.assertEqual(str(caught.exception), "conversion given up")
+            self.assertEqual(len(recordings_in(self.data)), 1)
+
+    def test_folders_are_not_on_the_command_line(self) -> None:
+        # Which could not carry thousands of them.
+        self.scan("1.fits")
+        popen = subprocess.Popen
+        commands: list[list[str]] = []
+
+        def start(command: list[str], **others: Any) -> Any:
+            commands.append(command)
+            return popen(command, **others)
+
+        with mock.patch("subprocess.Popen", start):
+            self.backend.convert_data()
+        self.assertNotIn(str(self.data), " ".join(commands[0]))
+        self.assertTrue((self.site.parent / "1.fits").exists())
 
     def test_a_converter_that_cannot_be_started(self) -> None:
         self.scan("1.fits")

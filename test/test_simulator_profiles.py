@@ -407,9 +407,10 @@ class WrongTests(_Files):
             ("{stokes_too = true}", "{feeds = [1, 1]}", "configurations.Q1.feeds must be a list of differen"),
             ("{stokes_too = true}", "{bandwidth = 2400.0}", "configurations.Q1.bandwidth must be within lim"),
             ('"Q 2" =', "Q1S =", "configurations.Q1S makes Q1S, which is there already"),
-            ('"Q 2" =', '"Q,2" =', "configurations.'Q,2' must be a name of ASCII without , and !"),
+            ('"Q 2" =', '"Q,2" =', "configurations.'Q,2' must be a name of ASCII without , ! and /"),
+            ('"Q 2" =', '"../Q" =', "configurations.'../Q' must be a name of ASCII without , ! and /"),
             ('"Q 2" =', '"" =', "configurations.'' must be a name"),
-            ('"Q 2" =', "unconfigured =", "configurations.unconfigured must be a name of ASCII without , an"),
+            ('"Q 2" =', "unconfigured =", "configurations.unconfigured must be a name of ASCII without , ! "),
             # tasks
             ("[[tasks]]", "[tasks]", "tasks must be a list of tables: write [[tasks]] above each, not a tab"),
             ('command = "tune"', "", "tasks[0].command is needed: a name of letters, digits and hyphens"),

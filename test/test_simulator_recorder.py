@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
+import os
+import shutil
 import tempfile
 import unittest
 from dataclasses import replace
@@ -111,6 +114,10 @@ class WholeTests(FileTests):
                 self.assertEqual(header[key], value)
         self.assertIn("simulated by discosbackend", str(header["HISTORY"]))
         self.assertIn("seed 7, acquisition 3", str(header["HISTORY"]))
+
+    def test_a_scan_is_called_one(self) -> None:
+        sky = Sky().with_source("a", Source(5.0, transit=1.0, crossing=1.0))
+        self.assertEqual(self.whole(sky=sky)["PRIMARY"][0]["SubScanType"], "RA")
 
     def test_texts_that_no_header_can_carry(self) -> None:
         sky = Sky().with_source("Ω\n" + "x" * 200, Source(5.0))
@@ -250,10 +257,12 @@ COLUMNS = "time raj2000 decj2000 az el par_angle derot_angle flag_cal flag_track
 
 class TimeTests(unittest.TestCase):
     @given(strategies.integers(0, 4 * 10**16))
-    def test_mjd_to_a_third_of_a_microsecond(self, ticks: int) -> None:
+    def test_mjd_is_as_exact_as_a_double(self, ticks: int) -> None:
+        # From 2^16 on it has a bit less behind the point.
+        limit = Fraction(4, 10) if ticks < (2**16 - 40587) * DAY else Fraction(7, 10)
         for found in (mjd(ticks), mjd(np.array([ticks]))[0]):
             off = Fraction(float(found)) - 40587 - Fraction(ticks, DAY)
-            self.assertLess(abs(off) * 86400 * 10**6, Fraction(4, 10))
+            self.assertLess(abs(off) * 86400 * 10**6, limit)
 
 
 class PointingTests(unittest.TestCase):
@@ -284,6 +293,21 @@ class PointingTests(unittest.TestCase):
         found = self.at(Sky().with_source("a", Source(5.0)), [0.0, 1.0, 100.0])
         self.assertEqual(set(found["raj2000"]), {Pointing.right_ascension})
         self.assertEqual(set(found["decj2000"]), {Pointing.declination})
+
+    def test_the_source_rises_and_sets(self) -> None:
+        # By the sidereal time at the telescope, 9.2454 degrees east and 39.493 north, without precession.
+        seconds = np.arange(0, 86400, 3600)
+        days = mjd(BEGINS) + seconds / 86400 - 51544.5
+        hours = np.radians(280.46061837 + 360.98564736629 * days + 9.2454) - Pointing.right_ascension
+        latitude, declination = math.radians(39.493), Pointing.declination
+        sine = math.sin(latitude) * math.sin(declination)
+        sine += math.cos(latitude) * math.cos(declination) * np.cos(hours)
+        found = self.at(Sky(), seconds)
+        np.testing.assert_allclose(found["el"], np.arcsin(sine), atol=math.radians(0.2))
+        # East of the meridian before, west of it afterwards, and with it goes the parallactic angle's sign.
+        clear = abs(np.sin(hours)) > 0.05
+        self.assertTrue((np.sin(found["az"]) * np.sin(hours) < 0)[clear].all())
+        self.assertTrue((found["par_angle"] * np.sin(hours) > 0)[clear].all())
 
     def test_positions_in_between_are_as_good(self) -> None:
         seconds = np.linspace(0, 20, 4001)
@@ -429,6 +453,30 @@ class MergedTests(FileTests):
         self.assertEqual(header["TFIELDS"], len(rows.columns))
         np.testing.assert_allclose(np.diff(rows["last"]), 1.0, atol=1e-3)
 
+    def test_angles_keep_their_range(self) -> None:
+        # From 0, around 0, and as an axis with its cables has them: over more than a turn.
+        def turning(hdus: fits.HDUList) -> None:
+            table = hdus["DATA TABLE"]
+            seconds = (table.data["time"] - float(mjd(BEGINS))) * 86400
+            more = [
+                fits.Column("from_0", "D", "deg", array=(300.0 + 90.0 * seconds) % 360.0),
+                fits.Column("around_0", "D", "deg", array=(300.0 + 90.0 * seconds) % 360.0 - 180.0),
+                fits.Column("axis", "D", "deg", array=-200.0 - 30.0 * seconds),
+            ]
+            hdus["DATA TABLE"] = fits.BinTableHDU.from_columns(
+                table.columns + fits.ColDefs(more), header=table.header, name="DATA TABLE"
+            )
+
+        _, rows = self.merge(change=turning)["DATA TABLE"]
+        seconds = (np.arange(75) + 0.5) * ROW
+        for name, wanted in (
+            ("from_0", (300.0 + 90.0 * seconds) % 360.0),
+            ("around_0", (300.0 + 90.0 * seconds) % 360.0 - 180.0),
+            ("axis", -200.0 - 30.0 * seconds),
+        ):
+            with self.subTest(name):
+                np.testing.assert_allclose(rows[name], wanted, atol=1e-4)
+
     def test_numbers_that_are_none_and_rows_in_disorder(self) -> None:
         def spoil(hdus: fits.HDUList) -> None:
             data = hdus["DATA TABLE"].data
@@ -518,6 +566,12 @@ class MergedTests(FileTests):
         def without(name: str) -> Any:
             return lambda hdus: hdus.pop(name)
 
+        def image(name: str) -> Any:
+            def change(hdus: fits.HDUList) -> None:
+                hdus[name] = fits.ImageHDU(np.zeros((3, 3)), name=name)
+
+            return change
+
         def rows(count: int) -> Any:
             def change(hdus: fits.HDUList) -> None:
                 hdus["DATA TABLE"].data = hdus["DATA TABLE"].data[:count]
@@ -543,6 +597,8 @@ class MergedTests(FileTests):
             (without_times, "has no rows in DATA TABLE"),
             (untimed, "has no time in DATA TABLE"),
             (ragged, "has columns of variable length in DATA TABLE"),
+            (image("DATA TABLE"), "has no DATA TABLE"),
+            (image("SECTION TABLE"), "has no SECTION TABLE"),
         ):
             with self.subTest(reason):
                 self.assertEqual(self.refusal(change), f"metadata file {reason}")
@@ -554,10 +610,37 @@ class MergedTests(FileTests):
         for text in (b"", b"SIMPLE", nothing, whole[:-2880], whole[:9000], whole[: 5 * 2880]):
             with self.subTest(len(text)):
                 self.name.write_bytes(text)
-                self.assertRegex(self.refused(), "cannot be read|cut off|has no|damaged")
-        self.name.unlink()
-        self.name.mkdir()
-        self.assertEqual(self.refused(), "metadata file cannot be read: is a directory")
+                self.assertRegex(self.refused(), "no FITS file|cannot be read|cut off|has no|damaged")
+        for text in (b"", nothing, gzip.compress(whole), gzip.compress(whole)[:-100]):
+            self.name.write_bytes(text)
+            self.assertEqual(self.refused(), "metadata file is no FITS file or is compressed")
+
+    def test_what_is_no_file_is_not_read(self) -> None:
+        self.name.parent.mkdir()
+        for make in (self.name.mkdir, lambda: os.mkfifo(self.name), lambda: self.name.symlink_to("/dev/zero")):
+            make()
+            self.assertEqual(self.refused(), "metadata file is not a regular file")
+            shutil.rmtree(self.name.parent)
+            self.name.parent.mkdir()
+
+    def test_one_that_is_too_large_is_not_read(self) -> None:
+        self.name.parent.mkdir()
+        with self.name.open("wb") as file:
+            file.truncate(2**40)
+        self.assertEqual(self.refused(), "metadata file has 1048576 MB and may have 1024")
+
+    def test_one_that_changes_while_it_is_read(self) -> None:
+        read = Path.read_bytes
+
+        def and_change(path: Path) -> bytes:
+            found = read(path)
+            write_metadata(Path(f"{path}.new"), setup_with(CHANNELS[:1]), 0.0, 9.0)
+            os.replace(f"{path}.new", path)
+            return found
+
+        with mock.patch.object(Path, "read_bytes", and_change):
+            _, rows = self.merge()["DATA TABLE"]
+        np.testing.assert_allclose(rows["el"], 0.5 + 0.001 * (np.arange(75) + 0.5) * ROW, atol=1e-7, rtol=0)
 
     def test_any_damage_is_refused_or_harmless(self) -> None:
         """Bytes of the headers changed at random: never another exception, and never a file for nothing."""
@@ -584,8 +667,8 @@ class OurOwnFileTests(FileTests):
         self.assertEqual(convert(record(self.data, name=name)).written, name)
         before = name.read_bytes()
         done = convert(record(self.data, begins=Ticks(BEGINS + 10**8), name=name))
-        self.assertEqual(done.written, self.folder / "spectra_merged.fits")
-        self.assertIn("was simulated before", done.warnings[0])
+        self.assertEqual(done.written, self.folder / "spectra_2.fits")
+        self.assertIn("exists already: spectra_2.fits was written instead", done.warnings[0])
         self.assertEqual(name.read_bytes(), before)
         self.assertEqual(self.read(done.written)["PRIMARY"][0]["SOURCE"], "simulated sky")
 

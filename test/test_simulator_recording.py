@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from discosbackend.errors import RecordingError
 from discosbackend.simulator.instruments import Channel, Comb, Receiver, Response, Setup
-from discosbackend.simulator.recording import Recorded, Recording, give_name, name_of, recordings_in
+from discosbackend.simulator.recording import Recorded, Recording, give_name, is_gone, name_of, recordings_in
 from discosbackend.simulator.sky import Line, Sky, Source
 from discosbackend.ticks import Ticks
 from .serving import PATIENCE, ROOT
@@ -108,9 +108,17 @@ class WholeTests(RecordingMixin):
 
     def test_removing(self) -> None:
         folder = self.record(1)
+        self.assertFalse(is_gone(folder))
         with Recorded(folder) as recorded:
             recorded.remove()
         self.assertEqual(list(self.data.iterdir()), [])
+        # Whatever else is left of it.
+        self.assertTrue(is_gone(folder))
+        folder.mkdir()
+        self.assertTrue(is_gone(folder))
+        folder.rmdir()
+        folder.write_text("a file")
+        self.assertTrue(is_gone(folder))
 
 
 class DamageTests(RecordingMixin):
@@ -151,6 +159,7 @@ class DamageTests(RecordingMixin):
             (json.dumps({**told, "format": 2}), "is not of format 1"),
             (json.dumps({**told, "setup": {}}), "is damaged: KeyError('receiver')"),
             (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged"),
+            (header.read_text().replace('"bins": 4', '"bins": "4"'), "is damaged: TypeError"),
         ):
             header.write_text(text)
             with self.subTest(text[:30]), self.assertRaises(RecordingError) as caught:
@@ -183,6 +192,15 @@ class LockTests(RecordingMixin):
         with Recorded(folder), self.assertRaisesRegex(RecordingError, "is in use"), Recorded(folder):
             self.fail("was entered")
         self.assert_dumps(folder, 0, 1)
+
+    def test_who_only_looks_keeps_nobody_away(self) -> None:
+        recording = Recording.begin(self.data, SETUP, BEGINS, Sky())
+        recording.write(0, 0, values(0))
+        with Recorded(recording.folder, hold=False) as recorded:
+            self.assertEqual([dump.number for dump in recorded.dumps], [0])
+        recording.finish()
+        with Recorded(recording.folder, hold=False):
+            self.assert_dumps(recording.folder, 0)
 
     def test_after_a_kill(self) -> None:
         code = (
@@ -218,12 +236,26 @@ class DiskTests(RecordingMixin):
         recording.finish()
         self.assert_dumps(recording.folder, 0, 2)
 
+    def test_a_disk_that_cannot_even_take_back_half_a_dump(self) -> None:
+        recording = Recording.begin(self.data, SETUP, BEGINS, Sky())
+        recording.write(0, 0, values(0))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (RECORD + 30, before[1]))
+        with mock.patch("os.ftruncate", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.assertRaises(OSError, recording.write, 1, 1, values(1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        for number in (2, 3):
+            recording.write(number, number % 2, values(number))
+        recording.finish()
+        self.assert_dumps(recording.folder, 0, 2, 3)
+
     def test_writes_in_pieces(self) -> None:
         recording = Recording.begin(self.data, SETUP, BEGINS, Sky())
-        whole_write = os.write
+        whole_write = os.pwrite
         with (
-            mock.patch("os.writev", lambda file, parts: whole_write(file, b"".join(parts)[:30])),
-            mock.patch("os.write", lambda file, part: whole_write(file, bytes(part)[:7])),
+            mock.patch("os.pwritev", lambda file, parts, at: whole_write(file, b"".join(parts)[:30], at)),
+            mock.patch("os.pwrite", lambda file, part, at: whole_write(file, bytes(part)[:7], at)),
         ):
             recording.write(0, 0, values(0))
             recording.write(1, 1, values(1))

@@ -23,9 +23,9 @@ class LineTests(unittest.TestCase):
     def test_refusals(self) -> None:
         right = {"rest": 1420.4, "width": 1.0, "peak": 2.0, "velocity": 0.0}
         for key, value, told in (
-            ("rest", 0, "rest must be a number above 0 of MHz, not 0"),
-            ("rest", math.nan, "rest must be a number above 0 of MHz, not nan"),
-            ("width", -1, "width must be a number above 0 of km/s, not -1"),
+            ("rest", 0, "rest must be a number of MHz from 1 to 1e+07, not 0"),
+            ("rest", math.nan, "rest must be a number of MHz from 1 to 1e+07, not nan"),
+            ("width", -1, "width must be a number of km/s above 0, not -1"),
             ("peak", "2", "peak must be a number of K, not '2'"),
             ("peak", True, "peak must be a number of K, not True"),
             ("velocity", math.inf, "velocity must be a number of km/s, not inf"),
@@ -43,11 +43,17 @@ class SourceTests(unittest.TestCase):
         for seconds, wanted in ((10, 1.0), (8, 0.5), (12, 0.5), (6, 0.0625), (0, 0.0)):
             self.assertAlmostEqual(drifting.beam(seconds), wanted, places=7)
 
+    def test_a_beam_of_any_width(self) -> None:
+        for crossing in (5e-324, 1e-200, 1e308):
+            self.assertEqual(Source(transit=1.0, crossing=crossing).beam(1.0), 1.0)
+            self.assertIn(Source(transit=1e308, crossing=crossing).beam(0.0), (0.0, 1 / 16))
+        self.assertEqual(Source(transit=1.0, crossing=1e-200).beam(2.0), 0.0)
+
     def test_refusals(self) -> None:
         for values, told in (
             ({"transit": 3}, "transit and crossing go together"),
             ({"crossing": 3}, "transit and crossing go together"),
-            ({"transit": 3, "crossing": 0}, "crossing must be a number above 0 of s, not 0"),
+            ({"transit": 3, "crossing": 0}, "crossing must be a number of s above 0, not 0"),
             ({"linear": 1.1}, "linear must be a number from 0 to 1, not 1.1"),
             ({"feeds": ()}, "feeds must be numbers of feeds such as 0 3"),
             ({"feeds": (-1,)}, "feeds must be numbers"),
@@ -94,11 +100,20 @@ class SkyTests(unittest.TestCase):
         with self.assertRaisesRegex(SkyError, "there is none"):
             first.without_source("c")
 
+    def test_there_is_an_end_to_it(self) -> None:
+        sky = Sky()
+        for number in range(100):
+            sky = sky.with_source(str(number), Source(lines=(Line(1, 2, 3),) * 10))
+        sky = sky.with_source("99", Source(lines=(Line(1, 2, 3),) * 10))
+        for name, lines in (("100", 0), ("0", 11)):
+            with self.assertRaisesRegex(SkyError, "a sky has at most 100 sources with 1000 lines in all"):
+                sky.with_source(name, Source(lines=(Line(1, 2, 3),) * lines))
+
     def test_temperatures_by_input(self) -> None:
         sky = Sky().with_tsys(50, (0, 1)).with_tsys(60, (1,)).with_mark(9, (3,))
         self.assertEqual((dict(sky.tsys), dict(sky.mark)), ({0: 50.0, 1: 60.0}, {3: 9.0}))
         for call in (sky.with_tsys, sky.with_mark):
-            with self.assertRaisesRegex(SkyError, "must be a number above 0 of K, not -1"):
+            with self.assertRaisesRegex(SkyError, "must be a number of K above 0, not -1"):
                 call(-1, (0,))
 
     def test_the_diode(self) -> None:

@@ -17,10 +17,12 @@ from typing import NoReturn
 from discosbackend import __protocol_version__, __version__
 from discosbackend.errors import RecordingError
 from discosbackend.simulator.convert import convert
-from discosbackend.simulator.recording import Recorded, in_use, recordings_in
+from discosbackend.simulator.recording import Recorded, in_use, is_gone, recordings_in
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = ["main"]
+
+logger = logging.getLogger(__name__)
 
 _DATA = "discos-data"
 
@@ -116,9 +118,9 @@ def _recordings(folder: Path) -> list[Path]:
     """The recordings that FOLDER means: itself, or those in it."""
     if not folder.is_dir():
         raise _CannotRecover(f"there is no folder {folder}: say where the server's data are")
-    if folder.resolve() in recordings_in(folder.resolve().parent):
-        return [folder]
-    return recordings_in(folder)
+    # Its own name, which `.` does not tell.
+    folder = folder.absolute() if folder.name else folder.resolve()
+    return [folder] if folder.resolve() in recordings_in(folder.resolve().parent) else recordings_in(folder)
 
 
 def _check_output(output: Path, folders: Sequence[Path]) -> None:
@@ -143,7 +145,14 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
             keep=options.keep,
         )
     except RecordingError as problem:
+        if is_gone(folder):
+            print(f"{folder}: somebody else has recovered it")
+            return 0
         print(f"{folder}: not recovered: {problem}", file=sys.stderr)
+        return 1
+    except Exception as problem:  # pylint: disable=broad-exception-caught  # the others are recovered still
+        logger.exception("%s: the conversion failed", folder)
+        print(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
         return 1
     if done.written is None:
         print(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
@@ -155,7 +164,7 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
 def _listed(folder: Path) -> str:
     """What there is to tell of one recording: some lines."""
     try:
-        recorded = Recorded(folder)
+        recorded = Recorded(folder, hold=False)
         setup, name = recorded.setup, recorded.name
         told = [
             f"{setup.instrument} {setup.configuration}, began {_begin(recorded)}",

@@ -1,14 +1,12 @@
 """`discos-backend-server`: serve a simulated instrument, or a backend of one's own.
 
-Options, error messages and the log are set up here, those of the simulated instruments in simulated; serving itself
-is server's business.
+Options, error messages and the log are set up here, the options of the simulated instruments in simulated; a class of
+one's own is found in own_backend, and serving itself is server's business.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import logging
 import os
 import sys
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import __protocol_version__, __version__, ticks
 from discosbackend.cli import simulated
-from discosbackend.commands import COMMANDS
+from discosbackend.cli.own_backend import CannotServe, in_a_line, load
 from discosbackend.errors import InstrumentError
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.protocol import DBFactory, Exchange
@@ -30,6 +28,7 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
+from discosbackend.simulator.profile_file import profile_text
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
@@ -62,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Serve until SIGTERM or SIGINT. Exit status 0 then, 1 when it cannot serve, 2 for a wrong command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.list or options.show is not None:
-        _print_listing(parser, options.show)
+    if options.list is not None or options.show is not None:
+        _print_listing(parser, options)
     if options.backend is not None and (wrong := simulated.misplaced(options)):
         parser.error(f"{wrong} is about a simulated instrument: leave it out with --backend")
     if options.data is not None and options.no_data:
@@ -75,20 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, _load(options.backend))
+            _serve(options, load(options.backend))
         else:
             if wrong := simulated.unknown(options.simulate):
                 parser.error(wrong)
             simulation = simulated.simulation(options)
             _serve(options, simulation.backend, simulation)
-    except (_CannotServe, simulated.CannotSimulate) as problem:
+    except CannotServe as problem:
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
-
-
-class _CannotServe(Exception):
-    """Why this command line cannot be served, in one line."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,14 +98,21 @@ def _parser() -> argparse.ArgumentParser:
         "--simulate",
         metavar="INSTRUMENT",
         default="discos",
-        help="a simulated instrument: a name of --list, or a profile of your own, a TOML file (default: %(default)s)",
+        help="a simulated instrument: a name of --list, a profile of your own (a TOML file), or a class of your own, "
+        "MODULE:CLASS, derived from SimulatedBackend (default: %(default)s)",
     )
     what.add_argument(
         "--backend",
         metavar="MODULE:NAME",
         help="a class, called without arguments, or an instance; the current folder is searched too",
     )
-    what.add_argument("--list", action="store_true", default=None, help="print the simulated instruments, and end")
+    what.add_argument(
+        "--list",
+        metavar="INSTRUMENT",
+        nargs="?",
+        const="",
+        help="print the simulated instruments with their configurations, or this one, and end",
+    )
     what.add_argument(
         "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and end"
     )
@@ -215,51 +217,10 @@ def _configure_logging(level: str) -> None:
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
 
-def _load(name: str) -> Any:
-    """The backend that MODULE:NAME means: an instance, made here if NAME is a class."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute or module_name.endswith(".py"):
-        raise _CannotServe(f"--backend {name!r} is not MODULE:NAME, such as mybackend:MyBackend (without .py)")
-    found = _find(module_name, attribute)
-    if inspect.isclass(found):
-        try:
-            found = found()
-        except BaseException as problem:
-            raise _CannotServe(f"cannot make a {attribute}: {_in_a_line(problem)}") from problem
+def _print_listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> NoReturn:
     try:
-        methods = [getattr(found, row.method, None) for row in COMMANDS.values()]
-    except Exception as problem:
-        raise _CannotServe(f"{name!r} cannot be served: {_in_a_line(problem)}") from problem
-    if not any(map(callable, methods)):
-        raise _CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
-    return found
-
-
-def _find(module_name: str, attribute: str) -> Any:
-    # As `python -m` does: a backend lies where its author works.
-    sys.path.insert(0, "")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except BaseException as problem:
-        raise _CannotServe(f"cannot import {module_name!r}: {_in_a_line(problem)}") from problem
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as problem:
-            raise _CannotServe(f"no {attribute!r} in {module_name!r}: {_in_a_line(problem)}") from problem
-    return found
-
-
-def _in_a_line(problem: BaseException) -> str:
-    try:
-        return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
-        return type(problem).__name__
-
-
-def _print_listing(parser: argparse.ArgumentParser, name: str | None) -> NoReturn:
-    try:
-        print(simulated.listing(name), end="")
+        listed = simulated.listing(options.list) if options.show is None else profile_text(options.show)
+        print(listed, end="")
     except InstrumentError as problem:
         parser.error(str(problem))
     sys.exit(0)
@@ -275,7 +236,7 @@ def _serve(
             backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
         )
     except Exception as problem:
-        raise _CannotServe(f"{type(backend).__name__} cannot be served: {_in_a_line(problem)}") from problem
+        raise CannotServe(f"{type(backend).__name__} cannot be served: {in_a_line(problem)}") from problem
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
     factory = make(handler, greeting_delay=options.greeting_delay)
@@ -285,14 +246,14 @@ def _serve(
     channel = None if simulation is None else simulation.control(factory)
     if channel is not None:
         # In the turn after the server's own line, which scripts wait for.
-        reactor.callWhenRunning(reactor.callLater, 0, print, channel.announcement(), flush=True)
+        reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
         run_service(service, reactor)
     except Exception as problem:
         if channel is not None:
             channel.close()
-        raise _CannotServe(f"cannot listen: {_in_a_line(problem)}") from problem
+        raise CannotServe(f"cannot listen: {in_a_line(problem)}") from problem
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
@@ -307,9 +268,17 @@ def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerE
         try:
             endpoint = serverFromString(reactor, _with_backlog(options.listen))
         except Exception as problem:
-            raise _CannotServe(f"--listen {options.listen!r} is no endpoint: {_in_a_line(problem)}") from problem
+            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {in_a_line(problem)}") from problem
     behind_a_door = getattr(factory, "behind_a_door", None)
     return endpoint if behind_a_door is None else cast("IStreamServerEndpoint", behind_a_door(endpoint))
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError) as problem:
+        # As for the server's own line: no reason not to serve.
+        logger.warning("standard output does not take %r: %r", line, problem)
 
 
 def _leave_soon() -> None:

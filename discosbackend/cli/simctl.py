@@ -33,7 +33,7 @@ examples, for a server that was started with --control 4321:
   %(prog)s 4321 tsys 80                   of every input, in K
   %(prog)s 4321 tsys 95 0 1               of inputs 0 and 1
   %(prog)s 4321 source W3 level=2.5 feeds=0,3
-  %(prog)s 4321 line W3 rest=HI width=20 peak=5
+  %(prog)s 4321 line W3 rest=water width=2 peak=5
   %(prog)s 4321 clock jump -2.5           back by 2.5 s
   %(prog)s 4321 fault receiver too warm   what status reports
   %(prog)s 4321 faults add kind=late seconds=2 rate=0.1
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         with SimulatorControl(options.address, timeout=options.timeout) as control:
             answer = control.ask(operation.name, **values)
+        if answer is not None:
+            _say(json.dumps(answer, indent=2) + "\n")
     except ControlError as problem:
         parser.exit(1, f"{parser.prog}: {problem}\n")
-    if answer is not None:
-        _say(json.dumps(answer, indent=2) + "\n")
     sys.exit(0)
 
 
@@ -122,11 +122,12 @@ def _described(operation: Operation) -> str:
 
 
 def _say(text: str) -> None:
-    """Write to standard output; where nobody reads any more, that is no failure."""
+    """Write to standard output; where nobody reads any more, that is no failure. ControlError where it cannot be."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError:
+        print(text, end="", flush=True)
+    except OSError as problem:
         # What is left in its buffer must not fail once more when the interpreter ends.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            raise ControlError(f"standard output does not take the answer: {problem.strerror}") from problem

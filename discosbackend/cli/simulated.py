@@ -7,31 +7,29 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from discosbackend.backend import declared_commands
+from discosbackend.cli.own_backend import CannotServe, find, in_a_line
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import ControlError, FaultScriptError, InstrumentError, SkyError
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
-from discosbackend.simulator.profile_file import instrument_of, profile_text, shipped_instruments
-from discosbackend.simulator.sky import load_sky
+from discosbackend.simulator.instruments import Instrument
+from discosbackend.simulator.profile_file import instrument_of
 
 if TYPE_CHECKING:
     from discosbackend.simulator.control import ControlChannel
     from discosbackend.simulator.faults import Faults
     from discosbackend.simulator.faulty import FaultyFactory
 
-__all__ = ["CannotSimulate", "Simulation", "add_options", "listing", "misplaced", "simulation", "unknown"]
+__all__ = ["Simulation", "add_options", "listing", "misplaced", "simulation", "unknown"]
 
 DATA = "discos-data"
 """Where acquisitions are recorded unless told otherwise, below the current folder."""
-
-
-class CannotSimulate(Exception):
-    """Why this simulation cannot be, in one line."""
 
 
 class Simulation(NamedTuple):
@@ -56,7 +54,7 @@ class Simulation(NamedTuple):
         )
 
     def control(self, factory: DBFactory) -> ControlChannel | None:
-        """The channel on which it is controlled, open; None where none was asked for. CannotSimulate."""
+        """The channel on which it is controlled, open; None where none was asked for. CannotServe."""
         if self.address is None:
             return None
         from discosbackend.simulator.control import ControlChannel  # pylint: disable=import-outside-toplevel
@@ -66,15 +64,14 @@ class Simulation(NamedTuple):
         controls = Controls(
             self.backend,
             faults=faulty.faults,
-            pause=faulty.pause,
-            resume=faulty.resume,
+            server=faulty,
             extra_state=lambda: {"connections": sorted(map(str, faulty.connections))},
         )
         try:
             channel = ControlChannel(controls, self.address)
             channel.open()
         except ControlError as problem:
-            raise CannotSimulate(str(problem)) from None
+            raise CannotServe(str(problem)) from None
         return channel
 
 
@@ -91,7 +88,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--root", metavar="FOLDER", help="take the absolute paths of set-filename below this folder (default: /)"
     )
     group.add_argument("--sky", metavar="FILE", help="what there is to be seen: a TOML file of sources")
-    group.add_argument("--seed", type=int, help="what noise and faults are drawn from (default: 0)")
+    group.add_argument(
+        "--seed",
+        type=int,
+        help="what noise is drawn from, and faults whose script has no seed of its own (default: 0)",
+    )
     group.add_argument(
         "--time-scale",
         metavar="FACTOR",
@@ -117,49 +118,71 @@ def misplaced(options: argparse.Namespace) -> str:
 
 def unknown(name: str) -> str:
     """What is wrong with the argument of --simulate, where it is neither an instrument nor a file; else ""."""
-    if name in INSTRUMENTS or Path(name).exists():
+    # Unlike Path.exists(), this takes a name that is too long for a file for one of none.
+    if name in INSTRUMENTS or os.path.exists(name) or _is_class(name):
         return ""
-    return f"--simulate: no instrument is called {name!r}: {', '.join(INSTRUMENTS)}, or the path of a TOML file"
+    known = ", ".join(INSTRUMENTS)
+    return f"--simulate: no instrument is called {name!r}: {known}, or the path of a TOML file, or MODULE:CLASS"
 
 
-def listing(name: str | None) -> str:
-    """The instruments with their configurations; or, for a shipped one, the profile to copy and edit."""
-    if name is not None:
-        return profile_text(name)
-    lines = []
-    for each, description in shipped_instruments():
-        lines.append(f"{each}: {description}")
-        instrument = instrument_of(each)
-        for configuration in instrument.configurations.values():
-            kind = "full Stokes, " if configuration.stokes else ""
-            feeds = f"feed{'s' * (len(configuration.feeds) > 1)} {' '.join(map(str, configuration.feeds))}"
-            bins = f"{configuration.bins} bins" if configuration.bins > 1 else "total power"
-            lines.append(
-                f"    {configuration.name:<14}{kind}{configuration.inputs} inputs, {feeds}, "
-                f"{configuration.bandwidth:g} MHz, {bins}, {configuration.attenuation:g} dB"
-            )
-        for task in instrument.tasks:
-            lines.append(f"    {task.command:<14}{task.duration:g} s")
+def _is_class(name: str) -> bool:
+    """Whether it can only be MODULE:CLASS."""
+    return ":" in name and not os.path.exists(name)
+
+
+def listing(name: str) -> str:
+    """An instrument with its configurations, by its name or from a file; or, for "", all that come with the package."""
+    return "".join(map(_listed, [instrument_of(name)] if name else INSTRUMENTS.values()))
+
+
+def _listed(instrument: Instrument) -> str:
+    lines = [f"{instrument.name}: {instrument.description}"]
+    for configuration in instrument.configurations.values():
+        low = configuration.receiver.local_oscillator + configuration.start_frequency
+        kind = f"{configuration.bins} bins" if configuration.bins > 1 else "total power"
+        feeds = f"feed{'s' * (len(configuration.feeds) > 1)} {' '.join(map(str, configuration.feeds))}"
+        lines.append(
+            f"    {configuration.name:<12} {configuration.receiver.code}, "
+            f"{low:g} to {low + configuration.bandwidth:g} MHz, {feeds}, {configuration.inputs} inputs, {kind}"
+            f"{' of full Stokes' * configuration.stokes}, "
+            f"{configuration.integration} ms, {configuration.attenuation:g} dB"
+        )
+    lines += [f"    {task.command:<12} {task.duration:g} s" for task in instrument.tasks]
     return "\n".join(lines) + "\n"
 
 
 def simulation(options: argparse.Namespace) -> Simulation:
-    """What the options ask for. CannotSimulate when it cannot be."""
-    data = None if options.no_data else Path(options.data or DATA)
+    """What the options ask for. CannotServe when it cannot be."""
     seed = options.seed or 0
     try:
-        backend = SimulatedBackend(
-            instrument_of(options.simulate),
-            seed=seed,
-            data=None if data is None else data.absolute(),
-            root=None if options.root is None else Path(options.root).absolute(),
-            sky=None if options.sky is None else load_sky(options.sky),
-            time_scale=1.0 if options.time_scale is None else options.time_scale,
-        )
+        backend = _backend(options, seed)
         faults = _faults(options, seed, backend)
     except (InstrumentError, SkyError, FaultScriptError) as problem:
-        raise CannotSimulate(str(problem)) from None
+        raise CannotServe(str(problem)) from None
     return Simulation(backend, faults, options.control)
+
+
+def _backend(options: argparse.Namespace, seed: int) -> SimulatedBackend:
+    data = None if options.no_data else Path(options.data or DATA)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "data": None if data is None else data.absolute(),
+        "root": None if options.root is None else Path(options.root).absolute(),
+        "sky": options.sky,
+        "time_scale": 1.0 if options.time_scale is None else options.time_scale,
+    }
+    name = options.simulate
+    if not _is_class(name):
+        return SimulatedBackend(name, **settings)
+    kind = find("--simulate", name)
+    if not (isinstance(kind, type) and issubclass(kind, SimulatedBackend)):
+        raise CannotServe(f"--simulate {name!r} is not derived from SimulatedBackend: --backend serves anything else")
+    try:
+        return kind(**settings)
+    except (InstrumentError, SkyError):
+        raise
+    except Exception as problem:
+        raise CannotServe(f"cannot make a {kind.__name__}: {in_a_line(problem)}") from problem
 
 
 def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -> Faults | None:
@@ -169,7 +192,9 @@ def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -
     from discosbackend.simulator.faults import Faults, load_faults  # pylint: disable=import-outside-toplevel
 
     commands = [*COMMANDS, *declared_commands(backend)]
-    return Faults(seed, commands=commands) if options.faults is None else load_faults(options.faults, commands)
+    if options.faults is None:
+        return Faults(seed, commands=commands)
+    return load_faults(options.faults, commands, seed=seed)
 
 
 def _factor(text: str) -> float:

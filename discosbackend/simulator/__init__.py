@@ -10,6 +10,7 @@ from discosbackend.simulator.backend import SimulatedBackend
 from discosbackend.simulator.instruments import Configuration, Instrument, Limits
 from discosbackend.simulator.profile_file import INSTRUMENTS, instrument_of, profile_text, shipped_instruments
 from discosbackend.simulator.sections import Section
+from discosbackend.simulator.sky import Line, Sky, Source, load_sky
 from discosbackend.simulator.tasks import TaskedBackend
 
 __all__ = [
@@ -17,10 +18,14 @@ __all__ = [
     "Configuration",
     "Instrument",
     "Limits",
+    "Line",
     "Section",
     "SimulatedBackend",
+    "Sky",
+    "Source",
     "TaskedBackend",
     "instrument_of",
+    "load_sky",
     "profile_text",
     "shipped_instruments",
 ]

@@ -20,14 +20,16 @@ from discosbackend.backend import Backend, blocking
 from discosbackend.commands import COMMANDS, WILDCARD
 from discosbackend.errors import BackendError
 from discosbackend.simulator.channels import channels, inputs
-from discosbackend.simulator.clock import SimulatedClock
+from discosbackend.simulator.clock import SimulatedClock, ticks_of_fake
+from discosbackend.simulator.course import Course
 from discosbackend.simulator.files import Files
 from discosbackend.simulator.instruments import Channel, Configuration, Instrument, Setup
 from discosbackend.simulator.levels import levels
 from discosbackend.simulator.profile_file import instrument_of
 from discosbackend.simulator.sections import Section, check, check_range, initial, merged
-from discosbackend.simulator.sky import Sky
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.simulator.sky import Sky, load_sky
+from discosbackend.simulator.visibility import checked_sky
+from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
     from discosbackend.simulator.meter import Meter
@@ -37,9 +39,6 @@ __all__ = ["SimulatedBackend"]
 logger = logging.getLogger(__name__)
 
 _NO_FILE = "no file: set-filename was not sent"
-
-# Ticks; two clocks are never read at the same instant.
-_READ_APART = TICKS_PER_SECOND // 1000
 
 # ms; what an acquisition is made with when it begins before a configuration has brought one.
 _INTEGRATION = 40
@@ -54,9 +53,10 @@ class SimulatedBackend(Backend):
 
     The same `seed` and the same commands give the same measurements. `data` is the folder in which acquisitions
     are recorded; without one they are not, and convert-data finds nothing to do. Absolute paths of set-filename
-    are taken below `root`. `sky` is what there is to be seen at first. `clock` needs callLater only (default:
-    the reactor, looked up when it is first needed); `now_ticks` gives the true UTC as an integer count of 100 ns
-    (default: the host's clock). `time_scale` stretches what takes an instrument time; 0.01 makes a minute 0.6 s.
+    are taken below `root`. `sky`, or a file of it, is what there is to be seen at first; SkyError, which is a
+    ValueError, for what cannot be seen. `clock` needs callLater only (default: the reactor, looked up when it is
+    first needed); `now_ticks` gives the true UTC as an integer count of 100 ns (default: the host's clock, or that
+    of a task.Clock). `time_scale` stretches what takes an instrument time; 0.01 makes a minute 0.6 s.
 
     Before a configuration is loaded there is one input and no section: set-section is judged by the
     instrument's limits and then forgotten. `discos` has no limits until then, and forgets set-enable too.
@@ -93,7 +93,7 @@ class SimulatedBackend(Backend):
         seed: int = 0,
         data: Path | str | None = None,
         root: Path | str | None = None,
-        sky: Sky | None = None,
+        sky: Sky | Path | str | None = None,
         clock: CallsLater | None = None,
         now_ticks: Callable[[], int] | None = None,
         time_scale: float = 1.0,
@@ -104,7 +104,9 @@ class SimulatedBackend(Backend):
             raise TypeError(f"{kind} was made without the tasks of {name}: class {kind}(..., instrument={name!r})")
         if not 0 <= time_scale < float("inf"):
             raise ValueError(f"time_scale must be a finite number, 0 or more, not {time_scale!r}")
+        now_ticks = ticks_of_fake(clock) if now_ticks is None else now_ticks
         self.clock = SimulatedClock(now_ticks)
+        self._on_host = now_ticks is None
         self.acquisition = Acquisition(
             self._begin,
             self._end,
@@ -118,15 +120,16 @@ class SimulatedBackend(Backend):
         self._given_clock = clock
         self._time_scale = time_scale
         self._seed = seed
-        self._first_sky = self._sky = Sky() if sky is None else sky
+        if not isinstance(sky, Sky):
+            sky = Sky() if sky is None else load_sky(sky)
+        self._first_sky = self._sky = checked_sky(sky, self.instrument)
         self._files: Files | None = None
         if data is not None and self.instrument.records:
             self._files = Files(Path(data), None if root is None else Path(root))
         self._meter: Meter | None = None
         self._acquisitions = 0
         self._load(self.instrument.unconfigured)
-        # When the latest acquisition began, by the steady clock and by its own, and the length of its dumps; ticks.
-        self._begun, self._begun_at, self._dump_length = 0, 0, 1
+        self._course = Course(self.clock)
         self._switch_on()
         for name in self.instrument.lacks:
             self._leave_out(COMMANDS[name].method)
@@ -167,12 +170,15 @@ class SimulatedBackend(Backend):
 
     @property
     def sky(self) -> Sky:
-        """What there is to be seen; replaced as a whole, and seen by dumps and measurements from then on."""
+        """What there is to be seen; replaced as a whole, and seen by dumps and measurements from then on.
+
+        SkyError for what the instrument could never see.
+        """
         return self._sky
 
     @sky.setter
     def sky(self, sky: Sky) -> None:
-        self._sky = sky
+        self._sky = checked_sky(sky, self.instrument)
         if self._files is not None and self.acquisition.acquiring:
             self._files.change_sky(sky)
 
@@ -188,14 +194,26 @@ class SimulatedBackend(Backend):
         return self.clock.now()
 
     def power_cycle(self) -> None:
-        """The instrument as when it is switched on: an acquisition ends, and its recording stays."""
+        """The instrument as when it is switched on: an acquisition ends, and its recording stays.
+
+        Of the sky only cal-on's interleave changes, which is the instrument's own.
+        """
         self._abandon_acquisition()
         self._load(self.instrument.unconfigured)
         self._switch_on()
+        self.sky = replace(self.sky, interleave=self._first_sky.interleave)
+        if self._files is not None:
+            self._files.forget_next_name()
+            self._files.give_up_conversion()
 
     def start_over(self) -> None:
-        """Everything as when it was made: after a power cycle, no fault, the clock right, the first sky."""
+        """Everything as when it was made: after a power cycle, no fault, the clock right, the first sky.
+
+        The same commands give the same measurements again. What has been recorded stays.
+        """
         self.power_cycle()
+        self._acquisitions = 0
+        self._meter = None
         self.fault = ""
         self.clock.set_drift(0.0)
         self.clock.set_offset(0.0)
@@ -340,15 +358,8 @@ class SimulatedBackend(Backend):
         Clients send sky frequencies, and the local oscillator is not the backend's: so where in the
         section the band lies does not matter, and a band wider than the section is all of it.
         """
-        return self._metered.total_power(
-            self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=self._dump_now()
-        )
-
-    def _dump_now(self) -> int | None:
-        """Which dump is being made, None while nothing is acquired."""
-        if not self.acquisition.acquiring:
-            return None
-        return (self.clock.steady() - self._begun) // self._dump_length
+        dump = self._course.dump if self.acquisition.acquiring else None
+        return self._metered.total_power(self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=dump)
 
     def get_tp0(self) -> list[float]:
         return self._metered.zero_level(self._setup(measured=True))
@@ -395,25 +406,18 @@ class SimulatedBackend(Backend):
         self.acquisition.stop(timestamp)
 
     def _begin(self, instant: Ticks) -> None:
-        setup, since = self._setup(), self._steady_at(instant)
+        setup = self._setup()
+        instant, since = self._course.begin(instant, setup.dump_length)
         if self._files is not None:
-            self._files.begin(setup, instant, self.clock.steady, since, self.sky)
-        self._begun, self._begun_at, self._dump_length = since, instant, setup.dump_length
+            self._files.begin(setup, instant, self.clock.steady, since, self.sky, may_lag=not self._on_host)
         self._acquisitions += 1
         logger.info("%s: acquisition begins at %s", self.instrument.name, instant.unix_text())
 
     def _end(self, instant: Ticks) -> None:
-        since, elapsed = self._steady_at(instant), instant - self._begun_at
-        if abs(since - self._begun - elapsed) < _READ_APART:
-            # Nothing was stepped meanwhile. Then a stop at the very end of a dump is not before it.
-            since = self._begun + elapsed
+        since = self._course.end(instant)
         if self._files is not None:
             self._files.end(since)
         logger.info("%s: acquisition ends at %s", self.instrument.name, instant.unix_text())
-
-    def _steady_at(self, instant: Ticks) -> int:
-        """What the steady clock showed at an instant that is hardly over."""
-        return self.clock.steady() - (self.clock.now() - instant)
 
     def _abandon_acquisition(self) -> None:
         """Stop, and drop what is pending; nothing where there is neither."""
@@ -442,6 +446,13 @@ class SimulatedBackend(Backend):
     def park(self) -> None:
         """Stop an acquisition and drop what is pending; the configuration stays."""
         self._abandon_acquisition()
+
+    def wait_for_dumps(self, seconds: float | None = None) -> bool:
+        """Wait until the dumps of acquisitions that are over are recorded; whether they are, after so many seconds.
+
+        Without this a program that reads recordings by itself could be too soon; convert-data waits by itself.
+        """
+        return self._files is None or self._files.wait(seconds)
 
     def server_stopping(self) -> None:
         if self._files is not None:

@@ -19,11 +19,10 @@ _POLARISATIONS = "LR"
 
 
 class _Input(NamedTuple):
-    """One input, with the section it belongs to and its number; None for a feed that the configuration has not."""
+    """One input, with the section it belongs to."""
 
     feed: int
     polarisation: str
-    number: int | None
     section: Section
 
     def channel(self, polarisations: str) -> Channel:
@@ -46,28 +45,27 @@ def channels(
 
     The feed of set-section is not looked at: the deployed clients send 0 for every section (their sessions).
     """
-    seen = set()
+    recorded = {"LCP": "L", "RCP": "R", "FullStokes": _POLARISATIONS}
     for each in _inputs(configuration, feeds, sections):
-        full = each.section.mode == "FullStokes"
-        own = {"LCP": "L", "RCP": "R"}.get(each.section.mode, each.polarisation)
-        # The second input of a section that holds both adds no channel, but equal feeds are recorded twice.
-        second = each.polarisation == _POLARISATIONS[1] and (each.feed, each.number) in seen
-        seen.add((each.feed, each.number))
-        if not (full and second):
-            yield each.channel(_POLARISATIONS if full else own)
+        mode = each.section.mode
+        # A configuration with full Stokes has a section a feed: its second input has no channel of its own,
+        # unless it is told to record both by themselves.
+        if configuration.stokes and mode in recorded and each.polarisation == _POLARISATIONS[1]:
+            continue
+        yield each.channel(recorded.get(mode, each.polarisation))
 
 
 def _inputs(
     configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]
 ) -> Iterator[_Input]:
     if not feeds:
-        yield _Input(0, _POLARISATIONS[0], None, initial(configuration, 0))
+        yield _Input(0, _POLARISATIONS[0], initial(configuration, 0))
     for feed in feeds:
         for place, polarisation in enumerate(_POLARISATIONS):
             if feed in configuration.feeds:
                 position = configuration.feeds.index(feed)
                 number = position if configuration.stokes else len(_POLARISATIONS) * position + place
-                yield _Input(feed, polarisation, number, sections[number])
+                yield _Input(feed, polarisation, sections[number])
             else:
                 usual = replace(initial(configuration, place), feed=feed)
-                yield _Input(feed, polarisation, None, usual)
+                yield _Input(feed, polarisation, usual)

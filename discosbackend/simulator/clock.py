@@ -6,12 +6,13 @@ The first may be off, drift and be made to jump; the second never does, and is w
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks, now_ticks as utc_ticks
 
-__all__ = ["SimulatedClock"]
+__all__ = ["SimulatedClock", "ticks_of_fake"]
 
 _PER_MILLION = 1_000_000
 
@@ -48,8 +49,13 @@ class SimulatedClock:
         return self._drift
 
     def jump(self, seconds: float) -> None:
-        """Step the clock, backwards with a negative number. ValueError for no finite number within a century."""
-        self._offset += _checked(seconds)
+        """Step the clock, backwards with a negative number.
+
+        ValueError for no finite number, or if the clock were off by more than a century then.
+        """
+        offset = self._offset + _checked(seconds)
+        _checked(offset / TICKS_PER_SECOND)
+        self._offset = offset
 
     def set_offset(self, seconds: float) -> None:
         """Have it ahead of the true one by so much from now on. ValueError as for jump()."""
@@ -67,6 +73,14 @@ class SimulatedClock:
         if not self._drift:
             return 0
         return round((self.steady() - self._drifts_since) * self._drift / _PER_MILLION)
+
+
+def ticks_of_fake(clock: object) -> Callable[[], int] | None:
+    """The time of a task.Clock of Twisted's, which is its own measure; None for anything else, such as a reactor."""
+    task = sys.modules.get("twisted.internet.task")
+    if task is None or not isinstance(clock, task.Clock):
+        return None
+    return lambda: round(clock.seconds() * TICKS_PER_SECOND)
 
 
 def _checked(seconds: float) -> int:

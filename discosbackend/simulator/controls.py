@@ -20,7 +20,7 @@ from discosbackend.simulator.instruments import Instrument
 from discosbackend.simulator.operations import requested
 from discosbackend.simulator.sky import Sky, Source, source_of
 
-__all__ = ["Controlled", "Controls"]
+__all__ = ["Controlled", "Controls", "Pausable"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,26 @@ class Controlled(Protocol):
         """All of it, in JSON's terms."""
 
 
+class Pausable(Protocol):
+    """What Controls need of a server; FaultyFactory has it."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is frozen; a restart thaws it too."""
+
+    def pause(self) -> None:
+        """Freeze it."""
+
+    def resume(self) -> None:
+        """Thaw it."""
+
+
 class Controls:
     """What can be done to a simulated instrument from outside: one method an operation of the table.
 
-    `faults` are those that the server's factory draws from, `pause` and `resume` freeze and thaw it; what is
-    None is refused. `extra_state` adds to the state. To be called where the instrument lives, in the
-    reactor's thread. Every method raises ControlError, with what is wrong and what would be right, for what
-    cannot be done.
+    `faults` are those that `server` draws from, which is what is paused; what is None is refused. `extra_state`
+    adds to the state. To be called where the instrument lives, in the reactor's thread. Every method raises
+    ControlError, with what is wrong and what would be right, for what cannot be done.
     """
 
     def __init__(
@@ -60,16 +73,13 @@ class Controls:
         backend: Controlled,
         *,
         faults: Faults | None = None,
-        pause: Callable[[], object] | None = None,
-        resume: Callable[[], object] | None = None,
+        server: Pausable | None = None,
         extra_state: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._backend = backend
         self._given_faults = faults
-        self._pause = pause
-        self._resume = resume
+        self._given_server = server
         self._extra_state = extra_state
-        self._paused = False
 
     def carry_out(self, request: Mapping[str, Any]) -> Any:
         """Do what a request asks for, such as {"do": "tsys", "kelvin": 80}; the answer, in JSON's terms."""
@@ -86,30 +96,31 @@ class Controls:
         faults = self._given_faults
         armed = None if faults is None else {"seed": faults.seed, "armed": list(map(_told, faults.armed))}
         extra = {} if self._extra_state is None else self._extra_state()
-        return {**self._backend.state(), "paused": self._paused, "faults": armed, **extra}
+        paused = self._given_server is not None and self._given_server.paused
+        return {**self._backend.state(), "paused": paused, "faults": armed, **extra}
 
     def reset(self) -> None:
-        """As when it was made, and no longer paused. Armed faults are the tester's, and stay."""
+        """As when it was made, and no longer paused. Armed faults are the tester's, and what they do stays."""
         with _refusals():
             self._backend.start_over()
-        if self._paused:
-            self.resume()
+        if self._given_faults is not None:
+            self._given_faults.renew()
+        if self._given_server is not None:
+            self._given_server.resume()
 
     def pause(self) -> None:
         """Freeze the protocol; nothing when it is frozen already."""
-        if self._pause is None:
-            raise ControlError("pause is not possible: this server was not made to have it")
-        if not self._paused:
-            self._pause()
-            self._paused = True
+        self._server.pause()
 
     def resume(self) -> None:
         """Thaw it; nothing when it is not frozen."""
-        if self._resume is None:
-            raise ControlError("resume is not possible: this server was not made to have it")
-        if self._paused:
-            self._resume()
-            self._paused = False
+        self._server.resume()
+
+    @property
+    def _server(self) -> Pausable:
+        if self._given_server is None:
+            raise ControlError("pause is not possible: this server was not made to have it")
+        return self._given_server
 
     def fault(self, text: str) -> None:
         """Have status report this."""
@@ -157,14 +168,15 @@ class Controls:
             values["feeds"] = tuple(values["feeds"])
         with _refusals():
             source = replace(self._backend.sky.sources.get(name, Source()), **values)
-        self._backend.sky = self._backend.sky.with_source(name, source)
+            self._backend.sky = self._backend.sky.with_source(name, source)
 
     def line(self, name: str, **values: Any) -> None:
         """Add a line to a source; one that is missing is put in."""
         before = self._backend.sky.sources.get(name, Source())
         with _refusals():
             (line,) = source_of({"lines": [values]}).lines
-        self._backend.sky = self._backend.sky.with_source(name, replace(before, lines=(*before.lines, line)))
+            source = replace(before, lines=(*before.lines, line))
+            self._backend.sky = self._backend.sky.with_source(name, source)
 
     def remove(self, name: str) -> None:
         """Take a source out of the sky."""

@@ -1,8 +1,9 @@
 """Convert: from a recording to a file at its goal, of which no reader sees half; in a process of its own.
 
-    python -m discosbackend.simulator.convert [--root DIR] [--gently] FOLDER...
+    python -m discosbackend.simulator.convert [--root DIR] [--gently] [FOLDER...]
 
-prints a line of JSON for each recording. What is in the file is said in recorder and merging, which load
+prints a line of JSON for each recording. Without a FOLDER it reads them from standard input: a list of them, each
+with its name or null, in JSON. What is in the file is said in recorder and merging, which load
 astropy and are loaded when needed; what a recording is, in recording.
 """
 
@@ -14,9 +15,9 @@ import fcntl
 import json
 import logging
 import os
-import posixpath
 import signal
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from discosbackend.errors import RecordingError
+from discosbackend.simulator.goals import exists, goal_of, path_of
 from discosbackend.simulator.recording import Recorded
 
 if TYPE_CHECKING:
@@ -33,12 +35,14 @@ __all__ = ["Converted", "convert", "goal_of", "main"]
 
 logger = logging.getLogger(__name__)
 
-# The folder of DISCOS's metadata files, beside which the merged ones are.
-_TEMPORARY = "tmp"
+# Bytes of a file's name on the filesystems that there are.
+_LONGEST_NAME = 255
 
-# What a filesystem answers that does not know links, or cannot set room aside.
+# What a filesystem answers that does not know links, or that cannot set room aside.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _NO_ROOM_KEPT = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+# The same of synchronising a folder, which takes the right to list it as well.
+_NOT_SYNCHRONISED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +58,6 @@ class Converted:
     warnings: tuple[str, ...] = ()
 
 
-def goal_of(name: str | None, folder: Path, root: Path | None = None) -> Path:
-    """Where the file of a recording belongs; `name` is the path that set-filename gave, None or "" for none.
-
-    One folder up for a path in a folder `tmp`, but for /tmp; else the path itself, or, where the telescope's
-    metadata file is, beside it as NAME_merged. A relative path is below the data folder, an absolute one
-    below `root` where one is given. RecordingError for a path without a file's name.
-    """
-    if not name:
-        return folder.absolute().parent / f"{folder.absolute().name}.fits"
-    path = _path_of(name, folder, root)
-    # Of the host's own /tmp, one folder up is where nobody wants files.
-    if path.parent.name == _TEMPORARY and path.parent.parent.name:
-        return path.parent.parent / path.name
-    return path.with_name(f"{path.stem}_merged{path.suffix}") if _exists(path) else path
-
-
-def _path_of(name: str, folder: Path, root: Path | None) -> Path:
-    """The path that set-filename means."""
-    if "\0" in name or posixpath.basename(name) in ("", ".", ".."):
-        raise RecordingError(f"path has no name of a file: {name!a}")
-    if not name.startswith("/"):
-        return folder.absolute().parent / name
-    # Made normal first, so that no .. leads out of the root.
-    return Path(name) if root is None else root.absolute() / posixpath.normpath(name).lstrip("/")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as problem:
-        raise RecordingError(f"metadata file cannot be read: {_reason(problem)}: {str(path)!a}") from None
-    return True
-
-
 def convert(
     folder: Path | str,
     goal: Path | None = None,
@@ -97,21 +65,26 @@ def convert(
     root: Path | None = None,
     metadata: bool = True,
     keep: bool = False,
+    name: str | None = None,
 ) -> Converted:
     """Make the file of a recording, and remove the recording unless it is to be kept.
 
     At `goal`, or where goal_of() says; what is there already is never overwritten, then it is NAME_2 and so
-    on. Without `metadata` the telescope's file is not looked for. RecordingError, with the reason, when it
-    cannot be: then the recording is as it was, and there is no file.
+    on. `name` is the telescope's path, unless it is the one that was noted. Without `metadata` its file is not
+    looked for. RecordingError, with the reason, when it cannot be: then the recording is as it was, and there is
+    no file.
     """
     with Recorded(folder) as recorded:
         if not recorded.dumps:
             return _without_dumps(recorded, keep)
         # One that cannot be read does not matter to who has a goal of his own.
-        name = recorded.name if metadata or goal is None else None
+        if name is None and (metadata or goal is None):
+            name = recorded.name
+        path = path_of(name, recorded.folder, root) if name else None
+        layout, ours = _laid_out(recorded, path if metadata else None)
         if goal is None:
-            goal = goal_of(name, recorded.folder, root)
-        layout = _laid_out(recorded, _path_of(name, recorded.folder, root) if name and metadata else None)
+            # One of our own at the path is none of the telescope's, and just takes the name.
+            goal = path if ours and path is not None else goal_of(name, recorded.folder, root)
         complaints = [*_missing(recorded), *layout.warnings]
         try:
             written = _put(layout, recorded, goal.absolute())
@@ -126,18 +99,15 @@ def convert(
         return Converted(recorded.folder, written, len(recorded.dumps), tuple(complaints))
 
 
-def _laid_out(recorded: Recorded, path: Path | None) -> Layout:
-    """The file's layout, with the telescope's metadata file if there is one at the path."""
+def _laid_out(recorded: Recorded, path: Path | None) -> tuple[Layout, bool]:
+    """The file's layout, with the telescope's metadata file if there is one at the path; or a file of our own there."""
     # Both load astropy.
     from discosbackend.simulator import merging, recorder
 
-    if path is None or not _exists(path):
-        return recorder.whole(recorded)
+    if path is None or not exists(path):
+        return recorder.whole(recorded), False
     layout = merging.merged(recorded, path)
-    if layout is None:
-        layout = recorder.whole(recorded)
-        layout.warnings.append(f"{path} is no metadata file but was simulated before")
-    return layout
+    return (recorder.whole(recorded), True) if layout is None else (layout, False)
 
 
 def _without_dumps(recorded: Recorded, keep: bool) -> Converted:
@@ -182,7 +152,7 @@ def _put(layout: Layout, recorded: Recorded, goal: Path) -> Path:
     for candidate in candidates:
         if os.path.lexists(candidate):
             continue
-        part = candidate.with_name(f".{candidate.name}.part")
+        part = _part_of(candidate)
         with _reserved(part) as file:
             if file is None:
                 continue
@@ -191,9 +161,21 @@ def _put(layout: Layout, recorded: Recorded, goal: Path) -> Path:
             os.fsync(file)
             while not _place(part, candidate):
                 candidate = next(candidates)
-        _synchronise(candidate.parent)
+        try:
+            _synchronise(candidate.parent)
+        except OSError:
+            candidate.unlink()
+            raise
         return candidate
     raise AssertionError("names never end")
+
+
+def _part_of(goal: Path) -> Path:
+    """Where a file is written until it is whole: beside its goal, by a name that is no longer than a name may be."""
+    name = f".{goal.name}.part"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{zlib.crc32(os.fsencode(goal.name)):08x}.part"
+    return goal.with_name(name)
 
 
 def _candidates(goal: Path) -> Iterator[Path]:
@@ -267,12 +249,16 @@ def _place(part: Path, goal: Path) -> bool:
 
 
 def _synchronise(folder: Path) -> None:
-    """Have the name reach the disk too, before the recording goes."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Have the name reach the disk too, before the recording goes; as far as that can be."""
     try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as problem:
+        if problem.errno not in _NOT_SYNCHRONISED:
+            raise
 
 
 def _refusal(problem: OSError, goal: Path) -> str:
@@ -290,17 +276,24 @@ def _reason(problem: OSError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Convert the recordings that are named. Exit status 0 when all were, 1 otherwise, 143 after SIGTERM."""
+    """Convert the recordings that are named.
+
+    Exit status 0 when all were, 1 otherwise; 143 after SIGTERM, 130 after SIGINT.
+    """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.convert", description=__doc__)
-    parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a recording")
+    parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
     parser.add_argument("--root", metavar="DIR", type=Path, help="where absolute paths begin (default: /)")
     parser.add_argument("--gently", action="store_true", help="leave the processor to others")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(levelname)s %(message)s")
-    signal.signal(signal.SIGTERM, _leave)
+    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(message)s")
+    # A Ctrl-C is for a server and its conversion alike.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     if options.gently:
         os.nice(10)
-    sys.exit(max(_report(folder, options.root) for folder in options.folders))
+    # A server may have more of them than a command line can carry.
+    wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
+    sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -308,11 +301,11 @@ def _leave(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report(folder: Path, root: Path | None) -> int:
+def _report(folder: Path, root: Path | None, name: str | None) -> int:
     """Convert one recording, and say what became of it; the exit status."""
     told: dict[str, object] = {"recording": str(folder)}
     try:
-        done = convert(folder, root=root)
+        done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         told["refused"] = str(problem)
     except Exception as problem:  # pylint: disable=broad-exception-caught  # the others are converted still

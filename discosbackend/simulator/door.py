@@ -102,7 +102,8 @@ class Door:
         uses = self._factory.numPorts
         try:
             self._port.startListening()
-        except CannotListenError as problem:
+        except (CannotListenError, OSError) as problem:
+            # An OSError is what listen() itself raises, where another server was faster after bind().
             if self._factory.numPorts > uses:
                 # The port of a local socket counts itself before it knows whether it listens.
                 self._factory.doStop()

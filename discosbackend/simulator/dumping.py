@@ -35,10 +35,18 @@ class Dumping:
 
     Dump k covers the k-th integration time and shows the sky as it was when it ended, whenever it is made; so
     the thread may lag, and what it records does not depend on that. None is left out, except by the disk.
+    `may_lag`: a clock that moves in leaps makes every dump late, of which there is nothing to be said.
     """
 
     def __init__(
-        self, setup: Setup, recording: Recording, *, begins: int, steady: Callable[[], int], sky: Sky
+        self,
+        setup: Setup,
+        recording: Recording,
+        *,
+        begins: int,
+        steady: Callable[[], int],
+        sky: Sky,
+        may_lag: bool = False,
     ) -> None:
         self._setup = setup
         self._recording = recording
@@ -51,6 +59,7 @@ class Dumping:
         self._made = 0
         self._lost = 0
         self._lag = 0.0
+        self._may_lag = may_lag
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name=f"dumps {recording.folder.name}", daemon=True)
 
@@ -120,10 +129,10 @@ class Dumping:
         values = spectra.room()
         raw = values.data.cast("B")
         while (sky := self._wait_for(self._made)) is not None:
-            spectra.fill(self._made, sky, values)
             try:
+                spectra.fill(self._made, sky, values)
                 self._recording.write(self._made, DIODE * sky.diode_at(self._made), raw)
-            except OSError as problem:
+            except Exception as problem:  # pylint: disable=broad-exception-caught  # it costs this dump only
                 self._lose(problem)
             self._made += 1
             self._note_lag((self._steady() - self._begins - self._made * self._period) / TICKS_PER_SECOND)
@@ -140,15 +149,17 @@ class Dumping:
                 del self._skies[0]
             return self._skies[0][1]
 
-    def _lose(self, problem: OSError) -> None:
-        """A dump did not fit: the recording is as it was before it, and the next one is tried."""
+    def _lose(self, problem: Exception) -> None:
+        """A dump did not fit, or cannot be: the recording is as it was before it, and the next one is tried."""
         self._lost += 1
         self._problem = f"recording: {_reason(problem)}: {self._lost} dumps lost"
         if self._lost == 1:
-            logger.error("%s: dump %d is lost: %s", self._recording.folder, self._made, problem)
+            # A disk that is full needs no traceback.
+            exc_info = None if isinstance(problem, OSError) else problem
+            logger.error("%s: dump %d is lost: %s", self._recording.folder, self._made, problem, exc_info=exc_info)
 
     def _note_lag(self, lag: float) -> None:
-        if lag > _LATE >= self._lag:
+        if lag > _LATE >= self._lag and not self._may_lag:
             logger.warning("%s: dumps are recorded %.1f s late: the host is slow", self._recording.folder, lag)
         self._lag = max(self._lag, lag)
 
@@ -161,5 +172,5 @@ class Dumping:
         logger.info("%s: %d dumps recorded", self._recording.folder, self._made - self._lost)
 
 
-def _reason(problem: OSError) -> str:
-    return (problem.strerror or str(problem)).lower()
+def _reason(problem: Exception) -> str:
+    return str(getattr(problem, "strerror", None) or type(problem).__name__).lower()

@@ -6,6 +6,7 @@ reply or a connection is faulty's business, of a call faulty_calls'. Both ask Fa
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -26,6 +27,14 @@ __all__ = [
     "fault_of",
     "load_faults",
 ]
+
+logger = logging.getLogger(__name__)
+
+# Strikes of one fault that are logged: enough to find the one that counts, not enough to fill a disk.
+_LOGGED = 1000
+
+# What a reply to a line without a command's name goes by (protocol section 5).
+_NO_NAME = "undefined"
 
 _TRIGGERS = ("rate", "at", "nth")
 _OF_EVERY_KIND = ("kind", "command", *_TRIGGERS, "count")
@@ -155,6 +164,15 @@ class _Slot:
         self.struck += strikes
         return strikes
 
+    def log(self, what: str, name: str) -> None:
+        """Say which match it was that was struck, for whoever wants that failure again."""
+        told = {"reply": "the reply to", "call": "the call of"}[what]
+        if self.struck <= _LOGGED:
+            text = "fault %d, %s, strikes match %d: %s %s"
+            logger.info(text, self.number, self.fault.kind, self.matched, told, name)
+        if self.struck == _LOGGED:
+            logger.info("fault %d has struck %d times: what follows is not logged", self.number, _LOGGED)
+
 
 class Faults:
     """The faults that are armed. Each has a number, from 1 on, and draws from `seed` and that number.
@@ -170,10 +188,11 @@ class Faults:
         self.seed = seed
         self.on_replies = False
         self.on_calls = False
-        self._commands = None if commands is None else frozenset(commands)
+        self._commands = None if commands is None else frozenset(commands) | {_NO_NAME}
         self._slots: dict[int, _Slot] = {}
         self._last = 0
         self._clock: Any = None
+        self._over = False
         self._hand: StrikesAtMoments | None = None
         # Blocking commands are called in threads, several at a time.
         self._lock = threading.Lock()
@@ -219,6 +238,12 @@ class Faults:
         if seed is not None:
             self.seed = seed
 
+    def renew(self) -> None:
+        """Strike once more with what lasts and has struck: a reset has set the clock right."""
+        for slot in self._slots.values():
+            if slot.struck and KINDS[slot.fault.kind].lasts and self._hand is not None:
+                self._hand.strike(slot.fault)
+
     @property
     def armed(self) -> list[Armed]:
         """Every fault that was armed and not removed, also those that have struck for the last time."""
@@ -230,6 +255,7 @@ class Faults:
         """The server listens: moments count from now. `clock` is a reactor, `hand` strikes by the clock."""
         self._clock, self._hand = clock, hand
         with self._lock:
+            self._over = False
             self._look()
         for slot in self._slots.values():
             self._start(slot)
@@ -237,7 +263,9 @@ class Faults:
     def end(self) -> None:
         """The server goes down: nothing strikes any more, until the next begin()."""
         self._clock = None
-        self.on_replies = self.on_calls = False
+        with self._lock:
+            self._over = True
+            self._look()
         for slot in self._slots.values():
             self._stop(slot)
 
@@ -250,17 +278,22 @@ class Faults:
         return self._struck("call", name)
 
     def _struck(self, what: str, name: str) -> list[Fault]:
-        now = 0.0 if self._clock is None else self._clock.seconds()
+        clock = self._clock
+        now = 0.0 if clock is None else clock.seconds()
         with self._lock:
+            if self._over:
+                return []
             slots = [slot for slot in self._slots.values() if _target(slot.fault) == what]
-            struck = [slot.fault for slot in slots if slot.strikes(name, now)]
+            struck = [slot for slot in slots if slot.strikes(name, now)]
             if struck:
                 self._look()
-        return struck
+            for slot in struck:
+                slot.log(what, name)
+        return [slot.fault for slot in struck]
 
     def _look(self) -> None:
         """See what could still strike."""
-        targets = {_target(slot.fault) for slot in self._slots.values() if slot.live}
+        targets = {_target(slot.fault) for slot in self._slots.values() if slot.live and not self._over}
         self.on_replies, self.on_calls = "reply" in targets, "call" in targets
 
     def _start(self, slot: _Slot) -> None:
@@ -306,12 +339,16 @@ def fault_from_texts(texts: Mapping[str, str]) -> Fault:
     return fault_of({key: _read(key, text) for key, text in texts.items()})
 
 
-def load_faults(path: str | Path, commands: Iterable[str] | None = None) -> Faults:
-    """The faults that a script arms, with its seed; `commands` are those that they may name, None is any.
+def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed: int = 0) -> Faults:
+    """The faults that a script arms, with its seed, or `seed` if it has none.
+
+    `commands` are those that they may name, None is any. A script that arms none is told of in the log.
 
     FaultScriptError, with what is wrong and what would be right, for a file that is no such script.
     """
-    seed, tables = _script(path)
+    seed, tables = _script(path, seed)
+    if not tables:
+        logger.warning("faults %s: there is no [[fault]] in it, so nothing will go wrong", path)
     faults = Faults(seed, commands=commands)
     for number, table in enumerate(tables, 1):
         try:
@@ -321,14 +358,14 @@ def load_faults(path: str | Path, commands: Iterable[str] | None = None) -> Faul
     return faults
 
 
-def _script(path: str | Path) -> tuple[int, list[dict[str, Any]]]:
+def _script(path: str | Path, seed: int) -> tuple[int, list[dict[str, Any]]]:
     """The seed and the tables of a script."""
     script = read_toml(Path(path), f"faults {path}", FaultScriptError)
     known = ("seed", "fault")
     for key in script:
         if key not in known:
             raise FaultScriptError(f"faults {path}: {key} is not known{did_you_mean(key, known, listed=True)}")
-    seed, tables = script.get("seed", 0), script.get("fault", [])
+    seed, tables = script.get("seed", seed), script.get("fault", [])
     if not is_integer(seed):
         raise FaultScriptError(f"faults {path}: seed must be a whole number, not {shown(seed)}")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

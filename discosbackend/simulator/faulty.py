@@ -1,7 +1,7 @@
 """Faults carried out on replies and connections: FaultyProtocol and FaultyFactory.
 
-What strikes is drawn in faults, calls that go wrong are in faulty_calls, a port that can be shut is in door.
-What nothing strikes leaves as DBProtocol sends it.
+What strikes is drawn in faults, what becomes of a reply is said in faulty_replies; calls that go wrong are in
+faulty_calls, a port that can be shut is in door. What nothing strikes leaves as DBProtocol sends it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -23,6 +22,7 @@ from discosbackend.simulator.door import Door, DoorEndpoint
 from discosbackend.simulator.fault_kinds import KINDS
 from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty_calls import FaultyCalls
+from discosbackend.simulator.faulty_replies import FaultyReply, struck_reply
 
 __all__ = ["AdjustableClock", "FaultyFactory", "FaultyProtocol"]
 
@@ -42,21 +42,10 @@ class AdjustableClock(Protocol):
     """What is asked of the clock of a simulated instrument; SimulatedClock has it."""
 
     def jump(self, seconds: float) -> None:
-        """Step by so much."""
+        """Step by so much. ValueError if it were off by too much then."""
 
     def set_drift(self, ppm: float) -> None:
-        """Run too fast by so many millionths from now on."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """A reply that waits to leave: its bytes, from when on it may, and how."""
-
-    data: bytes
-    due: float
-    swaps: bool
-    byte_by_byte: bool
-    drops: bool
+        """Run too fast by so many millionths from now on. ValueError for too many."""
 
 
 class FaultyProtocol(DBProtocol):
@@ -69,7 +58,7 @@ class FaultyProtocol(DBProtocol):
 
     def __init__(self) -> None:
         super().__init__()
-        self._outbox: deque[_Held] = deque()
+        self._outbox: deque[FaultyReply] = deque()
         self._weight = 0
         self._timer: Any = None
         # Whether replies must not just be written: some wait, all is paused, or the connection was dropped.
@@ -80,7 +69,7 @@ class FaultyProtocol(DBProtocol):
     @property
     def busy(self) -> bool:
         """Whether a request that was read has no reply yet, or its reply has not left."""
-        return bool(self._outbox) or self._timer is not None or super().busy
+        return bool(self._outbox) or super().busy
 
     # -- from a reply to its bytes --------------------------------------------------------------------
 
@@ -96,8 +85,6 @@ class FaultyProtocol(DBProtocol):
             return
         name = line[1:].partition(b",")[0].decode("latin-1")
         struck = self.factory.faults.on_reply(name) if self.factory.faults.on_replies else []
-        if struck:
-            self._log(name, struck)
         for fault in struck:
             if KINDS[fault.kind].strikes == "moment":
                 self.factory.strike(fault)
@@ -108,7 +95,7 @@ class FaultyProtocol(DBProtocol):
         if not struck and not self._diverted:
             super().sendLine(line)
             return
-        held = _struck(line, {fault.kind: fault for fault in struck}, self.factory.reactor.seconds())
+        held = struck_reply(line, {fault.kind: fault for fault in struck}, self.factory.reactor.seconds())
         if self._outbox and self._outbox[-1].swaps:
             self._stop_waiting()
             self._outbox[-1].swaps = held.swaps = False
@@ -119,11 +106,6 @@ class FaultyProtocol(DBProtocol):
         self._pump()
         if self._weight > _HEAVY and not self.factory.stopping:
             super().pauseProducing()
-
-    def _log(self, name: str, struck: list[Fault]) -> None:
-        kinds = " ".join(fault.kind for fault in struck)
-        text = "%s: the reply to %s is struck on purpose: %s"
-        self.factory.complaints.log(logging.INFO, f"struck {kinds}", text, self, name, kinds)
 
     def _pump(self) -> None:
         """Let leave what may leave now, in order; come back when the next one is due."""
@@ -142,19 +124,19 @@ class FaultyProtocol(DBProtocol):
                     self._drop()
         self._diverted = self._dropped or self.factory.paused or self._timer is not None or bool(self._outbox)
 
-    def _emit(self, held: _Held) -> None:
+    def _emit(self, held: FaultyReply) -> None:
         self._weight -= len(held.data)
         if self._out is not None:
             self._out.append(held.data)
         elif held.data:
             self._transport().write(held.data)
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, held: FaultyReply) -> None:
         """It has waited long enough."""
         held.swaps, held.due = False, 0.0
         self._go_on()
 
-    def _next_byte(self, held: _Held) -> None:
+    def _next_byte(self, held: FaultyReply) -> None:
         """One byte; what is behind the last one keeps its distance too."""
         if not self.factory.paused:
             self._transport().write(held.data[:1])
@@ -197,6 +179,9 @@ class FaultyProtocol(DBProtocol):
             self._transport().write(b"".join(self._out))
             self._out.clear()
         super().close()
+        # No reply leaves any more, so none has to be read before the next request is carried out.
+        self._unread = False
+        self._read_on()
 
     def _mute(self) -> None:
         """What waits, and what will be answered, goes nowhere."""
@@ -220,6 +205,7 @@ class FaultyProtocol(DBProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone, and with it what waited to leave."""
         self._forget()
+        self._unread = False
         super().connectionLost(reason)
 
     def pauseProducing(self) -> None:
@@ -257,6 +243,13 @@ class FaultyProtocol(DBProtocol):
         self._read_on()
         self._settle()
 
+    def _greet(self) -> None:
+        if self.factory.paused:
+            # Whether the client is silent is seen when it is listened to again.
+            self._greeting = self.factory.reactor.callLater(self.factory.greeting_delay, self._greet)
+        else:
+            super()._greet()
+
     # -- the end --------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -280,24 +273,6 @@ class FaultyProtocol(DBProtocol):
             self._drop()
         self._settle()
         return None if pending is None else pending.source
-
-
-def _struck(line: bytes, faults: dict[str, Fault], now: float) -> _Held:
-    """What the faults make of a reply, all of them together. Of drops, the earliest counts."""
-    if "long" in faults:
-        # A comma, CR and LF are three; one byte at least, because no argument is empty.
-        line += b"," + b"x" * max((faults["long"].bytes or 0) - len(line) - 3, 1)
-    half = line[: len(line) // 2]
-    data = half if "cut" in faults else line + (b"\n" if "lf" in faults else b"\r\n")
-    if "duplicate" in faults:
-        data *= 2
-    if "drop-inside" in faults:
-        data = half
-    if "drop-before" in faults:
-        data = b""
-    seconds = (faults["late"].seconds or 0.0) if "late" in faults else 0.0
-    drops = any(kind.startswith("drop-") for kind in faults)
-    return _Held(data, now + seconds, "swap" in faults and not drops, "bytes" in faults, drops)
 
 
 class FaultyFactory(DBFactory):
@@ -325,7 +300,6 @@ class FaultyFactory(DBFactory):
         self.door: Door | None = None
         self.paused = False
         self._clock = clock
-        self._drifts: list[float] = []
         self._reset = reset
         self._calls = FaultyCalls(handler, self.faults, lambda: self.reactor)
 
@@ -395,10 +369,10 @@ class FaultyFactory(DBFactory):
         dropped = self._all()
         sources = [connection.cut_off() for connection in dropped]
         self.paused = False
-        self._calls.release()
-        for source in sources:
-            if source is not None:
-                maybeDeferred(source.cancel).addErrback(_log_problem, "cancelling a command failed")
+        with self._calls.given_up():
+            for source in sources:
+                if source is not None:
+                    maybeDeferred(source.cancel).addErrback(_log_problem, "cancelling a command failed")
         # One that reads nothing would keep its old connection for ever.
         self.reactor.callLater(seconds, _abort, dropped)
         if self._reset is not None:
@@ -424,24 +398,24 @@ class FaultyFactory(DBFactory):
             logger.warning("%s does nothing: this server has no simulated clock", fault.kind)
         else:
             logger.info("the clock is put off on purpose: %s", fault.table)
-            self._strike_clock(self._clock, fault)
+            self._adjust(self._clock, fault, fault.seconds or 0.0)
 
-    def _strike_clock(self, clock: AdjustableClock, fault: Fault) -> None:
-        if fault.kind == "clock-drift":
-            self._drifts.append(fault.ppm or 0.0)
-            clock.set_drift(sum(self._drifts))
-        else:
-            clock.jump(fault.seconds or 0.0)
+    def _adjust(self, clock: AdjustableClock, fault: Fault, seconds: float) -> None:
+        """Have the clock drift as all faults together make it, or step it."""
+        drifts = [armed.fault.ppm or 0.0 for armed in self.faults.armed if armed.struck]
+        try:
+            if fault.kind == "clock-drift":
+                clock.set_drift(sum(drifts))
+            else:
+                clock.jump(seconds)
+        except ValueError as problem:
+            # Each may be, but not all of them together. The reply that it struck leaves all the same.
+            logger.warning("%s does nothing: %s", fault.kind, problem)
 
     def undo(self, fault: Fault) -> None:
         """One that lasts was removed: put the clock back, or stop its drift, which leaves it where it is."""
-        if self._clock is None:
-            return
-        if fault.kind == "clock-drift":
-            self._drifts.remove(fault.ppm or 0.0)
-            self._clock.set_drift(sum(self._drifts))
-        else:
-            self._clock.jump(-(fault.seconds or 0.0))
+        if self._clock is not None:
+            self._adjust(self._clock, fault, -(fault.seconds or 0.0))
 
 
 def _abort(connections: list[FaultyProtocol]) -> None:

@@ -7,7 +7,8 @@ what becomes of the reply is faulty's business.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -33,6 +34,7 @@ class FaultyCalls:
         self._hanging: set[Deferred[Any]] = set()
         # What threads wait for, or only so many seconds.
         self._released = threading.Event()
+        self._given_up = False
         for command in getattr(handler, "commands", {}).values():
             if isinstance(command, BackendCommand):
                 command.method = self._wrapped(command)
@@ -44,6 +46,16 @@ class FaultyCalls:
         for hanging in list(self._hanging):
             hanging.errback(_released())
 
+    @contextmanager
+    def given_up(self) -> Iterator[None]:
+        """Release what hangs, and carry out nothing that gets its turn meanwhile: it is to be cancelled here."""
+        self._given_up = True
+        try:
+            self.release()
+            yield
+        finally:
+            self._given_up = False
+
     def _wrapped(self, command: BackendCommand) -> Callable[..., Any]:
         # Not on the backend itself, whose status() may well ask its own time().
         name, method = command.name, command.method
@@ -51,6 +63,8 @@ class FaultyCalls:
 
         @wraps(method)
         def call(*arguments: Any) -> Any:
+            if self._given_up:
+                raise _released()
             # Before it is struck, lest it wait for the next release.
             released = self._released
             struck = self._faults.on_call(name) if self._faults.on_calls else None

@@ -1,25 +1,25 @@
 """Files: the recordings of a simulated instrument, the names that the telescope gives them, and their conversion.
 
 How a recording lies on disk is said in recording, who makes its dumps in dumping, and what a file looks like in
-recorder; converting is a process of its own, convert. Whoever calls `convert` waits for that, nobody else does.
+recorder; converter runs the process that converts. Whoever calls `convert` waits for that, nobody else does.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from discosbackend.errors import BackendError
+from discosbackend.errors import BackendError, RecordingError
+from discosbackend.simulator.converter import Converter
 from discosbackend.simulator.dumping import Dumping
+from discosbackend.simulator.goals import checked_name
 from discosbackend.simulator.instruments import Setup
-from discosbackend.simulator.recording import Recording, give_name, name_of, recordings_in
+from discosbackend.simulator.recording import Recording, give_name, is_gone, recordings_in
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import Ticks
 
@@ -27,10 +27,22 @@ __all__ = ["Files"]
 
 logger = logging.getLogger(__name__)
 
-_PACKAGE = Path(__file__).resolve().parent.parent.parent
-
-# Seconds for the last dumps to be made when the server goes down.
+# Seconds for all last dumps to be made when the server goes down.
 _LAST_DUMPS = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A recording that has not been converted: its name, whether its acquisition is over, why it was refused.
+
+    `dumping` is None once all of it has been recorded.
+    """
+
+    folder: Path
+    dumping: Dumping | None
+    name: str | None
+    ended: bool = False
+    refused: str = ""
 
 
 class Files:
@@ -41,17 +53,17 @@ class Files:
 
     def __init__(self, data: Path, root: Path | None = None) -> None:
         self.data = data
-        self.root = root
+        self._converter = Converter(root)
         self._lock = threading.Lock()
-        # In the order in which they began; until they have been converted.
-        self._folders: list[Path] = []
-        self._in_conversion: list[Path] = []
-        self._dumping: Dumping | None = None
-        self._finishing: list[Dumping] = []
+        # In the order in which they began.
+        self._entries: list[_Entry] = []
+        self._in_conversion: list[_Entry] = []
+        self._latest: Dumping | None = None
+        # The one that a name is for; None where the next one is to come first.
+        self._newest: _Entry | None = None
         self._next_name: str | None = None
         self._not_begun = ""
         self._not_converted = ""
-        self._converter: subprocess.Popen[str] | None = None
         if left := recordings_in(data):
             logger.warning(
                 "%d recordings of an earlier run are in %s: discos-backend-recover makes files of them",
@@ -61,146 +73,174 @@ class Files:
     @property
     def problem(self) -> str:
         """What is wrong with recording or converting, "" if nothing is: a text for status."""
-        recorded = self._dumping.problem if self._dumping is not None else ""
+        recorded = self._latest.problem if self._latest is not None else ""
         return self._not_begun or recorded or self._not_converted
 
-    def begin(self, setup: Setup, instant: Ticks, steady: Callable[[], int], since: int, sky: Sky) -> None:
+    # -- recording ------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        setup: Setup,
+        instant: Ticks,
+        steady: Callable[[], int],
+        since: int,
+        sky: Sky,
+        *,
+        may_lag: bool = False,
+    ) -> None:
         """Record an acquisition that began at `instant`, which was at `since` on the steady clock.
 
-        BackendError, with the reason, when the data folder does not take it.
+        `may_lag` as for Dumping. BackendError, with the reason, when the data folder does not take it; a name that
+        comes then is not for the recording before.
         """
         try:
             recording = Recording.begin(self.data, setup, instant, sky, self._next_name)
         except OSError as problem:
+            self._newest = None
             self._not_begun = f"data folder unwritable: {_reason(problem)}: {self.data}"
             raise BackendError(self._not_begun) from None
+        dumping = Dumping(setup, recording, begins=since, steady=steady, sky=sky, may_lag=may_lag)
+        entry = _Entry(recording.folder, dumping, self._next_name)
         self._not_begun, self._next_name = "", None
-        self._finishing = [each for each in self._finishing if each.running]
-        dumping = Dumping(setup, recording, begins=since, steady=steady, sky=sky)
         with self._lock:
-            self._folders.append(recording.folder)
-            self._dumping = dumping
+            self._tidy()
+            self._entries.append(entry)
+            self._latest, self._newest = dumping, entry
         dumping.start()
 
     def change_sky(self, sky: Sky) -> None:
         """The acquisition that is being recorded, if any, sees another sky from now on."""
-        if self._dumping is not None:
-            self._dumping.change_sky(sky)
+        if self._latest is not None:
+            self._latest.change_sky(sky)
 
     def end(self, since: int) -> None:
         """The acquisition ended, at `since` on the steady clock."""
-        if self._dumping is not None:
-            self._dumping.end(since)
-            self._finishing.append(self._dumping)
+        for entry in self._entries:
+            if not entry.ended and entry.dumping is not None:
+                entry.dumping.end(since)
+                entry.ended = True
+
+    def _tidy(self) -> None:
+        """Forget what somebody else has taken away, and the threads that are done."""
+        self._entries = [each for each in self._entries if not each.ended or not is_gone(each.folder)]
+        for entry in self._entries:
+            if entry.ended and entry.dumping is not None and not entry.dumping.running:
+                entry.dumping = None
+
+    # -- names ----------------------------------------------------------------------------------------
 
     def name(self, path: str) -> None:
         """Have the newest recording merged with the telescope's file at `path`; without one, the next.
 
-        DISCOS sends this after stop (protocol section 9); another name replaces the one before. BackendError
-        when it cannot be noted.
+        DISCOS sends this after stop (protocol section 9); another name replaces the one before. One that the disk
+        does not take holds as long as this server runs. BackendError for a path without a file's name.
         """
+        try:
+            checked_name(path)
+        except RecordingError as problem:
+            raise BackendError(str(problem)) from None
+        # Until it is noted no conversion may choose: it would take the recording with the name before.
         with self._lock:
-            newest = self._folders[-1] if self._folders else None
-            if newest is None or newest in self._in_conversion:
+            newest = self._newest
+            if newest is None or newest in self._in_conversion or (newest.ended and is_gone(newest.folder)):
                 self._next_name = path
                 return
-        try:
-            give_name(newest, path)
-        except OSError as problem:
-            raise BackendError(f"name of the file not noted: {_reason(problem)}: {newest}") from None
+            newest.name, newest.refused = path, ""
+            try:
+                give_name(newest.folder, path)
+            except OSError as problem:
+                logger.warning("%s: its name is not noted on disk: %s: %r", newest.folder, _reason(problem), path)
+
+    def forget_next_name(self) -> None:
+        """A name that came before its recording is not wanted any more."""
+        self._next_name = None
+
+    # -- conversion -----------------------------------------------------------------------------------
 
     def convert(self) -> None:
         """Make files of all finished recordings that have a name; where none has, of those without.
 
-        Blocks until that is done. BackendError, with the first reason, when one could not be made: its recording
-        stays, and is tried again the next time.
+        Those that were refused before are tried again, but are nobody's business who has others to convert. Blocks
+        until that is done. BackendError, with the first reason, when one could not be made; its recording stays.
         """
+        self._converter.ready()
         with self._lock:
             chosen = self._choose()
             self._in_conversion = chosen
-        refusals = []
         try:
-            for dumping in list(self._finishing):
-                if Path(dumping.folder) in chosen:
-                    dumping.wait()
-            if chosen:
-                refusals = self._run_converter(chosen)
+            for entry in chosen:
+                if entry.dumping is not None:
+                    entry.dumping.wait()
+            refusals = self._converter.run({each.folder: each.name for each in chosen}) if chosen else {}
         finally:
             with self._lock:
                 self._in_conversion = []
-                self._folders = [folder for folder in self._folders if folder.exists()]
-        self._not_converted = f"conversion failed: {refusals[0]}" if refusals else ""
-        if refusals:
-            raise BackendError(refusals[0])
+        told = [refusals[each.folder] for each in chosen if each.folder in refusals and not each.refused]
+        if all(each.refused for each in chosen):
+            told = list(refusals.values())
+        for entry in chosen:
+            reason = refusals.get(entry.folder, "")
+            if reason and reason != entry.refused:
+                logger.error("%s is not converted: %s", entry.folder, reason)
+            entry.refused = reason
+        with self._lock:
+            self._entries = [each for each in self._entries if each not in chosen or each.refused]
+            if self._newest is not None and self._newest in chosen and not self._newest.refused:
+                self._newest = None
+        self._not_converted = f"not converted: {told[0]}" if told else ""
+        if told:
+            raise BackendError(told[0])
 
-    def _choose(self) -> list[Path]:
-        running = self._dumping if self._dumping not in self._finishing else None
-        finished = [each for each in self._folders if running is None or Path(running.folder) != each]
-        return [each for each in finished if name_of(each) is not None] or finished
+    def _choose(self) -> list[_Entry]:
+        over = [each for each in self._entries if each.ended and not is_gone(each.folder)]
+        fresh = [each for each in over if not each.refused]
+        wanted = [each for each in fresh if each.name is not None] or fresh
+        return [each for each in over if each.refused or each in wanted]
 
-    def _run_converter(self, folders: list[Path]) -> list[str]:
-        """Convert in a process of its own, which needs neither our interpreter nor our memory; the refusals."""
-        root = ["--root", str(self.root)] if self.root is not None else []
-        path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
-        try:
-            converter = subprocess.Popen(
-                [sys.executable, "-m", "discosbackend.simulator.convert", "--gently", *root, *map(str, folders)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        except OSError as problem:
-            return [f"conversion cannot be started: {_reason(problem)}"]
-        with converter as self._converter:
-            told, complaints = converter.communicate()
-            status = converter.returncode
-        self._converter = None
-        for line in complaints.splitlines():
-            logger.warning("conversion: %s", line)
-        refusals, answered = [], 0
-        for line in told.splitlines():
-            report: dict[str, Any] = json.loads(line)
-            answered += 1
-            if "refused" in report:
-                logger.error("%s is not converted: %s", report["recording"], report["refused"])
-                refusals.append(str(report["refused"]))
-            elif report["written"] is not None:
-                logger.info("%s: %d dumps written", report["written"], report["dumps"])
-        if answered < len(folders):
-            refusals.append(f"conversion ended early with status {status}")
-        return refusals
+    def give_up_conversion(self) -> None:
+        """End a conversion that is going on; its recordings stay."""
+        if self._converter.give_up():
+            logger.warning("a conversion is given up, its recordings stay")
+
+    # -- the state, and the end -----------------------------------------------------------------------
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the dumps of ended acquisitions are recorded; whether they are, after so many seconds at most."""
+        until = None if seconds is None else time.monotonic() + seconds
+        for entry in list(self._entries):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if entry.ended and entry.dumping is not None and not entry.dumping.wait(left):
+                return False
+        return True
 
     def told(self) -> dict[str, Any]:
         """All of it in JSON's terms."""
-        dumping = self._dumping
+        latest = self._latest
         return {
             "data": str(self.data),
             "problem": self.problem,
-            "waiting": [{"folder": str(each), "name": name_of(each)} for each in list(self._folders)],
+            "waiting": [
+                {"folder": str(each.folder), "name": each.name, "refused": each.refused} for each in self._entries
+            ],
             "next_name": self._next_name,
             "newest": None
-            if dumping is None
+            if latest is None
             else {
-                "folder": dumping.folder,
-                "dumps": dumping.made,
-                "lost": dumping.lost,
-                "lag": dumping.lag,
-                "running": dumping.running,
+                "folder": latest.folder,
+                "dumps": latest.made,
+                "lost": latest.lost,
+                "lag": latest.lag,
+                "running": latest.running,
             },
         }
 
     def close(self) -> None:
-        """The server goes down: have the last dumps made, and end a conversion, whose recording stays."""
-        for dumping in self._finishing:
-            if not dumping.wait(_LAST_DUMPS):
-                logger.warning("%s: dumps are still to be recorded, they are lost", dumping.folder)
-        converter = self._converter
-        if converter is not None:
-            logger.warning("a conversion is given up: discos-backend-recover will do it")
-            converter.terminate()
-        if left := [each for each in self._folders if each.exists()]:
+        """The server goes down: have the last dumps made, and end a conversion, whose recordings stay."""
+        self.give_up_conversion()
+        if not self.wait(_LAST_DUMPS):
+            logger.warning("the host is slow: the last dumps of an acquisition have not been made, and will not be")
+        left = [each for each in self._entries if not is_gone(each.folder)]
+        if left:
             logger.info("%d recordings are left in %s: see discos-backend-recover", len(left), self.data)
 
 

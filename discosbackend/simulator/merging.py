@@ -6,6 +6,7 @@ How rows are written, and a file without metadata, is recorder's business.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import warnings
@@ -36,6 +37,9 @@ _NUMBERED = re.compile(
     r"(TTYPE|TFORM|TUNIT|TNULL|TSCAL|TZERO|TDISP|TDIM|TBCOL|TLMIN|TLMAX|TDMIN|TDMAX"
     r"|TCTYP|TCUNI|TCRPX|TCRVL|TCDLT|TRPOS)([0-9]+)"
 )
+# Bytes. Some thousand times what DISCOS writes; it is held in memory.
+_LARGEST = 2**30
+
 _SPECTRA = re.compile(r"ch[0-9]+", re.IGNORECASE)
 
 # How much it is around, by unit. The names are those that DISCOS gives in rad, should the unit be missing.
@@ -52,8 +56,9 @@ def merged(recorded: Recorded, path: Path) -> Layout | None:
     try:
         with warnings.catch_warnings(record=True) as complaints:
             warnings.simplefilter("always")
-            raw = path.read_bytes()
-            with fits.open(path, mode="readonly", memmap=False, lazy_load_hdus=False) as hdus:
+            raw = _read(path)
+            # Of these bytes, as the file may be another one by now.
+            with fits.open(io.BytesIO(raw), mode="readonly", memmap=False, lazy_load_hdus=False) as hdus:
                 layout = _merged(recorded, path, raw, hdus)
     except OSError as problem:
         reason = problem.strerror or "it is no FITS file"
@@ -66,18 +71,30 @@ def merged(recorded: Recorded, path: Path) -> Layout | None:
     return layout
 
 
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        # A pipe may never end, nor may a device.
+        raise RecordingError(f"metadata file is not a regular file: {str(path)!a}")
+    if (size := path.stat().st_size) > _LARGEST:
+        limit = _LARGEST // 2**20
+        raise RecordingError(f"metadata file has {size // 2**20} MB and may have {limit}: {str(path)!a}")
+    raw = path.read_bytes()
+    if not raw.startswith(b"SIMPLE  ="):
+        raise RecordingError(f"metadata file is no FITS file or is compressed: {str(path)!a}")
+    return raw
+
+
 def _merged(recorded: Recorded, path: Path, raw: bytes, hdus: fits.HDUList) -> Layout | None:
-    names = [hdu.name for hdu in hdus]
     for name in ("SECTION TABLE", "DATA TABLE"):
-        if name not in names:
+        if name not in hdus or not isinstance(hdus[name], fits.BinTableHDU):
             raise RecordingError(f"metadata file has no {name}: {str(path)!a}")
     if is_marked(hdus["DATA TABLE"].header):
         return None
     info = hdus["DATA TABLE"].fileinfo()
     last = hdus[-1].fileinfo()
-    # Compressed, or still being written: the positions are those of something else, or of what is not there.
-    if not raw.startswith(b"SIMPLE  =") or last["datLoc"] + last["datSpan"] > len(raw):
-        raise RecordingError(f"metadata file is cut off or compressed: {str(path)!a}")
+    # Still being written: the positions are those of what is not there.
+    if last["datLoc"] + last["datSpan"] > len(raw):
+        raise RecordingError(f"metadata file is cut off: {str(path)!a}")
     complaints: list[str] = []
     _check_sections(recorded, path, hdus["SECTION TABLE"], complaints)
     rows = _Rows(recorded, path, hdus["DATA TABLE"], raw)

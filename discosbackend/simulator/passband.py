@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy
 from numpy.typing import NDArray
@@ -43,6 +44,9 @@ _DRIFTS = 12
 # Where erf is 1 to a part in 10^11.
 _ERF_REACH = 5.0
 
+# As a part of a bin.
+_NARROWEST = 1e-12
+
 _FWHM = 2 * math.sqrt(math.log(2))
 
 
@@ -62,14 +66,19 @@ def stream(seed: int, purpose: Purpose, acquisition: int = 0, number: int = 0) -
     return numpy.random.Generator(numpy.random.SFC64(numpy.random.SeedSequence(abs(seed), spawn_key=key)))
 
 
+@lru_cache(maxsize=32)  # a millisecond for 65536 bins: fourteen inputs would hold up the reactor at every get-tpi
 def shape(bins: int, response: Response, seed: int, number: int) -> NDArray[numpy.float64]:
     """The response of each bin of input `number`, 1 at the peak, without the factors of DC bin and spur.
 
     An exponential slope with a smooth ripple, a raised cosine down to `response.edge` at either end. A single
-    bin is a total power detector, whose gain is all that there is to say: 1.
+    bin is a total power detector, whose gain is all that there is to say: 1. Read-only.
     """
-    if bins == 1:
-        return numpy.ones(1)
+    found = numpy.ones(1) if bins == 1 else _shape_of_band(bins, response, seed, number)
+    found.setflags(write=False)
+    return found
+
+
+def _shape_of_band(bins: int, response: Response, seed: int, number: int) -> NDArray[numpy.float64]:
     x = _middles(min(bins, _POINTS))
     random = stream(seed, Purpose.SHAPE, number=number)
     ripple = numpy.ones(len(x))
@@ -186,7 +195,8 @@ class Bins:
             yield comb.first + number * comb.spacing, _COMB_WIDTH, comb.level
 
     def _peak(self, frequency: float, width: float, height: float) -> tuple[int, NDArray[numpy.float64]]:
-        scale = _FWHM / width
+        # Narrower than that there is nothing of it, and no float for its inverse.
+        scale = _FWHM / max(width, _NARROWEST * self.width)
         offset = frequency - self._low
         reach = _ERF_REACH / scale
         first = min(max(math.floor((offset - reach) / self.width), 0), self.count)

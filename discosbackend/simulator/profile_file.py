@@ -318,8 +318,9 @@ def _configuration(
 
 def _check_name(name: str, where: str) -> None:
     """Whether set-configuration can be asked for it, and clients that split at every comma can read it."""
-    if not is_word(name) or name == UNCONFIGURED:
-        right = f"a name of ASCII without , and ! of at most 64 characters, and not {UNCONFIGURED}"
+    # Recordings are folders that have it in their names.
+    if not is_word(name) or "/" in name or name == UNCONFIGURED:
+        right = f"a name of ASCII without , ! and / of at most 64 characters, and not {UNCONFIGURED}"
         raise InstrumentError(f"{where} must be {right}")
 
 

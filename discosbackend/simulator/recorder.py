@@ -147,7 +147,10 @@ class Layout:
 
 
 def mjd(ticks: Any) -> Any:
-    """Modified Julian Dates of instants, an integer or an array of them; to 0.3 us, a double's limit."""
+    """Modified Julian Dates of instants, an integer or an array of them.
+
+    To 0.4 us, and from 2038 on, when there is one more digit before the point, to 0.7 us: a double's limits.
+    """
     days, rest = divmod(ticks, _DAY)
     return (days + _MJD_OF_1970) + rest / _DAY
 
@@ -335,9 +338,8 @@ def _feeds(recorded: Recorded, warnings: list[str]) -> list[tuple[Any, ...]]:
     receiver = recorded.setup.receiver
     offsets = list(receiver.offsets)
     count = 1 + max(channel.feed for channel in recorded.setup.channels)
-    if missing := count - len(offsets):
-        if missing > 0:
-            warnings.append(f"receiver {receiver.code} has {len(offsets)} offsets: {missing} are made up")
+    if (missing := count - len(offsets)) > 0:
+        warnings.append(f"receiver {receiver.code} has {len(offsets)} offsets: {missing} are made up")
         offsets += [(2 * receiver.beam * number, 0.0) for number in range(len(offsets), count)]
     if len(offsets) > 2 and not any(x > 0 and y == 0 for x, y in offsets[1:]):
         warnings.append("srttools needs a feed with x offset above 0 and y offset exactly 0: there is none")

@@ -3,11 +3,12 @@
 A recording is a folder: `header.json` (what it was made with), `dumps` (one record a dump), `name.json` (the
 telescope's path, once set-filename has come). A record is a number, flags, a checksum and the values, so that one
 that was cut off is seen; whoever writes or converts a recording holds a lock that a kill releases. What the
-values mean is signal's business, when they are made dumping's, and what becomes of them convert's.
+values mean is theory's business, when they are made dumping's, and what becomes of them convert's.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -28,7 +29,17 @@ from discosbackend.simulator.instruments import Channel, Comb, Receiver, Respons
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["DIODE", "Dump", "Recorded", "Recording", "give_name", "in_use", "name_of", "recordings_in"]
+__all__ = [
+    "DIODE",
+    "Dump",
+    "Recorded",
+    "Recording",
+    "give_name",
+    "in_use",
+    "is_gone",
+    "name_of",
+    "recordings_in",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +104,13 @@ class Recording:
         struct.pack_into("<I", record, 4, checksum)
         wanted = len(record) + len(values)
         try:
-            written = os.writev(self._file, [record, values])
+            # At a place of its own: what a dump has left that did not fit is written over, come what may.
+            written = os.pwritev(self._file, [record, values], self._end)
             while written < wanted:
                 left = values[written - len(record) :] if written >= len(record) else record[written:]
-                written += os.write(self._file, left)
+                written += os.pwrite(self._file, left, self._end + written)
         except OSError:
             os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
             raise
         self._end += wanted
 
@@ -119,11 +130,13 @@ class Recording:
 class Recorded:
     """A recording that is read: `with Recorded(folder) as recorded: ...` holds it against others meanwhile.
 
-    RecordingError, with what is wrong, for a folder that is none, or is being written or converted.
+    RecordingError, with what is wrong, for a folder that is none, or is being written or converted. Who only
+    looks does not `hold` it: others may write, convert and remove it meanwhile.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, hold: bool = True) -> None:
         self.folder = Path(folder)
+        self._hold = hold
         try:
             header = json.loads((self.folder / _HEADER).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -136,9 +149,11 @@ class Recorded:
             self.begins = Ticks(header["begins"])
             self.setup = _setup_of(header["setup"])
             self.sky: Mapping[str, Any] = header["sky"]
+            self._size = _RECORD.size + 4 * self.setup.values
+            if not (self.setup.integration > 0 and all(channel.bins > 0 for channel in self.setup.channels)):
+                raise ValueError("integration and bins must be above 0")
         except (KeyError, TypeError, ValueError) as problem:
             raise RecordingError(f"{folder}: {_HEADER} is damaged: {problem!r}") from None
-        self._size = _RECORD.size + 4 * self.setup.values
         self._file: int | None = None
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
@@ -153,8 +168,8 @@ class Recorded:
 
     @property
     def empty(self) -> bool:
-        """Whether there are not even the bytes of one dump, so that nothing is lost with it; once entered."""
-        return self._view is None or len(self._view) < self._size
+        """Whether there is nothing in it, so that nothing is lost with it; once entered."""
+        return self._view is None
 
     def __enter__(self) -> Self:
         try:
@@ -163,7 +178,8 @@ class Recorded:
             raise RecordingError(f"{self.folder}: {_DUMPS} cannot be read: {problem.strerror}") from None
         try:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._hold:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RecordingError(f"{self.folder} is in use: being recorded or converted") from None
             if os.fstat(self._file).st_size > 0:
@@ -238,6 +254,17 @@ def recordings_in(data: Path | str) -> list[Path]:
         return []
 
 
+def is_gone(folder: Path) -> bool:
+    """Whether there is no recording in that folder any more, whatever else may be left of it."""
+    try:
+        (folder / _HEADER).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def in_use(folder: Path) -> bool:
     """Whether a recording is being recorded, read or converted at this moment."""
     try:
@@ -280,7 +307,7 @@ def _new_folder(data: Path, begins: Ticks, configuration: str) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise FileExistsError(17, "too many recordings of the same instant", str(data / stem))
+    raise FileExistsError(errno.EEXIST, "too many recordings of the same instant", str(data / stem))
 
 
 def _write_whole(path: Path, text: str) -> None:

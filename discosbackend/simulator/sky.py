@@ -1,7 +1,7 @@
 """Sky: what a simulated telescope looks at, and what its receiver is switched to. Data, without numpy.
 
 The receiver's own properties belong to a profile (instruments); what all this looks like in counts is said in
-signal. A Sky is never changed but replaced as a whole, so that a dump sees one state or the other.
+theory. A Sky is never changed but replaced as a whole, so that a dump sees one state or the other.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ REST_FREQUENCIES: Mapping[str, float] = MappingProxyType(
 """MHz of the lines that single dishes look at most, for people who do not know them by heart."""
 
 
+# What a dump can show in its time.
+_SOURCES, _LINES = 100, 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A spectral line, Gaussian: at rest at `rest` MHz, `width` km/s wide at half its height, `peak` K high.
@@ -40,7 +44,7 @@ class Line:
     velocity: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_number("rest", self.rest, above=0.0, unit=" MHz")
+        _check_number("rest", self.rest, least=1.0, most=1e7, unit=" MHz")
         _check_number("width", self.width, above=0.0, unit=" km/s")
         _check_number("peak", self.peak, unit=" K")
         _check_number("velocity", self.velocity, unit=" km/s")
@@ -92,7 +96,9 @@ class Source:
         """What the beam lets through, 0 to 1, so many seconds after an acquisition began."""
         if self.transit is None or self.crossing is None:
             return 1.0
-        return float(math.exp(-4 * math.log(2) * ((seconds - self.transit) / self.crossing) ** 2))
+        widths = (seconds - self.transit) / self.crossing
+        # A product, since a power that is no float any more is an OverflowError.
+        return math.exp(-4 * math.log(2) * widths * widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +121,11 @@ class Sky:
         return dump // self.interleave % 2 == 0 if self.interleave else self.diode
 
     def with_source(self, name: str, source: Source) -> Sky:
-        """The sky with a source more, or another one of that name."""
-        return replace(self, sources=MappingProxyType({**self.sources, name: source}))
+        """The sky with a source more, or another one of that name. SkyError beyond 100 sources or 1000 lines."""
+        sources = {**self.sources, name: source}
+        if len(sources) > _SOURCES or sum(len(each.lines) for each in sources.values()) > _LINES:
+            raise SkyError(f"a sky has at most {_SOURCES} sources with {_LINES} lines in all")
+        return replace(self, sources=MappingProxyType(sources))
 
     def without_source(self, name: str) -> Sky:
         """The sky without it. SkyError where there is none of that name."""
@@ -233,4 +242,4 @@ def _check_number(
     wanted = f" above {above:g}" if above is not None else ""
     if math.isfinite(least):
         wanted = f" from {least:g} to {most:g}"
-    raise SkyError(f"{name} must be a number{wanted}{unit and ' of' + unit}, not {value!r}")
+    raise SkyError(f"{name} must be a number{unit and ' of' + unit}{wanted}, not {value!r}")
