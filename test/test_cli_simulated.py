@@ -57,6 +57,8 @@ class ListingTests(FolderMixin):
         listed, _ = self.run_program("--list", self.write("mine.toml", text))
         self.assertEqual(listed, self.run_program("--list", "totalpower")[0])
         self.assertEqual(len(listed.splitlines()), 3)
+        # Whatever is to be served besides.
+        self.assertEqual(listed, self.run_program("--simulate", "sardara", "--list", "totalpower")[0])
         _, told = self.run_program("--list", self.write("wrong.toml", text.replace("bins = 1", "bins = 0")), status=2)
         self.assertIn("bins must be", told)
 

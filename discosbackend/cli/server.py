@@ -106,14 +106,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODULE:NAME",
         help="a class, called without arguments, or an instance; the current folder is searched too",
     )
-    what.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--list",
         metavar="INSTRUMENT",
         nargs="?",
         const="",
         help="print the simulated instruments with their configurations, or this one, and end",
     )
-    what.add_argument(
+    instead.add_argument(
         "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and end"
     )
     where = parser.add_argument_group("where")
