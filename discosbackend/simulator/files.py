@@ -121,8 +121,10 @@ class Files:
                 entry.ended = True
 
     def _tidy(self) -> None:
-        """Forget what somebody else has taken away, and the threads that are done."""
-        self._entries = [each for each in self._entries if not each.ended or not is_gone(each.folder)]
+        """Let go of the threads that are done.
+
+        What somebody else has taken away is convert's to forget: that asks the disk for each, and may take its time.
+        """
         for entry in self._entries:
             if entry.ended and entry.dumping is not None and not entry.dumping.running:
                 entry.dumping = None
@@ -184,17 +186,19 @@ class Files:
                 logger.error("%s is not converted: %s", entry.folder, reason)
             entry.refused = reason
         with self._lock:
-            self._entries = [each for each in self._entries if each not in chosen or each.refused]
-            if self._newest is not None and self._newest in chosen and not self._newest.refused:
+            converted = {each for each in chosen if not each.refused}
+            self._entries = [each for each in self._entries if each not in converted]
+            if self._newest in converted:
                 self._newest = None
         self._not_converted = f"not converted: {told[0]}" if told else ""
         if told:
             raise BackendError(told[0])
 
     def _choose(self) -> list[_Entry]:
-        over = [each for each in self._entries if each.ended and not is_gone(each.folder)]
+        self._entries = [each for each in self._entries if not (each.ended and is_gone(each.folder))]
+        over = [each for each in self._entries if each.ended]
         fresh = [each for each in over if not each.refused]
-        wanted = [each for each in fresh if each.name is not None] or fresh
+        wanted = {each for each in fresh if each.name is not None} or set(fresh)
         return [each for each in over if each.refused or each in wanted]
 
     def give_up_conversion(self) -> None:

@@ -261,6 +261,7 @@ def is_gone(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
+        # Nobody can tell: who reads it will say why not.
         pass
     return False
 
