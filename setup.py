@@ -1,5 +1,5 @@
 """Everything is declared in pyproject.toml; this file is for tools that still ask for it."""
 
-from setuptools import setup  # pylint: disable=import-error  # whoever builds the package brings it
+from setuptools import setup  # whoever builds the package brings it
 
 setup()

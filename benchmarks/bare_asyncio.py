@@ -29,7 +29,7 @@ class Constant(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(b"".join([self.line_received(line) for line in lines]))
 
-    def line_received(self, line: bytes) -> bytes:  # pylint: disable=unused-argument  # a constant
+    def line_received(self, line: bytes) -> bytes:  # a constant
         """Answer."""
         return _REPLY
 

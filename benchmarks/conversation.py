@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 from benchmarks.questions import Question
 from benchmarks.verdict import END, GREETING, Tally, compare, form
@@ -68,7 +69,7 @@ class Conversation:
         self._rest = b""
         self._reset = False
 
-    def __enter__(self) -> Conversation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

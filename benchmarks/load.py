@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 from benchmarks.servers import NotMeasured
@@ -134,7 +135,7 @@ def alone(connection: socket.socket, request: Request, rounds: int, depth: int =
             replies.append(receive(connection, depth))
             moments.append(perf_counter())
     check(b"".join(replies), request, rounds * depth)
-    latencies = [after - before for before, after in zip(moments, moments[1:])]
+    latencies = [after - before for before, after in pairwise(moments)]
     return Load(rounds * depth / (moments[-1] - moments[0]), latencies)
 
 

@@ -97,13 +97,13 @@ class Companion:
         start_new_session: bool = False,
     ) -> None:
         self.command = f"python {' '.join(arguments)}"
-        self._log = tempfile.TemporaryFile()  # pylint: disable=consider-using-with  # stop() closes it
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # stop() closes it
         # Modules are compiled once, as they are where packages are installed.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with ExitStack() as undo:
             with _signals_put_off():
                 self.started = time.perf_counter()
-                self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # stop() ends it
+                self._process = subprocess.Popen(  # stop() ends it
                     [sys.executable, *arguments],
                     cwd=ROOT,
                     env=environment,

@@ -19,7 +19,8 @@ from typing import Any, Protocol, cast
 
 from discosbackend.errors import BackendError
 from discosbackend.grammar import quoted
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks, now_ticks as utc_ticks
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import now_ticks as utc_ticks
 
 __all__ = ["Acquisition", "CallsLater", "LastStretch", "whole_stretch_at_once"]
 
@@ -40,7 +41,7 @@ _SHORTEST_DELAY = 1e-6
 class CallsLater(Protocol):
     """The one thing that is asked of a clock; a reactor and twisted.internet.task.Clock have it."""
 
-    def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:  # noqa: N802
+    def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:
         """Call back after `delay` seconds; the result has cancel()."""
 
 
@@ -298,7 +299,7 @@ class Acquisition:
         except BackendError as refusal:
             logger.warning("timed %s at %s refused: %r", verb, instant.unix_text(), str(refusal))
             return
-        except BaseException:  # pylint: disable=broad-exception-caught  # whatever a backend raises
+        except BaseException:  # whatever a backend raises
             logger.exception("timed %s at %s failed", verb, instant.unix_text())
             return
         self._acquiring = verb == "start"

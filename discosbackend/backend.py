@@ -40,7 +40,7 @@ class ArrayLike(Protocol):
 
 Value: TypeAlias = "str | bytes | bool | int | float | ArrayLike"
 
-Result: TypeAlias = "None | Value | Iterable[Value] | Awaitable[Any]"
+Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 """What a method may return: nothing, one value, an iterable of values (tuple, list, generator, numpy array),
 or a coroutine or Deferred of one of these. Protocol section 5 says what each becomes in the reply."""
 
@@ -224,7 +224,7 @@ def command(
     reply: Iterable[Field] = (),
     lane: str = "device",
     timeout: float | None = None,
-    help: str = "",  # pylint: disable=redefined-builtin  # the word that argparse uses for it too
+    help: str = "",  # noqa: A002  # the word that argparse uses for it too
 ) -> Callable[[MethodT], MethodT]:
     """Make a method answer a command of the backend's own, on the same footing as the built-in rows.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from discosbackend.commands import COMMANDS, WILDCARD, Field
@@ -36,7 +36,7 @@ Instant: TypeAlias = "Ticks | datetime | Time | float"
 """When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3 reads
 it (Unix seconds below 10^12)."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Status(NamedTuple):

@@ -230,7 +230,7 @@ def write_reply(name: str, code: str, arguments: Sequence[str]) -> str:
         # Escaping costs as much as all the rest, and few replies need it.
         if "\\" in joined or "\t" in joined or joined.count(SEPARATOR) >= len(arguments):
             joined = SEPARATOR.join(map(escape, arguments))
-    except Exception as problem:  # pylint: disable=broad-exception-caught  # a foreign object's own
+    except Exception as problem:  # a foreign object's own
         raise GrammarException("arguments that are no texts") from problem
     text = f"{head},{joined}"
     if arguments_pattern.fullmatch(text, len(head)) is None:
@@ -295,7 +295,7 @@ def _text(value: object) -> str:
     try:
         # A text is what it is, not what its class prints: str() of an Enum that is one gives "Mode.CP".
         return str.__str__(value) if isinstance(value, str) else str(value)
-    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+    except Exception:  # noqa: BLE001  # whatever a foreign __str__ raises
         return f"<{type(value).__name__}>"
 
 
@@ -303,7 +303,7 @@ def _texts(arguments: Iterable[object] | None) -> list[str]:
     """What somebody put into a Message as its arguments, as texts."""
     try:
         return [_text(argument) for argument in arguments or ()]
-    except Exception:  # pylint: disable=broad-exception-caught  # no list, whatever it raises instead
+    except Exception:  # noqa: BLE001  # no list, whatever it raises instead
         return [_text(arguments)]
 
 

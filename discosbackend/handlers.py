@@ -444,7 +444,7 @@ def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
 def _import_timediscos() -> None:
     try:
         importlib.import_module("discosbackend.timediscos")
-    except Exception:  # pylint: disable=broad-exception-caught  # a thread has nobody to raise to
+    except Exception:  # a thread has nobody to raise to
         logger.exception("astropy cannot be imported: timed start and stop will fail")
 
 

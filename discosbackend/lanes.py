@@ -45,10 +45,10 @@ async def _wait_for(awaitable: Awaitable[Any]) -> Any:
 class ReactorLike(Protocol):
     """What is asked of a reactor here."""
 
-    def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:  # noqa: N802
+    def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:
         """Call back after `delay` seconds."""
 
-    def callFromThread(self, function: Callable[..., Any], /, *args: Any) -> None:  # noqa: N802
+    def callFromThread(self, function: Callable[..., Any], /, *args: Any) -> None:
         """Have something called in the reactor's thread."""
 
 
@@ -95,7 +95,7 @@ def _work(calls: SimpleQueue[Job | None]) -> None:
         call, done = job
         try:
             outcome = call()
-        except BaseException:  # pylint: disable=broad-exception-caught  # the client needs its answer
+        except BaseException:  # noqa: BLE001  # the client needs its answer
             outcome = Failure()
         done(outcome)
 
@@ -280,7 +280,7 @@ class Lanes:
                 run.worker.do(run.call, lambda outcome: reactor.callFromThread(self._end, outcome, run))
                 return
             outcome = run.call()
-        except BaseException:  # pylint: disable=broad-exception-caught  # the client needs its answer
+        except BaseException:  # noqa: BLE001  # the client needs its answer
             outcome = Failure()
         if isinstance(outcome, Deferred):
             run.source = outcome
@@ -401,5 +401,5 @@ class Lanes:
             return
         try:
             run.source.cancel()
-        except BaseException:  # pylint: disable=broad-exception-caught  # whatever a canceller raises
+        except BaseException:  # whatever a canceller raises
             logger.exception("cancelling %s failed", run.name)

@@ -118,7 +118,7 @@ class DBProtocol(Protocol):
     def connectionMade(self) -> None:
         """Greet, now or later, and ask the transport to say when its buffer is full."""
         transport = self._transport()
-        is_tcp = ITCPTransport.providedBy(transport)  # pylint: disable=no-value-for-parameter  # zope's own
+        is_tcp = ITCPTransport.providedBy(transport)  # zope's own
         if is_tcp and isinstance(transport.getPeer(), _TCP):
             # Clients are silent for hours, and a telescope's network loses some of them.
             transport.setTcpKeepAlive(True)
@@ -199,7 +199,7 @@ class DBProtocol(Protocol):
                     self._take(line)
                 if perf_counter() >= deadline:
                     break
-        except BaseException:  # pylint: disable=broad-exception-caught  # an overridden lineReceived
+        except BaseException:  # an overridden lineReceived
             # Nobody knows whether that line got its reply, and one too few shifts all that follow.
             logger.exception("%s: a line could not be handled, the connection is cut", self.peer)
             self.abort()
@@ -252,7 +252,7 @@ class DBProtocol(Protocol):
             if factory.stopping:
                 raise HandlerException(STOPPING)
             result = factory.ask(name, arguments)
-        except BaseException as problem:  # pylint: disable=broad-exception-caught  # one reply, whatever it is
+        except BaseException as problem:  # noqa: BLE001  # one reply, whatever it is
             self._finish(line, factory.replies.answer(name, problem, self), began)
             return
         if not isinstance(result, (list, Message)) and hasattr(type(result), "__await__"):
@@ -441,7 +441,7 @@ class DBFactory(Factory):
         for listener in tuple(self.listeners):
             try:
                 listener(exchange)
-            except BaseException:  # pylint: disable=broad-exception-caught  # whatever a listener raises
+            except BaseException:  # noqa: BLE001  # whatever a listener raises
                 self.complaints.log(logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True)
 
     # -- the end --------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ class DBFactory(Factory):
             if source is not None:
                 try:
                     source.cancel()
-                except BaseException:  # pylint: disable=broad-exception-caught  # whatever a canceller raises
+                except BaseException:  # whatever a canceller raises
                     logger.exception("cancelling a command failed")
         self.settled()
 

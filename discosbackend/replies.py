@@ -54,7 +54,7 @@ class Replies:
             if isinstance(outcome, BaseException):
                 return self.failed(name, outcome, peer)
             return self._of_message(name, outcome)
-        except BaseException:  # pylint: disable=broad-exception-caught  # a foreign object that cannot be printed
+        except BaseException:  # noqa: BLE001  # a foreign object that cannot be printed
             self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
             return self.refusal(name, FAIL, UNEXPECTED)
 
@@ -127,5 +127,5 @@ def _reason(problem: HandlerException) -> str:
     """The text of a refusal, "" where it has none that can be had."""
     try:
         return str(problem)
-    except BaseException:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+    except BaseException:  # noqa: BLE001  # whatever a foreign __str__ raises
         return ""

@@ -101,7 +101,7 @@ class DBService(Service):
         patience = max(self.stop_timeout, _LINGER)
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
-        except Exception:  # pylint: disable=broad-exception-caught  # the server goes down whatever this was
+        except Exception:  # the server goes down whatever this was
             logger.exception("the backend did not stop within %g s", patience)
         self.factory.close()
         linger: Deferred[None] = Deferred()
@@ -222,7 +222,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
         # A backend that says what it is may know more than the name of its class.
         try:
             name = " ".join(str(backend).split()) or name
-        except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+        except Exception:  # whatever a foreign __str__ raises
             logger.exception("%s cannot say what it is", name)
     return (
         f"discosbackend: {name} is served on {address_of(port)}, "

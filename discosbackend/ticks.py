@@ -58,7 +58,7 @@ class Ticks(int):
         """Unix seconds with seven decimals, as timestamps stand in replies (protocol section 3)."""
         if self < 0:
             return f"-{Ticks(-self).unix_text()}"
-        digits = "%08d" % self  # pylint: disable=consider-using-f-string  # half the time of a format
+        digits = "%08d" % self  # noqa: UP031  # half the time of a format
         return f"{digits[:-7]}.{digits[-7:]}"
 
     @classmethod

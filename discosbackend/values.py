@@ -194,7 +194,7 @@ def _without_escapes(text: str) -> str:
     return text.replace(",", ";").replace("\\", "/")
 
 
-def _number(number: bool | int | float, field: FieldLike | None) -> str:
+def _number(number: bool | float, field: FieldLike | None) -> str:
     """A number as a field of this type has it."""
     kind = "" if field is None else field.type
     if kind == "timestamp":

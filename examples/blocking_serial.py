@@ -8,7 +8,6 @@ carries one question at a time. Put your own class with an exchange() in place o
 """
 
 # Backend leaves open whether get_tpi selects a band.
-# pylint: disable=arguments-differ
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ one at the end of this file is started and used.
 """
 
 # Backend leaves open how a method is written, and whether get_tpi selects a band.
-# pylint: disable=invalid-overridden-method,arguments-differ,abstract-method
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Telescope:
     """
 
     def __init__(self, instrument: str, *, sky: str = "", seed: int = 1) -> None:
-        # pylint: disable=consider-using-with  # ended by close()
+        # ended by close()
         self._folder = tempfile.TemporaryDirectory()
         self.folder = Path(self._folder.name)
         (self.folder / "sky.toml").write_text(sky, encoding="utf-8")
@@ -178,7 +178,7 @@ def gaussian(x: Values, y: Values) -> tuple[float, float, float]:
 def panels(*heights: float) -> tuple[Any, Any]:
     """A figure of matplotlib, 900 pixels wide when saved, and its axes: one below the other, so high each."""
     # Here and not at the top: the tests do everything but plotting, and do not require it.
-    from matplotlib import pyplot  # pylint: disable=import-error
+    from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left"})
     pyplot.rcParams["savefig.dpi"] = 110

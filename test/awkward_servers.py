@@ -8,6 +8,7 @@ from discosbackend.acquisition import Acquisition
 from discosbackend.errors import BackendError, HandlerException
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBProtocol
+
 from .backend_simulator import BackendSimulator
 
 _LATE = 0.3

@@ -12,6 +12,7 @@ import unittest
 from discosbackend import Backend, DBProtocolHandler, Ticks
 from discosbackend.protocol import DBFactory
 from discosbackend.testing import BackendConformance
+
 from .backend_simulator import BackendSimulator
 
 

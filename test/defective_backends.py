@@ -11,6 +11,7 @@ from discosbackend.errors import BackendError, HandlerException
 from discosbackend.grammar import INVALID, REPLY, Message
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.ticks import Ticks
+
 from .backend_simulator import BackendSimulator
 
 # -- the arguments ------------------------------------------------------------------------------------

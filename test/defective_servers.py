@@ -19,7 +19,10 @@ from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory, DBProtocol
 from discosbackend.testing.trial import Verdict
-from . import awkward_servers as awkward, defective_backends as backends, defective_protocols as protocols
+
+from . import awkward_servers as awkward
+from . import defective_backends as backends
+from . import defective_protocols as protocols
 from .backend_simulator import BackendSimulator
 
 LATE_ONES = 32

@@ -106,7 +106,7 @@ def _fork(work: Callable[[], object]) -> int:
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may come back to the tests
+        except BaseException:  # noqa: BLE001  # nothing may come back to the tests
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -24,8 +24,8 @@ class Server:
 
     def __init__(self, command: Sequence[str], cwd: Path | str = ROOT, env: dict[str, str] | None = None) -> None:
         # A file, not a pipe: nobody reads it while the server runs, and a full pipe would stop it.
-        self.log_file = tempfile.TemporaryFile("w+")  # pylint: disable=consider-using-with  # closed by end()
-        self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # ended by end()
+        self.log_file = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by end()
+        self.process = subprocess.Popen(  # ended by end()
             command,
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},

@@ -31,6 +31,7 @@ from discosbackend.simulator.recording import DIODE, Recording, give_name
 from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
 from discosbackend.simulator.spectra import Spectra
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+
 from .metadata_files import azimuth_at, declination_at, write_metadata
 
 # Some instant with a fraction of a second that no float has: 2026-11-21T19:25:50.1234567.
@@ -91,7 +92,7 @@ class Read:
     """A file as srttools reads it, and the checks that hold for every kind."""
 
     def __init__(self, path: Path, setup: Setup, dumps: int) -> None:
-        from srttools.io import read_data  # pylint: disable=import-error  # of another Python
+        from srttools.io import read_data  # of another Python
 
         self.path, self.setup = path, setup
         self.table = read_data(str(path))
@@ -184,7 +185,7 @@ class Read:
 
     def as_scan(self) -> Any:
         """The same file as a Scan, which sums the bins it likes."""
-        from srttools.scan import Scan  # pylint: disable=import-error  # of another Python
+        from srttools.scan import Scan  # of another Python
 
         table = Scan(str(self.path), nosave=True, nosub=True, norefilt=False, plot=False)
         for name, _, _ in self.inputs:
@@ -198,7 +199,7 @@ class Read:
 
         `base` are the dumps that show `kelvin` in all, from which follows how many counts make one.
         """
-        from srttools.scan import interpret_frequency_range  # pylint: disable=import-error  # as above
+        from srttools.scan import interpret_frequency_range  # as above
 
         light, counts = np.asarray(table[name], dtype=float), self.counts(name)
         first, end = 0, 1
@@ -341,7 +342,7 @@ KINDS: tuple[Callable[[Path], None], ...] = (
 
 def tell(path: str) -> None:
     """Read a file, and say what srttools finds in it."""
-    from srttools.io import read_data  # pylint: disable=import-error  # of another Python
+    from srttools.io import read_data  # of another Python
 
     table = read_data(path)
     meta = table.meta

@@ -1,6 +1,5 @@
 """Tests of acquisition: time-tagged start and stop, protocol section 7."""
 
-# pylint: disable=too-many-lines  # one section of the protocol, and each of its sentences has its test
 
 from __future__ import annotations
 
@@ -1291,7 +1290,7 @@ class ReactorTests(AcquisitionTestCase):
         def run() -> None:
             try:
                 function()
-            except BaseException as error:  # pylint: disable=broad-exception-caught  # handed to the test
+            except BaseException as error:  # noqa: BLE001  # handed to the test
                 raised.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
@@ -1575,7 +1574,7 @@ class Model:
         """The UTC clock stands at `now`."""
         self.now = now
         due = sorted((at, verb) for verb, at in self.pending.items() if at <= now)
-        for at, verb in due:
+        for _, verb in due:
             del self.pending[verb]
         if len(due) == 2 and due[0][0] == due[1][0]:
             if not self.acquiring:

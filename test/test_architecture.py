@@ -117,7 +117,7 @@ class ImportTests(unittest.TestCase):
             self.assertRegex(page, rf"\b{room}\b", room)
         for path, room, name, inside in self.found:
             _, simulator, wanted, *_ = [*name.split("."), "", "", ""]
-            if (room, simulator) != ("simulator", "simulator") or path.stem == "__init__" or wanted == path.stem:
+            if (room, simulator) != ("simulator", "simulator") or path.stem in ("__init__", wanted):
                 continue
             with self.subTest(path.stem, name=name):
                 upwards = layers[wanted] < layers[path.stem]

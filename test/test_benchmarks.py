@@ -32,6 +32,7 @@ from benchmarks.table import (
     text,
     time_text,
 )
+
 from .serving import PATIENCE
 
 REPLY = b"!status,ok,1795466385.7947171,ok,0\r\n"
@@ -320,7 +321,7 @@ class ProcessTests(unittest.TestCase):
         made: list[subprocess.Popen[bytes]] = []
 
         def make(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-            made.append(real(*arguments, **options))  # pylint: disable=consider-using-with  # Companion's
+            made.append(real(*arguments, **options))  # Companion's
             signal.raise_signal(signal.SIGINT)
             return made[0]
 
@@ -336,7 +337,7 @@ class ProcessTests(unittest.TestCase):
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.addCleanup(signal.signal, signal.SIGINT, before)
         companion = Companion("-c", "input()")
-        process = companion._process  # pylint: disable=protected-access  # whether it was waited for
+        process = companion._process  # whether it was waited for
         self.addCleanup(process.kill)
 
         def interrupted() -> None:

@@ -18,7 +18,8 @@ from benchmarks import crowds, flood, load
 from benchmarks.load import Load
 from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import Row
-from .test_benchmarks_rows import EFFORT, FakesTests, FakeServer
+
+from .test_benchmarks_rows import EFFORT, FakeServer, FakesTests
 
 # Greets two clients and hangs up on the third; then it stands, or falls.
 RUDE = """
@@ -60,7 +61,7 @@ class StormTests(FakesTests):
 
     def test_a_server_that_refuses(self) -> None:
         with rude(dies=False) as server:
-            # pylint: disable=protected-access  # a round by itself, on a server that storm() never starts
+            # a round by itself, on a server that storm() never starts
             self.assertEqual([crowds._storm(server)[1] for _ in range(2)], [1, 1])
 
     def test_a_server_that_dies_is_not_one_that_refuses(self) -> None:
@@ -84,7 +85,7 @@ class CrowdsTests(FakesTests):
 
             def insist(_: object, server: FakeServer = server, left: Iterator[int] = left) -> int:
                 server.peak_memory = next(left)
-                return next(taken)  # pylint: disable=cell-var-from-loop  # used up before the next round
+                return next(taken)  # used up before the next round
 
             loads = {"alone": lambda *_: Load(1, [1e-4]), "connect": nullcontext, "_insist": insist}
             self.put(crowds, our_server=lambda server=server: server, **loads)

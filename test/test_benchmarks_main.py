@@ -18,6 +18,7 @@ from benchmarks import __main__ as command_line
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
+
 from .serving import PATIENCE, ROOT
 
 ROWS = [

@@ -15,7 +15,8 @@ from benchmarks import recording
 from benchmarks.effort import QUICK
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
-from .test_benchmarks_rows import FakesTests, FakeServer
+
+from .test_benchmarks_rows import FakeServer, FakesTests
 
 EFFORT = replace(QUICK, recording=1.0)
 MIB = 2**20

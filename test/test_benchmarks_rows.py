@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
+from typing import Self
 from unittest import mock
 
 from benchmarks import beside, exchange, failures, punctuality
@@ -31,7 +32,7 @@ class FakeServer:
     def outlive(self, _: float) -> None:
         """It is not gone."""
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

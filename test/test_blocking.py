@@ -4,7 +4,6 @@ The threads are real. What they wait for is an Event that a test sets, and what 
 test drains the reactor: nothing sleeps, and nothing depends on who is faster.
 """
 
-# pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
 
 from __future__ import annotations
 

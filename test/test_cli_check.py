@@ -27,6 +27,7 @@ from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text
 from discosbackend.testing.trial import Record
+
 from .serving import PATIENCE, ROOT
 from .verdicts import address_of, client_of
 
@@ -72,7 +73,7 @@ class _Paced(Caution):
 
 class _Folder(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        folder = tempfile.TemporaryDirectory()  # by addCleanup
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 

@@ -23,6 +23,7 @@ from discosbackend.simulator.recorder import mjd
 from discosbackend.simulator.recording import DIODE, Recorded, Recording, in_use, recordings_in
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import Ticks
+
 from .metadata_files import write_metadata
 from .recordings import BEGINS, opened, record, setup_with, values_of
 from .serving import PATIENCE, ROOT
@@ -32,7 +33,7 @@ SCRIPT = ROOT / "scripts" / "discos-backend-recover"
 
 class RecoverTests(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.folder = Path(self.enterContext(folder)).resolve()
         self.data = self.folder / "discos-data"
         logging.disable(logging.CRITICAL)
@@ -58,8 +59,8 @@ class ListTests(RecoverTests):
             self.recover(self.data, "--list"),
             (
                 0,
-                f"{folder}\n    sardara SK00, began 2026-11-21 19:25:50.123 UTC\n"
-                "    set-filename /archive/tmp/run.fits\n    5 whole dumps of 40 ms, 0.2 s\n",
+                (f"{folder}\n    sardara SK00, began 2026-11-21 19:25:50.123 UTC\n"
+                "    set-filename /archive/tmp/run.fits\n    5 whole dumps of 40 ms, 0.2 s\n"),
                 "",
             ),
         )
@@ -154,7 +155,7 @@ class ConversionTests(RecoverTests):
 
     def test_a_list_keeps_no_conversion_away(self) -> None:
         folder = record(self.data)
-        find = Recorded._find  # pylint: disable=protected-access  # while it looks
+        find = Recorded._find  # while it looks
 
         def look(recorded: Recorded) -> Any:
             self.assertFalse(in_use(folder))

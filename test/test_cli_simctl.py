@@ -20,6 +20,7 @@ from discosbackend import __version__
 from discosbackend.cli import simctl
 from discosbackend.simulator.operations import OPERATIONS
 from discosbackend.simulator.remote import SimulatorControl
+
 from .serving import PATIENCE, ROOT, Server, ask, read_line, served
 from .test_simulator_control import controlled
 from .test_simulator_remote import answering, until_closed

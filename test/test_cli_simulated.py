@@ -13,12 +13,13 @@ from pathlib import Path
 from discosbackend.simulator import INSTRUMENTS, instrument_of
 from discosbackend.simulator.recording import Recorded, recordings_in
 from discosbackend.simulator.remote import SimulatorControl
+
 from .serving import PATIENCE, SCRIPT, Server, ask, read_line, served
 
 
 class FolderMixin(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.folder = Path(self.enterContext(folder))
 
     def write(self, name: str, text: str) -> str:
@@ -45,8 +46,8 @@ class ListingTests(FolderMixin):
             for each in [*instrument.configurations, *(task.command for task in instrument.tasks)]:
                 self.assertRegex(listed, rf"(?m)^ +{re.escape(each)} ")
         for line in (
-            "    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
-            "40 ms, 7 dB\n",
+            ("    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
+            "40 ms, 7 dB\n"),
             "    SL00         LLP, 1000 to 2500 MHz, feed 0, 2 inputs, 1024 bins, 40 ms, 10 dB\n",
             "    vna-sweep    300 s\n",
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import unittest
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
 
@@ -25,7 +25,7 @@ CET = timezone(timedelta(hours=1))
 class Answered(Client):
     """A client without a connection: every request is answered so, and kept."""
 
-    def __init__(self, reply: str) -> None:  # pylint: disable=super-init-not-called  # there is no server
+    def __init__(self, reply: str) -> None:  # there is no server
         self.reply = reply
         self.sent: list[str] = []
 
@@ -98,7 +98,7 @@ class MethodTests(unittest.TestCase):
             (1795466385, "17954663850000000"),
             (1795466385.5, "17954663855000000"),
             (17954663857947171, "17954663857947171"),
-            (datetime(2026, 11, 23, 20, 39, 45, 794717, timezone.utc), "17954663857947170"),
+            (datetime(2026, 11, 23, 20, 39, 45, 794717, UTC), "17954663857947170"),
             (datetime(2026, 11, 23, 21, 39, 45, 794717, CET), "17954663857947170"),
         ):
             with self.subTest(instant):

@@ -37,8 +37,9 @@ from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.testing.profile import Profile
 from discosbackend.server import DBService
+from discosbackend.testing.profile import Profile
+
 from .in_memory import Connection, quiet
 from .serving import PATIENCE, ROOT, Server, ask, served
 
@@ -136,7 +137,7 @@ def options_of(parser: ArgumentParser) -> dict[str, object]:
     """The long options of a parser, with their defaults."""
     return {
         name: action.default
-        for action in parser._actions  # pylint: disable=protected-access
+        for action in parser._actions
         for name in action.option_strings
         if name.startswith("--")
     }
@@ -274,7 +275,7 @@ class CodeTests(unittest.TestCase):
                     code = compile(block.code, block.name, "exec")
                     printed = io.StringIO()
                     with contextlib.redirect_stdout(printed):
-                        exec(code, {"__name__": "docs"})  # pylint: disable=exec-used  # it is what is tested
+                        exec(code, {"__name__": "docs"})  # it is what is tested
                     self.assertEqual(printed.getvalue(), wanted)
         self.assertGreater(marked, 5)
 

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
+
 from .in_memory import Connection, greeted, quiet
 from .serving import PATIENCE, ROOT, SCRIPT, Server, ask
 
@@ -253,7 +254,7 @@ class ThreadedClock(Clock):
         super().__init__()
         self.from_threads: queue.Queue[Callable[[], Any]] = queue.Queue()
 
-    def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: N802
+    def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.from_threads.put(lambda: function(*arguments))
 
     def pass_on(self) -> None:

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from discosbackend.simulator.profile_file import instrument_of
 from discosbackend.simulator.sky import load_sky
+
 from .in_memory import quiet, steady
 from .serving import ROOT, served
 from .test_docs import file_in_the_docs, run, temporary_folder

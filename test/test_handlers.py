@@ -5,7 +5,6 @@ whatever a method returns is test_handlers_replies' subject, lanes and time limi
 test_blocking's.
 """
 
-# pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
 
 from __future__ import annotations
 
@@ -421,11 +420,11 @@ class BandTests(unittest.TestCase):
                 return frequency, bandwidth
 
         class Whole(Backend):
-            def get_tpi(self) -> Any:  # pylint: disable=arguments-differ  # it cannot select a band
+            def get_tpi(self) -> Any:  # it cannot select a band
                 return 1.5, 2.5
 
         class One(Backend):
-            def get_tpi(self, gain: float = 0.0) -> Any:  # pylint: disable=arguments-differ  # nor this one
+            def get_tpi(self, gain: float = 0.0) -> Any:  # nor this one
                 return 1.5 + gain, 2.5
 
         yield "two parameters", Selecting(), True

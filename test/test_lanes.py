@@ -4,7 +4,6 @@ Seen from the wire where the wire shows it, with methods that answer at once, co
 Methods that run in threads are test_blocking's subject; random sequences are test_lanes_properties'.
 """
 
-# pylint: disable=invalid-overridden-method  # a backend's method may be a coroutine
 
 from __future__ import annotations
 
@@ -602,7 +601,7 @@ class CancellationTests(LaneTestCase):
         self.assertEqual(unhandled, [])
 
 
-class unhandled_errors:  # pylint: disable=invalid-name  # a context manager is named as a function
+class unhandled_errors:  # a context manager is named as a function
     """Collects what Twisted says about failures that nobody looked at."""
 
     def __init__(self) -> None:

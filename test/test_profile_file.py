@@ -14,6 +14,7 @@ from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.profile_file import load_profile, shipped_profiles
 from discosbackend.testing.trial import Verdict, trials
+
 from .serving import served
 
 # Every attribute, as a file has it and as it arrives.
@@ -43,7 +44,7 @@ EVERYTHING = {
 
 class _Files(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        folder = tempfile.TemporaryDirectory()  # by addCleanup
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 

@@ -195,8 +195,8 @@ class FramingTests(unittest.TestCase):
             (b"?x," + b"\r" * LONGEST, too_long),
             (
                 b"\n" + b"\0" * (LONGEST + 1),
-                b"!undefined,invalid,syntax error: empty line\r\n"
-                b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n",
+                (b"!undefined,invalid,syntax error: empty line\r\n"
+                b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"),
             ),
         ]:
             for end in (b"\r\n", b"\n", b"\r\0"):
@@ -230,7 +230,7 @@ class Reluctant(Backend):
     def time(self) -> float:
         return 1430922782.5
 
-    def get_tpi(self) -> list[float]:  # pylint: disable=arguments-differ  # it cannot select a band
+    def get_tpi(self) -> list[float]:  # it cannot select a band
         return [1.5, 2.0]
 
     def start(self, timestamp: Any = None) -> None:

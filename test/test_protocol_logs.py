@@ -55,7 +55,7 @@ class Unwell(Backend):
     def get_rms(self) -> list[Any]:
         return [1.0, None]
 
-    def get_tpi(self) -> float:  # pylint: disable=arguments-differ  # it cannot select a band
+    def get_tpi(self) -> float:  # it cannot select a band
         return float("nan")
 
     def status(self) -> tuple[float, str]:

@@ -6,7 +6,6 @@ Only whole valid lines out, exactly one per request line, in the order of the re
 from __future__ import annotations
 
 import itertools
-
 import re
 import unittest
 from collections.abc import Callable

@@ -365,8 +365,8 @@ class PageTests(unittest.TestCase):
             "1 pass 1 fail 1 non-strict 1 known deviation 1 unsupported 2 skipped",
             "server 192.0.2.7:8978 profile sardara began 2026-05-04 12:30:11 UTC",
             "status stop 1 fail get-rms get-tpi",
-            "What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
-            "protocol section 7: stop while idle: fail . What was said last: sent b'?stop\\r\\n'",
+            ("What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
+            "protocol section 7: stop while idle: fail . What was said last: sent b'?stop\\r\\n'"),
             "Transcript first sent",
             "What was left out, and why get-rms is not supported (1): get-rms/answers",
             "status 1 pass, 1 known deviation pass status: answers status/answers · MUST · 0.25 s",

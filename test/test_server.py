@@ -143,7 +143,7 @@ class ServiceTests(unittest.TestCase):
         port = mock.Mock()
         for host, text in [
             (mock.Mock(host="::1", port=1), "[::1]:1"),
-            (mock.Mock(spec=["name"], **{"name": None}), None),
+            (mock.Mock(spec=["name"], name=None), None),
         ]:
             port.getHost.return_value = host
             if text is None:
@@ -310,7 +310,7 @@ class RunServerTests(unittest.TestCase):
         with served_by(textwrap.dedent(code)) as server:
             with server.connect() as connection:
                 (reply,) = ask(connection, b"?get-configuration")
-                self.assertLess(float(reply.split(b",")[2]), acquisition._SPIN)  # pylint: disable=protected-access
+                self.assertLess(float(reply.split(b",")[2]), acquisition._SPIN)
             self.assertEqual(server.stop(15), 0, server.log())
             assert server.process.stdout is not None
             self.assertEqual(server.process.stdout.read(), "0.004\n")
@@ -461,7 +461,8 @@ class StopSignalsTests(unittest.TestCase):
 
     def setUp(self) -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-        self.addCleanup(lambda: [signal.signal(n, f) for n, f in zip((signal.SIGTERM, signal.SIGINT), before)])
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self.addCleanup(lambda: [signal.signal(n, f) for n, f in zip(numbers, before, strict=True)])
         self.reactor = mock.Mock(running=False)
         self.signals = _StopSignals(self.reactor)
         self.signals.take()

@@ -7,6 +7,7 @@ import unittest
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
+
 from . import session_player
 from .clients import FakeReactor
 

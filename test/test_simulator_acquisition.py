@@ -27,7 +27,7 @@ class InstrumentMixin(unittest.TestCase):
     """An instrument on a fake clock that records into a folder of its own."""
 
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.data = Path(self.enterContext(folder)) / "data"
         self.fake = Clock()
         self.backend = self.make()

@@ -21,7 +21,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -37,6 +38,7 @@ from discosbackend.simulator.instruments import Configuration, Instrument, Limit
 from discosbackend.simulator.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
 from discosbackend.simulator.remote import SimulatorControl, control_address
 from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
+
 from .in_memory import quiet, steady
 from .serving import PATIENCE, ROOT, Server
 
@@ -736,7 +738,7 @@ def _is_refusal(answers: list[dict[str, Any]]) -> bool:
 class ListeningTests(unittest.TestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        folder = tempfile.TemporaryDirectory()  # by addCleanup
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name, "control.sock")
 

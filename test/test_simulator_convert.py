@@ -26,12 +26,14 @@ from unittest import mock
 from astropy.io import fits
 
 from discosbackend.errors import RecordingError
-from discosbackend.simulator import convert as room, recorder
+from discosbackend.simulator import convert as room
+from discosbackend.simulator import recorder
 from discosbackend.simulator.convert import Converted, convert, goal_of, main
 from discosbackend.simulator.recorder import mjd
 from discosbackend.simulator.recording import Recorded, Recording, give_name
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import Ticks
+
 from .metadata_files import write_metadata
 from .recordings import BEGINS, in_child, in_children, opened, record, setup_with
 from .serving import PATIENCE, ROOT
@@ -43,7 +45,7 @@ class ConvertTests(unittest.TestCase):
     """A folder for each test, with a data folder in it."""
 
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.folder = Path(self.enterContext(folder)).resolve()
         self.data = self.folder / "data"
         self.goal = self.folder / "run.fits"
@@ -159,7 +161,7 @@ class SuccessTests(ConvertTests):
         self.assertEqual(self.files(), ["run.fits", "run_2.fits", "run_3.fits"])
 
     def test_a_goal_that_is_taken_while_it_is_written(self) -> None:
-        place = room._place  # pylint: disable=protected-access  # the last moment
+        place = room._place  # the last moment
 
         def late(part: Path, goal: Path) -> bool:
             self.goal.write_bytes(b"precious")
@@ -477,7 +479,7 @@ class KillTests(ConvertTests):
     def test_a_reader_that_looks_all_the_time(self) -> None:
         """Whenever the file is there, it is whole."""
         folder, seen = self.made(), []
-        write = recorder._write_all  # pylint: disable=protected-access  # each of its moments
+        write = recorder._write_all  # each of its moments
 
         def look(*arguments: Any) -> None:
             write(*arguments)

@@ -19,6 +19,7 @@ from discosbackend.simulator.instruments import Channel
 from discosbackend.simulator.recording import Recorded, Recording
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND
+
 from .serving import PATIENCE
 from .test_simulator_recording import BEGINS, SETUP
 
@@ -45,7 +46,7 @@ class Levels:
 
 class DumpingTests(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.folder = Path(self.enterContext(folder))
         patch = mock.patch("discosbackend.simulator.spectra.Spectra", Levels)
         patch.start()

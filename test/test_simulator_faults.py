@@ -10,7 +10,8 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from discosbackend.commands import COMMANDS
@@ -356,7 +357,7 @@ class SeedTests(unittest.TestCase):
 
 class ScriptTests(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by the next line
+        folder = tempfile.TemporaryDirectory()  # by the next line
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name) / "faults.toml"
 

@@ -43,7 +43,7 @@ class Instrument(Backend):
         self._did("start")
 
     # A backend's method may be of any style.
-    async def set_configuration(  # pylint: disable=invalid-overridden-method  # see above
+    async def set_configuration(  # see above
         self, configuration: str
     ) -> None:
         self._did(configuration)
@@ -196,7 +196,7 @@ class InThreadTests(unittest.TestCase):
         def work() -> None:
             try:
                 outcome.append(handler.commands["set-shift"](["3"]))
-            except Exception as problem:  # pylint: disable=broad-exception-caught  # it is looked at
+            except Exception as problem:  # noqa: BLE001  # it is looked at
                 outcome.append(str(problem))
 
         thread = threading.Thread(target=work, daemon=True)

@@ -20,6 +20,7 @@ from discosbackend.errors import BackendError
 from discosbackend.simulator.converter import Converter
 from discosbackend.simulator.dumping import Dumping
 from discosbackend.simulator.recording import Recording, give_name, name_of, recordings_in
+
 from .serving import PATIENCE
 from .test_simulator_acquisition import InstrumentMixin
 
@@ -334,7 +335,7 @@ class ConverterTests(InstrumentMixin):
                 mock.patch("subprocess.Popen", start),
                 self.assertRaises(BackendError) as caught,
             ):
-                self.backend._files._converter._given_up = False  # pylint: disable=protected-access  # as ready() does
+                self.backend._files._converter._given_up = False  # as ready() does
                 self.backend.convert_data()
             self.assertEqual(str(caught.exception), "conversion given up")
             self.assertEqual(len(recordings_in(self.data)), 1)

@@ -15,6 +15,7 @@ from signal import SIGKILL
 from astropy.io import fits
 
 from discosbackend.simulator.recording import Recorded, recordings_in
+
 from .serving import PATIENCE, ROOT, ask, served
 
 KILLS = 20
@@ -26,7 +27,7 @@ SECOND = 10**7
 
 class KillTests(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.data = Path(self.enterContext(folder))
         self.draw = random.Random(20)
 

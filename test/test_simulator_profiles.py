@@ -29,6 +29,7 @@ from discosbackend.simulator import (
     shipped_instruments,
 )
 from discosbackend.simulator.instruments import Configuration, Phrases, Receiver, Response, Task
+
 from .serving import ROOT
 
 # A spectrometer of which every key is said.
@@ -101,7 +102,7 @@ ready = "at your service"
 
 class _Files(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        folder = tempfile.TemporaryDirectory()  # by addCleanup
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.path = self.folder / "mine.toml"
@@ -487,7 +488,7 @@ class WrongTests(_Files):
         """Either it is complained of, or it makes an instrument of which everything can be loaded."""
         self.assertIn(line, EVERYTHING)
         try:
-            mine = self.read(EVERYTHING.replace(line, f"\n{line.split()[0]} = {value}\n"))
+            mine = self.read(EVERYTHING.replace(line, f"\n{line.split(maxsplit=1)[0]} = {value}\n"))
         except InstrumentError as problem:
             self.assertEqual(1, len(str(problem).splitlines()))
             return

@@ -32,6 +32,7 @@ from discosbackend.simulator.recorder import mjd
 from discosbackend.simulator.recording import Recorded
 from discosbackend.simulator.sky import Sky, Source
 from discosbackend.ticks import Ticks
+
 from .metadata_files import azimuth_at, declination_at, metadata_tables, parallactic_at, write_metadata
 from .recordings import BEGINS, CHANNELS, STOKES, TOTAL_POWER, opened, record, setup_with, values_of
 
@@ -43,7 +44,7 @@ class FileTests(unittest.TestCase):
     """A folder for each test, and files in it."""
 
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.folder = Path(self.enterContext(folder))
         self.data = self.folder / "data"
         self.names: list[str] = []
@@ -252,7 +253,7 @@ class WholeTests(FileTests):
         self.assertEqual(header["Backend Name"], "TP")
 
 
-COLUMNS = "time raj2000 decj2000 az el par_angle derot_angle flag_cal flag_track weather".split()
+COLUMNS = ["time", "raj2000", "decj2000", "az", "el", "par_angle", "derot_angle", "flag_cal", "flag_track", "weather"]
 
 
 class TimeTests(unittest.TestCase):

@@ -24,6 +24,7 @@ from discosbackend.simulator.instruments import Channel, Comb, Receiver, Respons
 from discosbackend.simulator.recording import Recorded, Recording, give_name, is_gone, name_of, recordings_in
 from discosbackend.simulator.sky import Line, Sky, Source
 from discosbackend.ticks import Ticks
+
 from .serving import PATIENCE, ROOT
 
 BEGINS = Ticks(17_642_304_001_234_567)
@@ -53,7 +54,7 @@ def values(dump: int) -> memoryview:
 
 class RecordingMixin(unittest.TestCase):
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by enterContext
+        folder = tempfile.TemporaryDirectory()  # by enterContext
         self.data = Path(self.enterContext(folder)) / "data"
 
     def record(self, dumps: int, setup: Setup = SETUP) -> Path:

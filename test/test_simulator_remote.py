@@ -18,6 +18,7 @@ import numpy as np
 
 from discosbackend.errors import ControlError
 from discosbackend.simulator.remote import SimulatorControl, address_text, control_address
+
 from .serving import PATIENCE, ROOT
 
 
@@ -115,7 +116,7 @@ class SimulatorControlTests(unittest.TestCase):
         ):
             with self.subTest(method, arguments=arguments):
                 control = SimulatorControl.__new__(SimulatorControl)
-                control._lock = threading.Lock()  # pylint: disable=protected-access  # there is no server
+                control._lock = threading.Lock()  # there is no server
                 with mock.patch.object(control, "_exchange", return_value={"ok": [1]}) as exchange:
                     returned = getattr(control, method)(*arguments)
                 ((line,), _) = exchange.call_args

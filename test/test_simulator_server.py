@@ -31,6 +31,7 @@ import unittest
 from discosbackend.errors import RequestFailed
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.testing import BackendConformance
+
 from .backend_simulator import BackendSimulator
 
 

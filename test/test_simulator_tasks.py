@@ -14,6 +14,7 @@ from discosbackend.backend import declared_commands
 from discosbackend.errors import NotSupportedError
 from discosbackend.simulator import SimulatedBackend, TaskedBackend, profile_text
 from discosbackend.ticks import TICKS_PER_SECOND
+
 from .test_simulator import NOON, answer, simulated
 
 NEEDS_SETUP = "system not initialized (setup required)"
@@ -191,7 +192,7 @@ class FileTests(unittest.TestCase):
     """Instruments that a user's file describes."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with  # by addCleanup
+        folder = tempfile.TemporaryDirectory()  # by addCleanup
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name) / "mine.toml"
         self.clock = Clock()

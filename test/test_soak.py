@@ -13,7 +13,7 @@ import sys
 import tempfile
 import unittest
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from benchmarks import soak
@@ -21,6 +21,7 @@ from benchmarks.manners import MANNERS, Client, Soak, clients
 from benchmarks.servers import Server
 from benchmarks.soak import Health, Report, complaints
 from benchmarks.verdict import Tally
+
 from .serving import PATIENCE, ROOT
 
 
@@ -187,7 +188,7 @@ class Watched:
         self.arguments = arguments
         return self
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,7 +197,7 @@ class Watched:
     @property
     def memory(self) -> int:
         self._looks += 1
-        if self._dies and self._looks > 10 or self._dies_late and self._counts > 1:
+        if (self._dies and self._looks > 10) or (self._dies_late and self._counts > 1):
             return 0
         return 40_000_000 + (self._grown if self._looks > 401 else 0)
 

@@ -11,7 +11,7 @@ import struct
 import time
 import unittest
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from benchmarks import conversation, manners
@@ -229,7 +229,7 @@ class Told:
         self.asked: list[tuple[bytes, float]] = []
         self._tell = tell
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -372,7 +372,7 @@ class QuestionTests(unittest.TestCase):
                 with self.subTest(question.line[:100]):
                     (line,) = LineSplitter().feed(question.line)
                     bare = without_telnet(line)
-                    silent = bare[:1] == b"!" or not bare and bare != line
+                    silent = bare[:1] == b"!" or (not bare and bare != line)
                     self.assertEqual(question.answer is None, silent)
                     if isinstance(line, LongLine) and not silent:
                         self.assertIn(b",invalid,", question.answer or b"")

@@ -17,6 +17,7 @@ from discosbackend.testing.caution import Reach
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.wire import Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
+
 from . import broken_backends, test_simulator_server
 from .verdicts import address_of
 

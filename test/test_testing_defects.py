@@ -12,6 +12,7 @@ from discosbackend.client import Client
 from discosbackend.testing.caution import LINES_A_SECOND, Caution, Reach
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.trial import Result, Verdict
+
 from .defective_servers import DEFECTS, LATE_ONES
 from .verdicts import client_of, tried
 

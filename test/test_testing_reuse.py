@@ -63,7 +63,7 @@ class ReuseTests(unittest.TestCase):
     """In a folder of its own, in an interpreter of its own, under each runner."""
 
     def setUp(self) -> None:
-        folder = tempfile.TemporaryDirectory()  # pylint: disable=consider-using-with
+        folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 

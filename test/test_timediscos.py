@@ -10,7 +10,7 @@ import sys
 import time
 import unittest
 import warnings
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
@@ -545,10 +545,10 @@ class UnixToAcsTimeTests(unittest.TestCase):
         self.assertLessEqual(ticks_from_time(t), after)
 
     def test_now_is_the_host_s_clock_in_utc(self) -> None:
-        moment = datetime(2026, 11, 23, 7, 38, 5, 961946, tzinfo=timezone.utc)
+        moment = datetime(2026, 11, 23, 7, 38, 5, 961946, tzinfo=UTC)
         with mock.patch.object(Ticks, "now", return_value=Ticks(TICKS)):
             self.assertEqual(whole(get_acs_now()), TICKS)
-            self.assertLess(abs(get_acs_now().to_datetime(timezone.utc) - moment), timedelta(microseconds=2))
+            self.assertLess(abs(get_acs_now().to_datetime(UTC) - moment), timedelta(microseconds=2))
 
 
 class ForbidDownloadsTests(unittest.TestCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from unittest import SkipTest, mock
 
 from discosbackend.testing import Profile
@@ -184,7 +184,7 @@ class RecordTests(unittest.TestCase):
             Verdict.KNOWN,
         ]
         results = tuple(Result(case(passes), verdict) for verdict in verdicts)
-        began = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        began = datetime(2026, 1, 1, tzinfo=UTC)
         record = Record("server", "profile", Reach.FULL, False, began, 1.0, results)
         self.assertEqual([record.count(verdict) for verdict in Verdict], [2, 1, 0, 1, 1, 1])
         self.assertEqual(record.tried, 4)

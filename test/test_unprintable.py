@@ -40,7 +40,7 @@ class Speechless(Backend):
     def status(self) -> Any:
         raise Mute
 
-    async def set_shift(self, shift: int) -> Any:  # pylint: disable=invalid-overridden-method
+    async def set_shift(self, shift: int) -> Any:
         raise Mute
 
     @blocking

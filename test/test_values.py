@@ -9,7 +9,7 @@ import time
 import unittest
 from collections import OrderedDict, UserDict, deque
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -321,7 +321,7 @@ class TextsTests(unittest.TestCase):
         """Section 3: an integer is sent as `%d`, a boolean as `1` or `0`, whatever its Python type."""
         for kind, value, expected in (
             ("integer", 20, "20"), ("integer", 20.0, "20"), ("integer", np.float64(20.0), "20"),
-            ("integer", np.int16(-3), "-3"), ("integer", Decimal("20"), "20"), ("integer", True, "1"),
+            ("integer", np.int16(-3), "-3"), ("integer", Decimal(20), "20"), ("integer", True, "1"),
             ("boolean", True, "1"), ("boolean", False, "0"), ("boolean", np.bool_(True), "1"),
             ("boolean", 1, "1"),
             ("boolean", 0.0, "0"), ("boolean", np.int8(0), "0"),
@@ -385,7 +385,7 @@ class TextsTests(unittest.TestCase):
             Ellipsis,
             np.ma.masked, np.ma.array(1.5, mask=True), 3 * units.MHz, 3 * units.dimensionless_unscaled,
             1 * units.s,
-            TimeDelta(1, format="sec"), Time([1.0], format="unix"), datetime.now(timezone.utc),
+            TimeDelta(1, format="sec"), Time([1.0], format="unix"), datetime.now(UTC),
             np.datetime64("2015-05-06T14:33:02"), np.datetime64("2015-05-06T14:33:02", "ns"),
             np.timedelta64(5, "ns"), np.timedelta64(5, "s"), np.datetime64("NaT"),
             np.array((1, 2), dtype="i4,i4")[()], np.array(None), np.array(math.nan), iter([1]),
@@ -405,7 +405,7 @@ class TextsTests(unittest.TestCase):
             object(), Ellipsis, {}, {"a": 1}, OrderedDict(a=1), UserDict(a=1), np.ma.masked,
             np.array(math.nan),
             np.ma.array([1, 2], mask=[False, True]), np.array([[1, 2], [3, 4]]), np.array([1.0, math.nan]),
-            3 * units.MHz, [1, 2] * units.MHz, TimeDelta(1, format="sec"), datetime.now(timezone.utc),
+            3 * units.MHz, [1, 2] * units.MHz, TimeDelta(1, format="sec"), datetime.now(UTC),
             {"a": 1}.items(),
             np.datetime64("2015-05-06", "ns"), np.timedelta64(5, "ns"), np.complex64(1j), enumerate("ab"),
             np.array(["2015-05-06"], dtype="M8[ns]"),

@@ -14,13 +14,14 @@ from discosbackend.testing.caution import Caution
 from discosbackend.testing.check import Check
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.trial import Result, judge
+
 from .serving import PATIENCE, ROOT
 
 
 @functools.cache
 def _ports() -> dict[str, int]:
     """Where the servers are, until the tests end."""
-    program = subprocess.Popen(  # pylint: disable=consider-using-with  # communicate() waits for its end
+    program = subprocess.Popen(  # communicate() waits for its end
         [sys.executable, "-m", "test.defective_servers"],
         cwd=ROOT,
         stdin=subprocess.PIPE,

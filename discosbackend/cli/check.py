@@ -21,8 +21,8 @@ from discosbackend.testing.caution import Reach
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.profile_file import load_profile, shipped_profiles
-from discosbackend.toml import did_you_mean
 from discosbackend.testing.trial import trials
+from discosbackend.toml import did_you_mean
 
 __all__ = ["main"]
 

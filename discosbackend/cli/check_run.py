@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NamedTuple, Self, TextIO
@@ -151,7 +151,7 @@ class Run:
     # -- the cases ------------------------------------------------------------------------------------
 
     def _try_cases(self) -> Record:
-        began, clock = datetime.now(timezone.utc), time.monotonic()
+        began, clock = datetime.now(UTC), time.monotonic()
         show = _Progress(sys.stderr)
         with suppress(_Interrupted):
             self._say_if_acquiring()

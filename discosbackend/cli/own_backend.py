@@ -56,5 +56,5 @@ def in_a_line(problem: BaseException) -> str:
     """An exception's class and text, whatever that is, without line breaks."""
     try:
         return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # pylint: disable=broad-exception-caught  # whatever a foreign __str__ raises
+    except Exception:  # noqa: BLE001  # whatever a foreign __str__ raises
         return type(problem).__name__

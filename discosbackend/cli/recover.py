@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -150,7 +150,7 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
             return 0
         print(f"{folder}: not recovered: {problem}", file=sys.stderr)
         return 1
-    except Exception as problem:  # pylint: disable=broad-exception-caught  # the others are recovered still
+    except Exception as problem:  # the others are recovered still
         logger.exception("%s: the conversion failed", folder)
         print(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
         return 1
@@ -184,4 +184,4 @@ def _listed(folder: Path) -> str:
 
 def _begin(recorded: Recorded) -> str:
     seconds, rest = divmod(int(recorded.begins), TICKS_PER_SECOND)
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}.{rest // 10000:03d} UTC"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest // 10000:03d} UTC"

@@ -111,8 +111,7 @@ def _described(operation: Operation) -> str:
     if operation.parameters:
         widest = max(len(parameter.name) for parameter in operation.parameters)
         lines.append("")
-        for row in operation.parameters:
-            lines.append(f"  {row.name:{widest}}  {row.right}{row.help and f': {row.help}'}")
+        lines += [f"  {row.name:{widest}}  {row.right}{row.help and f': {row.help}'}" for row in operation.parameters]
     if operation.open:
         keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
         lines += ["", f"Keys: {', '.join(keys)}; which of them a kind takes is told when one is wrong."]

@@ -43,7 +43,7 @@ class Simulation(NamedTuple):
         """What makes its connections: bare of faults, where there can never be any."""
         if self.faults is None:
             return DBFactory(handler, greeting_delay=greeting_delay)
-        from discosbackend.simulator.faulty import FaultyFactory  # pylint: disable=import-outside-toplevel
+        from discosbackend.simulator.faulty import FaultyFactory
 
         return FaultyFactory(
             handler,
@@ -57,8 +57,8 @@ class Simulation(NamedTuple):
         """The channel on which it is controlled, open; None where none was asked for. CannotServe."""
         if self.address is None:
             return None
-        from discosbackend.simulator.control import ControlChannel  # pylint: disable=import-outside-toplevel
-        from discosbackend.simulator.controls import Controls  # pylint: disable=import-outside-toplevel
+        from discosbackend.simulator.control import ControlChannel
+        from discosbackend.simulator.controls import Controls
 
         faulty = cast("FaultyFactory", factory)
         controls = Controls(
@@ -189,7 +189,7 @@ def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -
     """The faults that are armed at first; None where there can never be any, so that nothing is in the way."""
     if options.faults is None and options.control is None:
         return None
-    from discosbackend.simulator.faults import Faults, load_faults  # pylint: disable=import-outside-toplevel
+    from discosbackend.simulator.faults import Faults, load_faults
 
     commands = [*COMMANDS, *declared_commands(backend)]
     if options.faults is None:

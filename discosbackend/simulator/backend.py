@@ -156,7 +156,7 @@ class SimulatedBackend(Backend):
 
     def _clock(self) -> CallsLater:
         if self._given_clock is None:
-            from twisted.internet import reactor  # pylint: disable=import-outside-toplevel
+            from twisted.internet import reactor
 
             self._given_clock = cast(CallsLater, reactor)
         return self._given_clock
@@ -374,7 +374,7 @@ class SimulatedBackend(Backend):
     @property
     def _metered(self) -> Meter:
         if self._meter is None:
-            from discosbackend.simulator.meter import Meter  # pylint: disable=import-outside-toplevel  # numpy
+            from discosbackend.simulator.meter import Meter  # numpy
 
             self._meter = Meter(self._seed)
         return self._meter
@@ -463,5 +463,5 @@ def _load_spectra() -> None:
     """Import numpy, for half a second of which nobody waits here."""
     try:
         importlib.import_module("discosbackend.simulator.meter")
-    except Exception:  # pylint: disable=broad-exception-caught  # a thread has nobody to raise to
+    except Exception:  # a thread has nobody to raise to
         logger.exception("numpy cannot be imported: nothing can be measured")

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks, now_ticks as utc_ticks
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import now_ticks as utc_ticks
 
 __all__ = ["SimulatedClock", "ticks_of_fake"]
 

@@ -38,7 +38,7 @@ _NOT_A_REQUEST = 'no request: each line is a JSON object such as {"do": "state"}
 
 
 @implementer(IHalfCloseableProtocol)
-class ControlProtocol(LineReceiver):  # pylint: disable=abstract-method  # there is no raw data
+class ControlProtocol(LineReceiver):  # there is no raw data
     """One client of the channel: a line, an answer, in order.
 
     The first line that is no JSON object is the last one that is looked at: so a web page that makes a
@@ -76,7 +76,7 @@ class ControlProtocol(LineReceiver):  # pylint: disable=abstract-method  # there
             answer = {"ok": self._controls.carry_out(request)}
         except ControlError as problem:
             answer = {"error": str(problem)}
-        except Exception:  # pylint: disable=broad-exception-caught  # one answer, whatever it is
+        except Exception:  # one answer, whatever it is
             logger.exception("control: %.200r failed", line)
             answer = {"error": "not carried out, for a reason that is not yours: the server's log has it"}
         self._answer(answer)
@@ -175,7 +175,7 @@ class ControlChannel:
     def __init__(self, controls: Controls, address: str | int, *, reactor: Any = None) -> None:
         self._where = control_address(address)
         if reactor is None:
-            from twisted.internet import reactor as default  # pylint: disable=import-outside-toplevel
+            from twisted.internet import reactor as default
 
             reactor = default
         self._reactor = reactor

@@ -308,7 +308,7 @@ def _report(folder: Path, root: Path | None, name: str | None) -> int:
         done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         told["refused"] = str(problem)
-    except Exception as problem:  # pylint: disable=broad-exception-caught  # the others are converted still
+    except Exception as problem:  # the others are converted still
         logger.exception("%s: the conversion failed", folder)
         told["refused"] = f"conversion failed: {type(problem).__name__}: {str(folder)!a}"
     else:

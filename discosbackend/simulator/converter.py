@@ -73,7 +73,7 @@ class Converter:
             if self._given_up:
                 return "conversion given up"
             try:
-                self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # run() does
+                self._process = subprocess.Popen(  # run() does
                     [sys.executable, "-m", "discosbackend.simulator.convert", "--gently", *root],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

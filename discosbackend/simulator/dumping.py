@@ -116,10 +116,10 @@ class Dumping:
     def _run(self) -> None:
         try:
             # Loads numpy, which nobody else should have to wait for.
-            from discosbackend.simulator.spectra import Spectra  # pylint: disable=import-outside-toplevel
+            from discosbackend.simulator.spectra import Spectra
 
             self._record(Spectra(self._setup))
-        except BaseException:  # pylint: disable=broad-exception-caught  # a thread has nobody to raise to
+        except BaseException:  # a thread has nobody to raise to
             logger.exception("%s: the recording failed after %d dumps", self._recording.folder, self._made)
             self._problem = f"recording failed after {self._made} dumps"
         finally:
@@ -132,7 +132,7 @@ class Dumping:
             try:
                 spectra.fill(self._made, sky, values)
                 self._recording.write(self._made, DIODE * sky.diode_at(self._made), raw)
-            except Exception as problem:  # pylint: disable=broad-exception-caught  # it costs this dump only
+            except Exception as problem:  # noqa: BLE001  # it costs this dump only
                 self._lose(problem)
             self._made += 1
             self._note_lag((self._steady() - self._begins - self._made * self._period) / TICKS_PER_SECOND)

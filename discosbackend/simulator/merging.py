@@ -262,7 +262,7 @@ def _header(old: fits.Header, kept: Sequence[int], size: int, recorded: Recorded
         if (found := _NUMBERED.fullmatch(card.keyword)) and int(found[2]) in renumbered
     ]
     for number, column in enumerate(spectra, len(kept) + 1):
-        cards += [(f"{key}{number}", value, "") for key, value in zip(("TTYPE", "TFORM", "TUNIT"), column)]
+        cards += [(f"{key}{number}", value, "") for key, value in zip(("TTYPE", "TFORM", "TUNIT"), column, strict=True)]
     place = header.index("TFIELDS") + 1
     for card in reversed(cards):
         header.insert(place, card)

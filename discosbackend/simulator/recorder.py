@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -426,4 +426,4 @@ def _iso(ticks: int, digits: int) -> str:
     """An instant as FITS writes dates, with so many decimals of a second, the rest cut off."""
     seconds, rest = divmod(ticks, TICKS_PER_SECOND)
     fraction = f"{rest:07d}"[:digits]
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{fraction}"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction}"

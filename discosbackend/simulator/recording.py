@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -298,7 +298,7 @@ def name_of(folder: Path) -> str | None:
 
 
 def _new_folder(data: Path, begins: Ticks, configuration: str) -> Path:
-    instant = datetime.fromtimestamp(begins // TICKS_PER_SECOND, timezone.utc)
+    instant = datetime.fromtimestamp(begins // TICKS_PER_SECOND, UTC)
     milliseconds = begins % TICKS_PER_SECOND * 1000 // TICKS_PER_SECOND
     stem = f"{instant:%Y%m%d-%H%M%S}.{milliseconds:03d}-{configuration}"
     for number in range(10_000):

@@ -6,6 +6,7 @@ operations and their values are is said in operations.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -222,11 +223,9 @@ class SimulatorControl:
         try:
             deadline = time.monotonic() + self.timeout
             self._socket.settimeout(self.timeout)
-            try:
+            # Who closes without being asked may have said why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.sendall(line)
-            except (BrokenPipeError, ConnectionResetError):
-                # Who closes without being asked may have said why.
-                pass
             return self._read_answer(deadline)
         except TimeoutError:
             self.close()

@@ -8,6 +8,7 @@ it went, the other process ends.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -41,7 +42,7 @@ _SHOWN_OUTPUT = 4000
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {__name__} import main; main()"
 
-_in_server = False  # pylint: disable=invalid-name  # main() sets it
+_in_server = False  # main() sets it
 
 
 class ServerProcess:
@@ -57,12 +58,12 @@ class ServerProcess:
             raise NotServed("a server's process imports the tests, it must not run them")
         where = _whereabouts(case_class, file or file_of(case_class))
         # A file, not a pipe: nobody reads it while the tests run, and a full pipe would stop the server.
-        self._output = tempfile.TemporaryFile()  # pylint: disable=consider-using-with  # closed by stop()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
         self._link, theirs = socket.socketpair()
         where["link"] = theirs.fileno()
         path = [os.path.abspath(folder) for folder in sys.path]
         with theirs:
-            self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # ended by stop()
+            self._process = subprocess.Popen(  # ended by stop()
                 # -u: what the backend prints is there when it is asked for.
                 [sys.executable, "-u", "-c", _BOOT, json.dumps(where), json.dumps(path)],
                 stdin=subprocess.DEVNULL,
@@ -160,7 +161,7 @@ def _whereabouts(case_class: type, file: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Serve what the command line says, until the other end of the link is gone."""
-    global _in_server  # pylint: disable=global-statement  # one process, one server
+    global _in_server  # noqa: PLW0603  # one process, one server
     _in_server = True
     where = json.loads(sys.argv[1])
     # Nothing that is imported now shall take our command line for its own.
@@ -172,7 +173,7 @@ def main() -> None:
     _log_to_stderr()
     try:
         _serve(_case_class(where)("make_factory").make_factory(), link)
-    except BaseException:  # pylint: disable=broad-exception-caught  # whatever importing and making may raise
+    except BaseException:  # noqa: BLE001  # whatever importing and making may raise
         _report(link, problem=traceback.format_exc())
         sys.exit(1)
 
@@ -186,11 +187,9 @@ def _log_to_stderr() -> None:
 
 
 def _report(link: socket.socket, **told: object) -> None:
-    try:
+    # Perhaps nobody is there any more who wants to know.
+    with contextlib.suppress(OSError):
         link.sendall(json.dumps(told).encode() + b"\n")
-    except OSError:
-        # Nobody is there any more who wants to know.
-        pass
 
 
 def _case_class(where: dict[str, Any]) -> Any:
@@ -243,11 +242,9 @@ def _serve(factory: Any, link: socket.socket) -> None:
 
 def _end_with(link: socket.socket) -> None:
     """Wait for the end of the link, then for the server's, which holds nothing up if it is stuck."""
-    try:
+    # A link that was cut is as much an end as one that was closed.
+    with contextlib.suppress(OSError):
         link.recv(1)
-    except OSError:
-        # A link that was cut is as much an end as one that was closed.
-        pass
     reactor: Any = sys.modules.get("twisted.internet.reactor")
     if reactor is not None:
         reactor.callFromThread(reactor.stop)
