@@ -101,9 +101,7 @@ class Conversation:
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._connection.close()
 
-    async def _exchange(
-        self, data: bytes, due: list[bytes], pieces: int = 1, takes: float = 0.0
-    ) -> list[bytes]:
+    async def _exchange(self, data: bytes, due: list[bytes], pieces: int = 1, takes: float = 0.0) -> list[bytes]:
         """Send, beside that read what is due, and judge it."""
         since, began = time.time(), time.perf_counter()
         first = 0.0

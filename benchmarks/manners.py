@@ -74,9 +74,7 @@ class Client:
                 await asyncio.sleep(1)
 
     @asynccontextmanager
-    async def connection(
-        self, *, tally: Tally | None = None, narrow: bool = False
-    ) -> AsyncIterator[Conversation]:
+    async def connection(self, *, tally: Tally | None = None, narrow: bool = False) -> AsyncIterator[Conversation]:
         """A connection that has been greeted."""
         tally = self.tally if tally is None else tally
         with await connect(self.soak.address, tally, narrow=narrow) as conversation:

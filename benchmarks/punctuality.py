@@ -51,9 +51,7 @@ def beside_compute(effort: Effort) -> list[Row]:
     return _rows(*lateness, p50=_P50_COMPUTING, above=None)
 
 
-def _measure(
-    effort: Effort, beside: Beside, ahead: tuple[float, float] = _AHEAD
-) -> tuple[list[float], list[float]]:
+def _measure(effort: Effort, beside: Beside, ahead: tuple[float, float] = _AHEAD) -> tuple[list[float], list[float]]:
     """Starts of the server and of the control in turn: by how many seconds each was late."""
     draw = random.Random(3)
     ours, bare = [], []

@@ -126,7 +126,7 @@ async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Cl
     # Only root may look at those of a server that has died: none.
     with contextlib.suppress(PermissionError):
         while (left := server.descriptors) > health.before and time.monotonic() < patience:
-            await asyncio.sleep(_INTERVAL)  # noqa: ASYNC110  # it is the other process that changes
+            await asyncio.sleep(_INTERVAL)  # it is the other process that changes
         health.after = left
 
 

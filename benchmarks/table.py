@@ -81,9 +81,7 @@ class Row:
         return replace(self, goal=goal.text + unit, met=goal.holds(value))
 
 
-def against(
-    figure: str, ours: Sequence[float], limit: Sequence[float], show: Show, goal: Goal | None = None
-) -> Row:
+def against(figure: str, ours: Sequence[float], limit: Sequence[float], show: Show, goal: Goal | None = None) -> Row:
     """The medians of each round's figure of ours and of the limit, and their ratio, which a goal is for."""
     compared = ratio(ours, limit)
     row = Row(figure, show(median(ours)), show(median(limit)), f"{compared:.2f} ×")

@@ -108,14 +108,10 @@ def _rows(found: dict[str, Tally]) -> Iterator[tuple[str, ...]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, and print what was found; the exit status, 0 if nothing was reported that should not be."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.wolf", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wolf", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=50, help="on each instrument (%(default)s)")
     parser.add_argument("--idle", action="store_true", help="do not keep the processors busy")
-    parser.add_argument(
-        "--only", nargs="+", choices=INSTRUMENTS, default=INSTRUMENTS, help="these instruments"
-    )
+    parser.add_argument("--only", nargs="+", choices=INSTRUMENTS, default=INSTRUMENTS, help="these instruments")
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error(f"--runs {options.runs} is none")

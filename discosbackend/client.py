@@ -260,9 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             parser.error(f"{options.name!r} is no request: {problem}")
     if not request.check_synthax():
         near = did_you_mean(options.name, COMMANDS)
-        parser.error(
-            f"no message can carry that: a name has letters, digits and hyphens, no argument is empty{near}"
-        )
+        parser.error(f"no message can carry that: a name has letters, digits and hyphens, no argument is empty{near}")
     host, port = options.address
     try:
         with Client(host, port, timeout=options.timeout) as client:

@@ -121,9 +121,7 @@ class Message:
     code: str
     arguments: list[str]
 
-    def __init__(
-        self, *, message_type: str, name: str, code: str = "", arguments: Iterable[str] | None = None
-    ) -> None:
+    def __init__(self, *, message_type: str, name: str, code: str = "", arguments: Iterable[str] | None = None) -> None:
         self.message_type = message_type
         self.name = name
         self.code = code

@@ -272,9 +272,7 @@ class DBProtocolHandler(Handler):
             return self._texts(command.row, result)
         return self._lanes.adopt(name, [], self._texts_later(command, result), command.limit)
 
-    def _in_lane(
-        self, command: BackendCommand, arguments: list[Any], key: Hashable
-    ) -> list[str] | Deferred[list[str]]:
+    def _in_lane(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> list[str] | Deferred[list[str]]:
         """A command that may have to wait for others: for its lane, or for a thread."""
         if command.worker is not None:
             return self._in_thread(command, arguments, key)
@@ -436,9 +434,7 @@ def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
             signature.bind(*[None] * count)
         except TypeError as problem:
             if not (row.together and count):
-                logger.warning(
-                    "%s() cannot answer %s with %d arguments: %s", row.method, row.name, count, problem
-                )
+                logger.warning("%s() cannot answer %s with %d arguments: %s", row.method, row.name, count, problem)
 
 
 def _import_timediscos() -> None:

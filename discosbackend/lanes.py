@@ -74,9 +74,7 @@ class Worker:
         """Call `call` in the thread, then, there too, `done` with its result or a Failure."""
         if self._thread is None:
             # A daemon, because a call that never returns must not keep a server from exiting.
-            thread = threading.Thread(
-                target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True
-            )
+            thread = threading.Thread(target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True)
             thread.start()
             self._thread = thread
         self._calls.put((call, done))

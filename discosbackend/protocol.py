@@ -224,9 +224,7 @@ class DBProtocol(Protocol):
             if not line and negotiation and not isinstance(line, LongLine):
                 return
         if line[:1] == b"!":
-            self.factory.complaints.log(
-                logging.INFO, "not a request", "%s sent no request: %r", self, line[:80]
-            )
+            self.factory.complaints.log(logging.INFO, "not a request", "%s sent no request: %r", self, line[:80])
             if self.factory.listeners:
                 self._tell(line, None, perf_counter())
         elif isinstance(line, LongLine):

@@ -66,9 +66,7 @@ class Replies:
             or reply.name != name
             or reply.code not in CODES
         ):
-            self._log(
-                logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply
-            )
+            self._log(logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply)
             return self.refusal(name, FAIL, UNEXPECTED)
         return self._written(name, reply.code, reply.arguments)
 
@@ -77,9 +75,7 @@ class Replies:
         try:
             text = write_reply(name, code, arguments)
         except GrammarException as problem:
-            self._log(
-                logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, arguments
-            )
+            self._log(logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, arguments)
             return self.refusal(name, FAIL, UNEXPECTED)
         if self._limit is not None and len(text) + 2 > self._limit:
             if code == OK:

@@ -133,17 +133,13 @@ def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerE
     return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
 
 
-def listen(
-    handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None
-) -> IListeningPort:
+def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
     """Listen in a reactor that is yours; its `getHost().port` says where if `port` is 0.
 
     Stop with `stopListening()`. CannotListenError when the port is taken.
     """
     factory = DBFactory(handler, reactor=reactor)
-    return cast(
-        IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
-    )
+    return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
 def run_server(port: int, handler: Handler, interface: str = "") -> None:
@@ -224,10 +220,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
             name = " ".join(str(backend).split()) or name
         except Exception:  # whatever a foreign __str__ raises
             logger.exception("%s cannot say what it is", name)
-    return (
-        f"discosbackend: {name} is served on {address_of(port)}, "
-        f"protocol version {__protocol_version__}"
-    )
+    return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
 
 
 def address_of(port: IListeningPort) -> str:

@@ -1,7 +1,7 @@
 """A complete backend in ordinary methods: a spectrometer of one section, all of it in memory.
 
-    python examples/plain.py [port]
-    cd examples && discos-backend-server --backend plain:PlainBackend
+python examples/plain.py [port]
+cd examples && discos-backend-server --backend plain:PlainBackend
 """
 
 from __future__ import annotations

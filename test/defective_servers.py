@@ -62,9 +62,7 @@ DEFECTS = {
         protocol=protocols.LineFeedOnly,
     ),
     "reply lost under pipelining": Served(("order/pipelining",), protocol=protocols.LosesRepliesInAHurry),
-    "replies swapped under pipelining": Served(
-        ("order/pipelining",), protocol=protocols.SwapsRepliesInAHurry
-    ),
+    "replies swapped under pipelining": Served(("order/pipelining",), protocol=protocols.SwapsRepliesInAHurry),
     "reply to a ! line": Served(
         ("grammar/replies-are-no-requests", "order/pipelining"), protocol=protocols.AnswersReplies
     ),
@@ -82,17 +80,11 @@ DEFECTS = {
     "tab sent as it is": Served(
         ("set-filename/escapes",), says="not as the grammar writes it", protocol=protocols.SendsRawTabs
     ),
-    "connection closed after an error": Served(
-        ("grammar/syntax-errors",), protocol=protocols.ClosesAfterAnError
-    ),
-    "a chunk taken for a line": Served(
-        ("framing/request-in-pieces",), protocol=protocols.TakesAChunkForALine
-    ),
+    "connection closed after an error": Served(("grammar/syntax-errors",), protocol=protocols.ClosesAfterAnError),
+    "a chunk taken for a line": Served(("framing/request-in-pieces",), protocol=protocols.TakesAChunkForALine),
     "LF alone not taken": Served(("framing/line-feed-alone",), protocol=protocols.NeedsCarriageReturn),
     "half-close taken for a hang-up": Served(("framing/half-close",), protocol=protocols.HangsUpOnHalfClose),
-    "name of an invalid line forgotten": Served(
-        ("grammar/syntax-errors",), protocol=protocols.ForgetsTheName
-    ),
+    "name of an invalid line forgotten": Served(("grammar/syntax-errors",), protocol=protocols.ForgetsTheName),
     "byte that is not UTF-8": Served(("grammar/every-byte-is-a-character",), protocol=protocols.IsUTF8),
     "second client starved": Served(("order/two-clients",), protocol=protocols.StarvesTheSecondClient),
     "extra argument swallowed": Served(
@@ -108,9 +100,7 @@ DEFECTS = {
         ("grammar/escaped-comma",), verdict=Verdict.NON_STRICT, handler=backends.SplitsAtEscapedCommas
     ),
     "unknown command is invalid": Served(("errors/unknown-command",), handler=backends.UnknownIsInvalid),
-    "wrong time taken for now": Served(
-        ("start/wrong-type-of-arguments",), handler=backends.TakesAWrongTimeForNow
-    ),
+    "wrong time taken for now": Served(("start/wrong-type-of-arguments",), handler=backends.TakesAWrongTimeForNow),
     "wrong time refused, and a start all the same": Served(
         ("grammar/escaped-comma",),
         says="a request that should be refused began an acquisition",
@@ -120,12 +110,8 @@ DEFECTS = {
         ("set-filename/sets", "set-filename/escapes"), backend=backends.LowersTheFilename
     ),
     "wildcards refused": Served(("set-section/wildcards",), handler=backends.RefusesStars),
-    "exception text leaked": Served(
-        ("set-integration/wrong-type-of-arguments",), handler=backends.LeaksTheException
-    ),
-    "backend's hooks within reach": Served(
-        ("errors/names-are-not-looked-up",), handler=backends.LooksUpNames
-    ),
+    "exception text leaked": Served(("set-integration/wrong-type-of-arguments",), handler=backends.LeaksTheException),
+    "backend's hooks within reach": Served(("errors/names-are-not-looked-up",), handler=backends.LooksUpNames),
     "reply too long": Served(
         ("get-rms/reply-is-well-formed",),
         says="a reply has at most 511 bytes, this one has 1113",
@@ -149,9 +135,7 @@ DEFECTS = {
     "refused start drops the pending one": Served(
         ("start/refused-time-changes-nothing",), backend=backends.RefusedStartDropsPending
     ),
-    "start now keeps the pending one": Served(
-        ("start/now-drops-timed-start",), backend=backends.StartNowKeepsPending
-    ),
+    "start now keeps the pending one": Served(("start/now-drops-timed-start",), backend=backends.StartNowKeepsPending),
     "start early by 50 ms": Served(("start/timed", "start/newest-time-holds"), backend=backends.StartsEarly),
     "timed start at once": Served(("start/timed",), backend=backends.StartsAtOnce),
     "timed stop at once": Served(("stop/timed",), backend=backends.StopsAtOnce),
@@ -159,26 +143,20 @@ DEFECTS = {
     "any time accepted": Served(("start/elapsed-time", "start/far-time"), backend=backends.TakesAnyTime),
     "start while acquiring accepted": Served(("start/while-acquiring",), backend=backends.StartsAgain),
     "second stop accepted": Served(("stop/twice",), backend=backends.StopsAgain),
-    "any configuration accepted": Served(
-        ("set-configuration/unknown",), backend=backends.TakesAnyConfiguration
-    ),
+    "any configuration accepted": Served(("set-configuration/unknown",), backend=backends.TakesAnyConfiguration),
     "configuration forgotten": Served(("set-configuration/loads",), backend=backends.ForgetsTheConfiguration),
     "arguments where none belong": Served(("set-integration/sets",), backend=backends.SaysTooMuch),
     "integration forgotten": Served(("set-integration/sets",), backend=backends.ForgetsIntegration),
     "exponents": Served(
         ("get-tp0/reply-is-well-formed",), verdict=Verdict.NON_STRICT, backend=backends.WritesExponents
     ),
-    "an input lost": Served(
-        ("get-rms/reply-is-well-formed", "get-rms/as-many-as-tpi"), backend=backends.LosesAnInput
-    ),
+    "an input lost": Served(("get-rms/reply-is-well-formed", "get-rms/as-many-as-tpi"), backend=backends.LosesAnInput),
     "band not thought of": Served(("get-tpi/band",), backend=backends.CannotTakeTheBand),
     "backend fails": Served(("get-ddcoffset/reply-is-well-formed",), backend=backends.DividesByZero),
     "wildcards not thought of": Served(("set-section/wildcards",), backend=backends.TakesNoStars),
     # -- the line
     "value cut at 256 bytes": Served(("set-filename/long-path",), protocol=protocols.CutsLongReplies),
-    "reason missing": Served(
-        ("errors/unknown-command", "set-configuration/unknown"), protocol=protocols.GivesNoReason
-    ),
+    "reason missing": Served(("errors/unknown-command", "set-configuration/unknown"), protocol=protocols.GivesNoReason),
     "syntax error in other words": Served(
         ("grammar/syntax-errors",),
         verdict=Verdict.NON_STRICT,
@@ -188,9 +166,7 @@ DEFECTS = {
     "long reason not shortened": Served(
         ("errors/long-reason",), says="at most 511 bytes", handler=backends.GivesLongReasons
     ),
-    "telnet negotiation taken for a line": Served(
-        ("framing/telnet",), protocol=protocols.TakesTelnetForALine
-    ),
+    "telnet negotiation taken for a line": Served(("framing/telnet",), protocol=protocols.TakesTelnetForALine),
     "five fields broken by a comma": Served(
         ("clients/status-has-five-fields", "status/reply-is-well-formed"),
         protocol=protocols.StatusWithRawComma,
@@ -212,15 +188,11 @@ DEFECTS = {
         ("hostile/line-too-long",), says="one reply too many", protocol=protocols.AnswersLongLinesTwice
     ),
     "long ! line answered": Served(("hostile/reply-too-long",), protocol=protocols.AnswersLongReplies),
-    "random bytes crash the connection": Served(
-        ("hostile/random-bytes",), protocol=protocols.HighByteIsTheEnd
-    ),
+    "random bytes crash the connection": Served(("hostile/random-bytes",), protocol=protocols.HighByteIsTheEnd),
     "many empty lines close the connection": Served(
         ("hostile/empty-lines",), protocol=protocols.ManyEmptyLinesAreTheEnd
     ),
-    "reset kills the listener": Served(
-        ("hostile/half-a-line-and-gone",), protocol=protocols.ResetIsTheEndForAll
-    ),
+    "reset kills the listener": Served(("hostile/half-a-line-and-gone",), protocol=protocols.ResetIsTheEndForAll),
     "ten connections at most": Served(("hostile/many-connections",), protocol=protocols.HasRoomForTen),
     "starved by one that does not read": Served(
         ("hostile/client-that-does-not-read",),
@@ -244,26 +216,20 @@ DEFECTS = {
     "section arguments swapped": Served(
         ("set-section/accepts",), says="maximum bandwidth", backend=backends.SwapsSectionArguments
     ),
-    "enabled feeds forgotten by one": Served(
-        ("set-enable/measured-alike",), backend=backends.MeasuresWhatIsNotEnabled
-    ),
+    "enabled feeds forgotten by one": Served(("set-enable/measured-alike",), backend=backends.MeasuresWhatIsNotEnabled),
     "time in whole seconds": Served(
         ("time/reply-is-well-formed",),
         verdict=Verdict.NON_STRICT,
         says="with seven decimals",
         backend=backends.TimeInWholeSeconds,
     ),
-    "clock goes back": Served(
-        ("time/goes-on-with-status",), says="time goes back", backend=backends.TimeGoesBack
-    ),
+    "clock goes back": Served(("time/goes-on-with-status",), says="time goes back", backend=backends.TimeGoesBack),
     "status of another clock": Served(
         ("time/goes-on-with-status",), says="status told", backend=backends.StatusOfAnotherClock
     ),
     # -- times
     "point of a time ignored": Served(("start/forms-of-a-time",), handler=backends.IgnoresThePoint),
-    "more than seven decimals refused": Served(
-        ("start/forms-of-a-time",), handler=backends.WantsSevenDecimals
-    ),
+    "more than seven decimals refused": Served(("start/forms-of-a-time",), handler=backends.WantsSevenDecimals),
     "times read as short floats": Served(
         ("start/timed", "start/forms-of-a-time"), backend=backends.ReadsTimesAsShortFloats
     ),
@@ -285,13 +251,9 @@ DEFECTS = {
     "futile stop drops timed stop": Served(
         ("stop/nothing-to-stop-leaves-timed-stop",), backend=backends.FutileStopDropsTimedStop
     ),
-    "due start while acquiring ends it": Served(
-        ("start/due-while-acquiring",), backend=backends.DueStartEnds
-    ),
+    "due start while acquiring ends it": Served(("start/due-while-acquiring",), backend=backends.DueStartEnds),
     "due start waits until idle": Served(("start/due-while-acquiring",), backend=backends.DueStartWaits),
-    "due stop while idle drops timed start": Served(
-        ("stop/due-while-idle",), backend=backends.DueStopDropsTimedStart
-    ),
+    "due stop while idle drops timed start": Served(("stop/due-while-idle",), backend=backends.DueStopDropsTimedStart),
     "start first at equal times": Served(("start/with-stop-at-one-time",), backend=backends.StartComesFirst),
     "stop first at equal times while idle": Served(
         ("start/with-stop-at-one-time-while-idle",), backend=backends.StopAlwaysComesFirst

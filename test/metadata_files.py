@@ -68,9 +68,7 @@ def _primary(setup: Setup) -> fits.PrimaryHDU:
 
 def _backend(setup: Setup) -> Sequence[fits.BinTableHDU]:
     channels = setup.channels
-    inputs = [
-        (number, channel, hand) for number, channel in enumerate(channels) for hand in channel.polarisations
-    ]
+    inputs = [(number, channel, hand) for number, channel in enumerate(channels) for hand in channel.polarisations]
     marks = [setup.marks[2 * channel.feed + "LR".index(hand)] for _, channel, hand in inputs]
     sections = _table(
         "SECTION TABLE",

@@ -60,9 +60,7 @@ def setup_of(
         attenuation=attenuation,
         receiver=Receiver(local_oscillator=local_oscillator, interference=interference),
         response=Response(**{"gain": GAIN, "drift": 0.0, "dc": 1.0, "spur": 1.0, **response}),
-        channels=tuple(
-            Channel(feed, each, start, bandwidth, bins) for feed in feeds for each in polarisations
-        ),
+        channels=tuple(Channel(feed, each, start, bandwidth, bins) for feed in feeds for each in polarisations),
         tsys=(TSYS,) * inputs,
         marks=(MARK,) * inputs,
     )

@@ -1,6 +1,5 @@
 """Tests of acquisition: time-tagged start and stop, protocol section 7."""
 
-
 from __future__ import annotations
 
 import gc

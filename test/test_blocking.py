@@ -4,7 +4,6 @@ The threads are real. What they wait for is an Event that a test sets, and what 
 test drains the reactor: nothing sleeps, and nothing depends on who is faster.
 """
 
-
 from __future__ import annotations
 
 import gc
@@ -253,9 +252,7 @@ class ThreadTests(BlockingTestCase):
 
     def test_one_that_cannot_be_started(self) -> None:
         with mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")):
-            self.assertEqual(
-                self.a.ask(b"?set-configuration,1"), b"!set-configuration,fail," + GENERIC + b"\r\n"
-            )
+            self.assertEqual(self.a.ask(b"?set-configuration,1"), b"!set-configuration,fail," + GENERIC + b"\r\n")
         self.assertEqual(self.b.ask(b"?set-shift,1"), b"!set-shift,ok\r\n")
         self.assertEqual(self.c.ask(b"?set-configuration,2"), b"")
         self.reactor.drain()
@@ -683,9 +680,7 @@ class OverdueTests(BlockingTestCase):
             with self.subTest(name):
                 self.assertEqual(self.b.ask(b"?" + name + arguments), b"!" + name + busy)
         self.reactor.pass_time(45)
-        self.assertEqual(
-            self.b.ask(b"?set-shift,1"), b"!set-shift,fail,busy with set-configuration since 120 s\r\n"
-        )
+        self.assertEqual(self.b.ask(b"?set-shift,1"), b"!set-shift,fail,busy with set-configuration since 120 s\r\n")
         self.assertEqual(self.backend.begun, ["slow"])
         with self.assertLogs("discosbackend", "WARNING") as logs:
             self.end("slow")

@@ -51,10 +51,7 @@ class ReachTests(unittest.TestCase):
                 self.assertIs(reach_of(line), wanted)
 
     def test_of_commands(self) -> None:
-        found = {
-            reach: {row.name for row in COMMANDS.values() if reach_of_command(row) is reach}
-            for reach in Reach
-        }
+        found = {reach: {row.name for row in COMMANDS.values() if reach_of_command(row) is reach} for reach in Reach}
         self.assertEqual(found[Reach.MEASURE], {"get-tpi", "get-tp0", "get-rms", "get-ddcoffset"})
         self.assertEqual(
             found[Reach.READS],

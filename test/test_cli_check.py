@@ -408,9 +408,7 @@ class ReportTests(_Folder):
     def test_acquiring(self) -> None:
         for option, said in (("--measure", True), ("--full", True), ("--strict", False)):
             with self.subTest(option):
-                _, _, err = run(
-                    at("is acquiring"), option, "--only", "version/reply-is-well-formed", "get-tpi/band"
-                )
+                _, _, err = run(at("is acquiring"), option, "--only", "version/reply-is-well-formed", "get-tpi/band")
                 self.assertEqual(f"{at('is acquiring')} is acquiring: cases that would" in err, said)
 
 
@@ -427,9 +425,7 @@ class SignalTests(_Folder):
             Case("area/first", "1", "First.", Reach.FULL, tried),
             Case("area/second", "1", "Second.", Reach.FULL, lambda _: self.done.append("second")),
         ]
-        made = check_run.Run(
-            address_of("healthy"), cases, Profile(), profile_name="x", reach=Reach.FULL, strict=False
-        )
+        made = check_run.Run(address_of("healthy"), cases, Profile(), profile_name="x", reach=Reach.FULL, strict=False)
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
         out, path = io.StringIO(), self.folder / "json"
         with redirect_stdout(out), redirect_stderr(io.StringIO()):

@@ -59,8 +59,10 @@ class ListTests(RecoverTests):
             self.recover(self.data, "--list"),
             (
                 0,
-                (f"{folder}\n    sardara SK00, began 2026-11-21 19:25:50.123 UTC\n"
-                "    set-filename /archive/tmp/run.fits\n    5 whole dumps of 40 ms, 0.2 s\n"),
+                (
+                    f"{folder}\n    sardara SK00, began 2026-11-21 19:25:50.123 UTC\n"
+                    "    set-filename /archive/tmp/run.fits\n    5 whole dumps of 40 ms, 0.2 s\n"
+                ),
                 "",
             ),
         )
@@ -95,9 +97,7 @@ class ConversionTests(RecoverTests):
         goals = self.folder / "run.fits", self.data / f"{unnamed.name}.fits"
         status, out, err = self.recover(self.data)
         self.assertEqual((status, err), (0, ""))
-        self.assertEqual(
-            out, f"{named}: 5 dumps written to {goals[0]}\n{unnamed}: 3 dumps written to {goals[1]}\n"
-        )
+        self.assertEqual(out, f"{named}: 5 dumps written to {goals[0]}\n{unnamed}: 3 dumps written to {goals[1]}\n")
         self.assertEqual([self.rows(each) for each in goals], [5, 3])
         self.assertEqual(recordings_in(self.data), [])
 

@@ -157,7 +157,11 @@ class ProgramTests(unittest.TestCase):
                             [b"!get-configuration,ok,TP\r\n", b"!status,fail,not supported by this backend\r\n"],
                         )
             found = subprocess.run(
-                [sys.executable, str(link), "--version"], capture_output=True, text=True, check=False, cwd=folder,
+                [sys.executable, str(link), "--version"],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=folder,
                 env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
             )
             self.assertEqual(found.returncode, 0, found.stderr)

@@ -117,9 +117,7 @@ class RunTests(unittest.TestCase):
         reading, writing = os.pipe()
         os.close(reading)
         command = [sys.executable, str(SCRIPT), self.address, "state"]
-        done = subprocess.run(
-            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
-        )
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
         os.close(writing)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 

@@ -30,9 +30,7 @@ class FolderMixin(unittest.TestCase):
     def run_program(self, *options: str, status: int = 0) -> tuple[str, str]:
         """What it prints to standard output and error, where it does not serve."""
         command = [sys.executable, str(SCRIPT), *options]
-        done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
         self.assertEqual(done.returncode, status, done.stderr)
         self.assertNotIn("Traceback", done.stderr)
         return done.stdout, done.stderr
@@ -46,8 +44,10 @@ class ListingTests(FolderMixin):
             for each in [*instrument.configurations, *(task.command for task in instrument.tasks)]:
                 self.assertRegex(listed, rf"(?m)^ +{re.escape(each)} ")
         for line in (
-            ("    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
-            "40 ms, 7 dB\n"),
+            (
+                "    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
+                "40 ms, 7 dB\n"
+            ),
             "    SL00         LLP, 1000 to 2500 MHz, feed 0, 2 inputs, 1024 bins, 40 ms, 10 dB\n",
             "    vna-sweep    300 s\n",
         ):

@@ -225,9 +225,7 @@ class TableTests(unittest.TestCase):
             for argument in row.arguments
             if argument.minimum is not None or argument.default is not None
         }
-        self.assertEqual(
-            found, {("set-integration", "integration"): (0, None), ("cal-on", "interleave"): (0, 0)}
-        )
+        self.assertEqual(found, {("set-integration", "integration"): (0, None), ("cal-on", "interleave"): (0, 0)})
 
     def test_time_limits(self) -> None:
         """The handler's for all but a conversion, which "takes minutes"."""
@@ -477,12 +475,8 @@ class CommandTests(unittest.TestCase):
         last = Argument("c", "text", optional=True, default="x")
         self.assertEqual(Command("own", (self.needed, last)).parse(["5"]), [5, "x"])
         self.assertEqual(Command("own", (self.needed, last)).parse(["5", "y"]), [5, "y"])
-        self.assertEqual(
-            Command("own", (last, self.optional)).parse([]), ["x"], "what has no default ends the list"
-        )
-        self.assertEqual(
-            Command("own", (self.optional, last)).parse([]), [], "a later default would land in its place"
-        )
+        self.assertEqual(Command("own", (last, self.optional)).parse([]), ["x"], "what has no default ends the list")
+        self.assertEqual(Command("own", (self.optional, last)).parse([]), [], "a later default would land in its place")
 
     def test_together(self) -> None:
         row = Command("own", (self.needed, self.optional, self.optional), together=True)

@@ -117,9 +117,7 @@ class ComplaintsTests(unittest.TestCase):
             self.complaints.log(logging.ERROR, "kind", "%r of %s", "a\nb", "c", exc_info=True)
         self.assertEqual(len(self.lines.records), 1)
         record = self.lines.records[0]
-        self.assertEqual(
-            (record.levelno, record.msg, record.args), (logging.ERROR, "%r of %s", ("a\nb", "c"))
-        )
+        self.assertEqual((record.levelno, record.msg, record.args), (logging.ERROR, "%r of %s", ("a\nb", "c")))
         assert record.exc_info
         self.assertIsInstance(record.exc_info[1], ValueError)
 

@@ -136,10 +136,7 @@ def on_any_port(code: str, text: str) -> str:
 def options_of(parser: ArgumentParser) -> dict[str, object]:
     """The long options of a parser, with their defaults."""
     return {
-        name: action.default
-        for action in parser._actions
-        for name in action.option_strings
-        if name.startswith("--")
+        name: action.default for action in parser._actions for name in action.option_strings if name.startswith("--")
     }
 
 
@@ -391,8 +388,7 @@ class CompatibilityTests(unittest.TestCase):
         "AlwaysRaiseHandler DBProtocolHandler",
         "discosbackend.protocol": "DBProtocol DBFactory",
         "discosbackend.server": "run_server",
-        "discosbackend.timediscos": "CENTINANOSECONDS TimeDiscos parse_unix_time get_acs_now "
-        "unix_to_acs_time",
+        "discosbackend.timediscos": "CENTINANOSECONDS TimeDiscos parse_unix_time get_acs_now unix_to_acs_time",
     }
     """What users of the original package import."""
 

@@ -217,9 +217,7 @@ class CoroutineBackendTests(unittest.TestCase):
         self.start_server()
         self.connection.ask(b"?get-tpi\r\n")
         self.clock.pump([1.0] * 60)
-        self.assertEqual(
-            self.connection.received(), b"!get-tpi,fail,timeout: get-tpi took longer than 60 s\r\n"
-        )
+        self.assertEqual(self.connection.received(), b"!get-tpi,fail,timeout: get-tpi took longer than 60 s\r\n")
         self.connection.ask(b"?get-configuration\r\n")
         self.assertEqual(self.answer(b"1.5 2.5"), b"")
         self.assertEqual(self.answer(b"BROAD"), b"!get-configuration,ok,BROAD\r\n")

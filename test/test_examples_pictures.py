@@ -100,9 +100,7 @@ class GaussianTests(unittest.TestCase):
         zero=st.floats(-1e4, 1e4),
     )
     @steady
-    def test_what_is_one_is_found(
-        self, *, height: float, centre: float, width: float, way: float, zero: float
-    ) -> None:
+    def test_what_is_one_is_found(self, *, height: float, centre: float, width: float, way: float, zero: float) -> None:
         x = zero + way * np.linspace(-8, 8, 161)
         y = height * np.exp(-4 * np.log(2) * ((x - zero - centre) / width) ** 2)
         found = programs["telescope"].gaussian(x, y)

@@ -5,7 +5,6 @@ whatever a method returns is test_handlers_replies' subject, lanes and time limi
 test_blocking's.
 """
 
-
 from __future__ import annotations
 
 import subprocess
@@ -116,9 +115,7 @@ class Original:
     def stop(self, timestamp: Any = None) -> None:
         self.stopped.append(timestamp)
 
-    def set_section(
-        self, section: Any, start: Any, bw: Any, feed: Any, mode: Any, rate: Any, bins: Any
-    ) -> None:
+    def set_section(self, section: Any, start: Any, bw: Any, feed: Any, mode: Any, rate: Any, bins: Any) -> None:
         self.section = (section, start, bw, feed, mode, rate, bins)
 
 
@@ -245,9 +242,7 @@ class CommandsTests(unittest.TestCase):
         self.client = Client(self.handler, self.reactor)
 
     def test_added_replaced_deleted(self) -> None:
-        self.assertEqual(
-            self.client.ask(b"?warm-up,5"), b"!warm-up,fail,invalid command 'warm-up'\r\n"
-        )
+        self.assertEqual(self.client.ask(b"?warm-up,5"), b"!warm-up,fail,invalid command 'warm-up'\r\n")
         self.handler.commands["warm-up"] = lambda arguments: ["warm", *arguments]
         self.handler.commands["get-tpi"] = len
         del self.handler.commands["get-tp0"]
@@ -896,9 +891,7 @@ class BackgroundImportTests(unittest.TestCase):
         self.enterContext(mock.patch.dict(sys.modules))
         for name in ("astropy.time", "discosbackend.timediscos"):
             sys.modules.pop(name, None)
-        self.enterContext(
-            mock.patch.object(handlers.importlib, "import_module", side_effect=self.imported.append)
-        )
+        self.enterContext(mock.patch.object(handlers.importlib, "import_module", side_effect=self.imported.append))
         self.enterContext(mock.patch.object(handlers.threading, "Thread", FakeThread))
         self.enterContext(mock.patch.object(FakeThread, "made", []))
         self.reactor = FakeReactor()

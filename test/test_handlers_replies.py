@@ -4,7 +4,6 @@ Protocol section 5, seen from the wire. Every row of every table is tried with a
 coroutine, a Deferred and a thread.
 """
 
-
 from __future__ import annotations
 
 import asyncio
@@ -299,13 +298,7 @@ class OddReturnTests(StyleTestCase):
     @steady
     @given(
         st.recursive(
-            st.none()
-            | st.booleans()
-            | st.integers()
-            | st.floats()
-            | st.text()
-            | st.binary()
-            | st.complex_numbers(),
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
             lambda values: st.lists(values) | st.dictionaries(st.text(), values) | st.tuples(values, values),
         )
     )

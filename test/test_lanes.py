@@ -4,7 +4,6 @@ Seen from the wire where the wire shows it, with methods that answer at once, co
 Methods that run in threads are test_blocking's subject; random sequences are test_lanes_properties'.
 """
 
-
 from __future__ import annotations
 
 import gc
@@ -714,9 +713,7 @@ class SharedTests(unittest.TestCase):
     def test_one_who_has_enough_does_not_spoil_it_for_the_others(self) -> None:
         source: Deferred[str] = Deferred()
         outcomes: list[Any] = []
-        first, second = (
-            self.lanes.submit("probe", lambda: source, [], limit=5.0, share="key") for _ in range(2)
-        )
+        first, second = (self.lanes.submit("probe", lambda: source, [], limit=5.0, share="key") for _ in range(2))
         first.addBoth(outcomes.append)
         second.addBoth(outcomes.append)
         first.cancel()

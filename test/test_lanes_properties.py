@@ -253,9 +253,9 @@ class LanesMachine(RuleBasedStateMachine):
             assert len(work.outcomes) <= 1, f"{number} was answered {len(work.outcomes)} times"
             assert work.answered or now < work.arrived + work.limit, f"{number} is beyond its limit"
             if work.waiting:
-                assert any(
-                    other.lane == work.lane and other.running and not other.answered for other in self.works
-                ), f"{number} waits for nobody who still may end in time"
+                assert any(other.lane == work.lane and other.running and not other.answered for other in self.works), (
+                    f"{number} waits for nobody who still may end in time"
+                )
 
     @invariant()
     def answers_are_right(self) -> None:
@@ -273,8 +273,7 @@ class LanesMachine(RuleBasedStateMachine):
             elif reason.startswith("busy with"):
                 assert work.begun is None, f"{number} had begun: {reason}"
                 assert any(
-                    other.lane == work.lane and other.style == "thread" and other.answered
-                    for other in self.works[:]
+                    other.lane == work.lane and other.style == "thread" and other.answered for other in self.works[:]
                 ), f"{number} was told of nobody: {reason}"
             elif reason.startswith("cancelled"):
                 assert work.given_up, f"{number} was not given up: {reason}"

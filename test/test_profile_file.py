@@ -151,9 +151,7 @@ class ShippedTests(unittest.TestCase):
     def test_each_fits_its_instrument(self) -> None:
         # What takes its time is tried on each instrument by the benchmarks.
         cases = [
-            case
-            for name, case in CASES.items()
-            if not re.match("(start|stop|disconnect|hostile)/(?!wrong)", name)
+            case for name, case in CASES.items() if not re.match("(start|stop|disconnect|hostile)/(?!wrong)", name)
         ]
         for name in INSTRUMENTS:
             with self.subTest(name), served("--simulate", name) as server:

@@ -195,8 +195,10 @@ class FramingTests(unittest.TestCase):
             (b"?x," + b"\r" * LONGEST, too_long),
             (
                 b"\n" + b"\0" * (LONGEST + 1),
-                (b"!undefined,invalid,syntax error: empty line\r\n"
-                b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"),
+                (
+                    b"!undefined,invalid,syntax error: empty line\r\n"
+                    b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"
+                ),
             ),
         ]:
             for end in (b"\r\n", b"\n", b"\r\0"):

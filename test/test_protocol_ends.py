@@ -318,9 +318,7 @@ class FactoryTests(unittest.TestCase):
         expected = (b"!odd,fail,%s\r\n" * 2 + b"!x,fail,%s\r\n" * 1000) % ((STOPPING,) * 1002)
         for connection in connections:
             self.assertEqual(connection.received(), expected)
-        self.assertEqual(
-            [deferred.called for deferred in running], [True] * 3, "cancelled, they are not wanted now"
-        )
+        self.assertEqual([deferred.called for deferred in running], [True] * 3, "cancelled, they are not wanted now")
         self.assertEqual(self.finished, [None])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

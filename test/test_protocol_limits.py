@@ -87,9 +87,7 @@ class BackpressureTests(unittest.TestCase):
         for data in (b"!x,ok\r\n" * 10000, b"\xff\xf1\n" * 10000, b"a" * 50000):
             with self.subTest(data[:3]):
                 self.setUp()
-                self.assertGreaterEqual(
-                    self.pipeline(greeted(AlwaysOkHandler(), self.transport), data), 10**6
-                )
+                self.assertGreaterEqual(self.pipeline(greeted(AlwaysOkHandler(), self.transport), data), 10**6)
 
     def test_a_polite_client_is_never_paused(self) -> None:
         connection = greeted(AlwaysOkHandler(), self.transport)

@@ -194,11 +194,7 @@ class LogTests(unittest.TestCase):
         self.assertEqual(len(seen), 1000)
 
     @steady
-    @given(
-        st.lists(
-            st.binary(max_size=20) | st.sampled_from([b"?odd,", b"!", b"\x85", b"\x1c", b"\x0b"]), max_size=6
-        )
-    )
+    @given(st.lists(st.binary(max_size=20) | st.sampled_from([b"?odd,", b"!", b"\x85", b"\x1c", b"\x0b"]), max_size=6))
     @example([b"?odd,\x85\x0bERROR:forged"])
     @example([b"!\rERROR:forged"])
     def test_no_line_can_be_forged(self, parts: list[bytes]) -> None:
@@ -211,9 +207,7 @@ class LogTests(unittest.TestCase):
             with self.assertLogs("discosbackend", "DEBUG") as logged:
                 connection = greeted(handler)
                 connection.ask(line)
-            self.assertLessEqual(
-                len(logged.records), 1 + len(line.split(b"\r\0")), "the first says who connected"
-            )
+            self.assertLessEqual(len(logged.records), 1 + len(line.split(b"\r\0")), "the first says who connected")
             for record in logged.records:
                 self.assertTrue(record.getMessage().isprintable(), record.getMessage())
 

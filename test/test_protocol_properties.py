@@ -133,9 +133,7 @@ class AnyBytesTests(unittest.TestCase):
     }
 
     @steady
-    @given(
-        streams, st.lists(st.integers(1, 40), max_size=20), st.sampled_from(sorted(HANDLERS)), st.booleans()
-    )
+    @given(streams, st.lists(st.integers(1, 40), max_size=20), st.sampled_from(sorted(HANDLERS)), st.booleans())
     @example(b"\r\0\n\n\r\0", [2], "ok", False)
     @example(b"?time" + b"\r" * 3, [1] * 10, "backend", True)
     def test_only_whole_valid_lines(self, stream: bytes, cuts: list[int], kind: str, turns: bool) -> None:
@@ -180,9 +178,7 @@ class AnyBytesTests(unittest.TestCase):
             connection.send(stream[at : at + size])
             at += size
         found = NAME.match(line)
-        self.assertTrue(
-            connection.received().startswith(b"!" + (found[1] if found else b"undefined") + b",invalid,")
-        )
+        self.assertTrue(connection.received().startswith(b"!" + (found[1] if found else b"undefined") + b",invalid,"))
 
     @steady
     @given(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")))
@@ -193,9 +189,7 @@ class AnyBytesTests(unittest.TestCase):
         """Some split at any comma, one stops at `!`, another decodes ASCII only."""
         for received in greeted(AlwaysOkHandler()).ask(b"?" + line + b"\r\n").split(b"\r\n"):
             if b",invalid," in received[:80]:
-                self.assertRegex(
-                    received, rb"\A![A-Za-z0-9-]+,invalid,syntax error: [\x20\x22-\x2b\x2d-\x7e]+\Z"
-                )
+                self.assertRegex(received, rb"\A![A-Za-z0-9-]+,invalid,syntax error: [\x20\x22-\x2b\x2d-\x7e]+\Z")
 
 
 class Bench:
@@ -348,9 +342,7 @@ class AnyOrderTests(unittest.TestCase):
         self.assertEqual(b"".join(bench.expected)[: len(bench.received)], bench.received)
         self.assertTrue(sent.startswith("".join(f"{request}\r\n" for request in bench.handler.requests)))
         carried_out = len(bench.expected) - 1 - left
-        requests = [
-            reply for reply in bench.expected[1 : 1 + carried_out] if not reply.startswith(b"!undefined")
-        ]
+        requests = [reply for reply in bench.expected[1 : 1 + carried_out] if not reply.startswith(b"!undefined")]
         self.assertEqual(len(bench.handler.requests), len(requests))
         self.assertEqual(bench.connection.factory.connections, set())
         self.assertEqual(bench.connection.clock.calls, [])

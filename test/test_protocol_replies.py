@@ -301,9 +301,7 @@ class ReplyLimitTests(unittest.TestCase):
         """To what just fits, and an escape is never cut in two."""
 
         def answered(code: str, text: str) -> Callable[[Message], Message]:
-            return lambda message: Message(
-                message_type=REPLY, name=message.name, code=code, arguments=[text, "b"]
-            )
+            return lambda message: Message(message_type=REPLY, name=message.name, code=code, arguments=[text, "b"])
 
         def refused(text: str) -> Callable[[Message], Any]:
             return lambda _: fail(HandlerException(text))
@@ -329,9 +327,7 @@ class ReplyLimitTests(unittest.TestCase):
                         reply = parse_message(line.decode("latin-1"))
                         self.assertEqual((reply.name, reply.code), ("x", code))
                         if len(line) < limit - 1:
-                            self.assertEqual(
-                                reply.arguments[0], text, "it is shortened only when it has to be"
-                            )
+                            self.assertEqual(reply.arguments[0], text, "it is shortened only when it has to be")
                         else:
                             self.assertTrue(text.startswith(reply.arguments[0]))
 

@@ -35,9 +35,7 @@ def case(case_id: str, level: Level = Level.MUST, requirement: str = "`stop` whi
 SAID = "sent      b'?stop\\r\\n'\nreceived  b'!stop,ok\\r\\n'"
 
 PASSED = Result(case("status/answers"), Verdict.PASS, (), SAID, SAID, 0.25)
-FAILED = Result(
-    case("stop/twice"), Verdict.FAIL, ("b'?stop\\r\\n' wants a fail",), SAID, "first\n" + SAID, 1.5
-)
+FAILED = Result(case("stop/twice"), Verdict.FAIL, ("b'?stop\\r\\n' wants a fail",), SAID, "first\n" + SAID, 1.5)
 NON_STRICT = Result(case("stop/now", Level.SHOULD), Verdict.NON_STRICT, ("one", "two"), SAID, SAID)
 KNOWN = Result(case("status/far", Level.QUIRK), Verdict.KNOWN, ("As 1.4 does.", "got ok"), SAID, SAID)
 UNSUPPORTED = Result(case("get-rms/answers"), Verdict.UNSUPPORTED, ("get-rms is not supported",))
@@ -54,15 +52,12 @@ def record(*results: Result, ended_early: str = "", server: str = "192.0.2.7:897
 
 # What a server, a profile or a shell may bring along, and what it would do to a terminal, XML or HTML.
 HOSTILE = (
-    "<script>alert(1)</script> `<script>` b'<script>' "
-    "& \"'` \x00\x07\x1b[31m\x9b\x7f\n\r\t\ufffe\ud800 ]]> \xe9 \u202e"
+    "<script>alert(1)</script> `<script>` b'<script>' & \"'` \x00\x07\x1b[31m\x9b\x7f\n\r\t\ufffe\ud800 ]]> \xe9 \u202e"
 )
 HOSTILE_RECORD = replace(
     record(
         *(
-            Result(
-                case("area/what", requirement=HOSTILE), verdict, (HOSTILE, HOSTILE), HOSTILE, HOSTILE + "x"
-            )
+            Result(case("area/what", requirement=HOSTILE), verdict, (HOSTILE, HOSTILE), HOSTILE, HOSTILE + "x")
             for verdict in Verdict
         ),
         ended_early=HOSTILE,
@@ -126,9 +121,7 @@ class TextTests(unittest.TestCase):
         self.assertIn("\n\nstatus             1 pass\nget-tpi            1 skipped\n\n", text)
         self.assertNotIn("EARLY", text)
         text = report(record(PASSED, replace(FAILED, conversation="")))
-        self.assertIn(
-            "\n\nstatus             1 pass\n\nstop               1 fail\n\n  FAIL  stop/twice", text
-        )
+        self.assertIn("\n\nstatus             1 pass\n\nstop               1 fail\n\n  FAIL  stop/twice", text)
         self.assertNotIn("what was said", text)
         self.assertNotIn("Left out", report(record(PASSED)))
 
@@ -222,9 +215,7 @@ class JUnitTests(unittest.TestCase):
             },
         )
         first = next(root.iter("testcase"))
-        self.assertEqual(
-            (first.get("classname"), first.get("time")), ("discos-backend-check.status", "0.250")
-        )
+        self.assertEqual((first.get("classname"), first.get("time")), ("discos-backend-check.status", "0.250"))
 
     def test_a_run_that_is_not_complete_is_an_error(self) -> None:
         nothing = "Nothing was tried: this says nothing of the server."
@@ -365,8 +356,10 @@ class PageTests(unittest.TestCase):
             "1 pass 1 fail 1 non-strict 1 known deviation 1 unsupported 2 skipped",
             "server 192.0.2.7:8978 profile sardara began 2026-05-04 12:30:11 UTC",
             "status stop 1 fail get-rms get-tpi",
-            ("What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
-            "protocol section 7: stop while idle: fail . What was said last: sent b'?stop\\r\\n'"),
+            (
+                "What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
+                "protocol section 7: stop while idle: fail . What was said last: sent b'?stop\\r\\n'"
+            ),
             "Transcript first sent",
             "What was left out, and why get-rms is not supported (1): get-rms/answers",
             "status 1 pass, 1 known deviation pass status: answers status/answers · MUST · 0.25 s",
@@ -434,9 +427,7 @@ def _palettes() -> Iterator[str]:
 def _luminance(colour: str) -> float:
     """The relative luminance of "#rrggbb", as WCAG 2 defines it."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (
-        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    )
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

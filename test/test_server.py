@@ -320,9 +320,7 @@ class RunServerTests(unittest.TestCase):
             connection.sendall(b"?start\r\n?stop\r\n?stop\r\nunfinished")
             connection.shutdown(socket.SHUT_WR)
             with connection.makefile("rb") as replies:
-                self.assertEqual(
-                    replies.read(), b"!start,ok\r\n!stop,ok\r\n!stop,fail,not acquiring\r\n"
-                )
+                self.assertEqual(replies.read(), b"!start,ok\r\n!stop,ok\r\n!stop,fail,not acquiring\r\n")
 
     def test_in_a_process_of_multiprocessing(self) -> None:
         for method in ("fork", "spawn"):

@@ -20,9 +20,7 @@ class SessionTests(unittest.TestCase):
     def play(self, lines: list[str], instrument: str) -> int:
         clock = FakeReactor()
         clock.advance(_BEGAN)
-        backend = SimulatedBackend(
-            instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7)
-        )
+        backend = SimulatedBackend(instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7))
         factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
         factory.doStart()
         return session_player.play(lines, session_player.MemoryWire(factory, clock))

@@ -118,8 +118,7 @@ class InstrumentTests(unittest.TestCase):
         with self.assertRaises(ValueError) as caught:
             SimulatedBackend("vlbi")
         self.assertEqual(
-            "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, totalpower, "
-            "or name a TOML file",
+            "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, totalpower, or name a TOML file",
             str(caught.exception),
         )
 
@@ -305,9 +304,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
         for accepted in (0, 21845, 65535):
             backend.set_shift(accepted)
         for refused in (-1, 65536):
-            self.assertEqual(
-                f"shift {refused} out of range: 0 to 65535", self.refusal(backend.set_shift, refused)
-            )
+            self.assertEqual(f"shift {refused} out of range: 0 to 65535", self.refusal(backend.set_shift, refused))
 
     def test_section_edges(self):
         sardara, skarab = "SK77", "SKARAB_1"
@@ -408,9 +405,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
                     self.refusal(sardara.set_section, section, *("*",) * 5, 2048),
                 )
                 self.assertEqual({}, sardara.sections)
-        self.assertEqual(
-            "backend supports 14 sections", self.refusal(simulated("skarab").set_section, 14, *UNCHANGED)
-        )
+        self.assertEqual("backend supports 14 sections", self.refusal(simulated("skarab").set_section, 14, *UNCHANGED))
 
 
 VALUES = {

@@ -713,8 +713,12 @@ class ChannelTests(unittest.TestCase):
         st.dictionaries(
             st.sampled_from(KEYS) | st.text(max_size=5),
             st.recursive(
-                st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-                | st.text(max_size=10) | st.just("late"),
+                st.none()
+                | st.booleans()
+                | st.integers()
+                | st.floats(allow_nan=False, allow_infinity=False)
+                | st.text(max_size=10)
+                | st.just("late"),
                 lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=3), some),
                 max_leaves=4,
             ),

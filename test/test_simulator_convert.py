@@ -264,6 +264,7 @@ class DamageTests(ConvertTests):
         size = 24 + 4 * 32
         for place in (0, 5, 8, 17, 24, size - 1):
             with self.subTest(place):
+
                 def spoil(whole: bytearray, place: int = 2 * size + place) -> None:
                     whole[place] ^= 0x10
 
@@ -336,9 +337,7 @@ class RefusalTests(ConvertTests):
 
         folder = self.made()
         with mock.patch.object(os, "fsync", failing(errno.EIO)):
-            self.assertEqual(
-                self.refused(folder), f"file cannot be written: input/output error: {str(self.goal)!r}"
-            )
+            self.assertEqual(self.refused(folder), f"file cannot be written: input/output error: {str(self.goal)!r}")
         self.assertEqual(self.files(), [])
         # Some filesystems cannot do that at all.
         with mock.patch.object(os, "fsync", failing(errno.EINVAL)):

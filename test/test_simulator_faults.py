@@ -129,7 +129,7 @@ class FaultTests(unittest.TestCase):
             ({"kind": "cut", "nth": 1, "count": 0}, "count must be a whole number above 0, not 0"),
             ({"kind": "restart", "seconds": 1, "at": 1, "count": 2}, "count does nothing for this restart"),
             ({"kind": "clock-off", "seconds": 1, "nth": 1, "count": 2}, "count does nothing for this clock"),
-            ({"kind": "cut", "nth": 1, "command": "?stop"}, 'command must be the name of a command, such'),
+            ({"kind": "cut", "nth": 1, "command": "?stop"}, "command must be the name of a command, such"),
             ({"kind": "cut", "nth": 1, "command": ""}, "not ''"),
         ]
         for table, wanted in cases:
@@ -279,9 +279,7 @@ class ArmedTests(unittest.TestCase):
         )
         clock.advance(1)
         faults.clear()
-        self.assertEqual(
-            sorted(hand.told), [("strike", "clock-off"), ("strike", "clock-step"), ("undo", "clock-off")]
-        )
+        self.assertEqual(sorted(hand.told), [("strike", "clock-off"), ("strike", "clock-step"), ("undo", "clock-off")])
         self.assertEqual(faults.armed, [])
 
     def test_what_lasts_is_renewed_if_it_has_struck(self) -> None:
@@ -335,9 +333,7 @@ class SeedTests(unittest.TestCase):
         st.lists(st.sampled_from(["time", "status", "stop"]), max_size=30),
         st.lists(st.sampled_from([{"kind": "lf", "nth": 2}, {"kind": "swap", "rate": 0.9}]), max_size=3),
     )
-    def test_other_faults_change_no_draw(
-        self, seed: int, names: list[str], others: list[dict[str, Any]]
-    ) -> None:
+    def test_other_faults_change_no_draw(self, seed: int, names: list[str], others: list[dict[str, Any]]) -> None:
         mine = Fault(kind="cut", command="time", rate=0.5)
         alone = begun(mine, seed=seed)[0]
         among = begun(mine, *map(fault_of, others), seed=seed)[0]

@@ -40,9 +40,7 @@ class Watched(Wire):
         self.writes.append((self.clock.seconds(), data))
 
 
-def factory_of(
-    *faults: Fault, handler: Handler | None = None, seed: int = 0, **settings: Any
-) -> FaultyFactory:
+def factory_of(*faults: Fault, handler: Handler | None = None, seed: int = 0, **settings: Any) -> FaultyFactory:
     """A factory whose server has begun to listen."""
     factory = FaultyFactory(handler or AlwaysOkHandler(), Faults(seed, faults), reactor=Clock(), **settings)
     factory.doStart()
@@ -339,9 +337,7 @@ class UnstruckTests(unittest.TestCase):
 
     @steady
     @given(
-        st.lists(
-            st.sampled_from([b"?a,1\r\n", b"wrong\n", b"!reply\n", b"?b\\x\n", b"\n", b"?odd\n"]), max_size=40
-        ),
+        st.lists(st.sampled_from([b"?a,1\r\n", b"wrong\n", b"!reply\n", b"?b\\x\n", b"\n", b"?odd\n"]), max_size=40),
         st.integers(1, 60),
         st.booleans(),
     )
@@ -380,9 +376,7 @@ class SeedTests(unittest.TestCase):
     @steady
     @given(st.integers(), st.lists(st.sampled_from([0.0, 0.3, 1.1]), min_size=1, max_size=20))
     def test_whole_replies_stay_in_order(self, seed: int, pauses: Sequence[float]) -> None:
-        connection = connected(
-            Fault(kind="late", seconds=1, rate=0.4), Fault(kind="bytes", rate=0.3), seed=seed
-        )
+        connection = connected(Fault(kind="late", seconds=1, rate=0.4), Fault(kind="bytes", rate=0.3), seed=seed)
         received = b""
         for number, pause in enumerate(pauses):
             received += connection.ask(b"?a,%d\n" % number)

@@ -46,9 +46,7 @@ class TotalPowerTests(TheoryMixin):
                     # Clipping takes a little of the noise, and leaves a few bins beside the limit a little
                     # lower.
                     slack = 2e-4 * plane.sum() if "full_scale" in shape else 0.0
-                    self.assert_near(
-                        plane.sum(), made[:, number].sum(axis=1).mean(), ideal / math.sqrt(20) + slack
-                    )
+                    self.assert_near(plane.sum(), made[:, number].sum(axis=1).mean(), ideal / math.sqrt(20) + slack)
                     if "full_scale" not in shape and "zero" not in shape:
                         self.assert_near(1.0, found[:, number].std() / ideal, 400**-0.5)
 

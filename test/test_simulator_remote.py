@@ -211,9 +211,7 @@ class SimulatorControlTests(unittest.TestCase):
         for module in ("simulator.remote", "cli.simctl"):
             code = f"import discosbackend.{module}, sys; print(*sys.modules)"
             command = [sys.executable, "-c", code]
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
-            )
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
             self.assertEqual(set(done.stdout.split()) & {"twisted", "numpy", "astropy"}, set())
 
 

@@ -58,24 +58,18 @@ class RadiometerTests(TheoryMixin):
         self.assert_variance(1.0, dumps(setup, 1) / means(setup) - 1, 6)
 
     def test_twice_the_integration_has_less_noise(self) -> None:
-        once, twice = (
-            (dumps(setup, 50) / means(setup)).std() for setup in (setup_of(), setup_of(integration=80))
-        )
+        once, twice = ((dumps(setup, 50) / means(setup)).std() for setup in (setup_of(), setup_of(integration=80)))
         self.assert_near(math.sqrt(0.5), twice / once, math.sqrt(0.5 / (50 * 2048)))
 
     def test_attenuation(self) -> None:
-        less, more = (
-            dumps(setup_of(attenuation=decibels, acquisition=decibels), 20).sum() for decibels in (7, 10)
-        )
+        less, more = (dumps(setup_of(attenuation=decibels, acquisition=decibels), 20).sum() for decibels in (7, 10))
         self.assert_near(10**-0.3, more / less, math.sqrt(4 / (samples_of(setup_of()) * 20 * 2048)))
 
     def test_polarisations_bins_dumps_and_feeds_are_independent(self) -> None:
         for stokes in (False, True):
             with self.subTest(stokes=stokes):
                 setup = setup_of(feeds=(0, 3), stokes=stokes)
-                values = dumps(setup, 60, seen(level=50.0, feeds=(0, 3))) - means(
-                    setup, seen(level=50.0, feeds=(0, 3))
-                )
+                values = dumps(setup, 60, seen(level=50.0, feeds=(0, 3))) - means(setup, seen(level=50.0, feeds=(0, 3)))
                 planes = values.shape[1]
                 for one in range(planes):
                     self.assert_uncorrelated(values[1:, one], values[:-1, one])
@@ -113,9 +107,7 @@ class SameSeedTests(unittest.TestCase):
         self.assertEqual(len(keys), len({stream(*key).integers(2**63) for key in keys}))
 
     def test_a_channel_does_not_depend_on_the_others(self) -> None:
-        alone, together = dumps(setup_of(feeds=(0,), drift=0.1), 3), dumps(
-            setup_of(feeds=(0, 4), drift=0.1), 3
-        )
+        alone, together = dumps(setup_of(feeds=(0,), drift=0.1), 3), dumps(setup_of(feeds=(0, 4), drift=0.1), 3)
         self.assertTrue((alone == together[:, :2]).all())
 
     def test_dumps_are_made_in_order(self) -> None:
@@ -152,9 +144,7 @@ class CountTests(TheoryMixin):
 
     def test_values_are_rounded(self) -> None:
         for level, count in ((3.3, 3), (3.7, 4), (0.4, 0)):
-            values = dumps(
-                setup_of(bins=1, bandwidth=2000.0, gain=level / (TSYS * 2000.0), attenuation=0.0), 50
-            )
+            values = dumps(setup_of(bins=1, bandwidth=2000.0, gain=level / (TSYS * 2000.0), attenuation=0.0), 50)
             self.assertEqual({count}, set(values.ravel()))
         # Rounding is even-handed: a mean of a fraction of a count survives where the noise is wider than
         # that.
@@ -162,18 +152,14 @@ class CountTests(TheoryMixin):
             bins=65536, bandwidth=16.0, gain=3.7 / (TSYS * 16.0 / 65536), attenuation=0.0, slope=0.0, edge=1.0
         )
         values = dumps(setup, 2)
-        self.assert_near(
-            means(setup).mean(), values.mean(), math.sqrt((3.7**2 / 9.77 + 1 / 12) / values.size)
-        )
+        self.assert_near(means(setup).mean(), values.mean(), math.sqrt((3.7**2 / 9.77 + 1 / 12) / values.size))
 
     def test_saturation(self) -> None:
         for full_scale in (2**31 - 1, 2**30 + 1, 65535, 1000):
             for stokes in (False, True):
                 with self.subTest(full_scale=full_scale, stokes=stokes):
                     # So much in Q and U that they do not fit either, on both sides.
-                    setup = setup_of(
-                        stokes=stokes, full_scale=full_scale, gain=1e12, cross=0.9, slope=0.0, edge=1.0
-                    )
+                    setup = setup_of(stokes=stokes, full_scale=full_scale, gain=1e12, cross=0.9, slope=0.0, edge=1.0)
                     values = dumps(setup, 1)[0]
                     self.assertEqual({full_scale}, set(values[:2].ravel()))
                     if stokes:
@@ -204,9 +190,7 @@ class CountTests(TheoryMixin):
         st.booleans(),
         st.floats(0, 1),
     )
-    def test_any_sky_gives_counts(
-        self, level: float, peak: float, width: float, stokes: bool, linear: float
-    ) -> None:
+    def test_any_sky_gives_counts(self, level: float, peak: float, width: float, stokes: bool, linear: float) -> None:
         setup = setup_of(stokes=stokes, bins=64)
         sky = seen(level=level, lines=(Line(22000.0, width, peak),), linear=linear)
         with numpy.errstate(all="raise", under="ignore"):
@@ -227,11 +211,7 @@ class DriftTests(TheoryMixin):
             for plane in (0, 1):
                 sums = values[:, plane].sum(axis=1)
                 self.assertTrue(4 < sums.std() / sums.mean() / ideal < 24, sums.std() / sums.mean() / ideal)
-                bins = (
-                    values[:, plane].std(axis=0)
-                    / values[:, plane].mean(axis=0)
-                    * math.sqrt(samples_of(setup))
-                )
+                bins = values[:, plane].std(axis=0) / values[:, plane].mean(axis=0) * math.sqrt(samples_of(setup))
                 self.assertTrue(0.99 < numpy.median(bins) < 1.15, numpy.median(bins))
                 # Slow: from a dump to the next there is little but noise.
                 steps = numpy.diff(sums).std() / sums.mean() / math.sqrt(2)

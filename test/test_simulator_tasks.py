@@ -221,9 +221,7 @@ class FileTests(unittest.TestCase):
         self.assertEqual("!reset,ok", answer(backend, "?reset"))
         self.assertEqual("system not initialized (setup required)", backend.status_text)
         # And MISTRAL is what it was.
-        self.assertEqual(
-            "!warm-up,fail,invalid command 'warm-up'", answer(SimulatedBackend("mistral"), "?warm-up")
-        )
+        self.assertEqual("!warm-up,fail,invalid command 'warm-up'", answer(SimulatedBackend("mistral"), "?warm-up"))
 
     def test_the_help_of_its_commands(self):
         commands = declared_commands(self.made(profile_text("mistral") + FURTHER))
@@ -247,9 +245,7 @@ class FileTests(unittest.TestCase):
             self.assertEqual(
                 "!set-configuration,fail,busy: tune tune", answer(backend, f"?set-configuration,{refused}")
             )
-        self.assertEqual(
-            "!set-configuration,fail,invalid configuration", answer(backend, "?set-configuration,C2")
-        )
+        self.assertEqual("!set-configuration,fail,invalid configuration", answer(backend, "?set-configuration,C2"))
         self.clock.advance(5)
         backend.set_configuration("C1")
         self.assertEqual("C1", backend.get_configuration())

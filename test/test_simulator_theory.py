@@ -44,9 +44,7 @@ class DiodeTests(TheoryMixin):
             (Sky(diode=True, tsys=MappingProxyType({0: 30})), (0.8, 1.5)),
         ):
             with self.subTest(sky=sky):
-                numpy.testing.assert_allclose(
-                    means(setup, sky).sum(axis=1) / plain.sum(axis=1), factors, rtol=1e-6
-                )
+                numpy.testing.assert_allclose(means(setup, sky).sum(axis=1) / plain.sum(axis=1), factors, rtol=1e-6)
 
 
 class ShapeTests(TheoryMixin):
@@ -108,9 +106,7 @@ class ShapeTests(TheoryMixin):
         for bins in (2, 3, 4):
             self.assertTrue((dumps(setup_of(bins=bins, gain=1e3, dc=15.0, spur=1.6), 1) > 0).all())
         self.assertTrue(
-            (
-                dumps(setup_of(bandwidth=0.0, zero=2048.0), 3, seen(lines=(Line(22235.0, 1.0, 1.0),))) >= 0
-            ).all()
+            (dumps(setup_of(bandwidth=0.0, zero=2048.0), 3, seen(lines=(Line(22235.0, 1.0, 1.0),))) >= 0).all()
         )
 
 
@@ -145,11 +141,7 @@ class SourceTests(TheoryMixin):
             numpy.testing.assert_allclose(found, 1 + beam, rtol=3e-3)
 
     def test_several_sources_add_up(self) -> None:
-        sky = (
-            seen(level=20.0, feeds=(0, 1))
-            .with_source("b", Source(level=30.0))
-            .with_source("c", Source(feeds=(5,)))
-        )
+        sky = seen(level=20.0, feeds=(0, 1)).with_source("b", Source(level=30.0)).with_source("c", Source(feeds=(5,)))
         numpy.testing.assert_allclose(means(setup_of(), sky), 1.5 * means(setup_of()), rtol=1e-6)
 
 
@@ -176,9 +168,7 @@ class LineTests(TheoryMixin):
         frequencies = setup.receiver.local_oscillator + numpy.arange(channel.bins) * bin_width
         high = kelvin > 20
         centre = line.rest * (1 - 120.0 / SPEED_OF_LIGHT)
-        self.assertAlmostEqual(
-            centre, numpy.average(frequencies[high], weights=kelvin[high]), delta=0.1 * bin_width
-        )
+        self.assertAlmostEqual(centre, numpy.average(frequencies[high], weights=kelvin[high]), delta=0.1 * bin_width)
         self.assertAlmostEqual(200.0, kelvin.max(), delta=10)
         width = line.rest * 50.0 / SPEED_OF_LIGHT
         self.assertAlmostEqual(width, (kelvin > 100).sum() * bin_width, delta=3 * bin_width)
@@ -223,9 +213,7 @@ class LineTests(TheoryMixin):
 
     def test_absorption_cannot_go_below_nothing(self) -> None:
         for stokes in (False, True):
-            sky = seen(
-                level=20.0, lines=(Line(22000.0, 300.0, -60.0), Line(22300.0, 300.0, -1e4)), linear=0.5
-            )
+            sky = seen(level=20.0, lines=(Line(22000.0, 300.0, -60.0), Line(22300.0, 300.0, -1e4)), linear=0.5)
             values = dumps(setup_of(stokes=stokes), 2, sky)
             self.assertEqual(0, values[:, :2].min())
             self.assertLess(abs(values).max(), 1e8)
@@ -253,9 +241,7 @@ class LineTests(TheoryMixin):
         setup = setup_of(local_oscillator=6300.0, interference=(Comb(1000.0, 1e9, 100.0, 1e4),))
         ratio = means(setup)[0] / means(setup_of())[0]
         peaks = [b for b in range(1, 1023) if ratio[b - 1] < ratio[b] >= ratio[b + 1] and ratio[b] > 10]
-        numpy.testing.assert_allclose(
-            numpy.array(peaks) * 1500 / 1024, numpy.arange(100, 1500, 100), atol=0.74
-        )
+        numpy.testing.assert_allclose(numpy.array(peaks) * 1500 / 1024, numpy.arange(100, 1500, 100), atol=0.74)
         self.assertGreater(ratio[0], 10)
 
     def test_comb(self) -> None:
@@ -264,9 +250,7 @@ class LineTests(TheoryMixin):
         kelvin = TSYS * means(setup)[1] / means(setup_of(local_oscillator=5900.0, bins=16384))[1] - TSYS
         width = 1500.0 / 16384
         peaks = [
-            5900.0 + b * width
-            for b in range(1, 16383)
-            if kelvin[b - 1] < kelvin[b] >= kelvin[b + 1] and kelvin[b] > 10
+            5900.0 + b * width for b in range(1, 16383) if kelvin[b - 1] < kelvin[b] >= kelvin[b + 1] and kelvin[b] > 10
         ]
         numpy.testing.assert_allclose(peaks, 6300.0 + 62.5 * numpy.arange(17), atol=0.51 * width)
         self.assertAlmostEqual(40.0, kelvin.max(), delta=0.5)
@@ -289,9 +273,7 @@ class StokesTests(TheoryMixin):
             self.assertAlmostEqual(0.11, numpy.sqrt((q**2 + u**2).mean() / (root**2).mean()), delta=0.005)
             for cross in (q, u):
                 self.assertAlmostEqual(0.11, abs(cross / root).max(), delta=0.005)
-                changes = (
-                    numpy.diff(numpy.sign(numpy.convolve(cross / root, numpy.ones(9), "valid"))) != 0
-                ).sum()
+                changes = (numpy.diff(numpy.sign(numpy.convolve(cross / root, numpy.ones(9), "valid"))) != 0).sum()
                 self.assertIn(changes, range(3, 8))
         patterns = values[:, 2] / numpy.sqrt(values[:, 0] * values[:, 1])
         self.assertGreater(abs(patterns[0] - patterns[1]).max(), 0.05)

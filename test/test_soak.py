@@ -250,10 +250,9 @@ class EndTests(unittest.TestCase):
                 status = problem.code
         return status, said.getvalue()
 
-    def watched(
-        self, server: Watched, signals: Sequence[int] = (), turns: int = 400
-    ) -> tuple[int | str | None, str]:
+    def watched(self, server: Watched, signals: Sequence[int] = (), turns: int = 400) -> tuple[int | str | None, str]:
         """A soak of such a server by one client."""
+
         def asking(shared: Soak, *_: int) -> list[Asking]:
             return [Asking(shared, turns, signals)]
 

@@ -261,9 +261,7 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
         self.enterContext(mock.patch.object(manners, "connect", mock.AsyncMock(return_value=told)))
         return told
 
-    async def start(
-        self, reply: bytes = b"!start,ok\r\n", now: int = 0, seen: int = 0, late: int = 0
-    ) -> None:
+    async def start(self, reply: bytes = b"!start,ok\r\n", now: int = 0, seen: int = 0, late: int = 0) -> None:
         """A timed start, replied to `now` after its instant, and `late` by what the server says.
 
         A status told `seen` after it is the first that acquires. Those two are in counts of 100 ns, `late` is

@@ -80,9 +80,7 @@ class RightServerTests(_Clients):
     def all_of_a_late_one(number: int) -> list[Result]:
         """What falls to one of them."""
         caution = _Counting(Reach.FULL, LINES_A_SECOND)
-        return [
-            tried(case, f"replies late {number}", caution=caution) for case in list(CASES)[number::LATE_ONES]
-        ]
+        return [tried(case, f"replies late {number}", caution=caution) for case in list(CASES)[number::LATE_ONES]]
 
     def results(self, server: str, *cases: str, **attributes: object) -> list[Result]:
         """Try cases, none of which may fail: all, if none is named."""
@@ -93,11 +91,7 @@ class RightServerTests(_Clients):
 
     def reasons(self, server: str, *cases: str, **attributes: object) -> list[str]:
         """Why some were not tried; the others must have passed."""
-        found = [
-            result
-            for result in self.results(server, *cases, **attributes)
-            if result.verdict is not Verdict.PASS
-        ]
+        found = [result for result in self.results(server, *cases, **attributes) if result.verdict is not Verdict.PASS]
         for result in found:
             self.assertIn(result.verdict, _NOT_JUDGED, result)
         return [result.explanation for result in found]
@@ -134,9 +128,7 @@ class RightServerTests(_Clients):
         self.assertEqual(self.reasons("greets late"), [])
 
     def test_knows_few_commands(self) -> None:
-        skipped = {
-            f"{name} is not supported by this backend" for name in ("set-shift", "end-schedule", "get-rms")
-        }
+        skipped = {f"{name} is not supported by this backend" for name in ("set-shift", "end-schedule", "get-rms")}
         self.assertEqual(set(self.reasons("knows few commands")), skipped)
 
     def test_has_words_of_its_own(self) -> None:
@@ -168,14 +160,10 @@ class RightServerTests(_Clients):
         self.assertEqual(self.client("is acquiring").request("status")[2], "1")
 
     def test_left_out(self) -> None:
-        cases = [
-            name for name in CASES if re.match("(start|stop|disconnect|backend-park)/(?!wrong|conf)", name)
-        ]
+        cases = [name for name in CASES if re.match("(start|stop|disconnect|backend-park)/(?!wrong|conf)", name)]
         skipped = self.reasons("healthy", *cases, leave_out=("start", "stop", "backend-park"))
         self.assertEqual(len(skipped), len(cases))
-        self.assertEqual(
-            set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")}
-        )
+        self.assertEqual(set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")})
 
     def test_not_told(self) -> None:
         for case in ("set-configuration/loads", "disconnect/configuration-stays"):

@@ -103,9 +103,7 @@ class JudgeTests(unittest.TestCase):
         self.assertEqual(self.judged(fails_and_leaves_a_mess), ("FAIL", ("that is wrong", wanted)))
 
     def test_explanation(self) -> None:
-        self.assertEqual(
-            judge(case(deviates), Check(Profile(), NOWHERE)).explanation, "that is unusual; and that"
-        )
+        self.assertEqual(judge(case(deviates), Check(Profile(), NOWHERE)).explanation, "that is unusual; and that")
         self.assertEqual(judge(case(passes), Check(Profile(), NOWHERE)).explanation, "")
 
 
@@ -152,9 +150,7 @@ class TrialsTests(unittest.TestCase):
 
     def test_a_server_that_is_gone(self) -> None:
         answers = mock.Mock(return_value=False)
-        found = self.verdicts(
-            case(passes), case(deviates), case(fails), case(passes), case(fails), answers=answers
-        )
+        found = self.verdicts(case(passes), case(deviates), case(fails), case(passes), case(fails), answers=answers)
         self.assertEqual([name for name, _ in found], ["PASS", "NON_STRICT", "FAIL", "SKIPPED", "SKIPPED"])
         self.assertEqual(found[-1][1], "nobody answers any more since area/fails")
         answers.assert_called_once_with()

@@ -94,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "address", metavar="HOST:PORT", nargs="?", type=host_and_port, help="where the server listens"
-    )
+    parser.add_argument("address", metavar="HOST:PORT", nargs="?", type=host_and_port, help="where the server listens")
     what = parser.add_argument_group("what is tried")
     what.add_argument(
         "--only",
@@ -128,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what is valid for the instrument: {shipped}, or a TOML file",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--strict", action="store_true", help="what works, but not as the document says, is wrong too"
-    )
+    how.add_argument("--strict", action="store_true", help="what works, but not as the document says, is wrong too")
     how.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -142,9 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     told = parser.add_argument_group("instead").add_mutually_exclusive_group()
     told.add_argument("--list", action="store_true", help="list the cases")
     told.add_argument("--profiles", action="store_true", help="list the profiles that come with this")
-    told.add_argument(
-        "--dry-run", action="store_true", help="say what would be tried and what not, and send nothing"
-    )
+    told.add_argument("--dry-run", action="store_true", help="say what would be tried and what not, and send nothing")
     parser.add_argument(
         "--version",
         action="version",
@@ -174,8 +168,7 @@ def _means(pattern: str, case: Case) -> bool:
 def _list(cases: Sequence[Case]) -> str:
     widest = max(len(case.id) for case in cases)
     return "".join(
-        f"{case.id:{widest}}  {case.level.value:6}  {case.reach.name.lower():7}  {case.title}\n"
-        for case in cases
+        f"{case.id:{widest}}  {case.level.value:6}  {case.reach.name.lower():7}  {case.title}\n" for case in cases
     )
 
 

@@ -94,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the server's data folder, or one recording in it (default: %(default)s)",
     )
     parser.add_argument("--list", action="store_true", help="only tell what is there")
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="where the file goes, if FOLDER is one recording"
-    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="where the file goes, if FOLDER is one recording")
     parser.add_argument(
         "--without-metadata",
         action="store_true",

@@ -227,9 +227,7 @@ def _print_listing(parser: argparse.ArgumentParser, options: argparse.Namespace)
     sys.exit(0)
 
 
-def _serve(
-    options: argparse.Namespace, backend: Any, simulation: simulated.Simulation | None = None
-) -> None:
+def _serve(options: argparse.Namespace, backend: Any, simulation: simulated.Simulation | None = None) -> None:
     from twisted.internet import reactor
 
     try:

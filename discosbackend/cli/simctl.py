@@ -91,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the server is controlled, as it announced: a port of this host, or the path of a socket",
     )
     # All that follows, so that a negative number is no option.
-    parser.add_argument(
-        "words", metavar="OPERATION", nargs=argparse.REMAINDER, help="what to do (default: state)"
-    )
+    parser.add_argument("words", metavar="OPERATION", nargs=argparse.REMAINDER, help="what to do (default: state)")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",

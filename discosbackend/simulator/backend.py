@@ -237,9 +237,7 @@ class SimulatedBackend(Backend):
             "configuration": self.get_configuration(),
             "integration": self._integration,
             "feeds": list(self._feeds),
-            "inputs": [
-                self._told(each) for each in inputs(self._configuration, self._feeds, self._sections)
-            ],
+            "inputs": [self._told(each) for each in inputs(self._configuration, self._feeds, self._sections)],
             "sections": {str(number): asdict(section) for number, section in self._sections.items()},
             "shift": self._shift,
             "filename": self._filename,

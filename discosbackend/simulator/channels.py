@@ -30,9 +30,7 @@ class _Input(NamedTuple):
         return Channel(self.feed, tuple(polarisations), section.start_frequency, section.bandwidth, section.bins)
 
 
-def inputs(
-    configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]
-) -> Iterator[Channel]:
+def inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]) -> Iterator[Channel]:
     """A channel for each input of the enabled feeds, in their order: what get-tpi and the like answer for."""
     for each in _inputs(configuration, feeds, sections):
         yield each.channel(each.polarisation)
@@ -55,9 +53,7 @@ def channels(
         yield each.channel(recorded.get(mode, each.polarisation))
 
 
-def _inputs(
-    configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]
-) -> Iterator[_Input]:
+def _inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]) -> Iterator[_Input]:
     if not feeds:
         yield _Input(0, _POLARISATIONS[0], initial(configuration, 0))
     for feed in feeds:

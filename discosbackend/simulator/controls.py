@@ -84,9 +84,7 @@ class Controls:
     def carry_out(self, request: Mapping[str, Any]) -> Any:
         """Do what a request asks for, such as {"do": "tsys", "kelvin": 80}; the answer, in JSON's terms."""
         operation, values = requested(request)
-        logger.log(
-            logging.DEBUG if operation.result else logging.INFO, "control: %s %r", operation.words, values
-        )
+        logger.log(logging.DEBUG if operation.result else logging.INFO, "control: %s %r", operation.words, values)
         return getattr(self, operation.method)(**values)
 
     # -- state ------------------------------------------------------------------------------------------

@@ -182,9 +182,7 @@ class Faults:
     `on_replies` and `on_calls` say, cheaply, whether anything could strike one.
     """
 
-    def __init__(
-        self, seed: int = 0, faults: Iterable[Fault] = (), *, commands: Iterable[str] | None = None
-    ) -> None:
+    def __init__(self, seed: int = 0, faults: Iterable[Fault] = (), *, commands: Iterable[str] | None = None) -> None:
         self.seed = seed
         self.on_replies = False
         self.on_calls = False

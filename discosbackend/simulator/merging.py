@@ -116,9 +116,7 @@ def _check_sections(recorded: Recorded, path: Path, table: fits.BinTableHDU, com
         raise RecordingError(
             f"metadata file has {len(table.data)} sections and the recording {len(channels)}: {str(path)!a}"
         )
-    ours = {
-        number: (f"{channel.bins} bins", channel_kind(channel)) for number, channel in enumerate(channels)
-    }
+    ours = {number: (f"{channel.bins} bins", channel_kind(channel)) for number, channel in enumerate(channels)}
     for row in table.data:
         number, told = int(row["id"]), (f"{int(row['bins'])} bins", str(row["type"]).strip().lower())
         for theirs, wanted in zip(told, ours.get(number, ("none", "none")), strict=True):
@@ -171,9 +169,7 @@ class _Rows:
         """Say how many rows have no metadata at their time."""
         outside = np.count_nonzero(self._outside(mjd(times(recorded, recorded.dumps))))
         if outside:
-            self.complaints.append(
-                f"metadata file: {outside} of {len(recorded.dumps)} dumps are outside of its times"
-            )
+            self.complaints.append(f"metadata file: {outside} of {len(recorded.dumps)} dumps are outside of its times")
 
     def _outside(self, instants: Any) -> Any:
         """Which instants are further than one row before the first row or behind the last."""

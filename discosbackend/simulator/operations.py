@@ -125,9 +125,7 @@ class Operation:
         for parameter in self.parameters:
             if parameter.name not in values and not parameter.optional:
                 raise ControlError(f"{self.words} needs {parameter.name}: {parameter.right}")
-        return {
-            key: known[key].checked(value) if key in known else value for key, value in values.items()
-        }
+        return {key: known[key].checked(value) if key in known else value for key, value in values.items()}
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
         """The values that the words behind the operation's own mean. ControlError if they mean none.
@@ -294,9 +292,7 @@ TYPES: Mapping[str, Kind] = MappingProxyType(
         "integer": Kind(f"a whole number from 0 to {_MOST}", _integer, _or_text(int)),
         "integers": Kind("whole numbers, 0 or more, such as 0,3", _integers, _or_text(_plain_integers)),
         "switch": Kind("on or off (true or false)", _switch, _on_or_off),
-        "name": Kind(
-            f"one line of at most {_LONGEST_NAME} characters", lambda value: _line(value, _LONGEST_NAME), str
-        ),
+        "name": Kind(f"one line of at most {_LONGEST_NAME} characters", lambda value: _line(value, _LONGEST_NAME), str),
         "status": Kind(f"one line of at most {_LONGEST_STATUS} latin-1 characters", _status, str),
         "rest": Kind(f"a finite number or one of {', '.join(REST_FREQUENCIES)}", _rest, _or_text(float)),
     }

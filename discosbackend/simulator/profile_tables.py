@@ -160,9 +160,7 @@ class Table:
         """A table in this one, empty if it is not there."""
         return Table(self._values.get(key, {}), self.where(key), known)
 
-    def named(
-        self, key: str, known: Iterable[str], behind: Table | None = None
-    ) -> Iterator[tuple[str, Table]]:
+    def named(self, key: str, known: Iterable[str], behind: Table | None = None) -> Iterator[tuple[str, Table]]:
         """The tables `[key.NAME]`, each with its name; none if there are none."""
         values = self._values.get(key, {})
         names = Table(values, self.where(key), values if isinstance(values, dict) else ())
@@ -196,9 +194,7 @@ def is_word(value: Any, longest: int = 64) -> bool:
     )
 
 
-def as_number(
-    value: Any, above: float | None = None, least: float = -math.inf, most: float = math.inf
-) -> float | None:
+def as_number(value: Any, above: float | None = None, least: float = -math.inf, most: float = math.inf) -> float | None:
     """A finite number within the limits as a float, None for anything else."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
         return None

@@ -329,8 +329,7 @@ def _setup_of(values: dict[str, Any]) -> Setup:
     for key in ("tsys", "mark"):
         receiver[key] = tuple(receiver[key])
     channels = (
-        Channel(**{**channel, "polarisations": tuple(channel["polarisations"])})
-        for channel in values["channels"]
+        Channel(**{**channel, "polarisations": tuple(channel["polarisations"])}) for channel in values["channels"]
     )
     return Setup(
         **{

@@ -144,9 +144,7 @@ class SimulatorControl:
             angle=angle,
         )
 
-    def line(
-        self, name: str, rest: float | str, width: float, peak: float, velocity: float | None = None
-    ) -> None:
+    def line(self, name: str, rest: float | str, width: float, peak: float, velocity: float | None = None) -> None:
         """Add a spectral line to a source, which is put in where it is missing.
 
         `rest` in MHz, or "HI", "methanol", "water"; `width` in km/s at half its height; `peak` in K;
@@ -283,8 +281,7 @@ def control_address(address: str | int) -> str | tuple[str, int]:
         loopback = None
     if loopback is None or not loopback.is_loopback:
         raise ControlError(
-            f"{text[:60]!r} is not this host's own: control has no password and is on {_LOOPBACK} only: "
-            f"say {_RIGHT}"
+            f"{text[:60]!r} is not this host's own: control has no password and is on {_LOOPBACK} only: say {_RIGHT}"
         )
     return str(loopback), int(port)
 

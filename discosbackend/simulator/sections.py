@@ -65,9 +65,7 @@ def merged(section: Section, values: tuple[float | str, ...]) -> Section:
 
     A sample rate of `*` stays what it is by its nature, twice the bandwidth.
     """
-    changes: dict[str, Any] = {
-        name: value for name, value in zip(_NAMES, values, strict=True) if value != WILDCARD
-    }
+    changes: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if value != WILDCARD}
     if "mode" in changes:
         changes["mode"] = MODES.get(changes["mode"], changes["mode"])
     if "bandwidth" in changes:
@@ -87,8 +85,7 @@ def check(section: Section, limits: Limits) -> None:
     check_range("sample-rate", section.sample_rate, limits.sample_rate, " MHz")
     if not math.isclose(section.sample_rate, 2 * section.bandwidth, rel_tol=_PRINTED):
         raise BackendError(
-            f"sample-rate {section.sample_rate:.10g} must be twice the bandwidth: "
-            f"{2 * section.bandwidth:.10g} MHz"
+            f"sample-rate {section.sample_rate:.10g} must be twice the bandwidth: {2 * section.bandwidth:.10g} MHz"
         )
     if section.bins not in limits.bins:
         possible = " ".join(str(bins) for bins in limits.bins)

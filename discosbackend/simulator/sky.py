@@ -21,9 +21,7 @@ __all__ = ["REST_FREQUENCIES", "Line", "Sky", "Source", "load_sky", "source_of"]
 SPEED_OF_LIGHT = 299792.458
 """km/s, exact by the definition of the metre."""
 
-REST_FREQUENCIES: Mapping[str, float] = MappingProxyType(
-    {"HI": 1420.4058, "methanol": 6668.5192, "water": 22235.08}
-)
+REST_FREQUENCIES: Mapping[str, float] = MappingProxyType({"HI": 1420.4058, "methanol": 6668.5192, "water": 22235.08})
 """MHz of the lines that single dishes look at most, for people who do not know them by heart."""
 
 
@@ -132,9 +130,7 @@ class Sky:
         if name not in self.sources:
             there = ", ".join(self.sources) or "none"
             raise SkyError(f"no source is called {name!r}: there is {there}")
-        return replace(
-            self, sources=MappingProxyType({n: source for n, source in self.sources.items() if n != name})
-        )
+        return replace(self, sources=MappingProxyType({n: source for n, source in self.sources.items() if n != name}))
 
     def with_tsys(self, kelvin: float, inputs: Iterable[int]) -> Sky:
         """The sky with another system temperature at these inputs."""

@@ -58,13 +58,10 @@ class Spectra:
         self._scale = _Scale(setup.response.full_scale)
         self._theories = theories_of(setup)
         self._streams = [
-            stream(setup.seed, Purpose.NOISE, setup.acquisition, number)
-            for number in range(len(setup.channels))
+            stream(setup.seed, Purpose.NOISE, setup.acquisition, number) for number in range(len(setup.channels))
         ]
         self._drifts = {
-            each.number: Drift(
-                stream(setup.seed, Purpose.DRIFT, setup.acquisition, each.number), setup.response.drift
-            )
+            each.number: Drift(stream(setup.seed, Purpose.DRIFT, setup.acquisition, each.number), setup.response.drift)
             for theory in self._theories
             for each in theory.inputs
         }

@@ -126,9 +126,7 @@ class _Input:
 
     def __init__(self, setup: Setup, channel: Channel, number: int) -> None:
         if not 0 <= number < min(len(setup.tsys), len(setup.marks)):
-            raise ValueError(
-                f"input {number} of feed {channel.feed} needs a tsys and a mark: give the setup one"
-            )
+            raise ValueError(f"input {number} of feed {channel.feed} needs a tsys and a mark: give the setup one")
         self.number = number
         self._tsys = setup.tsys[number]
         self._mark = setup.marks[number]

@@ -213,9 +213,7 @@ def _stop_clears_start(check: Check) -> None:
 @_case("stop/now-clears-timed-stop", "`stop` (now) while a start is pending clears both times.")
 def _stop_clears_stop(check: Check) -> None:
     check.prepare_acquisition()
-    instant = check.arm(
-        "stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)]
-    )
+    instant = check.arm("stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)])
     check.wait_for(acquiring=True)
     check.stays(acquiring=True, until=instant)
 

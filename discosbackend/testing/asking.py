@@ -117,9 +117,7 @@ class Asking:
         """A new connection whose greeting has been read, if it has one already or at all."""
         wire = self.open()
         if self.sparing and wire.has_line(within=_GREETING_WAIT):
-            self.that(
-                (greeting := wire.read()).message.name == "version", f"{greeting.line!r} is no greeting"
-            )
+            self.that((greeting := wire.read()).message.name == "version", f"{greeting.line!r} is no greeting")
             return wire
         name = self._send_fence(wire)
         first = wire.read()
@@ -154,9 +152,7 @@ class Asking:
     @staticmethod
     def _judge_fence(reply: Reply, name: str) -> None:
         if reply.message.name != name:
-            raise AssertionError(
-                f"one reply too many, or out of order: {reply.line!r} came before the reply to {name}"
-            )
+            raise AssertionError(f"one reply too many, or out of order: {reply.line!r} came before the reply to {name}")
 
     @property
     def cut_off(self) -> bool:

@@ -106,9 +106,7 @@ for _row in COMMANDS.values():
         )
 
 
-@COMMAND_CASES.case(
-    "time/goes-on-with-status", "4", "`time` and `status` tell one clock: the backend's.", Reach.READS
-)
+@COMMAND_CASES.case("time/goes-on-with-status", "4", "`time` and `status` tell one clock: the backend's.", Reach.READS)
 def _one_clock(check: Check) -> None:
     before, between, after = (Ticks.parse(check.ok(name)[0]) for name in ("time", "status", "time"))
     check.that(before <= after, f"time goes back by {(before - after) / TICKS_PER_SECOND:.7f} s")
@@ -121,9 +119,7 @@ def _one_clock(check: Check) -> None:
 # -- configuration ------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case(
-    "set-configuration/loads", "4", "`set-configuration` loads a named configuration.", Reach.FULL
-)
+@COMMAND_CASES.case("set-configuration/loads", "4", "`set-configuration` loads a named configuration.", Reach.FULL)
 def _set_configuration(check: Check) -> None:
     _is_told(check, "get-configuration", _load(check))
 
@@ -146,9 +142,7 @@ def _load(check: Check) -> str:
     return wanted
 
 
-@COMMAND_CASES.case(
-    "set-configuration/unknown", "5", "Refused by the backend: `fail` with its reason.", Reach.FULL
-)
+@COMMAND_CASES.case("set-configuration/unknown", "5", "Refused by the backend: `fail` with its reason.", Reach.FULL)
 def _set_unknown_configuration(check: Check) -> None:
     unknown = check.profile.invalid_configuration
     if unknown is None:
@@ -161,9 +155,7 @@ def _set_unknown_configuration(check: Check) -> None:
     check.that(after == before, f"the configuration was {before}, and after a refusal it is {after}")
 
 
-@COMMAND_CASES.case(
-    "set-integration/sets", "4", "`set-integration` sets what `get-integration` tells.", Reach.FULL
-)
+@COMMAND_CASES.case("set-integration/sets", "4", "`set-integration` sets what `get-integration` tells.", Reach.FULL)
 def _set_integration(check: Check) -> None:
     check.prepare()
     wanted = check.profile.valid_integration
@@ -224,9 +216,7 @@ def _is_told(check: Check, name: str, wanted: str) -> None:
 # -- measurements -------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case(
-    "get-tpi/whole-band", "4", "`0,0` is the whole band: the same as no arguments.", Reach.MEASURE
-)
+@COMMAND_CASES.case("get-tpi/whole-band", "4", "`0,0` is the whole band: the same as no arguments.", Reach.MEASURE)
 def _whole_band(check: Check) -> None:
     check.prepare()
     wanted = len(check.ok("get-tpi", told_by="valid_configuration"))
@@ -287,9 +277,7 @@ def _set_filename(check: Check) -> None:
     _is_told(check, "get-filename", wanted)
 
 
-@COMMAND_CASES.case(
-    "set-filename/escapes", "2", "What the server writes parses again to the same message.", Reach.FULL
-)
+@COMMAND_CASES.case("set-filename/escapes", "2", "What the server writes parses again to the same message.", Reach.FULL)
 def _set_filename_with_escapes(check: Check) -> None:
     check.be_idle()
     check.keep()
@@ -325,9 +313,7 @@ def _get_filename(check: Check) -> None:
     check.ok_or_refused("get-filename")
 
 
-@COMMAND_CASES.case(
-    "convert-data/answers", "4", "`convert-data`: `ok`, or a `fail` with the reason.", Reach.FULL
-)
+@COMMAND_CASES.case("convert-data/answers", "4", "`convert-data`: `ok`, or a `fail` with the reason.", Reach.FULL)
 def _convert_data(check: Check) -> None:
     check.be_idle()
     check.ok_or_refused("convert-data")

@@ -53,9 +53,7 @@ def _wants(check: Check, wire: Wire, name: str, code: str) -> None:
     """The next reply has this name and this code."""
     reply = wire.read()
     wanted = f"!{name},{code}"
-    check.that(
-        (reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}"
-    )
+    check.that((reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}")
 
 
 def _number(check: Check, many: int) -> int:
@@ -115,9 +113,7 @@ def _random_bytes(check: Check) -> None:
     check.fence(check.wire)
 
 
-@_case(
-    "hostile/empty-lines", "Any other line that does not parse, the empty one included: `undefined,invalid`."
-)
+@_case("hostile/empty-lines", "Any other line that does not parse, the empty one included: `undefined,invalid`.")
 def _empty_lines(check: Check) -> None:
     number = _number(check, _EMPTY_LINES)
     check.wire.send(number * b"\r\n")
@@ -146,9 +142,7 @@ def _many_connections(check: Check) -> None:
         _wants(check, wire, "version", OK)
 
 
-@_case(
-    "hostile/client-that-does-not-read", "Any number of clients: one that does not read keeps nobody waiting."
-)
+@_case("hostile/client-that-does-not-read", "Any number of clients: one that does not read keeps nobody waiting.")
 def _does_not_read(check: Check) -> None:
     lazy = check.connect()
     lazy.send_what_fits(_number(check, _UNREAD) * request_line(_UNKNOWN))

@@ -104,9 +104,7 @@ def _request_in_pieces(check: Check) -> None:
     check.that(line == _version(check), f"version wants {_version(check)!r}, not {line!r}")
 
 
-@LINE_CASES.case(
-    "framing/many-in-one-piece", "1", "A line may arrive with many others in one piece.", Reach.READS
-)
+@LINE_CASES.case("framing/many-in-one-piece", "1", "A line may arrive with many others in one piece.", Reach.READS)
 def _many_in_one_piece(check: Check) -> None:
     check.wire.send(b"?version\r\n?no-such-command\n?version\r\n?ver")
     for wanted in (_version(check), _unknown("no-such-command"), _version(check)):
@@ -121,9 +119,7 @@ def _line_feed_alone(check: Check) -> None:
     check.answers(b"?version\r\0", _version(check))
 
 
-@LINE_CASES.case(
-    "framing/telnet", "1", "Telnet negotiation at the start of the line is removed.", Reach.READS
-)
+@LINE_CASES.case("framing/telnet", "1", "Telnet negotiation at the start of the line is removed.", Reach.READS)
 def _telnet(check: Check) -> None:
     check.answers(_NEGOTIATION + b"?version\r\n", _version(check))
     # A line made of nothing else gets no reply.
@@ -175,17 +171,13 @@ def _escaped_comma(check: Check) -> None:
         check.fails(f"wrong timestamp {quoted(text)}", "start", text, before_backend=True)
 
 
-@LINE_CASES.case(
-    "grammar/every-byte-is-a-character", "1", "No byte sequence is ever an encoding error.", Reach.READS
-)
+@LINE_CASES.case("grammar/every-byte-is-a-character", "1", "No byte sequence is ever an encoding error.", Reach.READS)
 def _every_byte(check: Check) -> None:
     for data in (_PLAIN, b"\\t\\,\\\\", b"\xff\xfe\xff", b"\xc3")[: 2 if check.sparing else None]:
         check.answers(b"?no-such-command," + data + b"\r\n", _unknown("no-such-command"))
 
 
-@LINE_CASES.case(
-    "grammar/replies-are-no-requests", "5", "Any line that begins with `!` gets nothing.", Reach.READS
-)
+@LINE_CASES.case("grammar/replies-are-no-requests", "5", "Any line that begins with `!` gets nothing.", Reach.READS)
 def _replies_are_no_requests(check: Check) -> None:
     for line in _REPLIES[: 2 if check.sparing else None]:
         check.wire.send(line + b"\r\n")

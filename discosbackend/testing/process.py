@@ -197,8 +197,7 @@ def _case_class(where: dict[str, Any]) -> Any:
         module = _module(where["module"], where["file"])
     except SystemExit:
         raise NotServed(
-            f"importing {where['file']} ends the program: "
-            'write `if __name__ == "__main__":` before what runs the tests'
+            f'importing {where["file"]} ends the program: write `if __name__ == "__main__":` before what runs the tests'
         ) from None
     return reduce(getattr, where["class"].split("."), module)
 

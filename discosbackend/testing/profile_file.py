@@ -80,9 +80,7 @@ def _told(key: str, value: Any) -> Any:
 def _shown(value: Any) -> str:
     """A value as one line that is not too long."""
     text = (
-        "a table"
-        if isinstance(value, dict)
-        else str(value).lower() if value is True or value is False else repr(value)
+        "a table" if isinstance(value, dict) else str(value).lower() if value is True or value is False else repr(value)
     )
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -98,9 +96,7 @@ def _check_patterns(deviations: dict[str, str]) -> None:
 
 def _is_text(value: Any) -> bool:
     """Whether a request can carry it as an argument."""
-    return (
-        isinstance(value, str) and Message(message_type=REQUEST, name="x", arguments=[value]).check_synthax()
-    )
+    return isinstance(value, str) and Message(message_type=REQUEST, name="x", arguments=[value]).check_synthax()
 
 
 def _is_line(value: Any) -> bool:

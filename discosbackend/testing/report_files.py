@@ -35,9 +35,7 @@ def junit(record: Record) -> str:
         _count(suite, [result.seconds for result in results])
     if incomplete := _incomplete(record):
         suite = _suite(root, record, "run")
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"{_SUITE}.run", name="run/complete", time="0"
-        )
+        case = ElementTree.SubElement(suite, "testcase", classname=f"{_SUITE}.run", name="run/complete", time="0")
         ElementTree.SubElement(case, "error", message=printable(incomplete))
         _count(suite, [])
     root.set("name", f"{_SUITE} {printable(record.server)}")
@@ -47,9 +45,7 @@ def junit(record: Record) -> str:
 
 
 def _suite(root: ElementTree.Element, record: Record, area: str) -> ElementTree.Element:
-    suite = ElementTree.SubElement(
-        root, "testsuite", name=area, timestamp=f"{record.began:%Y-%m-%dT%H:%M:%S}"
-    )
+    suite = ElementTree.SubElement(root, "testsuite", name=area, timestamp=f"{record.began:%Y-%m-%dT%H:%M:%S}")
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in facts(record).items():
         ElementTree.SubElement(properties, "property", name=name, value=printable(value))

@@ -149,8 +149,7 @@ def _prose(text: str) -> str:
     parts = _TYPED.split(text)
     # Every other one is what the pattern has found.
     return "".join(
-        f"<code>{_text(part.strip('`'))}</code>" if number % 2 else _text(part)
-        for number, part in enumerate(parts)
+        f"<code>{_text(part.strip('`'))}</code>" if number % 2 else _text(part) for number, part in enumerate(parts)
     )
 
 

@@ -86,9 +86,7 @@ def left_out(record: Record) -> dict[str, list[Result]]:
 def counts(results: Iterable[Result]) -> str:
     """How many of each verdict, as "3 pass, 1 fail"."""
     verdicts = [result.verdict for result in results]
-    return ", ".join(
-        f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts
-    )
+    return ", ".join(f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts)
 
 
 def requirement(result: Result) -> str:
@@ -230,7 +228,5 @@ def _wrapped(text: str, indent: str) -> str:
 
 def _summary(record: Record) -> str:
     lines = ["Summary"]
-    lines += [
-        f"  {record.count(verdict):4}  {verdict.value:15}  {meaning}" for verdict, meaning in MEANINGS.items()
-    ]
+    lines += [f"  {record.count(verdict):4}  {verdict.value:15}  {meaning}" for verdict, meaning in MEANINGS.items()]
     return "\n".join(lines)

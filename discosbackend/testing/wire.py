@@ -163,9 +163,7 @@ class Wire:
             raise AssertionError(f"the connection broke: {problem}") from None
         self.cut_off = not data
         raise AssertionError(
-            f"the server sent something that nobody asked for: {data!r}"
-            if data
-            else "the server closed the connection"
+            f"the server sent something that nobody asked for: {data!r}" if data else "the server closed the connection"
         )
 
     def conversation(self, lines: int) -> str:
@@ -183,9 +181,7 @@ class Wire:
         deadline = time.monotonic() + seconds
         while b"\n" not in self._received:
             if len(self._received) > _ENDLESS:
-                raise AssertionError(
-                    f"{len(self._received)} bytes without a line end: {self._received[:80]!r}..."
-                )
+                raise AssertionError(f"{len(self._received)} bytes without a line end: {self._received[:80]!r}...")
             data = self._receive(seconds, deadline)
             if not data:
                 incomplete, self._received = self._received, b""
