@@ -125,8 +125,8 @@ async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Cl
     patience = time.monotonic() + _LEAVING
     # Only root may look at those of a server that has died: none.
     with contextlib.suppress(PermissionError):
-        while (left := server.descriptors) > health.before and time.monotonic() < patience:
-            await asyncio.sleep(_INTERVAL)  # it is the other process that changes
+        while (left := server.descriptors) > health.before and time.monotonic() < patience:  # noqa: ASYNC110
+            await asyncio.sleep(_INTERVAL)
         health.after = left
 
 

@@ -45,8 +45,8 @@ class ListingTests(FolderMixin):
                 self.assertRegex(listed, rf"(?m)^ +{re.escape(each)} ")
         for line in (
             (
-                "    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of full Stokes, "
-                "40 ms, 7 dB\n"
+                "    SKARAB_3S    KKG, 22141.2 to 22328.8 MHz, feeds 0 1 2 3 4 5 6, 14 inputs, 65536 bins of "
+                "full Stokes, 40 ms, 7 dB\n"
             ),
             "    SL00         LLP, 1000 to 2500 MHz, feed 0, 2 inputs, 1024 bins, 40 ms, 10 dB\n",
             "    vna-sweep    300 s\n",
