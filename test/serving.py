@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .settings import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
-
-# Nothing here may hang a test run; nothing here takes as long either.
-PATIENCE = 30.0
 
 
 class Server:
@@ -64,6 +63,8 @@ class Server:
             self.process.wait(PATIENCE)
         if self.process.stdout is not None:
             self.process.stdout.close()
+        # With -b this is shown only if the test fails.
+        sys.stderr.write(self.log())
         self.log_file.close()
 
 

@@ -9,7 +9,8 @@ import unittest
 from collections.abc import Iterator
 from pathlib import Path
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 PACKAGE = ROOT / "discosbackend"
 

@@ -33,7 +33,7 @@ from benchmarks.table import (
     time_text,
 )
 
-from .serving import PATIENCE
+from .settings import PATIENCE
 
 REPLY = b"!status,ok,1795466385.7947171,ok,0\r\n"
 PING = Request(b"?ping", re.compile(rb"!ping,ok,[0-9]"))

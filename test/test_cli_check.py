@@ -28,7 +28,8 @@ from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text
 from discosbackend.testing.trial import Record
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 from .verdicts import address_of, client_of
 
 SCRIPT = ROOT / "scripts" / "discos-backend-check"

@@ -26,7 +26,8 @@ from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
 from .recordings import BEGINS, opened, record, setup_with, values_of
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-recover"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from discosbackend import __version__
 
-from .serving import PATIENCE, SCRIPT, ask, served
+from .serving import SCRIPT, ask, served
+from .settings import PATIENCE
 
 
 def run_program(*options: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,8 @@ from discosbackend.cli import simctl
 from discosbackend.simulator.operations import OPERATIONS
 from discosbackend.simulator.remote import SimulatorControl
 
-from .serving import PATIENCE, ROOT, Server, ask, read_line, served
+from .serving import ROOT, Server, ask, read_line, served
+from .settings import PATIENCE
 from .test_simulator_control import controlled
 from .test_simulator_remote import answering, until_closed
 

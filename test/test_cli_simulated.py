@@ -14,7 +14,8 @@ from discosbackend.simulator import INSTRUMENTS, instrument_of
 from discosbackend.simulator.recording import Recorded, recordings_in
 from discosbackend.simulator.remote import SimulatorControl
 
-from .serving import PATIENCE, SCRIPT, Server, ask, read_line, served
+from .serving import SCRIPT, Server, ask, read_line, served
+from .settings import PATIENCE
 
 
 class FolderMixin(unittest.TestCase):

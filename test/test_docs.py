@@ -41,7 +41,8 @@ from discosbackend.server import DBService
 from discosbackend.testing.profile import Profile
 
 from .in_memory import Connection, quiet
-from .serving import PATIENCE, ROOT, Server, ask, served
+from .serving import ROOT, Server, ask, served
+from .settings import PATIENCE
 
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -24,7 +24,8 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 
 from .in_memory import Connection, greeted, quiet
-from .serving import PATIENCE, ROOT, SCRIPT, Server, ask
+from .serving import ROOT, SCRIPT, Server, ask
+from .settings import PATIENCE
 
 EXAMPLES = ROOT / "examples"
 

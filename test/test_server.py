@@ -36,7 +36,8 @@ from discosbackend.server import (
     tcp_endpoint,
 )
 
-from .serving import PATIENCE, SCRIPT, Server, ask, read_line, served, served_by
+from .serving import SCRIPT, Server, ask, read_line, served, served_by
+from .settings import PATIENCE
 
 
 class ListenTests(unittest.TestCase):

@@ -40,7 +40,8 @@ from discosbackend.simulator.remote import SimulatorControl, control_address
 from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
 
 from .in_memory import quiet, steady
-from .serving import PATIENCE, ROOT, Server
+from .serving import ROOT, Server
+from .settings import PATIENCE
 
 PAGE = ROOT / "docs" / "control.md"
 

@@ -36,7 +36,8 @@ from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
 from .recordings import BEGINS, in_child, in_children, opened, record, setup_with
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 ALL = list(range(5))
 

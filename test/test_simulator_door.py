@@ -29,7 +29,8 @@ from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty import FaultyFactory
 
 from .in_memory import GREETING, Later, greeted, odd, ok, quiet
-from .serving import PATIENCE, read_line, served_by
+from .serving import read_line, served_by
+from .settings import PATIENCE
 
 A, B = b"!a,ok,1\r\n", b"!b,ok,2\r\n"
 

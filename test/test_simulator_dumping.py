@@ -20,7 +20,7 @@ from discosbackend.simulator.recording import Recorded, Recording
 from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND
 
-from .serving import PATIENCE
+from .settings import PATIENCE
 from .test_simulator_recording import BEGINS, SETUP
 
 DUMP = 40 * TICKS_PER_SECOND // 1000

@@ -15,7 +15,7 @@ from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty import FaultyFactory
 
 from .in_memory import GREETING, Connection, greeted, quiet
-from .serving import PATIENCE
+from .settings import PATIENCE
 
 
 def setUpModule() -> None:

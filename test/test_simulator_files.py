@@ -21,7 +21,7 @@ from discosbackend.simulator.converter import Converter
 from discosbackend.simulator.dumping import Dumping
 from discosbackend.simulator.recording import Recording, give_name, name_of, recordings_in
 
-from .serving import PATIENCE
+from .settings import PATIENCE
 from .test_simulator_acquisition import InstrumentMixin
 
 

@@ -16,7 +16,8 @@ from astropy.io import fits
 
 from discosbackend.simulator.recording import Recorded, recordings_in
 
-from .serving import PATIENCE, ROOT, ask, served
+from .serving import ROOT, ask, served
+from .settings import PATIENCE
 
 KILLS = 20
 AT_ONCE = 4

@@ -25,7 +25,8 @@ from discosbackend.simulator.recording import Recorded, Recording, give_name, is
 from discosbackend.simulator.sky import Line, Sky, Source
 from discosbackend.ticks import Ticks
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 BEGINS = Ticks(17_642_304_001_234_567)
 

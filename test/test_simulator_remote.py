@@ -19,7 +19,8 @@ import numpy as np
 from discosbackend.errors import ControlError
 from discosbackend.simulator.remote import SimulatorControl, address_text, control_address
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 
 class AddressTests(unittest.TestCase):

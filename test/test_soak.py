@@ -22,7 +22,8 @@ from benchmarks.servers import Server
 from benchmarks.soak import Health, Report, complaints
 from benchmarks.verdict import Tally
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 
 class ReportTests(unittest.TestCase):

@@ -15,7 +15,8 @@ from discosbackend.testing.check import Check
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.trial import Result, judge
 
-from .serving import PATIENCE, ROOT
+from .serving import ROOT
+from .settings import PATIENCE
 
 
 @functools.cache

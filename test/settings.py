@@ -1,0 +1,37 @@
+"""What the environment asks of the tests: how long to wait for a condition, and whether to run the long ones."""
+
+from __future__ import annotations
+
+import os
+import time
+import unittest
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+__all__ = ["LONG", "PATIENCE", "long_only", "wait_until"]
+
+T = TypeVar("T")
+
+PATIENCE = 120.0 * float(os.environ.get("DISCOS_TEST_PATIENCE", "1"))
+"""Seconds after which a test gives up waiting. A healthy wait ends long before, also on a busy machine.
+
+DISCOS_TEST_PATIENCE multiplies it.
+"""
+
+LONG = os.environ.get("DISCOS_TEST_LONG", "") not in ("", "0")
+"""Whether every repetition is wanted (`./run_tests --long`) or a few of each kind are enough."""
+
+long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
+"""Decorator of a test that adds only repetitions to what a shorter one shows."""
+
+
+def wait_until(condition: Callable[[], T], what: str = "") -> T:
+    """Wait until `condition()` is true, and return what it returned; AssertionError after PATIENCE."""
+    end = time.monotonic() + PATIENCE
+    pause = Event()
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {PATIENCE:g} s for {what or condition}")
+        pause.wait(0.01)
+    return found
