@@ -1,4 +1,4 @@
-"""The programs of the package, run in this process: what a command line prints, and what the server program serves.
+"""The programs of the package, run in this process: what a command line prints, and its exit status.
 
 Everything that a program changes of its process is put back: the current folder, the modules and where they are looked
 for, the log, the handlers of signals. A process of its own shows nothing more, and takes a hundred times as long.
@@ -18,16 +18,11 @@ from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import ticks
-from discosbackend.cli import server as server_program
-from discosbackend.protocol import DBFactory
 
-from .in_memory import Connection, greeted
-
-__all__ = ["Ended", "Listening", "Program", "run_program", "served_in_memory"]
+__all__ = ["Ended", "InMemory", "Listening", "Runs", "as_from_a_shell", "process_as_before", "run_program"]
 
 
 class Ended(NamedTuple):
@@ -38,7 +33,7 @@ class Ended(NamedTuple):
     err: str
 
 
-class _Runs(BaseException):
+class Runs(BaseException):
     """The reactor would run now."""
 
 
@@ -57,7 +52,7 @@ class InMemory(MemoryReactorClock):
         for function, arguments, options in self.whenRunningHooks:
             function(*arguments, **options)
         self.advance(0)
-        raise _Runs
+        raise Runs
 
 
 class Listening(InMemory):
@@ -98,10 +93,10 @@ def run_program(
 ) -> Ended:
     """Run a program that ends by itself, in a folder. AssertionError if it would serve."""
     out, err = StringIO(), StringIO()
-    with _process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+    with process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
         try:
-            main(_as_from_a_shell(arguments))
-        except _Runs:
+            main(as_from_a_shell(arguments))
+        except Runs:
             raise AssertionError(f"it serves with {arguments}") from None
         except SystemExit as end:
             # A text is for standard error, as the interpreter would print it.
@@ -111,72 +106,17 @@ def run_program(
     raise AssertionError("main() returned")
 
 
-class Program:
-    """The server program with a reactor in memory; `announced` is what it printed, a line each."""
-
-    def __init__(self, reactor: InMemory, out: StringIO, err: StringIO) -> None:
-        self.reactor = reactor
-        self._err = err
-        self.announced = out.getvalue().splitlines()
-        self.port, self._factory, _, self.interface = reactor.tcpServers[-1]
-
-    @property
-    def factory(self) -> DBFactory:
-        """What makes its connections."""
-        assert isinstance(self._factory, DBFactory)
-        return self._factory
-
-    def connect(self) -> Connection:
-        """A connection whose greeting has been read."""
-        return greeted(self.factory)
-
-    def ask(self, *requests: bytes) -> list[bytes]:
-        """What is answered to requests on a connection of their own, a line each."""
-        connection = self.connect()
-        replies = b"".join(connection.ask(request + b"\r\n") for request in requests).splitlines(keepends=True)
-        connection.lose()
-        return replies
-
-    def log(self) -> str:
-        """What it has written to standard error."""
-        return self._err.getvalue()
-
-    def stop(self) -> None:
-        """What a signal makes it do. AssertionError if it does not end."""
-        ended: list[object] = []
-        triggers = self.reactor.triggers["before"].pop("shutdown", [])
-        for function, arguments, options in triggers:
-            maybeDeferred(function, *arguments, **options).addBoth(ended.append)
-        self.reactor.pump([0.1] * 100)
-        assert ended == [None] * len(triggers), ended
-
-
-@contextmanager
-def served_in_memory(*options: str, cwd: Path | str = ".") -> Iterator[Program]:
-    """The server program with these options, started in a folder, and stopped in the end."""
-    reactor, out, err = InMemory(), StringIO(), StringIO()
-    with _process_as_before(reactor, cwd):
-        try:
-            with redirect_stdout(out), redirect_stderr(err), chdir(cwd):
-                server_program.main(_as_from_a_shell(options))
-        except _Runs:
-            program = Program(reactor, out, err)
-        except SystemExit as end:
-            raise AssertionError(f"it ended with {end.code}: {err.getvalue()}") from None
-        try:
-            yield program
-        finally:
-            program.stop()
-
-
-def _as_from_a_shell(arguments: Sequence[str]) -> list[str]:
+def as_from_a_shell(arguments: Sequence[str]) -> list[str]:
     """The same arguments in strings of their own: argparse takes the very object of a default for no argument."""
     return [argument.encode().decode() for argument in arguments]
 
 
 @contextmanager
-def _process_as_before(reactor: InMemory, folder: Path | str) -> Iterator[None]:
-    """Put back what a program changes of its process. Modules of the user's are in that folder, and nowhere else."""
+def process_as_before(reactor: InMemory, folder: Path | str = ".") -> Iterator[None]:
+    """Have this reactor installed, and put back what a program changes of its process.
+
+    Modules of the user's are in that folder, and nowhere else.
+    """
     import twisted.internet.reactor
 
     root = logging.getLogger()

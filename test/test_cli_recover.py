@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from discosbackend.ticks import Ticks
 from .metadata_files import write_metadata
 from .programs import Ended, run_program
 from .recordings import BEGINS, opened, record, setup_with, values_of
-from .serving import ROOT, Server, bare_environment
+from .serving import ROOT, bare_environment
 from .settings import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-recover"
@@ -238,28 +240,35 @@ class CommandLineTests(RecoverTests):
         self.assertIn("was cut off", done.stderr)
 
 
+def record_for_ever(data: Path, told: int) -> None:
+    """Record as fast as it goes; write the number of each dump into this pipe once it is recorded."""
+    setup = setup_with()
+    recording = Recording.begin(data, setup, BEGINS, Sky())
+    for number in range(10**6):
+        recording.write(number, 0, memoryview(values_of(setup, number)).cast("B"))
+        os.write(told, b"%d\n" % number)
+
+
 class KilledServerTests(RecoverTests):
     def test_everything_but_a_last_torn_dump_is_recovered(self) -> None:
         """A process that records as fast as it can is killed at several moments."""
-        code = (
-            "import sys; from pathlib import Path; from test.recordings import *\n"
-            "from discosbackend.simulator.recording import Recording\n"
-            "from discosbackend.simulator.sky import Sky\n"
-            "recording = Recording.begin(Path(sys.argv[1]), setup_with(), BEGINS, Sky())\n"
-            "for number in range(10**6):\n"
-            "    recording.write(number, 0, memoryview(values_of(setup_with(), number)).cast('B'))\n"
-            "    print(number, flush=True)\n"
-        )
         for least in (1, 50, 333):
             with self.subTest(least):
-                server = Server([sys.executable, "-c", code, str(self.data)], ROOT)
-                self.addCleanup(server.end)
-                assert server.process.stdout is not None
-                for number in range(least):
-                    self.assertEqual(server.next_line(), str(number), server.log())
-                self.assertIn("in use", self.recover(self.data).out)
-                server.stop(signal.SIGKILL)
-                told = server.process.stdout.read().split()
+                reading, writing = os.pipe()
+                with open(reading, "rb") as pipe:
+                    process = multiprocessing.get_context("fork").Process(
+                        target=record_for_ever, args=(self.data, writing)
+                    )
+                    process.start()
+                    self.addCleanup(process.kill)
+                    os.close(writing)
+                    for number in range(least):
+                        self.assertEqual(pipe.readline(), b"%d\n" % number)
+                    self.assertIn("in use", self.recover(self.data).out)
+                    process.kill()
+                    process.join(PATIENCE)
+                    told = pipe.read().split()
+                self.assertEqual(process.exitcode, -signal.SIGKILL)
                 last = int(told[-1]) if told else least - 1
                 (folder,) = recordings_in(self.data)
                 with Recorded(folder) as recorded:

@@ -13,7 +13,8 @@ from discosbackend import __version__
 from discosbackend.cli import server
 
 from .in_memory import Connection
-from .programs import Ended, InMemory, Listening, run_program, served_in_memory
+from .program_in_memory import served_in_memory
+from .programs import Ended, InMemory, Listening, run_program
 from .serving import SCRIPT, Server, ask, bare_environment, served
 from .settings import wait_until
 

@@ -16,7 +16,8 @@ from discosbackend.simulator import INSTRUMENTS, instrument_of
 from discosbackend.simulator.recording import Recorded, recordings_in
 from discosbackend.simulator.remote import SimulatorControl
 
-from .programs import InMemory, Listening, run_program, served_in_memory
+from .program_in_memory import served_in_memory
+from .programs import InMemory, Listening, run_program
 from .serving import Server, ask, program, read_line, served
 from .settings import PATIENCE, wait_until
 
@@ -206,6 +207,7 @@ class ServingTests(FolderMixin):
             return "does not take 'discosbackend: controlled at" in server.log()
 
         wait_until(cannot_say)
+        self.assertIn("does not take the announcement", server.log())
         self.assertNotIn("Traceback", server.log())
         with SimulatorControl(path, timeout=PATIENCE) as control:
             control.diode(True)
