@@ -53,18 +53,8 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]: *(\S+)$", re.MULTILINE)
 
 
-# It takes ten seconds, most of which it waits: the other tests pass meanwhile.
-readme_test_case: Server
-
-
 def setUpModule() -> None:
-    global readme_test_case  # noqa: PLW0603  # made here, used by its test
     quiet()
-    folder = Path(unittest.enterModuleContext(tempfile.TemporaryDirectory()))
-    for name in ("mybackend.py", "test_mybackend.py"):
-        (folder / name).write_text(file_in_the_readme(name), encoding="utf-8")
-    readme_test_case = Server([sys.executable, "-m", "unittest", "test_mybackend"], folder)
-    unittest.addModuleCleanup(readme_test_case.end)
 
 
 class Block(NamedTuple):
@@ -430,6 +420,17 @@ class CompatibilityTests(unittest.TestCase):
 class InAFolderTests(unittest.TestCase):
     """What a newcomer does: write the files of the documents into a folder, and run them there."""
 
+    test_case: Server
+    """The README's test case, running. It takes ten seconds, most of which it waits: the other tests pass meanwhile."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        for name in ("mybackend.py", "test_mybackend.py"):
+            (folder / name).write_text(file_in_the_readme(name), encoding="utf-8")
+        cls.test_case = Server([sys.executable, "-m", "unittest", "test_mybackend"], folder)
+        cls.addClassCleanup(cls.test_case.end)
+
     def setUp(self) -> None:
         self.folder = temporary_folder(self)
 
@@ -496,8 +497,8 @@ class InAFolderTests(unittest.TestCase):
 
     def test_readme_test_case(self) -> None:
         self.assertIn("-m unittest -v test_mybackend\n", README.read_text(encoding="utf-8"))
-        self.assertEqual(readme_test_case.stop(), 0, readme_test_case.log())
-        self.assertRegex(readme_test_case.log(), r"Ran [1-9]\d* tests? in")
+        self.assertEqual(self.test_case.stop(), 0, self.test_case.log())
+        self.assertRegex(self.test_case.log(), r"Ran [1-9]\d* tests? in")
 
     def test_application(self) -> None:
         self.write("mybackend.py", file_in_the_readme("mybackend.py"))
