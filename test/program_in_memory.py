@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -59,12 +59,12 @@ class Program:
 
 
 @contextmanager
-def served_in_memory(*options: str, cwd: Path | str = ".") -> Iterator[Program]:
-    """The server program with these options, started in a folder, and stopped in the end."""
+def served_in_memory(*options: str, cwd: Path | str | None = None) -> Iterator[Program]:
+    """The server program with these options, started in a folder, an empty one if none is given; stopped in the end."""
     reactor, out, err = InMemory(), StringIO(), StringIO()
     with process_as_before(reactor, cwd):
         try:
-            with redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+            with redirect_stdout(out), redirect_stderr(err):
                 server.main(as_from_a_shell(options))
         except Runs:
             program = Program(reactor, out, err)

@@ -10,6 +10,7 @@ import importlib
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -88,12 +89,12 @@ class Listening(InMemory):
 def run_program(
     main: Callable[[Sequence[str]], NoReturn],
     *arguments: str,
-    cwd: Path | str = ".",
+    cwd: Path | str | None = None,
     reactor: InMemory | None = None,
 ) -> Ended:
-    """Run a program that ends by itself, in a folder. AssertionError if it would serve."""
+    """Run a program that ends by itself, in an empty folder if none is given. AssertionError if it would serve."""
     out, err = StringIO(), StringIO()
-    with process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+    with process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err):
         try:
             main(as_from_a_shell(arguments))
         except Runs:
@@ -112,8 +113,8 @@ def as_from_a_shell(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def process_as_before(reactor: InMemory, folder: Path | str = ".") -> Iterator[None]:
-    """Have this reactor installed, and put back what a program changes of its process.
+def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Iterator[None]:
+    """Have this reactor and this current folder, an empty one if none is given, and put back what a program changes.
 
     Modules of the user's are in that folder, and nowhere else.
     """
@@ -123,6 +124,8 @@ def process_as_before(reactor: InMemory, folder: Path | str = ".") -> Iterator[N
     modules = set(sys.modules)
     importlib.invalidate_caches()
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if cwd is None else cwd).resolve()
+        stack.enter_context(chdir(folder))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             stack.callback(signal.signal, number, signal.getsignal(number))
         for logger in (root, logging.getLogger("twisted")):
@@ -138,7 +141,7 @@ def process_as_before(reactor: InMemory, folder: Path | str = ".") -> Iterator[N
         stack.enter_context(mock.patch("twisted.logger.globalLogBeginner"))
         if isinstance(reactor, Listening):
             stack.callback(reactor.close)
-        stack.callback(_forget, modules, Path(folder).resolve())
+        stack.callback(_forget, modules, folder)
         yield
 
 

@@ -40,7 +40,7 @@ class RecoverTests(unittest.TestCase):
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def recover(self, *arguments: Path | str, cwd: Path | str = ".") -> Ended:
+    def recover(self, *arguments: Path | str, cwd: Path | str | None = None) -> Ended:
         """What is left of the program, run in this process."""
         return run_program(recover.main, *map(str, arguments), cwd=cwd)
 

@@ -19,7 +19,7 @@ from .serving import SCRIPT, Server, ask, bare_environment, served
 from .settings import wait_until
 
 
-def run(*options: str, cwd: Path | str = ".", reactor: InMemory | None = None) -> Ended:
+def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Ended:
     """The program, for command lines with which it does not serve."""
     return run_program(server.main, *options, cwd=cwd, reactor=reactor)
 
@@ -38,7 +38,7 @@ class CommandLineTests(unittest.TestCase):
     """Command lines that cannot be served: one clear line, a status that is not 0, no traceback."""
 
     def assert_refused(
-        self, status: int, text: str, *options: str, cwd: Path | str = ".", reactor: InMemory | None = None
+        self, status: int, text: str, *options: str, cwd: Path | str | None = None, reactor: InMemory | None = None
     ) -> None:
         with self.subTest(options):
             found = run(*options, cwd=cwd, reactor=reactor)
