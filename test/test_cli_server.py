@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 from signal import SIGTERM
 
-from discosbackend import __version__
+from discosbackend import __version__, ticks
 from discosbackend.cli import server
 
 from .in_memory import Connection
@@ -172,7 +172,12 @@ class ProgramTests(unittest.TestCase):
     def test_a_backend_from_the_current_folder_from_any_folder(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "mine.py").write_text(
-                "class Mine:\n    def get_configuration(self): return 'TP'\n\nmine = Mine()\n", encoding="utf-8"
+                "from twisted.internet.defer import fail\n"
+                "class Mine:\n"
+                "    def get_configuration(self): return 'TP'\n"
+                "    def park(self): fail(RuntimeError('nobody handles this'))\n"
+                "mine = Mine()\n",
+                encoding="utf-8",
             )
             link = Path(folder, "link")
             link.symlink_to(SCRIPT)
@@ -185,6 +190,15 @@ class ProgramTests(unittest.TestCase):
             self.addCleanup(server.end)
             with server.connect() as connection:
                 self.assertEqual(ask(connection, *requests), wanted)
+                # What Twisted has to say is in the same log.
+                self.assertEqual(ask(connection, b"?backend-park"), [b"!backend-park,ok\r\n"])
+                self.assertRegex(
+                    server.log(), r"CRITICAL twisted: Unhandled error in Deferred(?s:.*)nobody handles this"
+                )
+
+    def test_astropy_must_not_ask_the_network(self) -> None:
+        with served_in_memory("--no-data"):
+            self.assertFalse(ticks.astropy_may_download)
 
     def test_limits_reach_the_server(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

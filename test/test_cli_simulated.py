@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 import unittest
+from contextlib import chdir
 from pathlib import Path
 
 from discosbackend.cli import server as server_program
@@ -135,7 +136,9 @@ class ServingTests(FolderMixin):
             cwd.mkdir()
             with self.subTest(options), served_in_memory(*options, cwd=cwd) as server:
                 self.assertEqual(list(cwd.iterdir()), [])
-                self.assertEqual(server.ask(b"?start", b"?stop"), [b"!start,ok\r\n", b"!stop,ok\r\n"])
+                # Wherever the process is by then.
+                with chdir(self.folder):
+                    self.assertEqual(server.ask(b"?start", b"?stop"), [b"!start,ok\r\n", b"!stop,ok\r\n"])
                 self.assertEqual("".join(path.name for path in cwd.iterdir()), wanted)
                 self.assertEqual(len(list(cwd.rglob("header.json"))), bool(wanted))
 
