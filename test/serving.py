@@ -10,7 +10,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from threading import Timer
+from typing import IO
 
 from .settings import PATIENCE
 
@@ -18,31 +21,80 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
 
 
-class Server:
-    """A running server process; `address` is where it said it listens."""
+def environment() -> dict[str, str]:
+    """The environment of a process that finds the checkout from any folder, and whatever else these tests find."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
-    def __init__(self, command: Sequence[str], cwd: Path | str = ROOT, env: dict[str, str] | None = None) -> None:
+
+def bare_environment() -> dict[str, str]:
+    """The environment of a process that has to find the checkout by itself, as a script of a checkout does."""
+    found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join(entry for entry in found if entry and Path(entry).resolve() != ROOT)
+    return {**os.environ, "PYTHONPATH": path}
+
+
+class Server:
+    """A server process. It starts at once; whatever asks for its address waits until it listens, or is gone.
+
+    `announced` is its first line of standard output, `address` where it said there that it listens. Where `stdout`
+    is given, nothing can be read there, and nothing says when it is ready.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path | str = ROOT,
+        env: dict[str, str] | None = None,
+        stdout: IO[bytes] | None = None,
+    ) -> None:
         # A file, not a pipe: nobody reads it while the server runs, and a full pipe would stop it.
-        self.log_file = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by end()
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by end()
         self.process = subprocess.Popen(  # ended by end()
             command,
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=self.log_file,
+            env=environment() if env is None else env,
+            # Not that of the tests, which may be closed, or a terminal.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=self._log_file,
             text=True,
         )
-        assert self.process.stdout is not None
-        # Blocks until the server is ready, or gone.
-        self.announced = self.process.stdout.readline().rstrip("\n")
+
+    @cached_property
+    def announced(self) -> str:
+        """Its first line, without the line end; "" when it has ended without any."""
+        return self.next_line()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and port of the announcement; ("", 0) if it names none."""
         found = re.search(r"(\S+):(\d+), protocol version", self.announced)
-        self.address = (found[1].strip("[]"), int(found[2])) if found else ("", 0)
+        return (found[1].strip("[]"), int(found[2])) if found else ("", 0)
+
+    def next_line(self) -> str:
+        """The next line of its standard output, without the line end; "" when it has ended.
+
+        One that stays silent for PATIENCE is killed, and so has ended too.
+        """
+        assert self.process.stdout is not None
+        watchdog = Timer(PATIENCE, self.process.kill)
+        watchdog.start()
+        try:
+            return self.process.stdout.readline().rstrip("\n")
+        finally:
+            watchdog.cancel()
 
     def connect(self) -> socket.socket:
         """A connection whose greeting has been read."""
+        assert self.address[1], f"it announced {self.announced!r}, and logged: {self.log()}"
         connection = socket.create_connection(self.address, PATIENCE)
-        greeting = read_line(connection)
-        assert greeting == b"!version,ok,1.4\r\n", greeting
+        try:
+            greeting = read_line(connection)
+            assert greeting == b"!version,ok,1.4\r\n", greeting
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def stop(self, *signals: int) -> int:
@@ -53,8 +105,9 @@ class Server:
 
     def log(self) -> str:
         """What it has written to standard error."""
-        self.log_file.seek(0)
-        return self.log_file.read()
+        # Read without moving the position, which is that of the server too: it would write there.
+        size = os.fstat(self._log_file.fileno()).st_size
+        return os.pread(self._log_file.fileno(), size, 0).decode(errors="backslashreplace")
 
     def end(self) -> None:
         """Whatever the test did, leave nothing behind."""
@@ -65,29 +118,45 @@ class Server:
             self.process.stdout.close()
         # With -b this is shown only if the test fails.
         sys.stderr.write(self.log())
-        self.log_file.close()
+        self._log_file.close()
+
+
+def program(*options: str) -> list[str]:
+    """The command that serves from the checkout, on a free port; what is simulated records nothing unless told to."""
+    if not {"--data", "--backend"} & set(options):
+        options = ("--no-data", *options)
+    return [sys.executable, str(SCRIPT), "--port", "0", *options]
 
 
 @contextmanager
 def served(*options: str, cwd: Path | str = ROOT) -> Iterator[Server]:
-    """The program, from the checkout, on a free port; a simulated instrument records nothing unless told to."""
-    if not {"--data", "--backend"} & set(options):
-        options = ("--no-data", *options)
-    server = Server([sys.executable, str(SCRIPT), "--port", "0", *options], cwd)
-    try:
+    """The program, ready, and ended in the end whatever the test did."""
+    with _ready(Server(program(*options), cwd)) as server:
         yield server
-    finally:
-        server.end()
 
 
 @contextmanager
 def served_by(code: str, cwd: Path | str = ROOT) -> Iterator[Server]:
     """A fresh interpreter that runs `code`, which ends in run_server."""
-    server = Server([sys.executable, "-c", code], cwd)
+    with _ready(Server([sys.executable, "-c", code], cwd)) as server:
+        yield server
+
+
+@contextmanager
+def _ready(server: Server) -> Iterator[Server]:
     try:
+        _ = server.announced
         yield server
     finally:
         server.end()
+
+
+@contextmanager
+def refusing() -> Iterator[int]:
+    """A port of 127.0.0.1 at which connections are refused, and which nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def read_line(connection: socket.socket) -> bytes:

@@ -19,7 +19,8 @@ from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
 
-from .serving import ROOT
+from .programs import run_program
+from .serving import ROOT, Server
 from .settings import PATIENCE
 
 ROWS = [
@@ -258,40 +259,32 @@ class ProcessTests(unittest.TestCase):
         names = listed.stdout.splitlines()
         self.assertIn("one client, one request at a time", names)
         self.assertIn("timed start, idle", names)
-        chosen = self.run_benchmarks("--list", "--only", "PIPELINING", "start, idle").stdout.splitlines()
+        chosen = run_program(command_line.main, "--list", "--only", "PIPELINING", "start, idle").out.splitlines()
         expected = [name for name in names if "pipelining" in name or name == "timed start, idle"]
         self.assertEqual(chosen, expected)
 
     def test_only_what_there_is(self) -> None:
-        refused_words = self.run_benchmarks("--only", "nonsense")
-        self.assertEqual((refused_words.returncode, refused_words.stdout), (2, ""))
-        self.assertRegex(refused_words.stderr, "no measurement has nonsense in its name, see --list\n$")
+        refused_words = run_program(command_line.main, "--only", "nonsense")
+        self.assertEqual((refused_words.status, refused_words.out), (2, ""))
+        self.assertRegex(refused_words.err, "no measurement has nonsense in its name, see --list\n$")
 
     def test_wrong_options(self) -> None:
-        wrong = self.run_benchmarks("--fast")
-        self.assertEqual(wrong.returncode, 2)
-        self.assertIn("unrecognized arguments: --fast", wrong.stderr)
+        wrong = run_program(command_line.main, "--fast")
+        self.assertEqual(wrong.status, 2)
+        self.assertIn("unrecognized arguments: --fast", wrong.err)
 
     def test_a_signal_leaves_no_server_behind(self) -> None:
-        for number in SIGNALS:
-            with (
-                self.subTest(number.name),
-                subprocess.Popen(
-                    [sys.executable, "-c", ENDLESS],
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                ) as process,
-            ):
-                self.addCleanup(process.kill)
-                assert process.stdout is not None
-                companion = int(process.stdout.readline())
-                process.send_signal(number)
-                out, err = process.communicate(timeout=PATIENCE)
-                self.assertEqual((process.returncode, out), (1, ""))
+        processes = {number: Server([sys.executable, "-c", ENDLESS]) for number in SIGNALS}
+        for process in processes.values():
+            self.addCleanup(process.end)
+        for number, process in processes.items():
+            with self.subTest(number.name):
+                companion = int(process.announced)
+                self.assertEqual(process.stop(number), 1)
+                assert process.process.stdout is not None
+                self.assertEqual(process.process.stdout.read(), "")
                 reason = f"interrupted by {number.name} at endless"
-                self.assertEqual(err, f"1/1 endless ... interrupted\n{reason}\n")
+                self.assertEqual(process.log(), f"1/1 endless ... interrupted\n{reason}\n")
                 with self.assertRaises(ProcessLookupError):
                     os.kill(companion, 0)
 

@@ -28,22 +28,17 @@ from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text
 from discosbackend.testing.trial import Record
 
-from .serving import ROOT
+from .programs import Ended, run_program
+from .serving import ROOT, bare_environment, refusing
 from .settings import PATIENCE
 from .verdicts import address_of, client_of
 
 SCRIPT = ROOT / "scripts" / "discos-backend-check"
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the program, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            check.main(arguments)
-        except SystemExit as end:
-            return int(end.code or 0), out.getvalue(), err.getvalue()
-    raise AssertionError("main() returned")
+def run(*arguments: str) -> Ended:
+    """What is left of the program, run in this process."""
+    return run_program(check.main, *arguments)
 
 
 def local(port: int) -> str:
@@ -167,9 +162,8 @@ class ExitStatusTests(_Folder):
                 self.assertIn("Nothing was tried", out)
 
     def test_nobody_is_there(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        status, out, err = run(f"127.0.0.1:{port}")
+        with refusing() as port:
+            status, out, err = run(local(port))
         self.assertEqual((status, out), (2, ""))
         self.assertRegex(err, rf"^discos-backend-check: no server at 127\.0\.0\.1:{port}: .*refused\n$")
 
@@ -184,14 +178,8 @@ class ExitStatusTests(_Folder):
         thread = threading.Thread(target=serve)
         thread.start()
         self.addCleanup(thread.join)
-        status, out, _ = run(
-            local(listening.getsockname()[1]),
-            "--timeout",
-            "5",
-            "--only",
-            "greeting",
-            "version",
-        )
+        where = local(listening.getsockname()[1])
+        status, out, _ = run(where, "--timeout", f"{PATIENCE:g}", "--only", "greeting", "version")
         self.assertEqual(status, 1)
         self.assertIn("nobody answers any more since greeting/is-the-version", out)
 
@@ -341,6 +329,8 @@ class OptionTests(_Folder):
     def test_as_a_program(self) -> None:
         done = subprocess.run(
             [sys.executable, str(SCRIPT), "--version"],
+            cwd=self.folder,
+            env=bare_environment(),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -368,9 +358,8 @@ class ReportTests(_Folder):
 
     def test_nothing_is_left_of_a_run_that_did_not_begin(self) -> None:
         old = self.file("report", "old")
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        self.assertEqual(run(f"127.0.0.1:{port}", "--html", old)[0], 2)
+        with refusing() as port:
+            self.assertEqual(run(local(port), "--html", old)[0], 2)
         self.assertEqual(os.listdir(self.folder), ["report"])
         self.assertEqual(Path(old).read_text(encoding="utf-8"), "old")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,8 +24,9 @@ from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
+from .programs import Ended, run_program
 from .recordings import BEGINS, opened, record, setup_with, values_of
-from .serving import ROOT
+from .serving import ROOT, bare_environment
 from .settings import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-recover"
@@ -40,12 +40,9 @@ class RecoverTests(unittest.TestCase):
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def recover(self, *arguments: Path | str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error of the program, run in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), self.assertRaises(SystemExit) as end:
-            recover.main(list(map(str, arguments)))
-        return int(end.exception.code or 0), out.getvalue(), err.getvalue()
+    def recover(self, *arguments: Path | str, cwd: Path | str | None = None) -> Ended:
+        """What is left of the program, run in this process."""
+        return run_program(recover.main, *map(str, arguments), cwd=cwd)
 
     def rows(self, path: Path) -> int:
         with fits.open(path) as hdus:
@@ -71,7 +68,7 @@ class ListTests(RecoverTests):
 
     def test_oldest_first_with_one_in_use_and_one_that_cannot_be_read(self) -> None:
         damaged = record(self.data, begins=Ticks(BEGINS + 10**8))
-        (damaged / "header.json").write_text("{}")
+        (damaged / "header.json").write_text("{}", encoding="utf-8")
         old = record(self.data, begins=Ticks(BEGINS - 10**8))
         recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
         status, out, _ = self.recover(self.data, "--list")
@@ -84,7 +81,7 @@ class ListTests(RecoverTests):
 
     def test_nothing_there(self) -> None:
         self.data.mkdir()
-        (self.data / "notes.txt").write_text("x")
+        (self.data / "notes.txt").write_text("x", encoding="utf-8")
         for options in ((), ("--list",)):
             status, out, err = self.recover(self.data, *options)
             self.assertEqual((status, err), (0, ""))
@@ -103,20 +100,14 @@ class ConversionTests(RecoverTests):
         self.assertEqual(recordings_in(self.data), [])
 
     def test_the_default_is_the_servers_default(self) -> None:
-        before = Path.cwd()
-        self.addCleanup(os.chdir, before)
-        os.chdir(self.folder)
-        self.assertEqual(self.recover()[0], 2)
+        self.assertEqual(self.recover(cwd=self.folder).status, 2)
         folder = record(self.data)
-        self.assertEqual(self.recover()[0], 0)
+        self.assertEqual(self.recover(cwd=self.folder).status, 0)
         self.assertEqual(self.rows(self.data / f"{folder.name}.fits"), 5)
 
     def test_one_recording(self) -> None:
         one, other = record(self.data), record(self.data, begins=Ticks(BEGINS + 10**8))
-        before = Path.cwd()
-        self.addCleanup(os.chdir, before)
-        os.chdir(one)
-        self.assertEqual(self.recover(".", "--output", self.folder / "mine.fits")[0], 0)
+        self.assertEqual(self.recover(".", "--output", self.folder / "mine.fits", cwd=one).status, 0)
         self.assertEqual(self.rows(self.folder / "mine.fits"), 5)
         self.assertEqual(recordings_in(self.data), [other])
 
@@ -147,7 +138,8 @@ class ConversionTests(RecoverTests):
     def test_what_nobody_has_thought_of_does_not_keep_the_others(self) -> None:
         bad = record(self.data)
         header = bad / "header.json"
-        header.write_text(header.read_text().replace('"sources": {}', '"sources": 3'))
+        text = header.read_text(encoding="utf-8")
+        header.write_text(text.replace('"sources": {}', '"sources": 3'), encoding="utf-8")
         good = record(self.data, begins=Ticks(BEGINS + 10**8))
         status, out, err = self.recover(self.data)
         self.assertEqual((status, out), (1, f"{good}: 5 dumps written to {good}.fits\n"))
@@ -217,41 +209,66 @@ class CommandLineTests(RecoverTests):
             self.assertIn(text, out)
         self.assertIn(__version__, self.recover("--version")[1])
 
-    def test_the_script(self) -> None:
+    def torn(self) -> Path:
+        """A recording of four dumps, of which the last was cut off."""
         folder = record(self.data, dumps=4)
         dumps = folder / "dumps"
         dumps.write_bytes(dumps.read_bytes()[:-7])
+        return folder
+
+    def test_a_torn_dump_is_told_and_left_out(self) -> None:
+        folder = self.torn()
+        logging.disable(logging.NOTSET)
+        done = self.recover(self.data)
+        self.assertEqual((done.status, done.out), (0, f"{folder}: 3 dumps written to {folder}.fits\n"), done.err)
+        self.assertRegex(done.err, r"\Adiscos-backend-recover: .*was cut off.*\n\Z")
+
+    def test_the_script(self) -> None:
+        folder = self.torn()
         done = subprocess.run(
-            [sys.executable, SCRIPT, self.data], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, SCRIPT, self.data, "--list"],
+            cwd=self.folder,
+            env=bare_environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout, f"{folder}: 3 dumps written to {folder}.fits\n")
+        self.assertTrue(done.stdout.startswith(f"{folder}\n"), done.stdout)
+        self.assertIn("\n    3 whole dumps of 40 ms, 0.12 s\n", done.stdout)
         self.assertIn("was cut off", done.stderr)
+
+
+def record_for_ever(data: Path, told: int) -> None:
+    """Record as fast as it goes; write the number of each dump into this pipe once it is recorded."""
+    setup = setup_with()
+    recording = Recording.begin(data, setup, BEGINS, Sky())
+    for number in range(10**6):
+        recording.write(number, 0, memoryview(values_of(setup, number)).cast("B"))
+        os.write(told, b"%d\n" % number)
 
 
 class KilledServerTests(RecoverTests):
     def test_everything_but_a_last_torn_dump_is_recovered(self) -> None:
         """A process that records as fast as it can is killed at several moments."""
-        code = (
-            "import sys; from pathlib import Path; from test.recordings import *\n"
-            "from discosbackend.simulator.recording import Recording\n"
-            "from discosbackend.simulator.sky import Sky\n"
-            "recording = Recording.begin(Path(sys.argv[1]), setup_with(), BEGINS, Sky())\n"
-            "for number in range(10**6):\n"
-            "    recording.write(number, 0, memoryview(values_of(setup_with(), number)).cast('B'))\n"
-            "    print(number, flush=True)\n"
-        )
         for least in (1, 50, 333):
             with self.subTest(least):
-                with subprocess.Popen(
-                    [sys.executable, "-c", code, self.data], cwd=ROOT, stdout=subprocess.PIPE, text=True
-                ) as process:
-                    assert process.stdout is not None
-                    for _ in range(least):
-                        process.stdout.readline()
-                    self.assertIn("in use", self.recover(self.data)[1])
-                    os.kill(process.pid, signal.SIGKILL)
-                    told = process.stdout.read().split()
+                reading, writing = os.pipe()
+                with open(reading, "rb") as pipe:
+                    process = multiprocessing.get_context("fork").Process(
+                        target=record_for_ever, args=(self.data, writing)
+                    )
+                    process.start()
+                    self.addCleanup(process.kill)
+                    os.close(writing)
+                    for number in range(least):
+                        self.assertEqual(pipe.readline(), b"%d\n" % number)
+                    self.assertIn("in use", self.recover(self.data).out)
+                    process.kill()
+                    process.join(PATIENCE)
+                    told = pipe.read().split()
+                self.assertEqual(process.exitcode, -signal.SIGKILL)
                 last = int(told[-1]) if told else least - 1
                 (folder,) = recordings_in(self.data)
                 with Recorded(folder) as recorded:

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+from signal import SIGTERM
 
-from discosbackend import __version__
+from discosbackend import __version__, ticks
+from discosbackend.cli import server
 
-from .serving import SCRIPT, ask, served
-from .settings import PATIENCE
+from .in_memory import Connection
+from .program_in_memory import served_in_memory
+from .programs import Ended, InMemory, Listening, run_program
+from .serving import SCRIPT, Server, ask, bare_environment, served
+from .settings import wait_until
 
 
-def run_program(*options: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Ended:
     """The program, for command lines with which it does not serve."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        cwd=cwd,
-    )
+    return run_program(server.main, *options, cwd=cwd, reactor=reactor)
+
+
+def can_be_bound(address: str) -> bool:
+    """Whether this host lets a socket have that address: some let one have any."""
+    with socket.socket() as bound:
+        try:
+            bound.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 class CommandLineTests(unittest.TestCase):
     """Command lines that cannot be served: one clear line, a status that is not 0, no traceback."""
 
-    def assert_refused(self, status: int, text: str, *options: str, cwd: str | None = None) -> None:
-        found = run_program(*options, cwd=cwd)
+    def assert_refused(
+        self, status: int, text: str, *options: str, cwd: Path | str | None = None, reactor: InMemory | None = None
+    ) -> None:
         with self.subTest(options):
-            self.assertEqual(found.returncode, status, found.stderr)
-            self.assertNotIn("Traceback", found.stderr)
-            self.assertEqual(found.stdout, "")
-            lines = found.stderr.splitlines()
+            found = run(*options, cwd=cwd, reactor=reactor)
+            self.assertEqual(found.status, status, found.err)
+            self.assertNotIn("Traceback", found.err)
+            self.assertEqual(found.out, "")
+            lines = found.err.splitlines()
             self.assertIn(text, lines[-1])
             if status == 1:
                 self.assertEqual(len(lines), 1, lines)
@@ -101,27 +109,31 @@ class CommandLineTests(unittest.TestCase):
                 self.assert_refused(1, text, "--backend", backend, cwd=folder)
 
     def test_places_where_one_cannot_listen(self) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
+        with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as folder:
             port = str(taken.getsockname()[1])
-            self.assert_refused(1, "Address already in use", "--port", port)
-            self.assert_refused(1, "Address already in use", "--listen", f"tcp:{port}:interface=127.0.0.1")
-        self.assert_refused(1, "cannot listen", "--interface", "192.0.2.1", "--port", "0")
-        self.assert_refused(1, "'smoke:signals' is no endpoint", "--listen", "smoke:signals")
-        self.assert_refused(1, "is no endpoint", "--listen", "ssl:0:privateKey=/nonexistent.pem")
-        self.assert_refused(1, "cannot listen", "--listen", "unix:/nonexistent/folder/socket")
+            for text, *options in (
+                ("Address already in use", "--port", port),
+                ("Address already in use", "--listen", f"tcp:{port}:interface=127.0.0.1"),
+                ("'smoke:signals' is no endpoint", "--listen", "smoke:signals"),
+                ("is no endpoint", "--listen", f"ssl:0:privateKey={folder}/nonexistent.pem"),
+                ("cannot listen", "--listen", f"unix:{folder}/nonexistent/socket"),
+            ):
+                self.assert_refused(1, text, *options, reactor=Listening())
+
+    def test_an_address_that_this_host_has_not(self) -> None:
+        address = "192.0.2.1"
+        if can_be_bound(address):
+            self.skipTest(f"a socket can have the address {address} here")
+        self.assert_refused(1, "cannot listen", "--interface", address, "--port", "0", reactor=Listening())
 
     def test_version(self) -> None:
-        found = run_program("--version")
-        self.assertEqual(found.stdout, f"discos-backend-server {__version__}, protocol version 1.4\n")
-        self.assertEqual(found.returncode, 0)
+        self.assertEqual(run("--version"), (0, f"discos-backend-server {__version__}, protocol version 1.4\n", ""))
 
     def test_help_has_examples(self) -> None:
-        found = run_program("--help")
-        self.assertEqual(found.returncode, 0)
-        self.assertIn("examples:", found.stdout)
-        self.assertIn("--backend mybackend:MyBackend", found.stdout)
+        found = run("--help")
+        self.assertEqual((found.status, found.err), (0, ""))
+        self.assertIn("examples:", found.out)
+        self.assertIn("--backend mybackend:MyBackend", found.out)
 
 
 class ProgramTests(unittest.TestCase):
@@ -129,43 +141,64 @@ class ProgramTests(unittest.TestCase):
 
     def test_every_instrument(self) -> None:
         for instrument in ("discos", "sardara", "skarab", "mistral"):
-            with self.subTest(instrument), served("--simulate", instrument) as server:
+            with self.subTest(instrument), served_in_memory("--no-data", "--simulate", instrument) as program:
+                (announced,) = program.announced
                 self.assertRegex(
-                    server.announced,
-                    rf"^discosbackend: .*{instrument}.* is served on 127\.0\.0\.1:\d+, protocol version 1\.4$",
+                    announced,
+                    rf"^discosbackend: .*{instrument}.* is served on 127\.0\.0\.1:8978, protocol version 1\.4$",
                 )
-                with server.connect() as connection:
-                    self.assertRegex(ask(connection, b"?status")[0], rb"^!status,ok,\d+\.\d{7},[^,]+,0\r\n$")
-                self.assertEqual(server.stop(15), 0, server.log())
+                self.assertRegex(program.ask(b"?status")[0], rb"^!status,ok,\d+\.\d{7},[^,]+,0\r\n$")
 
     def test_the_default_is_discos_on_the_local_interface(self) -> None:
         with served() as server:
-            self.assertIn("discos", server.announced)
-            self.assertEqual(server.address[0], "127.0.0.1")
+            self.assertRegex(
+                server.announced,
+                r"^discosbackend: simulated discos is served on 127\.0\.0\.1:\d+, protocol version 1\.4$",
+            )
+            with server.connect() as connection:
+                self.assertRegex(ask(connection, b"?status")[0], rb"^!status,ok,\d+\.\d{7},ok,0\r\n$")
+            self.assertEqual(server.stop(SIGTERM), 0, server.log())
+
+    def test_where_it_listens(self) -> None:
+        for options, wanted in (
+            ((), (8978, "127.0.0.1")),
+            (("--port", "10000", "--interface", "0.0.0.0"), (10000, "0.0.0.0")),
+            (("--interface", "::1"), (8978, "::1")),
+            (("--listen", "tcp:3:interface=127.0.0.2"), (3, "127.0.0.2")),
+        ):
+            with self.subTest(options), served_in_memory(*options) as program:
+                self.assertEqual((program.port, program.interface), wanted)
 
     def test_a_backend_from_the_current_folder_from_any_folder(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "mine.py").write_text(
-                "class Mine:\n    def get_configuration(self): return 'TP'\n\nmine = Mine()\n", encoding="utf-8"
+                "from twisted.internet.defer import fail\n"
+                "class Mine:\n"
+                "    def get_configuration(self): return 'TP'\n"
+                "    def park(self): fail(RuntimeError('nobody handles this'))\n"
+                "mine = Mine()\n",
+                encoding="utf-8",
             )
             link = Path(folder, "link")
             link.symlink_to(SCRIPT)
-            for backend in ("mine:Mine", "mine:mine"):
-                with self.subTest(backend), served("--backend", backend, cwd=folder) as server:
-                    with server.connect() as connection:
-                        self.assertEqual(
-                            ask(connection, b"?get-configuration", b"?status"),
-                            [b"!get-configuration,ok,TP\r\n", b"!status,fail,not supported by this backend\r\n"],
-                        )
-            found = subprocess.run(
-                [sys.executable, str(link), "--version"],
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd=folder,
-                env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-            )
-            self.assertEqual(found.returncode, 0, found.stderr)
+            requests = b"?get-configuration", b"?status"
+            wanted = [b"!get-configuration,ok,TP\r\n", b"!status,fail,not supported by this backend\r\n"]
+            with served_in_memory("--backend", "mine:mine", cwd=folder) as program:
+                self.assertEqual(program.ask(*requests), wanted)
+            command = [sys.executable, str(link), "--port", "0", "--backend", "mine:Mine"]
+            server = Server(command, folder, bare_environment())
+            self.addCleanup(server.end)
+            with server.connect() as connection:
+                self.assertEqual(ask(connection, *requests), wanted)
+                # What Twisted has to say is in the same log.
+                self.assertEqual(ask(connection, b"?backend-park"), [b"!backend-park,ok\r\n"])
+                self.assertRegex(
+                    server.log(), r"CRITICAL twisted: Unhandled error in Deferred(?s:.*)nobody handles this"
+                )
+
+    def test_astropy_must_not_ask_the_network(self) -> None:
+        with served_in_memory("--no-data"):
+            self.assertFalse(ticks.astropy_may_download)
 
     def test_limits_reach_the_server(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -177,17 +210,29 @@ class ProgramTests(unittest.TestCase):
                 encoding="utf-8",
             )
             options = ["--command-timeout", "0.1", "--reply-limit", "0", "--greeting-delay", "60"]
-            with served("--backend", "mine:Mine", *options, cwd=folder) as server:
-                with socket.create_connection(server.address, PATIENCE) as connection:
-                    replies = ask(connection, b"?get-tpi", b"?get-rms")
-                self.assertEqual(replies[0], b"!get-tpi,fail,timeout: get-tpi took longer than 0.1 s\r\n")
-                self.assertEqual(replies[1], b"!get-rms,ok" + b",1.5" * 300 + b"\r\n")
+            with served_in_memory("--backend", "mine:Mine", *options, cwd=folder) as program:
+                silent, asking = Connection(program.factory), Connection(program.factory)
+                program.reactor.advance(59.9)
+                self.assertEqual(silent.received(), b"")
+                program.reactor.advance(0.1)
+                self.assertEqual(silent.received(), b"!version,ok,1.4\r\n")
+                asking.received()
+                self.assertEqual(asking.ask(b"?get-tpi\r\n?get-rms\r\n"), b"")
+
+                def both_replies() -> bytes:
+                    # The reactor's timers are in memory, the time limit is judged by the clock of the host.
+                    program.reactor.advance(0.1)
+                    replies = asking.transport.value()
+                    return replies if replies.count(b"\n") == 2 else b""
+
+                timeout = b"!get-tpi,fail,timeout: get-tpi took longer than 0.1 s\r\n"
+                self.assertEqual(wait_until(both_replies), timeout + b"!get-rms,ok" + b",1.5" * 300 + b"\r\n")
 
     def test_the_log_shows_exchanges_at_debug_and_cannot_be_forged(self) -> None:
         with served("--log-level", "debug") as server:
             with server.connect() as connection:
                 ask(connection, b"?get-configuration", b"?nonesuch", b"?x,\x85\x1b[31m2026 CRITICAL forged")
-            self.assertEqual(server.stop(15), 0)
+            self.assertEqual(server.stop(SIGTERM), 0)
             log = server.log()
         self.assertIn("b'?get-configuration' -> b'!get-configuration,ok,unconfigured' in 0.", log)
         self.assertIn("refused: nonesuch: \"invalid command 'nonesuch'\"", log)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import unittest
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
 from discosbackend import __version__
+from discosbackend.cli import server as server_program
 from discosbackend.cli import simctl
 from discosbackend.simulator.operations import OPERATIONS
 from discosbackend.simulator.remote import SimulatorControl
 
-from .serving import ROOT, Server, ask, read_line, served
+from .programs import Ended, run_program
+from .serving import ROOT, Server, ask, bare_environment, environment, read_line, refusing, served
 from .settings import PATIENCE
 from .test_simulator_control import controlled
 from .test_simulator_remote import answering, until_closed
@@ -30,15 +30,9 @@ SCRIPT = ROOT / "scripts" / "discos-backend-simctl"
 PAGE = ROOT / "docs" / "control.md"
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the program, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            simctl.main(arguments)
-        except SystemExit as end:
-            return int(end.code or 0), out.getvalue(), err.getvalue()
-    raise AssertionError("main() returned")
+def run(*arguments: str) -> Ended:
+    """What is left of the program, run in this process."""
+    return run_program(simctl.main, *arguments)
 
 
 class RunTests(unittest.TestCase):
@@ -51,16 +45,20 @@ class RunTests(unittest.TestCase):
     def setUpClass(cls) -> None:
         with ExitStack() as stack:
             _, cls.address = stack.enter_context(controlled())
-            cls.control = stack.enter_context(SimulatorControl(cls.address))
+            cls.control = stack.enter_context(SimulatorControl(cls.address, timeout=PATIENCE))
             cls.addClassCleanup(stack.pop_all().close)
 
     def setUp(self) -> None:
         self.control.reset()
         self.control.faults_clear()
 
+    def asked(self, line: str) -> Ended:
+        """What is left of the program that was to do that."""
+        return run("--timeout", f"{PATIENCE:g}", self.address, *line.split())
+
     def done(self, line: str) -> str:
         """What it prints for a command line that is carried out."""
-        status, out, err = run(self.address, *line.split())
+        status, out, err = self.asked(line)
         self.assertEqual((status, err), (0, ""))
         return out
 
@@ -102,15 +100,19 @@ class RunTests(unittest.TestCase):
             ("pause", "pause is not possible: this server was not made to have it"),
         ):
             with self.subTest(line):
-                found = run(self.address, *line.split())
-                self.assertEqual(found, (1, "", f"discos-backend-simctl: {told}\n"))
+                self.assertEqual(self.asked(line), (1, "", f"discos-backend-simctl: {told}\n"))
 
     def test_the_script_of_a_checkout(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for words, status, out in ((["diode", "on"], 0, ""), (["clock", "jump", "1e12"], 1, "")):
-                command = [sys.executable, "-E", str(SCRIPT), self.address, *words]
                 done = subprocess.run(
-                    command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+                    [sys.executable, str(SCRIPT), self.address, *words],
+                    cwd=folder,
+                    env=bare_environment(),
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                    check=False,
                 )
                 self.assertEqual((done.returncode, done.stdout), (status, out), done.stderr)
 
@@ -118,8 +120,10 @@ class RunTests(unittest.TestCase):
         reading, writing = os.pipe()
         os.close(reading)
         command = [sys.executable, str(SCRIPT), self.address, "state"]
-        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
-        os.close(writing)
+        with os.fdopen(writing, "wb") as pipe:
+            done = subprocess.run(
+                command, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+            )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_an_answer_that_cannot_be_written_is_no_success(self) -> None:
@@ -139,9 +143,8 @@ class RunTests(unittest.TestCase):
 
 class CommandLineTests(unittest.TestCase):
     def test_nobody_there(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        status, out, err = run(str(port), "diode", "on")
+        with refusing() as port:
+            status, out, err = run(str(port), "diode", "on")
         self.assertEqual((status, out, len(err.splitlines())), (1, "", 1))
         self.assertIn(f"nothing is controlled at 127.0.0.1:{port}: Connection refused: was the server", err)
 
@@ -206,11 +209,10 @@ class ServedTests(unittest.TestCase):
     """The server program with --control, and the protocol beside it."""
 
     def control_of(self, server: Server) -> str:
-        assert server.process.stdout is not None
-        line = server.process.stdout.readline()
-        found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)\n", line)
-        self.assertIsNotNone(found, line + server.log())
-        assert found is not None
+        self.assertNotEqual(server.announced, "", server.log())
+        line = server.next_line()
+        found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)", line)
+        assert found is not None, line + server.log()
         return found[1]
 
     def test_the_worked_example(self) -> None:
@@ -225,7 +227,7 @@ class ServedTests(unittest.TestCase):
             done = subprocess.run(
                 [sys.executable, "measure_tsys.py", *where],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=environment(),
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,
@@ -241,7 +243,7 @@ class ServedTests(unittest.TestCase):
     def test_a_pause_and_a_fault(self) -> None:
         with served("--simulate", "sardara", "--control", "0", "--no-data") as server:
             address = self.control_of(server)
-            with server.connect() as connection, SimulatorControl(address) as control:
+            with server.connect() as connection, SimulatorControl(address, timeout=PATIENCE) as control:
                 control.fault("receiver warm")
                 self.assertRegex(ask(connection, b"?status")[0], rb"^!status,ok,[\d.]+,receiver warm,0\r\n$")
                 control.pause()
@@ -260,10 +262,10 @@ class ServedTests(unittest.TestCase):
 
     def test_an_address_that_others_could_reach(self) -> None:
         for address, told in (("0.0.0.0:0", "is not this host's own"), ("control", "is no address of")):
-            with self.subTest(address), served("--control", address) as server:
-                self.assertNotEqual(server.process.wait(PATIENCE), 0)
-                self.assertEqual(server.announced, "")
-                self.assertIn(told, server.log().splitlines()[-1])
+            with self.subTest(address):
+                found = run_program(server_program.main, "--port", "0", "--no-data", "--control", address)
+                self.assertEqual((found.status, found.out), (1, ""))
+                self.assertIn(told, found.err.splitlines()[-1])
 
 
 if __name__ == "__main__":

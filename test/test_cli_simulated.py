@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import socket
 import tempfile
+import time
 import unittest
+from contextlib import chdir
 from pathlib import Path
 
+from discosbackend.cli import server as server_program
+from discosbackend.cli import simctl
 from discosbackend.simulator import INSTRUMENTS, instrument_of
 from discosbackend.simulator.recording import Recorded, recordings_in
 from discosbackend.simulator.remote import SimulatorControl
 
-from .serving import SCRIPT, Server, ask, read_line, served
-from .settings import PATIENCE
+from .program_in_memory import served_in_memory
+from .programs import InMemory, Listening, run_program
+from .serving import Server, ask, program, read_line, served
+from .settings import PATIENCE, wait_until
 
 
 class FolderMixin(unittest.TestCase):
@@ -28,13 +33,12 @@ class FolderMixin(unittest.TestCase):
         (self.folder / name).write_text(text, encoding="utf-8")
         return str(self.folder / name)
 
-    def run_program(self, *options: str, status: int = 0) -> tuple[str, str]:
+    def run_program(self, *options: str, status: int = 0, reactor: InMemory | None = None) -> tuple[str, str]:
         """What it prints to standard output and error, where it does not serve."""
-        command = [sys.executable, str(SCRIPT), *options]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        self.assertEqual(done.returncode, status, done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
-        return done.stdout, done.stderr
+        done = run_program(server_program.main, *options, cwd=self.folder, reactor=reactor)
+        self.assertEqual(done.status, status, done.err)
+        self.assertNotIn("Traceback", done.err)
+        return done.out, done.err
 
 
 class ListingTests(FolderMixin):
@@ -116,9 +120,8 @@ class RefusalTests(FolderMixin):
         script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "vna-sweep"\nnth = 1\n')
         _, told = self.run_program("--faults", script, status=1)
         self.assertIn("command 'vna-sweep' is none of this instrument's", told)
-        with served("--faults", script, "--simulate", "mistral", cwd=self.folder) as server:
-            connection = self.enterContext(server.connect())
-            (reply,) = ask(connection, b"?vna-sweep")
+        with served_in_memory("--no-data", "--faults", script, "--simulate", "mistral") as server:
+            (reply,) = server.ask(b"?vna-sweep")
             self.assertTrue(reply.startswith(b"!vna-sweep,fail,"))
 
 
@@ -131,20 +134,18 @@ class ServingTests(FolderMixin):
         ):
             cwd = self.folder / str(number)
             cwd.mkdir()
-            # Not by served(), which says --no-data.
-            server = Server([sys.executable, str(SCRIPT), "--port", "0", *options], cwd)
-            self.addCleanup(server.end)
-            with self.subTest(options), server.connect() as connection:
+            with self.subTest(options), served_in_memory(*options, cwd=cwd) as server:
                 self.assertEqual(list(cwd.iterdir()), [])
-                self.assertEqual(ask(connection, b"?start", b"?stop"), [b"!start,ok\r\n", b"!stop,ok\r\n"])
+                # Wherever the process is by then.
+                with chdir(self.folder):
+                    self.assertEqual(server.ask(b"?start", b"?stop"), [b"!start,ok\r\n", b"!stop,ok\r\n"])
                 self.assertEqual("".join(path.name for path in cwd.iterdir()), wanted)
                 self.assertEqual(len(list(cwd.rglob("header.json"))), bool(wanted))
 
     def test_the_seed_decides(self) -> None:
         def measured(seed: str) -> bytes:
-            with served("--seed", seed, "--simulate", "sardara") as server:
-                connection = self.enterContext(server.connect())
-                return ask(connection, b"?set-configuration,SK00", b"?get-tpi,0,0")[1]
+            with served_in_memory("--no-data", "--seed", seed, "--simulate", "sardara") as server:
+                return server.ask(b"?set-configuration,SK00", b"?get-tpi,0,0")[1]
 
         first = measured("1")
         self.assertEqual(measured("1"), first)
@@ -153,23 +154,22 @@ class ServingTests(FolderMixin):
     def test_a_sky_is_seen_and_recorded(self) -> None:
         sky = self.write("sky.toml", "[sources.bright]\nlevel = 1000.0\n")
         data = self.folder / "data"
-        with served("--sky", sky, "--data", str(data)) as server, served() as dark:
-            bright_power, dark_power = (
-                ask(self.enterContext(each.connect()), b"?set-configuration,SK00", b"?get-tpi,0,0", b"?start", b"?stop")
-                for each in (server, dark)
-            )
-            powers = [float(replies[1].split(b",")[2]) for replies in (bright_power, dark_power)]
-            self.assertTrue(7 < powers[0] / powers[1] < 15, powers)
+        powers = []
+        for options in (("--sky", sky, "--data", str(data)), ("--no-data",)):
+            with served_in_memory(*options) as server:
+                replies = server.ask(b"?set-configuration,SK00", b"?get-tpi,0,0", b"?start", b"?stop")
+                self.assertEqual(replies[2:], [b"!start,ok\r\n", b"!stop,ok\r\n"])
+                powers.append(float(replies[1].split(b",")[2]))
+        self.assertTrue(7 < powers[0] / powers[1] < 15, powers)
         (folder,) = recordings_in(data)
         self.assertEqual(Recorded(folder).sky["sources"]["bright"]["level"], 1000.0)
 
     def test_control(self) -> None:
         with served("--control", "0", "--simulate", "mistral", "--time-scale", "0") as server:
-            line = server.process.stdout.readline()
-            found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)\n", line)
-            self.assertIsNotNone(found, line)
-            connection = self.enterContext(server.connect())
-            with SimulatorControl(found[1]) as control:
+            line = server.next_line()
+            found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)", line)
+            assert found is not None, line
+            with server.connect() as connection, SimulatorControl(found[1], timeout=PATIENCE) as control:
                 control.fault("receiver warm")
                 (reply,) = ask(connection, b"?status")
                 self.assertRegex(reply, rb"^!status,ok,\d+\.\d{7},receiver warm,0\r\n$")
@@ -193,38 +193,37 @@ class ServingTests(FolderMixin):
     def test_control_by_a_socket_that_goes_with_the_server(self) -> None:
         path = self.folder / "control"
         with served("--control", str(path)) as server:
-            self.assertEqual(server.process.stdout.readline(), f"discosbackend: controlled at {path}\n")
-            with SimulatorControl(str(path)) as control:
+            self.assertEqual(server.next_line(), f"discosbackend: controlled at {path}")
+            with SimulatorControl(str(path), timeout=PATIENCE) as control:
                 self.assertEqual(control.state()["instrument"], "discos")
             self.assertEqual(server.stop(15), 0)
         self.assertFalse(path.exists())
 
     def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_be_controlled(self) -> None:
         path = str(self.folder / "control")
-        command = [sys.executable, str(SCRIPT), "--port", "0", "--no-data", "--control", path]
-        with (
-            open("/dev/full", "wb") as full,
-            subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True) as process,
-        ):
-            try:
-                assert process.stderr is not None
-                log = ""
-                while "does not take 'discosbackend: controlled at" not in log:
-                    line = process.stderr.readline()
-                    self.assertTrue(line and "Traceback" not in line, log + line)
-                    log += line
-                with SimulatorControl(path) as control:
-                    control.diode(True)
-            finally:
-                process.terminate()
-                process.communicate(timeout=PATIENCE)
+        with open("/dev/full", "wb") as full:
+            server = Server(program("--control", path), stdout=full)
+        self.addCleanup(server.end)
+
+        def cannot_say() -> bool:
+            self.assertIsNone(server.process.poll(), server.log())
+            return "does not take 'discosbackend: controlled at" in server.log()
+
+        wait_until(cannot_say)
+        self.assertIn("does not take the announcement", server.log())
+        self.assertNotIn("Traceback", server.log())
+        with SimulatorControl(path, timeout=PATIENCE) as control:
+            control.diode(True)
 
     def test_a_taken_port_leaves_no_control_behind(self) -> None:
         path = self.folder / "control"
-        with served() as other:
-            options = ("--port", str(other.address[1]), "--control", str(path), "--log-level", "critical")
-            _, told = self.run_program(*options, status=1)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            options = ("--port", str(taken.getsockname()[1]), "--control", str(path), "--log-level", "critical")
+            reactor = Listening()
+            _, told = self.run_program(*options, status=1, reactor=reactor)
             self.assertIn("cannot listen", told)
+        # It was there before.
+        self.assertEqual(reactor.listened, [str(path)])
         self.assertFalse(path.exists())
 
     def test_faults_of_a_script_come_back_the_same(self) -> None:
@@ -233,8 +232,8 @@ class ServingTests(FolderMixin):
         )
 
         def outcomes() -> str:
-            with served("--faults", script) as server:
-                replies = ask(self.enterContext(server.connect()), *[b"?time"] * 40)
+            with served_in_memory("--no-data", "--faults", script) as server:
+                replies = server.ask(*[b"?time"] * 40)
             self.assertTrue(all(re.match(rb"!time,(ok,\d|fail,bad luck\r\n)", reply) for reply in replies), replies)
             return "".join("-+"[b"ok" in reply] for reply in replies)
 
@@ -244,19 +243,20 @@ class ServingTests(FolderMixin):
 
     def test_a_clock_that_is_off(self) -> None:
         script = self.write("faults.toml", '[[fault]]\nkind = "clock-off"\nseconds = 3600\nat = 0\n')
-        with served("--faults", script) as server, served() as right:
-            ahead, now = (
-                float(ask(self.enterContext(each.connect()), b"?time")[0].split(b",")[2]) for each in (server, right)
-            )
-        self.assertAlmostEqual(ahead - now, 3600, delta=60)
+        for options, offset in (((), 0), (("--faults", script), 3600)):
+            with served_in_memory("--no-data", *options) as server:
+                earliest = time.time()
+                told = float(server.ask(b"?time")[0].split(b",")[2])
+                # The host's clock may be stepped meanwhile, by less than that.
+                self.assertGreater(told - offset, earliest - 60)
+                self.assertLess(told - offset, time.time() + 60)
 
     def test_a_profile_of_ones_own(self) -> None:
         text, _ = self.run_program("--show", "sardara")
         mine = text.replace('name = "sardara"', 'name = "mine"').replace("SK00 ", "MINE ", 1)
-        with served("--simulate", self.write("mine.toml", mine)) as server:
-            self.assertIn("simulated mine is served on", server.announced)
-            connection = self.enterContext(server.connect())
-            self.assertEqual(ask(connection, b"?set-configuration,MINE"), [b"!set-configuration,ok\r\n"])
+        with served_in_memory("--no-data", "--simulate", self.write("mine.toml", mine)) as server:
+            self.assertIn("simulated mine is served on", server.announced[0])
+            self.assertEqual(server.ask(b"?set-configuration,MINE"), [b"!set-configuration,ok\r\n"])
 
     def test_a_class_of_ones_own(self) -> None:
         self.write(
@@ -271,9 +271,9 @@ class ServingTests(FolderMixin):
         )
         script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "wobble"\nnth = 2\n')
         options = ("--simulate", "mine:Mine", "--faults", script, "--data", "data")
-        with served(*options, cwd=self.folder) as server:
-            self.assertIn("simulated sardara is served on", server.announced)
-            replies = ask(self.enterContext(server.connect()), b"?wobble", b"?wobble", b"?start", b"?stop")
+        with served_in_memory(*options, cwd=self.folder) as server:
+            self.assertIn("simulated sardara is served on", server.announced[0])
+            replies = server.ask(b"?wobble", b"?wobble", b"?start", b"?stop")
             self.assertEqual(replies[0], b"!wobble,ok\r\n")
             self.assertTrue(replies[1].startswith(b"!wobble,fail,"))
             self.assertEqual(len(recordings_in(self.folder / "data")), 1)
@@ -291,8 +291,8 @@ class ServingTests(FolderMixin):
         script = self.write("faults.toml", '[[fault]]\nkind = "fail"\ncommand = "time"\nrate = 0.5\n')
 
         def outcomes(seed: str) -> list[bool]:
-            with served("--faults", script, "--seed", seed) as server:
-                replies = ask(self.enterContext(server.connect()), *[b"?time"] * 40)
+            with served_in_memory("--no-data", "--faults", script, "--seed", seed) as server:
+                replies = server.ask(*[b"?time"] * 40)
                 struck = [number for number, reply in enumerate(replies, 1) if b",fail," in reply]
                 logged = re.findall(r"fault 1, fail, strikes match (\d+): the call of time", server.log())
                 self.assertEqual(list(map(int, logged)), struck)
@@ -303,18 +303,16 @@ class ServingTests(FolderMixin):
         self.assertNotEqual(outcomes("9"), first)
 
     def test_a_script_that_arms_nothing(self) -> None:
-        with served("--faults", self.write("faults.toml", "seed = 3\n")) as server:
+        with served_in_memory("--no-data", "--faults", self.write("faults.toml", "seed = 3\n")) as server:
             self.assertIn("there is no [[fault]] in it", server.log())
 
     def test_the_state_over_the_command(self) -> None:
         path = self.folder / "control"
-        simctl = SCRIPT.parent / "discos-backend-simctl"
         with served("--control", str(path)) as server:
-            server.process.stdout.readline()
-            done = subprocess.run(
-                [sys.executable, str(simctl), str(path)], capture_output=True, text=True, timeout=PATIENCE, check=True
-            )
-        self.assertEqual(json.loads(done.stdout)["configuration"], "unconfigured")
+            server.next_line()
+            done = run_program(simctl.main, "--timeout", f"{PATIENCE:g}", str(path))
+        self.assertEqual((done.status, done.err), (0, ""))
+        self.assertEqual(json.loads(done.out)["configuration"], "unconfigured")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
@@ -10,14 +9,15 @@ import sys
 import threading
 import unittest
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
+from discosbackend import client as program
 from discosbackend.client import Client
 from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
 
-ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 10.0
+from .programs import Ended, run_program
+from .serving import environment, refusing
+from .settings import PATIENCE
 
 GREETING = b"!version,ok,1.4\r\n"
 STATUS = b"!status,ok,1795466385.7947171,ok,0\r\n"
@@ -102,7 +102,7 @@ class ClientTests(unittest.TestCase):
 
     def connect(self, *scripts: Callable[[Peer], object], **options: float) -> Client:
         """A client of a server that follows a script."""
-        client = Client(port=self.serve(*scripts), **{"timeout": PATIENCE, **options})
+        client = Client(port=self.serve(*scripts), **{"timeout": PATIENCE, "greeting_wait": PATIENCE, **options})
         self.addCleanup(client.close)
         return client
 
@@ -294,7 +294,8 @@ class ReplyTests(ClientTests):
             peer.send(GREETING)
             peer.wait_for_its_end()
 
-        client = self.connect(script, timeout=SOON)
+        client = self.connect(script)
+        client.timeout = SOON
         with self.assertRaisesRegex(NoReply, r"no reply to status within 0\.05 s"):
             client.request("status")
         self.assert_closed(client)
@@ -315,7 +316,8 @@ class ReplyTests(ClientTests):
             except OSError:
                 pass
 
-        client = self.connect(script, timeout=SOON)
+        client = self.connect(script)
+        client.timeout = SOON
         with self.assertRaisesRegex(NoReply, "no reply to status within"):
             client.request("status")
 
@@ -430,9 +432,7 @@ class GreetingTests(ClientTests):
 
 class ConnectionTests(ClientTests):
     def test_nobody_listens(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        with self.assertRaisesRegex(NoReply, f"no server at 127.0.0.1:{port}"):
+        with refusing() as port, self.assertRaisesRegex(NoReply, f"no server at 127.0.0.1:{port}"):
             Client(port=port)
 
     def test_no_address(self) -> None:
@@ -451,26 +451,29 @@ class ConnectionTests(ClientTests):
 class ProgramTests(ClientTests):
     """`python -m discosbackend.client`."""
 
-    def run_program(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error."""
-        done = subprocess.run(
-            [sys.executable, "-m", "discosbackend.client", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+    def run_program(self, *arguments: str) -> Ended:
+        """What is left of it, run in this process."""
+        return run_program(program.main, *arguments)
+
+    def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Have a new interpreter do that."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr
 
     def test_prints_the_reply(self) -> None:
         port = self.serve(
             lambda peer: (peer.send(GREETING), peer.answer(STATUS)),
             lambda peer: (peer.send(GREETING), peer.answer(b"!set-filename,fail,no\\, never\r\n")),
         )
-        status = self.run_program(f"127.0.0.1:{port}", "status")
-        self.assertEqual(status, (0, STATUS.decode().strip() + "\n", ""))
+        # As a user does, in a process of its own.
+        done = self.run_python("-m", "discosbackend.client", f"127.0.0.1:{port}", "status")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, STATUS.decode().strip() + "\n", ""))
         self.assertEqual(
             self.run_program(f"127.0.0.1:{port}", "set-filename", "a,b"),
             (1, "!set-filename,fail,no\\, never\n", ""),
@@ -478,10 +481,9 @@ class ProgramTests(ClientTests):
         self.assertEqual(self.received, [b"?status\r\n", b"?set-filename,a\\,b\r\n"])
 
     def test_no_server(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
-        address = f"127.0.0.1:{port}"
-        status, output, errors = self.run_program(address, "status")
+        with refusing() as port:
+            address = f"127.0.0.1:{port}"
+            status, output, errors = self.run_program(address, "status")
         self.assertEqual((status, output), (1, ""))
         self.assertEqual(len(errors.splitlines()), 1, errors)
         self.assertIn(f"no server at {address}", errors)
@@ -514,9 +516,8 @@ class ProgramTests(ClientTests):
     def test_starts_at_once(self) -> None:
         """It needs neither Twisted nor astropy, so it does not wait for them."""
         code = "import sys, discosbackend.client; print(sorted({n.partition('.')[0] for n in sys.modules}))"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-        )
+        done = self.run_python("-c", code)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
         for heavy in ("twisted", "astropy", "numpy", "zope", "attr"):
             self.assertNotIn(f"'{heavy}'", done.stdout)
         self.assertIn("'discosbackend'", done.stdout)

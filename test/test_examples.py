@@ -24,10 +24,14 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 
 from .in_memory import Connection, greeted, quiet
+from .program_in_memory import served_in_memory
 from .serving import ROOT, SCRIPT, Server, ask
 from .settings import PATIENCE
 
 EXAMPLES = ROOT / "examples"
+
+# These need neither sockets nor threads: the program can serve them in memory.
+WITHOUT_REACTOR = ("own_commands", "plain")
 
 NOW = rb"\d{10}\.\d{7}"
 
@@ -155,17 +159,29 @@ class EveryExampleTests(unittest.TestCase):
             for name, (backend, session) in SESSIONS.items():
                 requests = [request for request, _ in session]
                 plays[name, "script"] = pool.submit(play, [f"{name}.py", "0"], requests)
-                program = [str(SCRIPT), "--port", "0", "--backend", f"{name}:{backend}"]
-                plays[name, "program"] = pool.submit(play, program, requests)
+                if name not in WITHOUT_REACTOR:
+                    program = [str(SCRIPT), "--port", "0", "--backend", f"{name}:{backend}"]
+                    plays[name, "program"] = pool.submit(play, program, requests)
         for (name, how), future in plays.items():
             backend, session = SESSIONS[name]
             with self.subTest(name, how=how):
                 played = future.result()
                 self.assertRegex(played.announced, rf"{backend} is served on 127\.0\.0\.1:\d+", played.log)
-                for reply, (request, wanted) in zip(played.replies, session, strict=True):
-                    self.assertRegex(reply, rb"\A" + wanted + rb"\r\n\Z", request)
+                self.check_replies(played.replies, session)
                 self.assertEqual(played.status, 0)
                 self.assertNotIn("Traceback", played.log)
+
+    def test_under_the_program_in_memory(self) -> None:
+        for name in WITHOUT_REACTOR:
+            backend, session = SESSIONS[name]
+            with self.subTest(name), self.assertNoLogs("discosbackend", "ERROR"):
+                with served_in_memory("--backend", f"{name}:{backend}", cwd=EXAMPLES) as program:
+                    self.assertIn(f"{backend} is served on 127.0.0.1:8978", program.announced[0])
+                    self.check_replies(program.ask(*(request for request, _ in session)), session)
+
+    def check_replies(self, replies: list[bytes], session: list[tuple[bytes, bytes]]) -> None:
+        for reply, (request, wanted) in zip(replies, session, strict=True):
+            self.assertRegex(reply, rb"\A" + wanted + rb"\r\n\Z", request)
 
 
 class CoroutineBackendTests(unittest.TestCase):

@@ -1,0 +1,76 @@
+"""The server program at work in this process, on a reactor in memory: all of it but sockets, signals and waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from twisted.internet.defer import maybeDeferred
+
+from discosbackend.cli import server
+from discosbackend.protocol import DBFactory
+
+from .in_memory import Connection, greeted
+from .programs import InMemory, Runs, as_from_a_shell, process_as_before
+
+__all__ = ["Program", "served_in_memory"]
+
+
+class Program:
+    """The server program with a reactor in memory; `announced` is what it printed, a line each."""
+
+    def __init__(self, reactor: InMemory, out: StringIO, err: StringIO) -> None:
+        self.reactor = reactor
+        self._err = err
+        self.announced = out.getvalue().splitlines()
+        self.port, self._factory, _, self.interface = reactor.tcpServers[-1]
+
+    @property
+    def factory(self) -> DBFactory:
+        """What makes its connections."""
+        assert isinstance(self._factory, DBFactory)
+        return self._factory
+
+    def connect(self) -> Connection:
+        """A connection whose greeting has been read."""
+        return greeted(self.factory)
+
+    def ask(self, *requests: bytes) -> list[bytes]:
+        """What is answered to requests on a connection of their own, a line each."""
+        connection = self.connect()
+        replies = b"".join(connection.ask(request + b"\r\n") for request in requests).splitlines(keepends=True)
+        connection.lose()
+        return replies
+
+    def log(self) -> str:
+        """What it has written to standard error."""
+        return self._err.getvalue()
+
+    def stop(self) -> None:
+        """What a signal makes it do. AssertionError if it does not end."""
+        ended: list[object] = []
+        triggers = self.reactor.triggers["before"].pop("shutdown", [])
+        for function, arguments, options in triggers:
+            maybeDeferred(function, *arguments, **options).addBoth(ended.append)
+        self.reactor.pump([0.1] * 100)
+        assert ended == [None] * len(triggers), ended
+
+
+@contextmanager
+def served_in_memory(*options: str, cwd: Path | str | None = None) -> Iterator[Program]:
+    """The server program with these options, started in a folder, an empty one if none is given; stopped in the end."""
+    reactor, out, err = InMemory(), StringIO(), StringIO()
+    with process_as_before(reactor, cwd):
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                server.main(as_from_a_shell(options))
+        except Runs:
+            program = Program(reactor, out, err)
+        except SystemExit as end:
+            raise AssertionError(f"it ended with {end.code}: {err.getvalue()}") from None
+        try:
+            yield program
+        finally:
+            program.stop()
