@@ -32,11 +32,15 @@ class Server:
             stderr=self.log_file,
             text=True,
         )
-        assert self.process.stdout is not None
         # Blocks until the server is ready, or gone.
-        self.announced = self.process.stdout.readline().rstrip("\n")
+        self.announced = self.next_line().rstrip("\n")
         found = re.search(r"(\S+):(\d+), protocol version", self.announced)
         self.address = (found[1].strip("[]"), int(found[2])) if found else ("", 0)
+
+    def next_line(self) -> str:
+        """The next line that it prints on standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
 
     def connect(self) -> socket.socket:
         """A connection whose greeting has been read."""

@@ -32,8 +32,8 @@ class RecordingTests(FakesTests):
         self.memory = iter([50 * MIB] * 10_000)
         self.said: list[str] = []
         server = FakeServer()
-        type(server).memory = property(lambda _: next(self.memory), lambda *_: None)
-        self.addCleanup(delattr, FakeServer, "memory")
+        memory = property(lambda _: next(self.memory), lambda *_: None)
+        self.enterContext(mock.patch.object(FakeServer, "memory", memory, create=True))
         clock = mock.Mock(monotonic=lambda: self.now, perf_counter=lambda: self.now, sleep=self.sleep)
         control = mock.MagicMock()
         control.__enter__.return_value.state = lambda: {"files": {"newest": self.newest}}

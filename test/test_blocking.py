@@ -547,10 +547,10 @@ class SharingTests(BlockingTestCase):
 
     def test_an_answer_that_makes_another_one_give_up(self) -> None:
         outcomes: list[list[Any]] = [[], [], []]
-        replies = [self.handler.handle(request("status")) for _ in outcomes]
-        replies[0].addCallback(lambda _: replies[1].cancel())  # type: ignore[union-attr]
+        replies: list[Any] = [self.handler.handle(request("status")) for _ in outcomes]
+        replies[0].addCallback(lambda _: replies[1].cancel())
         for reply, outcome in zip(replies, outcomes, strict=True):
-            reply.addBoth(outcome.append)  # type: ignore[union-attr]
+            reply.addBoth(outcome.append)
         with self.assertNoLogs("discosbackend", "WARNING"):
             self.reactor.drain()
         self.assertEqual([len(outcome) for outcome in outcomes], [1, 1, 1])

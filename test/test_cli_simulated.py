@@ -165,9 +165,9 @@ class ServingTests(FolderMixin):
 
     def test_control(self) -> None:
         with served("--control", "0", "--simulate", "mistral", "--time-scale", "0") as server:
-            line = server.process.stdout.readline()
+            line = server.next_line()
             found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)\n", line)
-            self.assertIsNotNone(found, line)
+            assert found is not None, line
             connection = self.enterContext(server.connect())
             with SimulatorControl(found[1]) as control:
                 control.fault("receiver warm")
@@ -193,7 +193,7 @@ class ServingTests(FolderMixin):
     def test_control_by_a_socket_that_goes_with_the_server(self) -> None:
         path = self.folder / "control"
         with served("--control", str(path)) as server:
-            self.assertEqual(server.process.stdout.readline(), f"discosbackend: controlled at {path}\n")
+            self.assertEqual(server.next_line(), f"discosbackend: controlled at {path}\n")
             with SimulatorControl(str(path)) as control:
                 self.assertEqual(control.state()["instrument"], "discos")
             self.assertEqual(server.stop(15), 0)
@@ -310,7 +310,7 @@ class ServingTests(FolderMixin):
         path = self.folder / "control"
         simctl = SCRIPT.parent / "discos-backend-simctl"
         with served("--control", str(path)) as server:
-            server.process.stdout.readline()
+            server.next_line()
             done = subprocess.run(
                 [sys.executable, str(simctl), str(path)], capture_output=True, text=True, timeout=PATIENCE, check=True
             )

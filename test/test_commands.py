@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unittest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -341,7 +341,7 @@ class ArgumentTests(unittest.TestCase):
             (int, "5", 5), (float, "5", 5.0), (bool, "1", True), (str, "5", "5"),
         ):  # fmt: skip
             with self.subTest(kind):
-                value = Argument("power", kind).parse(text)
+                value = Argument("power", cast(str, kind)).parse(text)
                 self.assertEqual(value, expected)
                 self.assertIs(type(value), type(expected))
 

@@ -522,7 +522,7 @@ class MessageTests(unittest.TestCase):
 
     def test_keyword_only(self) -> None:
         with self.assertRaises(TypeError):
-            Message(REQUEST, "req")  # type: ignore[misc]
+            Message(REQUEST, "req")  # type: ignore[call-arg]
         with self.assertRaises(TypeError):
             Message(message_type=REQUEST)  # type: ignore[call-arg]
         with self.assertRaises(TypeError):
@@ -596,7 +596,7 @@ class MessageTests(unittest.TestCase):
         self.assertIs(self.reply.is_correct_reply(self.request), False)
 
     def test_check_synthax(self) -> None:
-        cases = (
+        cases: tuple[tuple[str, str, str, list[str], bool], ...] = (
             ("?", "a", "", [], True), ("?", "a", "", ["b,c"], True), ("!", "a", "ok", ["b"], True),
             ("!", "a", "invalid", ["\t"], True), ("!", "a", "", [], False), ("!", "a", "bad", [], False),
             ("^", "a", "ok", [], False), ("", "?a", "", [], False), ("", "a", "", [], False),

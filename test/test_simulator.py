@@ -56,10 +56,10 @@ SKARAB_START = {1400: 0, 187.5: 906.25, 93.75: 953.125, 16: 992, 375: 812.5, 750
 UNCHANGED = ("*",) * 6
 
 
-def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> SimulatedBackend:
+def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> Any:
     """An instrument on a clock of its own, `backend.fake`, that starts at NOON."""
     clock = Clock()
-    backend = SimulatedBackend(
+    backend: Any = SimulatedBackend(
         instrument,
         clock=clock,
         now_ticks=lambda: NOON + round(clock.seconds() * TICKS_PER_SECOND),
@@ -80,7 +80,7 @@ def answer(backend: Backend, line: str) -> str:
         return f"!{request.name},fail,{refusal}"
 
 
-class RefusalMixin:
+class RefusalMixin(unittest.TestCase):
     """Every reason is one that any deployed client can read."""
 
     def refusal(self, call: Any, *arguments: Any) -> str:

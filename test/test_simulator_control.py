@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -824,7 +824,7 @@ class ListeningTests(unittest.TestCase):
     def test_close(self) -> None:
         channel = self.channel(0)
         channel.open()
-        factory = self.reactor.tcpServers[0][1]
+        factory: Any = self.reactor.tcpServers[0][1]
         protocol, wire = factory.buildProtocol(None), Wire()
         protocol.makeConnection(wire)
         channel.close()
@@ -870,7 +870,7 @@ class ProcessTests(unittest.TestCase):
 
     def test_what_is_sent_in_one_go_and_hung_up(self) -> None:
         with controlled() as (_, address):
-            host, port = control_address(address)
+            host, port = cast(tuple[str, int], control_address(address))
             with socket.create_connection((host, int(port)), PATIENCE) as connection:
                 connection.sendall(b'{"do": "state"}\n' * 500)
                 connection.shutdown(socket.SHUT_WR)
@@ -882,7 +882,7 @@ class ProcessTests(unittest.TestCase):
         """Also when it sends more than is read."""
         body = b'{"do": "diode", "on": true}\n' * 20000
         with controlled() as (_, address), SimulatorControl(address) as control:
-            host, port = control_address(address)
+            host, port = cast(tuple[str, int], control_address(address))
             with socket.create_connection((host, int(port)), PATIENCE) as connection:
                 connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n" + body)
                 with connection.makefile("rb") as lines:

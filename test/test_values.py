@@ -268,7 +268,8 @@ class TextsTests(unittest.TestCase):
 
     def test_nothing(self) -> None:
         self.assert_sent(None, [])
-        for empty in ((), [], iter(()), np.array([]), {}.values()):
+        nothing: tuple[Any, ...] = ((), [], iter(()), np.array([]), {}.values())
+        for empty in nothing:
             self.assert_sent(empty, [])
 
     def test_one_value(self) -> None:
@@ -399,7 +400,7 @@ class TextsTests(unittest.TestCase):
                     self.assertTrue(str(caught.exception))
             with self.subTest("in a timestamp field", value=repr(value)), self.assertRaises(UnsendableError):
                 texts((value, "ok", True), STATUS, LIMIT)
-        alone = (
+        alone: tuple[Any, ...] = (
             math.nan, -math.inf, np.float64("nan"), Decimal("sNaN"), Fraction(10**400), 1j, Odd(), Odd, len,
             waiting,
             object(), Ellipsis, {}, {"a": 1}, OrderedDict(a=1), UserDict(a=1), np.ma.masked,
