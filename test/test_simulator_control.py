@@ -39,7 +39,7 @@ from discosbackend.simulator.operations import LONGEST_LINE, OPERATIONS, find_op
 from discosbackend.simulator.remote import SimulatorControl, control_address
 from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
 
-from .in_memory import quiet, steady
+from .in_memory import quiet
 from .serving import ROOT, Server
 from .settings import PATIENCE
 
@@ -696,7 +696,6 @@ class ChannelTests(unittest.TestCase):
                 self.assertIn("cannot be told", errors(answers[:1])[0])
                 self.assertEqual(answers[1], b'{"ok": []}')
 
-    @steady
     @given(st.lists(st.binary(max_size=40) | st.sampled_from(list(OPERATIONS)).map(asking_for)))
     def test_any_bytes(self, pieces: list[bytes]) -> None:
         """Only whole answers come out, one a line at most, and none after a line that is no request."""
@@ -708,7 +707,7 @@ class ChannelTests(unittest.TestCase):
             self.assertEqual(len(answer.keys() & {"ok", "error"}), 1)
         self.assertEqual(channel.wire.ended, len(answers) < len(lines) or _is_refusal(answers))
 
-    @settings(steady, max_examples=200)
+    @settings(max_examples=200)
     @given(
         st.sampled_from(list(OPERATIONS)),
         st.dictionaries(
