@@ -22,15 +22,12 @@ from discosbackend.lanes import Worker
 
 from .clients import TICKS, Client, FakeReactor, request
 from .in_memory import GENERIC, quiet
+from .settings import PATIENCE
 
 
 def setUpModule() -> None:
     """What is logged here is expected; a test that cares looks with assertLogs."""
     quiet()
-
-
-PATIENCE = 10
-"""Seconds after which a test that hangs has failed."""
 
 
 class Stop:
@@ -168,7 +165,8 @@ class BlockingTestCase(unittest.TestCase):
         """Whatever became of the test, no thread is left waiting."""
         for stop in getattr(backend, "stops", {}).values():
             stop.open()
-        handler.stop()
+        # Cancelled, because what the threads report is not looked at any more.
+        handler.stop().cancel()
 
     def begin(self, client: Client, line: bytes, name: str) -> None:
         """Ask for something that stops in its thread, and wait until it is there."""

@@ -36,6 +36,7 @@ from discosbackend.ticks import Ticks
 
 from .clients import TICKS, Client, FakeReactor, asked, request
 from .in_memory import GENERIC, quiet
+from .settings import PATIENCE
 
 
 def setUpModule() -> None:
@@ -229,7 +230,7 @@ print("no reactor")
             cwd=Path(__file__).resolve().parent.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         self.assertEqual((done.stdout, done.returncode), ("no reactor\n", 0), done.stderr)

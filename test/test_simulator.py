@@ -21,6 +21,9 @@ from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, TaskedBackend, instrument_of
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
+from .serving import ROOT
+from .settings import PATIENCE
+
 NOON = 17_000_000_000_000_000
 
 SPECTROMETERS = ("discos", "sardara", "skarab")
@@ -188,7 +191,9 @@ class InstrumentTests(unittest.TestCase):
             "import sys, discosbackend.simulator as s; s.SimulatedBackend('mistral').status();"
             "print([m for m in ('twisted.internet.reactor', 'astropy', 'numpy') if m in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+        )
         self.assertEqual("[]", done.stdout.strip())
 
 
