@@ -47,6 +47,11 @@ or a coroutine or Deferred of one of these. Protocol section 5 says what each be
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 
 
+def _parameters_may_be_left_out(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Let type checkers accept a method in a subclass that declares fewer parameters."""
+    return method
+
+
 class Backend:
     """The instrument, as the control system sees it: one method a command.
 
@@ -126,6 +131,7 @@ class Backend:
 
     # -- measurements: lane `device` ------------------------------------------------------------------
 
+    @_parameters_may_be_left_out
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> Result:
         """Total power, one value per input, between frequency and frequency + bandwidth in MHz.
 

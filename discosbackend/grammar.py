@@ -85,7 +85,8 @@ _argument_re = rf"(?:{_PLAIN}++|{_ESCAPE})++"
 _argument_pattern = re.compile(_argument_re)
 
 # <arguments> ::= ("" | "," <argument>) [<arguments>]
-arguments_re = rf"(?:,(?P<arguments>{_argument_re}(?:,{_argument_re})*+))?"
+# The repetition is greedy, not possessive: Python 3.11.0 to 3.11.4 would let a possessive one end in a bare comma.
+arguments_re = rf"(?:,(?P<arguments>{_argument_re}(?:,{_argument_re})*))?"
 arguments_pattern = re.compile(arguments_re)
 
 # <eol> ::= carriage-return newline         absent once a line has been cut out of the stream

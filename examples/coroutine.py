@@ -63,7 +63,7 @@ class CoroutineBackend(Backend):
 
     async def server_started(self) -> None:
         endpoint = fake_instrument() if self.endpoint is None else self.endpoint
-        self.instrument = await endpoint.connect(Factory.forProtocol(Instrument))
+        self.instrument = cast(Instrument, await endpoint.connect(Factory.forProtocol(Instrument)))
 
     async def ask(self, text: str) -> str:
         try:

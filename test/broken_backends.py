@@ -23,7 +23,7 @@ class RaisingTests(BackendConformance, unittest.TestCase):
 
 
 class ReturningNoneTests(BackendConformance, unittest.TestCase):
-    def make_backend(self) -> object:
+    def make_backend(self) -> None:
         BackendSimulator()
 
 

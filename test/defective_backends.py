@@ -87,6 +87,7 @@ class EscapesTheStatus(DBProtocolHandler):
     def handle(self, message):
         reply = super().handle(message)
         if message.name == "status":
+            assert isinstance(reply, Message)
             reply.arguments[1] = "ok, all is well"
         return reply
 

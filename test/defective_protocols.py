@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import connectionDone
@@ -41,7 +42,7 @@ class GreetsWithoutCode(DBProtocol):
 class LineFeedOnly(DBProtocol):
     def sendLine(self, line):
         if self._out is None:
-            self.transport.write(line + b"\n")
+            self._transport().write(line + b"\n")
         else:
             self._out.append(line + b"\n")
 
@@ -105,7 +106,7 @@ class ClosesAfterAnError(DBProtocol):
     def sendLine(self, line):
         super().sendLine(line)
         if b",invalid," in line:
-            self.transport.loseConnection()
+            self._transport().loseConnection()
 
 
 class TakesAChunkForALine(DBProtocol):
@@ -135,7 +136,7 @@ class IsUTF8(DBProtocol):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
-            self.transport.loseConnection()
+            self._transport().loseConnection()
         else:
             super().lineReceived(line)
 
@@ -197,7 +198,7 @@ class GreetsAtLength(DBProtocol):
 class LongLineIsTheEnd(DBProtocol):
     def _take(self, line):
         if isinstance(line, LongLine) and line[:1] == b"?":
-            self.transport.loseConnection()
+            self._transport().loseConnection()
         else:
             super()._take(line)
 
@@ -238,13 +239,15 @@ class ManyEmptyLinesAreTheEnd(DBProtocol):
         if self.empty < _MOST_EMPTY_LINES:
             super().lineReceived(line)
         else:
-            self.transport.loseConnection()
+            self._transport().loseConnection()
 
 
 class ResetIsTheEndForAll(DBProtocol):
+    factory: Any
+
     def connectionMade(self):
         if hasattr(self.factory, "broken"):
-            self.transport.abortConnection()
+            self._transport().abortConnection()
         super().connectionMade()
 
     def connectionLost(self, reason=connectionDone):
@@ -257,15 +260,16 @@ class HasRoomForTen(DBProtocol):
     def connectionMade(self):
         super().connectionMade()
         if len(self.factory.connections) > _MOST_CLIENTS:
-            self.transport.abortConnection()
+            self._transport().abortConnection()
 
 
 class OneThatDoesNotReadHoldsAllUp(DBProtocol):
+    factory: Any
     full = False
 
     def connectionMade(self):
         # So that it comes to that soon.
-        self.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self._transport().socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         super().connectionMade()
 
     def pauseProducing(self):
@@ -281,6 +285,8 @@ class OneThatDoesNotReadHoldsAllUp(DBProtocol):
 
 
 class _ForgetsWithItsClient(DBProtocol):
+    factory: Any
+
     def connectionLost(self, reason=connectionDone):
         self.forget(self.factory.handler.backend)
         super().connectionLost(reason)

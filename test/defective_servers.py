@@ -12,8 +12,9 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
-from twisted.internet import reactor
+from twisted.internet import reactor as installed
 
 from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
@@ -24,6 +25,8 @@ from . import awkward_servers as awkward
 from . import defective_backends as backends
 from . import defective_protocols as protocols
 from .backend_simulator import BackendSimulator
+
+reactor = cast(Any, installed)
 
 LATE_ONES = 32
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from hypothesis import settings
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -22,9 +21,6 @@ from discosbackend.protocol import DBFactory
 
 GREETING = b"!version,ok,1.4\r\n"
 GENERIC = b"Request could not be handled correctly"
-
-# The same examples every time, and a machine that is busy with something else does not fail a test.
-steady = settings(deadline=None, derandomize=True)
 
 
 def quiet() -> None:

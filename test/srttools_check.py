@@ -83,7 +83,7 @@ def recorded(folder: Path, setup: Setup, sky: Sky, dumps: int) -> Path:
     values = spectra.room()
     for number in range(dumps):
         spectra.fill(number, sky, values)
-        recording.write(number, DIODE * sky.diode_at(number), memoryview(values).cast("B"))
+        recording.write(number, DIODE * sky.diode_at(number), values.data.cast("B"))
     recording.finish()
     return recording.folder
 

@@ -939,7 +939,6 @@ class AlarmTests(AcquisitionTestCase):
                     self.assertTrue(0 <= lateness < 1e-5, lateness)
                     self.assertLess(len(clock.asked), 20)
 
-    @settings(deadline=None, derandomize=True, database=None)
     @given(st.integers(0, 12 * SECOND), st.floats(0, 1e10))
     @example(50_001, 1.7e9)
     @example(1, 1.7e9)
@@ -1150,7 +1149,6 @@ class PunctualStretchTests(unittest.TestCase):
                     self.assertEqual(punctual_stretch(fake.instant, now), 0.0)
                 self.assertLess(fake.readings, 510)
 
-    @settings(deadline=None, derandomize=True, database=None)
     @given(st.integers(1, 60_000), st.integers(1, 500), st.integers(0, 20_000))
     def test_never_early_and_never_long(self, left: int, reading: int, overshoot: int) -> None:
         fake = SlowTime(left, reading=reading, overshoot=overshoot)
@@ -1745,9 +1743,7 @@ class AcquisitionMachine(RuleBasedStateMachine):
 
 
 AcquisitionMachineTests = AcquisitionMachine.TestCase
-AcquisitionMachineTests.settings = settings(
-    deadline=None, derandomize=True, database=None, max_examples=150, stateful_step_count=40
-)
+AcquisitionMachineTests.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 if __name__ == "__main__":

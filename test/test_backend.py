@@ -174,7 +174,7 @@ class BlockingTests(unittest.TestCase):
             def get_rms(self) -> list[float]:
                 return [1.5]
 
-            @blocking()  # type: ignore[call-overload, untyped-decorator]
+            @blocking()  # type: ignore[call-overload]
             def get_tp0(self) -> list[float]:
                 return [2.5]
 
@@ -218,7 +218,7 @@ class BlockingTests(unittest.TestCase):
                 blocking(lock="link")(method)  # type: ignore[type-var]
             if method is not None:
                 with self.subTest(repr(method)), self.assertRaises(TypeError):
-                    blocking(method)  # type: ignore[call-overload]
+                    blocking(method)  # type: ignore[type-var]
 
     def test_a_lock_must_be_named(self) -> None:
         with self.assertRaises(TypeError) as caught:
@@ -236,7 +236,7 @@ class BlockingTests(unittest.TestCase):
                 inside = type("Instrument", (), {"status": kind(blocking(functools.partial(method)))})
                 self.assertEqual(blocking_of(inside().status), Blocking())
                 try:
-                    marked = blocking(kind(method))  # type: ignore[call-overload]
+                    marked = blocking(kind(method))  # type: ignore[type-var]
                 except TypeError:
                     continue
                 outside = type("Instrument", (), {"status": marked})

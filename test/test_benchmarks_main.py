@@ -15,8 +15,9 @@ from typing import NamedTuple, NoReturn
 from unittest import mock
 
 from benchmarks import __main__ as command_line
+from benchmarks import table as tables
 from benchmarks.effort import FULL, QUICK, Effort
-from benchmarks.servers import NotMeasured
+from benchmarks.servers import CLIENT, NotMeasured
 from benchmarks.table import Row
 
 from .programs import run_program
@@ -197,7 +198,7 @@ class SignalTests(InProcessTests):
 
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler)
-        with mock.patch.object(command_line.table, "text", printing):
+        with mock.patch.object(tables, "text", printing):
             ended = self.run_main(one=one, two=interrupted)
             self.assertEqual((ended.code, stopped), ("interrupted by SIGTERM at two", ["servers"]))
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -237,7 +238,7 @@ class OpenFilesTests(InProcessTests):
         self.limits.return_value = (100, 150)
         self.assertEqual(self.run_main(one=one).code, 0)
         self.raised.assert_called_once_with(resource.RLIMIT_NOFILE, (150, 150))
-        self.pinned.assert_called_once_with(0, command_line.CLIENT)
+        self.pinned.assert_called_once_with(0, CLIENT)
 
 
 class ProcessTests(unittest.TestCase):

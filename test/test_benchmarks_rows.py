@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 from unittest import mock
 
 from benchmarks import beside, exchange, failures, punctuality
@@ -40,7 +40,7 @@ class FakeServer:
 
 
 class FakesTests(unittest.TestCase):
-    def put(self, module: ModuleType, **fakes: object) -> None:
+    def put(self, module: ModuleType, **fakes: Any) -> None:
         """Have those in place of the module's own."""
         patch = mock.patch.multiple(module, **fakes)
         patch.start()

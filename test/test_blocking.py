@@ -22,15 +22,12 @@ from discosbackend.lanes import Worker
 
 from .clients import TICKS, Client, FakeReactor, request
 from .in_memory import GENERIC, quiet
+from .settings import PATIENCE
 
 
 def setUpModule() -> None:
     """What is logged here is expected; a test that cares looks with assertLogs."""
     quiet()
-
-
-PATIENCE = 10
-"""Seconds after which a test that hangs has failed."""
 
 
 class Stop:
@@ -168,7 +165,8 @@ class BlockingTestCase(unittest.TestCase):
         """Whatever became of the test, no thread is left waiting."""
         for stop in getattr(backend, "stops", {}).values():
             stop.open()
-        handler.stop()
+        # Cancelled, because what the threads report is not looked at any more.
+        handler.stop().cancel()
 
     def begin(self, client: Client, line: bytes, name: str) -> None:
         """Ask for something that stops in its thread, and wait until it is there."""
@@ -547,10 +545,10 @@ class SharingTests(BlockingTestCase):
 
     def test_an_answer_that_makes_another_one_give_up(self) -> None:
         outcomes: list[list[Any]] = [[], [], []]
-        replies = [self.handler.handle(request("status")) for _ in outcomes]
-        replies[0].addCallback(lambda _: replies[1].cancel())  # type: ignore[union-attr]
+        replies: list[Any] = [self.handler.handle(request("status")) for _ in outcomes]
+        replies[0].addCallback(lambda _: replies[1].cancel())
         for reply, outcome in zip(replies, outcomes, strict=True):
-            reply.addBoth(outcome.append)  # type: ignore[union-attr]
+            reply.addBoth(outcome.append)
         with self.assertNoLogs("discosbackend", "WARNING"):
             self.reactor.drain()
         self.assertEqual([len(outcome) for outcome in outcomes], [1, 1, 1])

@@ -312,6 +312,7 @@ class OptionTests(_Folder):
                     "strict": made.call_args.kwargs["strict"],
                     "paths": made.return_value.report_to.call_args.args[0],
                 }
+                assert isinstance(wanted, dict)
                 self.assertEqual(found, nobody | wanted)
 
     def test_options_before_the_address(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import unittest
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 from discosbackend import client as program
@@ -100,7 +101,7 @@ class ClientTests(unittest.TestCase):
         self.addCleanup(thread.join, PATIENCE)
         return int(listening.getsockname()[1])
 
-    def connect(self, *scripts: Callable[[Peer], object], **options: float) -> Client:
+    def connect(self, *scripts: Callable[[Peer], object], **options: Any) -> Client:
         """A client of a server that follows a script."""
         client = Client(port=self.serve(*scripts), **{"timeout": PATIENCE, "greeting_wait": PATIENCE, **options})
         self.addCleanup(client.close)
@@ -230,7 +231,7 @@ class ReplyTests(ClientTests):
 
         original = socket.create_connection
 
-        def create(*arguments: object) -> Dribble:
+        def create(*arguments: Any) -> Dribble:
             connection = Dribble(fileno=original(*arguments).detach())
             self.addCleanup(connection.close)
             return connection
@@ -422,7 +423,7 @@ class GreetingTests(ClientTests):
         opened: list[socket.socket] = []
         original = socket.create_connection
 
-        def create(*arguments: object) -> socket.socket:
+        def create(*arguments: Any) -> socket.socket:
             opened.append(original(*arguments))
             return opened[-1]
 

@@ -7,14 +7,11 @@ import re
 import unittest
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from discosbackend.complaints import Complaints
-
-# The same examples every time, and a machine that is busy with something else does not fail a test.
-steady = settings(deadline=None, derandomize=True)
 
 logger = logging.getLogger("test.complaints")
 logger.propagate = False
@@ -130,7 +127,6 @@ class ComplaintsTests(unittest.TestCase):
         self.complain(5)
         self.assertEqual(len(self.lines.take()), 5)
 
-    @steady
     @given(st.lists(st.sampled_from([0, 0, 0, 0, 0.125, 0.5, 1, 3]), max_size=80))
     def test_all_are_logged_or_counted(self, pauses: list[float]) -> None:
         clock = Clock()

@@ -525,7 +525,7 @@ class InAFolderTests(unittest.TestCase):
         taken = types.SimpleNamespace(listen=lambda _: fail(CannotListenError("127.0.0.1", 8978, "taken")))
         application = MultiService()
         service = DBService(cast(Any, taken), DBFactory(AlwaysOkHandler(), reactor=Clock()))
-        service.setServiceParent(application)  # type: ignore[no-untyped-call]
+        service.setServiceParent(application)
         with self.assertLogs("discosbackend.server", "CRITICAL") as logged:
             application.startService()
         self.assertIn("cannot listen: ", logged.output[0])

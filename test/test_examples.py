@@ -196,10 +196,10 @@ class CoroutineBackendTests(unittest.TestCase):
         self.connection = greeted(self.factory)
 
     def start_server(self) -> None:
-        self.factory.doStart()  # type: ignore[no-untyped-call]
+        self.factory.doStart()
 
     def stop_server(self) -> None:
-        self.factory.doStop()  # type: ignore[no-untyped-call]
+        self.factory.doStop()
 
     def connect(self, factory: Factory) -> Deferred[Any]:
         """What a client endpoint does."""

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from discosbackend.simulator.profile_file import instrument_of
 from discosbackend.simulator.sky import load_sky
 
-from .in_memory import quiet, steady
+from .in_memory import quiet
 from .serving import ROOT, served
 from .test_docs import file_in_the_docs, run, temporary_folder
 
@@ -99,7 +99,6 @@ class GaussianTests(unittest.TestCase):
         way=st.sampled_from([1.0, -1.0]),
         zero=st.floats(-1e4, 1e4),
     )
-    @steady
     def test_what_is_one_is_found(self, *, height: float, centre: float, width: float, way: float, zero: float) -> None:
         x = zero + way * np.linspace(-8, 8, 161)
         y = height * np.exp(-4 * np.log(2) * ((x - zero - centre) / width) ** 2)

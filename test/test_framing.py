@@ -7,13 +7,11 @@ import unittest
 from collections.abc import Iterable, Iterator
 from unittest import mock
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discosbackend import framing
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
-
-patient = settings(deadline=None, derandomize=True)
 
 LONGEST = 16384
 ENDS = (b"\n", b"\r\n", b"\r\0", b"\r\0\n")
@@ -194,7 +192,6 @@ class LineSplitterTests(unittest.TestCase):
                 self.assertEqual(fed([b"a\r\0", *between, b"\n", b"\n"]), [b"a", b""])
                 self.assertEqual(fed([b"a\r\0", *between, b"b", b"\n"]), [b"a", b"b"])
 
-    @patient
     @given(streams, cuts)
     @example(b"a\r\0\n\n", [2, 3])
     @example(b"\r\0\r\0\n", [2, 3])
@@ -203,7 +200,6 @@ class LineSplitterTests(unittest.TestCase):
         self.assertEqual(kinds(fed([stream])), kinds(lines_of(stream)))
         self.assertEqual(kinds(fed(pieces(stream, range(len(stream))))), kinds(lines_of(stream)))
 
-    @patient
     @given(st.binary(), cuts)
     def test_any_bytes_in_any_chunks(self, stream: bytes, at: list[int]) -> None:
         self.assertEqual(kinds(fed(pieces(stream, at))), kinds(lines_of(stream)))
@@ -275,7 +271,6 @@ class LongLineTests(unittest.TestCase):
                     splitter.feed(chunk)
                     self.assertLess(len(pickle.dumps(splitter, protocol=5)), 2 * LONGEST + 1000)
 
-    @patient
     @given(streams, cuts, st.integers(1, 8))
     @example(b"xyzxyz\r\0\nxyzxyz\r\n", [6, 7, 8, 9], 6)
     @example(b"xyzxyz\r\r\n", [6, 7, 8], 6)
@@ -317,7 +312,6 @@ class TelnetTests(unittest.TestCase):
         self.assertEqual(list(map(without_telnet, fed([b"\xff\xfb\r\0?a\n"]))), [b"\xff\xfb", b"?a"])
         self.assertEqual(list(map(without_telnet, fed([b"\xff\xfb\0?a\n"]))), [b"?a"])
 
-    @patient
     @given(st.lists(st.sampled_from([255, 255, 239, 240, 249, 250, 251, 254, 0, 1, 63, 97])).map(bytes))
     def test_any_line(self, line: bytes) -> None:
         self.assertEqual(without_telnet(line), without_telnet_slowly(line))

@@ -7,8 +7,10 @@ test_blocking's.
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+import threading
 import unittest
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -34,6 +36,7 @@ from discosbackend.ticks import Ticks
 
 from .clients import TICKS, Client, FakeReactor, asked, request
 from .in_memory import GENERIC, quiet
+from .settings import PATIENCE
 
 
 def setUpModule() -> None:
@@ -41,7 +44,7 @@ def setUpModule() -> None:
     quiet()
 
 
-def raising(problem: BaseException) -> Callable[[], Any]:
+def raising(problem: BaseException) -> Callable[..., Any]:
     """A behaviour that raises."""
 
     def behaviour() -> Any:
@@ -227,7 +230,7 @@ print("no reactor")
             cwd=Path(__file__).resolve().parent.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         self.assertEqual((done.stdout, done.returncode), ("no reactor\n", 0), done.stderr)
@@ -264,7 +267,7 @@ class CommandsTests(unittest.TestCase):
             (Ticks(TICKS), b",1795419485.9619467"),
         ]:
             with self.subTest(repr(value)):
-                self.handler.commands["odd"] = lambda _, value=value: value
+                self.handler.commands["odd"] = lambda _: value
                 self.assertEqual(self.client.ask(b"?odd"), b"!odd,ok" + arguments + b"\r\n")
 
     def test_an_added_one_may_refuse(self) -> None:
@@ -739,7 +742,7 @@ class HookTests(unittest.TestCase):
                 handler = DBProtocolHandler(backend, reactor=FakeReactor())
                 handler.start()
                 self.assertEqual(backend.told, ["started"])
-                done = []
+                done: list[Any] = []
                 handler.stop().addBoth(done.append)
                 self.assertEqual(backend.told, ["started", "stop", "stopping"])
                 self.assertEqual(len(done), 1)
@@ -843,7 +846,7 @@ class HookTests(unittest.TestCase):
         # As a server does whose patience is over: whatever hangs next must not keep it from going down.
         for ends in (True, False):
             with self.subTest(ends=ends):
-                backend = self.backend(lambda ends=ends: None if ends else Deferred())
+                backend = self.backend(lambda: None if ends else Deferred())
                 handler = DBProtocolHandler(backend, reactor=FakeReactor())
                 handler.commands["stop"] = lambda _: Deferred()
                 outcomes: list[Any] = []
@@ -891,8 +894,8 @@ class BackgroundImportTests(unittest.TestCase):
         self.enterContext(mock.patch.dict(sys.modules))
         for name in ("astropy.time", "discosbackend.timediscos"):
             sys.modules.pop(name, None)
-        self.enterContext(mock.patch.object(handlers.importlib, "import_module", side_effect=self.imported.append))
-        self.enterContext(mock.patch.object(handlers.threading, "Thread", FakeThread))
+        self.enterContext(mock.patch.object(importlib, "import_module", side_effect=self.imported.append))
+        self.enterContext(mock.patch.object(threading, "Thread", FakeThread))
         self.enterContext(mock.patch.object(FakeThread, "made", []))
         self.reactor = FakeReactor()
 

@@ -25,7 +25,7 @@ from discosbackend.handlers import DBProtocolHandler, HandlerException
 from discosbackend.ticks import Ticks
 
 from .clients import TICKS, Client, FakeReactor, asked, request
-from .in_memory import GENERIC, quiet, steady
+from .in_memory import GENERIC, quiet
 
 
 def setUpModule() -> None:
@@ -295,7 +295,6 @@ class OddReturnTests(StyleTestCase):
                     # Whether somebody waits for it all the same is Twisted's choice; one reply is ours.
                     self.assertRegex(reply + client.answer(), rb"\A!get-tp0,(ok,1\.5|fail,[^,]+)\r\n\Z")
 
-    @steady
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),

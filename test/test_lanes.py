@@ -14,7 +14,8 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from discosbackend import Argument, Backend, BackendError, command
 from discosbackend.commands import COMMANDS
@@ -272,7 +273,7 @@ class ManyTests(LaneTestCase):
             name, *arguments = requests[index % len(requests)]
             reply = self.handler.handle(request(name, *(text.format(index) for text in arguments)))
             assert isinstance(reply, Deferred)
-            reply.addBoth(lambda outcome, index=index: outcomes.append((index, outcome)))
+            reply.addBoth(lambda outcome, of: outcomes.append((of, outcome)), index)
         self.assertEqual(outcomes, [])
         return outcomes
 
@@ -341,7 +342,9 @@ class TimeLimitTests(LaneTestCase):
         self.a.ask(b"?convert-data")
         self.reactor.pass_time(900)
         self.assertEqual(self.a.answer(), b"")
-        self.reactor.pass_time(COMMANDS["convert-data"].timeout - 900.25)
+        limit = COMMANDS["convert-data"].timeout
+        assert limit is not None
+        self.reactor.pass_time(limit - 900.25)
         self.assertEqual(self.a.answer(), b"")
         self.reactor.pass_time(0.25)
         self.assert_timeout(self.a, b"convert-data")
@@ -600,6 +603,7 @@ class CancellationTests(LaneTestCase):
         self.assertEqual(unhandled, [])
 
 
+@implementer(ILogObserver)
 class unhandled_errors:  # a context manager is named as a function
     """Collects what Twisted says about failures that nobody looked at."""
 
@@ -607,13 +611,13 @@ class unhandled_errors:  # a context manager is named as a function
         self.found: list[str] = []
 
     def __enter__(self) -> list[str]:
-        globalLogPublisher.addObserver(self.observe)
+        globalLogPublisher.addObserver(self)
         return self.found
 
     def __exit__(self, *_: object) -> None:
-        globalLogPublisher.removeObserver(self.observe)
+        globalLogPublisher.removeObserver(self)
 
-    def observe(self, event: Any) -> None:
+    def __call__(self, event: Any) -> None:
         """Twisted's hook."""
         if event.get("log_level") is not None and event["log_level"].name in ("error", "critical"):
             self.found.append(str(event))
@@ -701,12 +705,10 @@ class SharedTests(unittest.TestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_different_keys_share_nothing(self) -> None:
-        sources = [Deferred(), Deferred()]
+        sources: list[Deferred[str]] = [Deferred(), Deferred()]
         outcomes: list[Any] = []
         for source in sources:
-            self.lanes.submit("probe", lambda source=source: source, [], limit=5.0, share=id(source)).addBoth(
-                outcomes.append
-            )
+            self.lanes.submit("probe", lambda: source, [], limit=5.0, share=id(source)).addBoth(outcomes.append)
         sources[1].callback("second")
         self.assertEqual(outcomes, ["second"])
 

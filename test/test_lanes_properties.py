@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -303,14 +303,7 @@ class LanesMachine(RuleBasedStateMachine):
 class LanesMachineTests(LanesMachine.TestCase):  # type: ignore[misc, valid-type]
     """The machine, run over random sequences."""
 
-    settings = settings(
-        max_examples=60,
-        stateful_step_count=30,
-        deadline=None,
-        derandomize=True,
-        # A machine that is busy with something else does not fail a test.
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    settings = settings(max_examples=60, stateful_step_count=30)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class GoneTests(unittest.TestCase):
 
 
 @implementer(ITCPTransport)
-class TcpWire(Wire):
+class TcpWire(Wire):  # type: ignore[misc]  # not all of the interface
     """A transport with TCP's settings."""
 
     def __init__(self) -> None:

@@ -248,9 +248,9 @@ class FairnessTests(unittest.TestCase):
                 break
             self.clock.turn()
         self.assertEqual(late.received(), b"!late,ok\r\n" * 30)
-        for name, count in before.items():
-            with self.subTest(name):
-                self.assertTrue(20 < handled[name] - count < 40)
+        for command, count in before.items():
+            with self.subTest(command):
+                self.assertTrue(20 < handled[command] - count < 40)
 
     def test_one_that_waits_takes_no_turns(self) -> None:
         """Nor does one that does not read."""

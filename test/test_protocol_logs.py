@@ -29,7 +29,7 @@ from discosbackend.handlers import (
 from discosbackend.protocol import DBFactory, DBProtocol, Exchange
 from discosbackend.replies import Replies
 
-from .in_memory import GREETING, Connection, Later, Scripted, greeted, measured_by, odd, ok, quiet, steady
+from .in_memory import GREETING, Connection, Later, Scripted, greeted, measured_by, odd, ok, quiet
 
 
 def setUpModule() -> None:
@@ -193,7 +193,6 @@ class LogTests(unittest.TestCase):
         connection.ask(b"?\r\n!\r\n" * 500)
         self.assertEqual(len(seen), 1000)
 
-    @steady
     @given(st.lists(st.binary(max_size=20) | st.sampled_from([b"?odd,", b"!", b"\x85", b"\x1c", b"\x0b"]), max_size=6))
     @example([b"?odd,\x85\x0bERROR:forged"])
     @example([b"!\rERROR:forged"])

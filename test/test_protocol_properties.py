@@ -29,7 +29,7 @@ from discosbackend.handlers import (
 )
 from discosbackend.protocol import DBFactory
 
-from .in_memory import GREETING, Connection, Later, Scripted, Wire, greeted, measured_by, ok, quiet, steady
+from .in_memory import GREETING, Connection, Later, Scripted, Wire, greeted, measured_by, ok, quiet
 
 LONGEST = 16384
 
@@ -132,7 +132,6 @@ class AnyBytesTests(unittest.TestCase):
         "backend": lambda: DBProtocolHandler(Talkative(), reactor=Clock()),
     }
 
-    @steady
     @given(streams, st.lists(st.integers(1, 40), max_size=20), st.sampled_from(sorted(HANDLERS)), st.booleans())
     @example(b"\r\0\n\n\r\0", [2], "ok", False)
     @example(b"?time" + b"\r" * 3, [1] * 10, "backend", True)
@@ -167,7 +166,6 @@ class AnyBytesTests(unittest.TestCase):
         self.assertFalse(connection.transport.disconnecting)
         self.assertEqual(connection.clock.getDelayedCalls(), [])
 
-    @steady
     @given(st.binary(max_size=30), st.lists(st.integers(1, 4), max_size=30))
     def test_name_of_an_invalid_reply(self, line: bytes, cuts: list[int]) -> None:
         """The name that was sent if it is one, else `undefined`."""
@@ -180,7 +178,6 @@ class AnyBytesTests(unittest.TestCase):
         found = NAME.match(line)
         self.assertTrue(connection.received().startswith(b"!" + (found[1] if found else b"undefined") + b",invalid,"))
 
-    @steady
     @given(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")))
     @example(b"?\xff!,")
     @example(b"?x,\\!")
@@ -306,7 +303,6 @@ class AnyOrderTests(unittest.TestCase):
                 self.assertEqual(len(bench.handler.requests), begun)
             self.assertLess(bench.wire.unread, bench.wire.room + 128 * 40)
 
-    @steady
     @given(kind_lists, events, st.sampled_from([0, 50, 1000, 2**16]), st.booleans())
     def test_all_are_answered(
         self, names: list[str], steps: list[tuple[str, int]], room: int, half_close: bool
@@ -324,7 +320,6 @@ class AnyOrderTests(unittest.TestCase):
             self.assertEqual(bench.wire.producerState, "producing")
             self.assertEqual(bench.connection.ask(b"?version,1\r\n"), b"!version,ok,1\r\n")
 
-    @steady
     @given(kind_lists, events, st.sampled_from([0, 50, 2**16]), events)
     def test_gone_at_any_time(
         self, names: list[str], steps: list[tuple[str, int]], room: int, then: list[tuple[str, int]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import unittest
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -78,7 +78,7 @@ class OneReplyTests(unittest.TestCase):
         """In every style, and with requests before and behind it."""
         for style, made in self.STYLES.items():
             with self.subTest(style, reply=reply):
-                handler = odd(lambda message, made=made: made(outcome(message)))
+                handler = odd(lambda message: made(outcome(message)))
                 got = greeted(handler).ask(b"?a,1\r\n?odd,2\r\n?b,3\r\n")
                 self.assertEqual(got, b"!a,ok,1\r\n" + reply + b"!b,ok,3\r\n")
                 got = greeted(handler).ask(b"?a,1\r\n" + b"?odd,2\r\n" * 10 + b"?b,3\r\n")
@@ -105,11 +105,12 @@ class OneReplyTests(unittest.TestCase):
 
             return answer
 
+        def always(thing: object) -> Callable[[Message], Any]:
+            return lambda _: thing
+
+        things: tuple[object, ...] = (None, 0, 42, True, "", "!odd,ok", b"!odd,ok\r\n", [], {}, object)
         wrong: list[Callable[[Message], Any]] = [
-            *(
-                lambda _, thing=thing: thing
-                for thing in (None, 0, 42, True, "", "!odd,ok", b"!odd,ok\r\n", [], {}, object)
-            ),
+            *(always(thing) for thing in things),
             lambda message: message,
             lambda message: [ok(message)],
             *(changed(message_type=kind) for kind in (REQUEST, "", "x", None)),
@@ -136,7 +137,7 @@ class OneReplyTests(unittest.TestCase):
             ("", GENERIC),
         ]:
             for kind in (HandlerException, BackendError):
-                self.check(lambda _, kind=kind, text=text: kind(text), b"!odd,fail,%s\r\n" % reason)
+                self.check(lambda _: kind(text), b"!odd,fail,%s\r\n" % reason)
         self.check(lambda _: HandlerException(), b"!odd,fail,%s\r\n" % GENERIC)
         self.check(lambda _: Unprintable(), b"!odd,fail,%s\r\n" % GENERIC)
 
@@ -159,7 +160,7 @@ class OneReplyTests(unittest.TestCase):
             Own,
         ):
             with self.subTest(kind):
-                self.check(lambda _, kind=kind: kind("secret"), b"!odd,fail,%s\r\n" % GENERIC)
+                self.check(lambda _: kind("secret"), b"!odd,fail,%s\r\n" % GENERIC)
 
     def test_replies_keep_the_order_of_requests(self) -> None:
         later = Later()
@@ -184,12 +185,12 @@ class OneReplyTests(unittest.TestCase):
             def handle(self, message: Message) -> Message:
                 return ok(message)
 
-        connection = greeted(Foreign())
+        connection = greeted(cast(Handler, Foreign()))
         self.assertEqual(connection.ask(b"?x,1\r\n"), b"!x,ok,1\r\n")
         self.assertEqual(connection.ask(b"?x," + b"a" * 504 + b"\r\n"), ReplyLimitTests.TOO_LONG)
         for thing in (None, object(), Backend(), "handler"):
             with self.subTest(thing), self.assertRaises(TypeError):
-                DBFactory(thing)
+                DBFactory(cast(Handler, thing))
 
     def test_one_who_waits_keeps_nobody_waiting(self) -> None:
         later = Later()
@@ -237,7 +238,7 @@ class OneReplyTests(unittest.TestCase):
         """No recursion, in whatever style they are answered."""
         for style, made in self.STYLES.items():
             with self.subTest(style):
-                connection = greeted(Scripted(lambda message, made=made: made(ok(message))))
+                connection = greeted(Scripted(lambda message: made(ok(message))))
                 self.assertEqual(connection.ask(b"?x\r\n" * 10000), b"!x,ok\r\n" * 10000)
 
 
@@ -340,9 +341,7 @@ class ReplyLimitTests(unittest.TestCase):
             ("a" * 499 + "\u20ac\n\n", b"!x,fail," + b"a" * 499 + b"??\r\n"),
         ]:
             with self.subTest(text[498:]):
-                self.assertEqual(
-                    greeted(Scripted(lambda _, text=text: fail(HandlerException(text)))).ask(b"?x\r\n"), reply
-                )
+                self.assertEqual(greeted(Scripted(lambda _: fail(HandlerException(text)))).ask(b"?x\r\n"), reply)
 
     def test_no_limit(self) -> None:
         self.assertEqual(
@@ -366,7 +365,7 @@ class ReplyLimitTests(unittest.TestCase):
         for limit in (0, 5, 9, 10, 11, 20):
             for text in ("aaa", ",,,", ""):
                 with self.subTest(limit, text=text):
-                    handler = self.limited(limit, lambda _, text=text: fail(HandlerException(text)))
+                    handler = self.limited(limit, lambda _: fail(HandlerException(text)))
                     reply = greeted(handler).ask(b"?x\r\n")
                     self.assertEqual(parse_message(reply.decode()).code, FAIL)
 

@@ -16,7 +16,7 @@ import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -52,7 +52,7 @@ class ListenTests(unittest.TestCase):
         listen(AlwaysOkHandler(), 10001, "127.0.0.1", reactor=reactor)
         port, factory, backlog, interface = reactor.tcpServers[0]
         self.assertEqual((port, backlog, interface), (10001, BACKLOG, "127.0.0.1"))
-        self.assertIs(factory.reactor, reactor)
+        self.assertIs(cast(Any, factory).reactor, reactor)
 
     def test_listen_defaults(self) -> None:
         reactor = MemoryReactorClock()
@@ -71,13 +71,13 @@ class ListenTests(unittest.TestCase):
         from twisted.internet import reactor
 
         port = listen(AlwaysOkHandler(), 0, "127.0.0.1")
-        number = port.getHost().port
+        number = cast(Any, port.getHost()).port
         self.assertGreater(number, 0)
         self.assertEqual(address_of(port), f"127.0.0.1:{number}")
         with self.assertRaises(CannotListenError):
             listen(AlwaysOkHandler(), number, "127.0.0.1")
         port.stopListening()
-        reactor.iterate()  # type: ignore[attr-defined]  # the port is closed in the reactor's next turn
+        reactor.iterate(0)  # the port is closed in the reactor's next turn
 
 
 class Telltale(Backend):

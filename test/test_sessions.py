@@ -23,6 +23,7 @@ class SessionTests(unittest.TestCase):
         backend = SimulatedBackend(instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7))
         factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
         factory.doStart()
+        self.addCleanup(factory.doStop)
         return session_player.play(lines, session_player.MemoryWire(factory, clock))
 
     def test_every_session_passes(self) -> None:

@@ -21,6 +21,9 @@ from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, TaskedBackend, instrument_of
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
+from .serving import ROOT
+from .settings import PATIENCE
+
 NOON = 17_000_000_000_000_000
 
 SPECTROMETERS = ("discos", "sardara", "skarab")
@@ -56,10 +59,10 @@ SKARAB_START = {1400: 0, 187.5: 906.25, 93.75: 953.125, 16: 992, 375: 812.5, 750
 UNCHANGED = ("*",) * 6
 
 
-def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> SimulatedBackend:
+def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> Any:
     """An instrument on a clock of its own, `backend.fake`, that starts at NOON."""
     clock = Clock()
-    backend = SimulatedBackend(
+    backend: Any = SimulatedBackend(
         instrument,
         clock=clock,
         now_ticks=lambda: NOON + round(clock.seconds() * TICKS_PER_SECOND),
@@ -80,7 +83,7 @@ def answer(backend: Backend, line: str) -> str:
         return f"!{request.name},fail,{refusal}"
 
 
-class RefusalMixin:
+class RefusalMixin(unittest.TestCase):
     """Every reason is one that any deployed client can read."""
 
     def refusal(self, call: Any, *arguments: Any) -> str:
@@ -188,7 +191,9 @@ class InstrumentTests(unittest.TestCase):
             "import sys, discosbackend.simulator as s; s.SimulatedBackend('mistral').status();"
             "print([m for m in ('twisted.internet.reactor', 'astropy', 'numpy') if m in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+        )
         self.assertEqual("[]", done.stdout.strip())
 
 

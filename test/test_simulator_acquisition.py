@@ -8,7 +8,7 @@ import tempfile
 import unittest
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from twisted.internet.task import Clock
@@ -293,7 +293,7 @@ class RecordingTests(InstrumentMixin):
 
     def test_mistral_records_nothing(self) -> None:
         self.backend = self.make("mistral")
-        self.backend.begin_setup()
+        cast(Any, self.backend).begin_setup()
         self.fake.advance(60)
         self.backend.start()
         self.backend.stop()
@@ -460,7 +460,7 @@ class StateTests(InstrumentMixin):
         self.backend = self.make("mistral")
         self.backend.fault = "broken"
         self.backend.clock.jump(5)
-        self.backend.reset()
+        cast(Any, self.backend).reset()
         self.assertEqual(self.backend.status()[:2], (NOON + 5 * SECOND, "broken"))
 
 

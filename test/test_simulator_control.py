@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -39,7 +39,7 @@ from discosbackend.simulator.operations import LONGEST_LINE, OPERATIONS, find_op
 from discosbackend.simulator.remote import SimulatorControl, control_address
 from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
 
-from .in_memory import quiet, steady
+from .in_memory import quiet
 from .serving import ROOT, Server
 from .settings import PATIENCE
 
@@ -696,7 +696,6 @@ class ChannelTests(unittest.TestCase):
                 self.assertIn("cannot be told", errors(answers[:1])[0])
                 self.assertEqual(answers[1], b'{"ok": []}')
 
-    @steady
     @given(st.lists(st.binary(max_size=40) | st.sampled_from(list(OPERATIONS)).map(asking_for)))
     def test_any_bytes(self, pieces: list[bytes]) -> None:
         """Only whole answers come out, one a line at most, and none after a line that is no request."""
@@ -708,7 +707,7 @@ class ChannelTests(unittest.TestCase):
             self.assertEqual(len(answer.keys() & {"ok", "error"}), 1)
         self.assertEqual(channel.wire.ended, len(answers) < len(lines) or _is_refusal(answers))
 
-    @settings(steady, max_examples=200)
+    @settings(max_examples=200)
     @given(
         st.sampled_from(list(OPERATIONS)),
         st.dictionaries(
@@ -824,7 +823,7 @@ class ListeningTests(unittest.TestCase):
     def test_close(self) -> None:
         channel = self.channel(0)
         channel.open()
-        factory = self.reactor.tcpServers[0][1]
+        factory: Any = self.reactor.tcpServers[0][1]
         protocol, wire = factory.buildProtocol(None), Wire()
         protocol.makeConnection(wire)
         channel.close()
@@ -870,7 +869,7 @@ class ProcessTests(unittest.TestCase):
 
     def test_what_is_sent_in_one_go_and_hung_up(self) -> None:
         with controlled() as (_, address):
-            host, port = control_address(address)
+            host, port = cast(tuple[str, int], control_address(address))
             with socket.create_connection((host, int(port)), PATIENCE) as connection:
                 connection.sendall(b'{"do": "state"}\n' * 500)
                 connection.shutdown(socket.SHUT_WR)
@@ -882,7 +881,7 @@ class ProcessTests(unittest.TestCase):
         """Also when it sends more than is read."""
         body = b'{"do": "diode", "on": true}\n' * 20000
         with controlled() as (_, address), SimulatorControl(address) as control:
-            host, port = control_address(address)
+            host, port = cast(tuple[str, int], control_address(address))
             with socket.create_connection((host, int(port)), PATIENCE) as connection:
                 connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n" + body)
                 with connection.makefile("rb") as lines:

@@ -11,7 +11,7 @@ import threading
 import unittest
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
@@ -117,7 +117,7 @@ class DoorTests(unittest.TestCase):
         factory, service, port = self.serve()
         assert factory.door is not None
         verifyObject(IListeningPort, factory.door)
-        self.assertEqual(factory.door.getHost().port, 4711)
+        self.assertEqual(cast(Any, factory.door.getHost()).port, 4711)
         self.stop(service)
         self.assertFalse(port.listens)
         with self.assertRaises(CannotListenError):
@@ -240,7 +240,7 @@ class DoorTests(unittest.TestCase):
         closed: list[bool] = []
         for connection in (first, second):
             # Nobody who sees its connection end can be accepted at once.
-            connection.transport.loseConnection = lambda: closed.append(not port.listens)
+            connection.transport.loseConnection = lambda: closed.append(not port.listens)  # type: ignore[method-assign]
         first.send(b"?a,1\n?b,2\n?c,3\n")
         self.assertEqual((first.received(), closed), (A, []))
         factory.reactor.advance(0)

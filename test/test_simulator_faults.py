@@ -19,7 +19,6 @@ from discosbackend.errors import FaultScriptError
 from discosbackend.simulator.fault_kinds import KINDS
 from discosbackend.simulator.faults import Fault, Faults, fault_from_texts, fault_of, load_faults
 
-from .in_memory import steady
 from .serving import ROOT
 
 
@@ -327,7 +326,6 @@ class SeedTests(unittest.TestCase):
     # As first drawn: a change here loses every failure that anybody has noted down.
     noted = [0, 1, 13, 14]
 
-    @steady
     @given(
         st.integers(),
         st.lists(st.sampled_from(["time", "status", "stop"]), max_size=30),

@@ -18,7 +18,7 @@ from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty import FaultyFactory, FaultyProtocol
 
-from .in_memory import GREETING, Connection, Later, Narrow, Wire, greeted, measured_by, odd, ok, quiet, steady
+from .in_memory import GREETING, Connection, Later, Narrow, Wire, greeted, measured_by, odd, ok, quiet
 
 A, B, C = b"!a,ok,1\r\n", b"!b,ok,2\r\n", b"!c,ok,3\r\n"
 
@@ -335,7 +335,6 @@ class DropTests(unittest.TestCase):
 class UnstruckTests(unittest.TestCase):
     """Nothing armed: as without any of this."""
 
-    @steady
     @given(
         st.lists(st.sampled_from([b"?a,1\r\n", b"wrong\n", b"!reply\n", b"?b\\x\n", b"\n", b"?odd\n"]), max_size=40),
         st.integers(1, 60),
@@ -373,7 +372,6 @@ class SeedTests(unittest.TestCase):
     def test_another_seed_gives_others(self) -> None:
         self.assertEqual(len({self.session(seed) for seed in range(4)}), 4)
 
-    @steady
     @given(st.integers(), st.lists(st.sampled_from([0.0, 0.3, 1.1]), min_size=1, max_size=20))
     def test_whole_replies_stay_in_order(self, seed: int, pauses: Sequence[float]) -> None:
         connection = connected(Fault(kind="late", seconds=1, rate=0.4), Fault(kind="bytes", rate=0.3), seed=seed)
@@ -507,7 +505,6 @@ class PauseTests(unittest.TestCase):
             action()
         self.assertEqual(connection.ask(b"?a,1\n"), A)
 
-    @steady
     @given(st.lists(st.sampled_from(["ask", "pause", "resume", "turn"]), max_size=30), st.integers())
     def test_however_often(self, steps: Sequence[str], seed: int) -> None:
         connection = connected(Fault(kind="bytes", rate=0.3, command="a"), seed=seed)

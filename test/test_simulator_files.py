@@ -11,7 +11,7 @@ import sys
 import threading
 import unittest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from astropy.io import fits
@@ -321,10 +321,10 @@ class ConverterTests(InstrumentMixin):
                 if early:
                     converter.give_up()
 
-            def wait(converter: Any, *told: Any) -> Any:
+            def wait(converter: Any, told: str) -> Any:
                 self.backend.server_stopping()
                 try:
-                    return communicate(converter, *told, timeout=PATIENCE)
+                    return communicate(converter, told, timeout=PATIENCE)
                 finally:
                     converter.kill()
 
@@ -335,7 +335,7 @@ class ConverterTests(InstrumentMixin):
                 mock.patch("subprocess.Popen", start),
                 self.assertRaises(BackendError) as caught,
             ):
-                self.backend._files._converter._given_up = False  # as ready() does
+                cast(Any, self.backend._files)._converter._given_up = False  # as ready() does
                 self.backend.convert_data()
             self.assertEqual(str(caught.exception), "conversion given up")
             self.assertEqual(len(recordings_in(self.data)), 1)

@@ -34,7 +34,7 @@ class TotalPowerTests(TheoryMixin):
             {"full_scale": 12_000_000},
         ):
             with self.subTest(**shape):
-                setup = setup_of(**shape)  # type: ignore[arg-type]  # a table of keywords
+                setup = setup_of(**shape)
                 # Of L, R, Q, U only the first two are powers.
                 powers = [0, 1, 4, 5] if "stokes" in shape else slice(None)
                 made = dumps(setup, 20, sky)[:, powers]

@@ -371,7 +371,7 @@ class MergedTests(FileTests):
                         whole[info["hdrLoc"] : info["datLoc"] + info["datSpan"]]
                         for whole, info in ((after, ours.fileinfo()), (before, theirs.fileinfo()))
                     ]
-                    self.assertEqual(*parts, ours.name)
+                    self.assertEqual(parts[0], parts[1], ours.name)
 
     def test_the_rows_are_on_our_times(self) -> None:
         setup = setup_with()

@@ -139,7 +139,7 @@ class DamageTests(RecordingMixin):
             else:
                 self.assert_dumps(folder, *range(length // RECORD))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(0, 3 * RECORD - 1), st.integers(1, 255))
     def test_a_wrong_byte_costs_its_dump_only(self, place: int, change: int) -> None:
         shutil.rmtree(self.data, ignore_errors=True)

@@ -8,6 +8,7 @@ import tempfile
 import unittest
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from discosbackend.errors import SkyError
 from discosbackend.simulator.sky import Line, Sky, Source, load_sky, source_of
@@ -21,7 +22,7 @@ class LineTests(unittest.TestCase):
         self.assertAlmostEqual(line.width_mhz, 0.0473796, places=7)
 
     def test_refusals(self) -> None:
-        right = {"rest": 1420.4, "width": 1.0, "peak": 2.0, "velocity": 0.0}
+        right: dict[str, Any] = {"rest": 1420.4, "width": 1.0, "peak": 2.0, "velocity": 0.0}
         for key, value, told in (
             ("rest", 0, "rest must be a number of MHz from 1 to 1e+07, not 0"),
             ("rest", math.nan, "rest must be a number of MHz from 1 to 1e+07, not nan"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unittest
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy
 from hypothesis import given
@@ -128,7 +129,7 @@ class SameSeedTests(unittest.TestCase):
             numpy.zeros((2, 1024), numpy.int32),
         ):
             with self.assertRaisesRegex(ValueError, "out must be 2048 int32"):
-                spectra.fill(0, Sky(), wrong)
+                spectra.fill(0, Sky(), cast(Any, wrong))
         for setup, reason in (
             (setup_of(full_scale=0), "full_scale must be 1 to 2147483647, not 0"),
             (setup_of(full_scale=2**31), "full_scale"),

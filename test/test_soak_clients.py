@@ -21,6 +21,8 @@ from benchmarks.questions import Question, device, garbage, lengthy, reading
 from benchmarks.verdict import ELAPSED, GREETING, Tally
 from discosbackend.framing import LineSplitter, LongLine, without_telnet
 
+from .settings import PATIENCE
+
 QUESTIONS = [Question(b"?n-%d\r\n" % n, b"!n-%d,fail,no\r\n" % n) for n in range(6)]
 REPLIES = [question.answer or b"" for question in QUESTIONS]
 
@@ -33,10 +35,8 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
     """Mistakes are counted as what they are, on a socket whose other end says what the test lets it say."""
 
     def setUp(self) -> None:
-        for name in ("_PATIENCE", "_SILENCE"):
-            patch = mock.patch.object(conversation, name, 0.1)
-            patch.start()
-            self.addCleanup(patch.stop)
+        self.enterContext(mock.patch.object(conversation, "_PATIENCE", PATIENCE))
+        self.enterContext(mock.patch.object(conversation, "_SILENCE", 0.1))
         ours, self.server = socket.socketpair()
         ours.setblocking(False)
         self.server.setblocking(False)
@@ -51,6 +51,10 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0)
         if close:
             self.server.shutdown(socket.SHUT_WR)
+
+    def give_up_soon(self) -> None:
+        """For tests in which something that is due does not come; what does come has come by then."""
+        self.enterContext(mock.patch.object(conversation, "_PATIENCE", 0.1))
 
     async def wrong(self) -> tuple[int, int, int]:
         """Ask; something is wrong with the answers, and this is what."""
@@ -71,6 +75,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((self.tally.requests, self.tally.replies), (24, 24))
 
     async def test_lost(self) -> None:
+        self.give_up_soon()
         await self.say(*REPLIES[:2], *REPLIES[3:])
         self.assertEqual(await self.wrong(), (1, 0, 0))
         self.assertEqual(self.tally.examples, [f"lost: {REPLIES[2]!r} was due"])
@@ -114,6 +119,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
         await self.say(*REPLIES)
         await self.conversation.ask(reply, *QUESTIONS, reply)
         self.assertEqual(self.tally.requests, 6)
+        self.give_up_soon()
         await self.say(b"!a,invalid,syntax error: no\r\n")
         with self.assertRaises(Wrong):
             await self.conversation.finish(reply)
@@ -129,6 +135,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(tallied(self.tally), (0, 0, 0))
 
     async def test_half_close_without_an_end(self) -> None:
+        self.give_up_soon()
         await self.say(*REPLIES)
         with self.assertRaises(Wrong):
             await self.conversation.finish(*QUESTIONS)

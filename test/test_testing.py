@@ -7,6 +7,7 @@ import socket
 import sys
 import unittest
 from collections.abc import Iterable
+from typing import Any
 from unittest import mock
 
 from discosbackend.commands import COMMANDS
@@ -158,7 +159,7 @@ class BrokenBackendTests(unittest.TestCase):
         case = broken_backends.MinimalTests
         made: list[process.ServerProcess] = []
 
-        def make(*arguments: object, **options: object) -> process.ServerProcess:
+        def make(*arguments: Any, **options: Any) -> process.ServerProcess:
             made.append(process.ServerProcess(*arguments, **options))
             return made[-1]
 

@@ -7,6 +7,7 @@ import unittest
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
 from discosbackend.client import Client
 from discosbackend.testing.caution import LINES_A_SECOND, Caution, Reach
@@ -82,14 +83,14 @@ class RightServerTests(_Clients):
         caution = _Counting(Reach.FULL, LINES_A_SECOND)
         return [tried(case, f"replies late {number}", caution=caution) for case in list(CASES)[number::LATE_ONES]]
 
-    def results(self, server: str, *cases: str, **attributes: object) -> list[Result]:
+    def results(self, server: str, *cases: str, **attributes: Any) -> list[Result]:
         """Try cases, none of which may fail: all, if none is named."""
         found = [tried(case, server, **attributes) for case in cases or CASES]
         for result in found:
             self.assertIsNot(result.verdict, Verdict.FAIL, result)
         return found
 
-    def reasons(self, server: str, *cases: str, **attributes: object) -> list[str]:
+    def reasons(self, server: str, *cases: str, **attributes: Any) -> list[str]:
         """Why some were not tried; the others must have passed."""
         found = [result for result in self.results(server, *cases, **attributes) if result.verdict is not Verdict.PASS]
         for result in found:

@@ -13,14 +13,11 @@ from unittest import mock
 import numpy as np
 from astropy.time import Time, TimeDelta
 from astropy.utils import iers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from discosbackend import ticks as room
 from discosbackend.ticks import TICKS_PER_SECOND, UNIX_SECONDS_BELOW, Ticks, now_ticks
 from discosbackend.timediscos import time_from_ticks
-
-patient = settings(deadline=None, derandomize=True)
 
 # The document's own example. It is above 2^53, where a double is 2 counts coarse.
 TICKS = 14309227829708831
@@ -139,7 +136,7 @@ class TicksTests(unittest.TestCase):
         """The host's clock counts ns; a tick has begun or it has not."""
         for ns, expected in ((TICKS * 100, TICKS), (TICKS * 100 + 99, TICKS), (0, 0)):
             for clock in (Ticks.now, now_ticks):
-                with self.subTest(ns), mock.patch.object(room.time, "time_ns", return_value=ns):
+                with self.subTest(ns), mock.patch("time.time_ns", return_value=ns):
                     self.assertIs(type(clock()), Ticks)
                     self.assertEqual(clock(), expected)
 
@@ -183,7 +180,6 @@ class TicksTextTests(unittest.TestCase):
         self.assertEqual(UNIX_SECONDS_BELOW, 10**12)
         self.assertEqual(TICKS_PER_SECOND, 10**7)
 
-    @patient
     @given(counts)
     def test_ticks_to_text_and_back(self, count: int) -> None:
         seconds, rest = divmod(count, 10**7)
@@ -192,20 +188,17 @@ class TicksTextTests(unittest.TestCase):
         self.assertEqual(Ticks.parse(instant.unix_text()), count)
         self.assertEqual(Ticks.parse(str(instant)), count)
 
-    @patient
     @given(st.integers(0, 10**12 - 1), fractions)
     @example(10**12 - 1, "9" * 20)
     def test_seconds_with_any_fraction(self, seconds: int, fraction: str) -> None:
         text = f"{seconds}.{fraction or '0'}"
         self.assertEqual(Ticks.parse(text), math.floor(Fraction(text) * 10**7))
 
-    @patient
     @given(st.integers(10**12, 10**19 - 1), fractions)
     @example(10**12, "")
     def test_counts_with_any_fraction(self, count: int, fraction: str) -> None:
         self.assertEqual(Ticks.parse(f"{count}.{fraction or '0'}"), count)
 
-    @patient
     @given(st.text(st.sampled_from("0123456789.-+e _\n\u0661")))
     def test_any_text_is_read_as_a_number_or_refused(self, text: str) -> None:
         try:
@@ -280,12 +273,10 @@ class TicksOfTests(unittest.TestCase):
             with self.subTest(repr(value)), self.assertRaises(ValueError):
                 Ticks.of(value)
 
-    @patient
     @given(st.integers(0, 4 * 10**16))
     def test_times_are_exact(self, count: int) -> None:
         self.assertEqual(Ticks.of(Ticks(count).time), count)
 
-    @patient
     @given(st.floats(0, 999999999999, exclude_max=True))
     @example(1430922782.970883)
     @example(0.49999999999999994)
@@ -294,7 +285,6 @@ class TicksOfTests(unittest.TestCase):
         exact = Fraction(seconds) * 10**7
         self.assertLessEqual(abs(Ticks.of(seconds) - exact), Fraction(1, 2) + Fraction(1, 10**6))
 
-    @patient
     @given(st.integers(10**12, 2**53))
     def test_counts_as_float_are_exact(self, count: int) -> None:
         self.assertEqual(Ticks.of(float(count)), count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from unittest import SkipTest, mock
 
 from discosbackend.testing import Profile
@@ -48,7 +49,7 @@ def case(run: Callable[[Check], None], level: Level = Level.MUST, reach: Reach =
 
 
 class JudgeTests(unittest.TestCase):
-    def judged(self, *of: object, strict: bool = False, **deviations: str) -> tuple[str, tuple[str, ...]]:
+    def judged(self, *of: Any, strict: bool = False, **deviations: str) -> tuple[str, tuple[str, ...]]:
         profile = Profile()
         profile.deviations = deviations
         result = judge(case(*of), Check(profile, NOWHERE), strict=strict)
@@ -81,7 +82,7 @@ class JudgeTests(unittest.TestCase):
             ):
                 with self.subTest(run.__name__, strict=strict):
                     self.assertEqual(self.judged(run, strict=strict, **known), wanted)
-        self.assertEqual(self.judged(fails, **{"other/*": "it always did"})[0], "FAIL")
+        self.assertEqual(self.judged(fails, strict=False, **{"other/*": "it always did"})[0], "FAIL")
 
     def test_a_mistake_in_a_case_is_none_of_the_servers(self) -> None:
         with self.assertRaises(ZeroDivisionError):
@@ -121,7 +122,7 @@ class TrialsTests(unittest.TestCase):
         left_out = "left out: in 5 cases one after another a reply did not come in time"
         self.assertEqual(verdicts, [("FAIL", "that is wrong")] * 10 + [("SKIPPED", left_out)] * 2)
 
-    def verdicts(self, *cases: Case, **options: object) -> list[tuple[str, str]]:
+    def verdicts(self, *cases: Case, **options: Any) -> list[tuple[str, str]]:
         found = trials(cases, lambda: Check(Profile(), NOWHERE), **options)
         return [(result.verdict.name, result.explanation) for result in found]
 
