@@ -18,9 +18,10 @@ from unittest import mock
 
 import numpy as np
 from astropy import units
-from astropy.coordinates import SkyCoord, get_sun
+from astropy.coordinates import AltAz, EarthLocation, SkyCoord, get_sun
 from astropy.io import fits
 from astropy.time import Time
+from astropy.utils import iers
 from hypothesis import given, strategies
 
 from discosbackend.errors import RecordingError
@@ -309,6 +310,24 @@ class PointingTests(unittest.TestCase):
         clear = abs(np.sin(hours)) > 0.05
         self.assertTrue((np.sin(found["az"]) * np.sin(hours) < 0)[clear].all())
         self.assertTrue((found["par_angle"] * np.sin(hours) > 0)[clear].all())
+
+    def test_positions_are_those_of_astropy(self) -> None:
+        # Around a leap second. Its table of the Earth's rotation, of which it would read sixty years, is cut out.
+        begins = Time("2016-12-30T00:00:00", scale="utc")
+        table = Path(iers.IERS_A_FILE).read_bytes().splitlines(keepends=True)
+        near = [line for line in table if abs(float(line[7:15]) - begins.mjd) < 5]
+        predicted = [line for line in table if line[57:58] == b"P"]
+        excerpt = Path(self.enterContext(tempfile.TemporaryDirectory())) / "excerpt"
+        excerpt.write_bytes(b"".join([*near, *predicted[-1:]]))
+        self.enterContext(iers.earth_orientation_table.set(iers.IERS_A.read(excerpt)))
+        hours = np.arange(0, 72.1, 0.7)
+        instants = [Time(begins.mjd + hour // 24, hour % 24 / 24, format="mjd", scale="utc") for hour in hours]
+        site = EarthLocation.from_geocentric(4865182.7660, 791922.6890, 4035137.1740, unit=units.m)
+        pole = SkyCoord(270, 66.56, unit="deg")
+        wanted = pole.transform_to(AltAz(obstime=Time(instants), location=site))
+        found = self.at(Sky(), hours * 3600, round(begins.unix * 1e7))
+        apart = SkyCoord(found["az"], found["el"], unit="rad").separation(SkyCoord(wanted.az, wanted.alt)).mas
+        self.assertLess(apart.max(), 1)
 
     def test_positions_in_between_are_as_good(self) -> None:
         seconds = np.linspace(0, 20, 4001)
