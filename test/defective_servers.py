@@ -25,7 +25,7 @@ from . import defective_backends as backends
 from . import defective_protocols as protocols
 from .backend_simulator import BackendSimulator
 
-LATE_ONES = 32
+LATE_ONES = 60
 
 # What the backend refuses whether or not there is an argument too many.
 REFUSED_ANYWAY = ("set-configuration", "set-section", "start", "stop")

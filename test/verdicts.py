@@ -56,7 +56,6 @@ class BackendSimulatorProfile(Profile):
     valid_shift = 1
     inputs = 2
     lead = 0.1
-    late_tolerance = 0.3
 
 
 def tried(case: str, server: str, *, caution: Caution | None = None, **attributes: object) -> Result:
