@@ -10,8 +10,12 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBProtocol
 
 from .backend_simulator import BackendSimulator
+from .settings import LONG
 
 _LATE = 0.3
+
+# Bytes that wait to be passed on one by one; of more, a hundredth at once, which splits lines all the same.
+_MOST_SINGLE = 600
 
 
 class KnowsFewCommands(DBProtocolHandler):
@@ -90,8 +94,9 @@ class _InBytes(_Behind):
 
     def pass_on(self):
         # What is written in one turn of the reactor is sent in one piece.
-        self._transport.write(bytes(self._waiting[:1]))
-        del self._waiting[:1]
+        length = 1 if LONG or len(self._waiting) <= _MOST_SINGLE else len(self._waiting) // 100
+        self._transport.write(bytes(self._waiting[:length]))
+        del self._waiting[:length]
         if self._waiting and self._transport.connected:
             reactor.callLater(0, self.pass_on)
         self.passed_on()

@@ -28,7 +28,7 @@ from .backend_simulator import BackendSimulator
 
 reactor = cast(Any, installed)
 
-LATE_ONES = 32
+LATE_ONES = 60
 
 # What the backend refuses whether or not there is an argument too many.
 REFUSED_ANYWAY = ("set-configuration", "set-section", "start", "stop")

@@ -61,7 +61,7 @@ SIMULATOR_ON_DEMAND = {("backend", "tasks")}
 # Rooms of the simulator that are about connections; the others know of none.
 OF_CONNECTIONS = {"door", "faulty", "faulty_calls"}
 NUMPY = {"passband", "theory", "spectra", "meter", "pointing", "recorder", "merging"}
-ASTROPY = {"pointing", "recorder", "merging"}
+ASTROPY = {"recorder", "merging"}
 
 
 def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:

@@ -281,7 +281,7 @@ class RunServerTests(unittest.TestCase):
                 self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
             # What is in its buffer still would be written when it is closed.
             self.assertRaises(OSError, full.close)
-            connection = Connection(reactor.tcpServers[0][1])
+            connection = Connection(cast(Any, reactor.tcpServers[0][1]))
             self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
         self.assertIn("standard output does not take the announcement of 127.0.0.1:", logs.output[-1])
         self.assertIn("No space left on device", logs.output[-1])
@@ -333,7 +333,7 @@ class RunServerTests(unittest.TestCase):
             reply = b""
 
             def run(self) -> NoReturn:
-                self.reply = Connection(self.tcpServers[0][1]).ask(b"?get-configuration\r\n")
+                self.reply = Connection(cast(Any, self.tcpServers[0][1])).ask(b"?get-configuration\r\n")
                 super().run()
 
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())

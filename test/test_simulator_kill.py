@@ -17,9 +17,9 @@ from astropy.io import fits
 from discosbackend.simulator.recording import Recorded, recordings_in
 
 from .serving import ROOT, ask, served
-from .settings import PATIENCE
+from .settings import LONG, PATIENCE, wait_until
 
-KILLS = 20
+KILLS = 20 if LONG else 4
 AT_ONCE = 4
 INTEGRATION = 10
 LOST_AT_MOST = 0.5
@@ -46,12 +46,9 @@ class KillTests(unittest.TestCase):
             killed = {}
             for data, (server, connection) in servers.items():
                 # A busy host may take a while to import numpy: then there is nothing to lose yet.
-                until = time.monotonic() + PATIENCE
-                while not self.size_of(data) and time.monotonic() < until:
-                    ask(connection, b"?status")
+                wait_until(lambda: ask(connection, b"?status") and self.size_of(data), "the first dump")
                 moment = time.time() + self.draw.uniform(0.0, 0.7)
-                while time.time() < moment:
-                    ask(connection, b"?status")
+                wait_until(lambda: ask(connection, b"?status") and time.time() >= moment)
                 server.process.send_signal(SIGKILL)
                 killed[data] = time.time()
                 self.assertEqual(server.process.wait(PATIENCE), -SIGKILL)

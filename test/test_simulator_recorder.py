@@ -9,18 +9,17 @@ import os
 import shutil
 import tempfile
 import unittest
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from astropy import units
-from astropy.coordinates import SkyCoord, get_sun
+from astropy.config import ConfigItem
 from astropy.io import fits
-from astropy.time import Time
 from hypothesis import given, strategies
 
 from discosbackend.errors import RecordingError
@@ -35,9 +34,44 @@ from discosbackend.ticks import Ticks
 
 from .metadata_files import azimuth_at, declination_at, metadata_tables, parallactic_at, write_metadata
 from .recordings import BEGINS, CHANNELS, STOKES, TOTAL_POWER, opened, record, setup_with, values_of
+from .settings import LONG, long_only
 
 DAY = 86400 * 10**7
 ROW = 0.04
+
+# When, and azimuth and elevation of the source in degrees, by astropy 8.0. In the middle is a leap second.
+POSITIONS = (
+    (datetime(2005, 7, 4, 6, tzinfo=UTC), 335.21281066, 28.07277561),
+    (datetime(2016, 12, 31, 12, tzinfo=UTC), 344.13915255, 60.77056318),
+    (datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC), 8.22356842, 17.17175989),
+    (datetime(2017, 1, 1, 0, 0, 1, tzinfo=UTC), 8.22691062, 17.17268244),
+    (datetime(2020, 2, 29, 21, 30, tzinfo=UTC), 16.15700360, 20.57380075),
+)
+MILLIARCSECOND = math.radians(1 / 3.6e6)
+
+
+def setUpModule() -> None:
+    """Have astropy's settings at hand: it would look them up, and check them, for every card of every header."""
+    kind = type(fits.conf)
+    for name, item in dict(vars(kind)).items():
+        if isinstance(item, ConfigItem):
+            unittest.enterModuleContext(mock.patch.object(kind, name, item()))
+
+
+class _Tables(Mapping[str, Any]):
+    """Header and rows of every table by its name. Rows are made when they are asked for, which takes its time."""
+
+    def __init__(self, hdus: fits.HDUList) -> None:
+        self._hdus = {hdu.name: hdu for hdu in hdus}
+
+    def __getitem__(self, name: str) -> tuple[fits.Header, Any]:
+        return self._hdus[name].header, self._hdus[name].data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hdus)
+
+    def __len__(self) -> int:
+        return len(self._hdus)
 
 
 class FileTests(unittest.TestCase):
@@ -53,16 +87,16 @@ class FileTests(unittest.TestCase):
         logging.disable(logging.WARNING)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def read(self, path: Path | None) -> dict[str, Any]:
+    def read(self, path: Path | None) -> Mapping[str, Any]:
         """Header and rows of every table by its name, after astropy has looked for mistakes in it."""
         assert path is not None
         self.assertEqual(path.stat().st_size % 2880, 0)
-        with fits.open(path, memmap=False, checksum=True) as hdus:
-            hdus.verify("exception")
-            self.names = [hdu.name for hdu in hdus]
-            return {hdu.name: (hdu.header, None if hdu.data is None else hdu.data.copy()) for hdu in hdus}
+        hdus = self.enterContext(fits.open(path, memmap=False, checksum=True))
+        hdus.verify("exception")
+        self.names = [hdu.name for hdu in hdus]
+        return _Tables(hdus)
 
-    def whole(self, setup: Setup | None = None, dumps: int = 5, **others: Any) -> dict[str, Any]:
+    def whole(self, setup: Setup | None = None, dumps: int = 5, **others: Any) -> Mapping[str, Any]:
         """A file without metadata."""
         done = convert(record(self.data, setup, dumps, **others))
         self.warnings = done.warnings
@@ -80,7 +114,9 @@ class FileTests(unittest.TestCase):
 
 class WholeTests(FileTests):
     def test_tables_in_their_order(self) -> None:
-        self.whole()
+        tables = self.whole()
+        # All of them can be read.
+        self.assertEqual([name for name, (_, rows) in tables.items() if rows is None], ["PRIMARY"])
         self.assertEqual(
             self.names,
             [
@@ -266,16 +302,33 @@ class TimeTests(unittest.TestCase):
             self.assertLess(abs(off) * 86400 * 10**6, limit)
 
 
+def apart(longitude: Any, latitude: Any, at: tuple[float, float]) -> Any:
+    """The angle to that longitude and latitude, all in rad."""
+    half = np.sin((latitude - at[1]) / 2) ** 2
+    half += np.cos(latitude) * math.cos(at[1]) * np.sin((longitude - at[0]) / 2) ** 2
+    return 2 * np.arcsin(np.sqrt(half))
+
+
+def bearing(longitude: float, latitude: float, to: tuple[float, float]) -> float:
+    """In which direction that is, from north over east, all in rad."""
+    east = to[0] - longitude
+    north = math.cos(latitude) * math.sin(to[1]) - math.sin(latitude) * math.cos(to[1]) * math.cos(east)
+    return math.atan2(math.sin(east) * math.cos(to[1]), north)
+
+
 class PointingTests(unittest.TestCase):
+    source = (Pointing.right_ascension, Pointing.declination)
+
     def at(self, sky: Sky, seconds: Any, begins: int = BEGINS) -> dict[str, Any]:
         ticks = begins + np.round(np.asarray(seconds) * 1e7).astype(np.int64)
         return Pointing(setup_with().receiver, sky.told()).at(ticks, begins)
 
     def test_the_source_is_never_near_the_sun_nor_below_the_horizon(self) -> None:
-        place = SkyCoord(Pointing.right_ascension, Pointing.declination, unit="rad")
-        for number in range(13):
-            sun = get_sun(Time(str(date(2026, 1, 1) + timedelta(days=30 * number))))
-            self.assertGreater(place.separation(SkyCoord(sun.ra, sun.dec)).deg, 80)
+        # The Sun's longitude along the ecliptic in all of a year.
+        longitude, tilt = np.radians(np.arange(360)), math.radians(23.44)
+        ascension = np.arctan2(math.cos(tilt) * np.sin(longitude), np.cos(longitude))
+        sun = apart(ascension, np.arcsin(math.sin(tilt) * np.sin(longitude)), self.source)
+        self.assertGreater(np.degrees(sun.min()), 80)
         elevation = self.at(Sky(), np.arange(0, 86400, 600))["el"]
         self.assertGreater(np.degrees(elevation.min()), 15)
 
@@ -285,9 +338,8 @@ class PointingTests(unittest.TestCase):
         for before in (Sky(), Sky().with_source("b", Source())):
             sky = before.with_source("a", source)
             found = self.at(sky, seconds)
-            centre = SkyCoord(Pointing.right_ascension, Pointing.declination, unit="rad")
-            apart = SkyCoord(found["raj2000"], found["decj2000"], unit="rad").separation(centre).arcmin
-            beam = np.exp(-4 * np.log(2) * (apart / setup_with().receiver.beam) ** 2)
+            off = np.degrees(apart(found["raj2000"], found["decj2000"], self.source)) * 60
+            beam = np.exp(-4 * np.log(2) * (off / setup_with().receiver.beam) ** 2)
             np.testing.assert_allclose(beam, [source.beam(each) for each in seconds], atol=1e-4)
 
     def test_without_a_drift_the_telescope_stays(self) -> None:
@@ -310,6 +362,31 @@ class PointingTests(unittest.TestCase):
         self.assertTrue((np.sin(found["az"]) * np.sin(hours) < 0)[clear].all())
         self.assertTrue((found["par_angle"] * np.sin(hours) > 0)[clear].all())
 
+    def test_positions_are_those_of_astropy(self) -> None:
+        for instant, azimuth, elevation in POSITIONS:
+            with self.subTest(str(instant)):
+                found = self.at(Sky(), [0.0], round(instant.timestamp()) * 10**7)
+                off = apart(found["az"], found["el"], (math.radians(azimuth), math.radians(elevation)))
+                self.assertLess(off[0], MILLIARCSECOND)
+
+    @long_only
+    def test_positions_are_those_of_the_astropy_that_is_installed(self) -> None:
+        # Its tables of the Earth's rotation take a second to read.
+        from astropy import units
+        from astropy.coordinates import ICRS, AltAz, EarthLocation
+        from astropy.time import Time
+
+        site = EarthLocation.from_geocentric(4865182.7660, 791922.6890, 4035137.1740, unit=units.m)
+        hours = np.arange(0, 72.1, 0.7)
+        for begins in (datetime(2016, 12, 30, tzinfo=UTC), datetime(2022, 1, 1, tzinfo=UTC)):
+            start = Time(begins)
+            instants = Time(start.jd1, start.jd2 + hours / 24, format="jd", scale="utc")
+            source = ICRS(*(np.full(len(hours), each) * units.rad for each in self.source))
+            wanted = source.transform_to(AltAz(obstime=instants, location=site))
+            found = self.at(Sky(), hours * 3600, round(begins.timestamp()) * 10**7)
+            for az, el, place in zip(found["az"], found["el"], wanted, strict=True):
+                self.assertLess(apart(az, el, (place.az.rad, place.alt.rad)), MILLIARCSECOND)
+
     def test_positions_in_between_are_as_good(self) -> None:
         seconds = np.linspace(0, 20, 4001)
         many, few = self.at(Sky(), seconds), self.at(Sky(), seconds[::400])
@@ -320,11 +397,10 @@ class PointingTests(unittest.TestCase):
         # Between the directions of the pole and of the zenith, as the source sees them.
         found = self.at(Sky(), [0.0, 20000.0, 40000.0, 60000.0])
         latitude = math.radians(39.49)
-        zenith, pole = SkyCoord(0, 90, unit="deg"), SkyCoord(0, latitude, unit=("deg", "rad"))
+        zenith, pole = (0.0, math.pi / 2), (0.0, latitude)
         for az, el, angle in zip(found["az"], found["el"], found["par_angle"], strict=True):
-            source = SkyCoord(-az, el, unit="rad")
-            wanted = source.position_angle(pole) - source.position_angle(zenith)
-            wanted = wanted.wrap_at(180 * units.deg).rad
+            wanted = bearing(-az, el, pole) - bearing(-az, el, zenith)
+            wanted = math.remainder(wanted, math.tau)
             self.assertAlmostEqual(abs(angle), abs(wanted), delta=2e-3)
 
     def test_a_clock_that_is_off_by_decades(self) -> None:
@@ -347,7 +423,7 @@ class MergedTests(FileTests):
         sky: Sky = Sky(),
         change: Any = None,
         **others: Any,
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         setup = setup or setup_with()
         seconds = others.pop("seconds", 3.2)
         hdus = metadata_tables(setup, float(mjd(BEGINS)), seconds, **{"late": -0.11, **others})
@@ -649,7 +725,7 @@ class MergedTests(FileTests):
         whole = self.name.read_bytes()
         random = np.random.default_rng(5)
         folder = record(self.data, name=self.name)
-        for place in random.integers(2880, len(whole), 60):
+        for place in random.integers(2880, len(whole), 60 if LONG else 25):
             spoilt = bytearray(whole)
             spoilt[place] = random.integers(32, 127)
             self.name.write_bytes(spoilt)

@@ -7,6 +7,7 @@ import functools
 import json
 import subprocess
 import sys
+from typing import Any
 
 from discosbackend.client import Client
 from discosbackend.testing import Profile
@@ -56,10 +57,9 @@ class BackendSimulatorProfile(Profile):
     valid_shift = 1
     inputs = 2
     lead = 0.1
-    late_tolerance = 0.3
 
 
-def tried(case: str, server: str, *, caution: Caution | None = None, **attributes: object) -> Result:
+def tried(case: str, server: str, *, caution: Caution | None = None, **attributes: Any) -> Result:
     """Try one case on one of the servers; the attributes are those of its profile."""
     profile = type("OfServer", (BackendSimulatorProfile,), attributes)()
     return judge(CASES[case], Check(profile, address_of(server), caution=caution))

@@ -1,7 +1,9 @@
 """Pointing: where the telescope looks while nothing but a simulated sky is in front of it.
 
 The receiver does not know: what the beam lets through is decided by sky. Here are the positions that agree
-with that, for files that are whole by themselves; a merged file has the telescope's own.
+with that, for files that are whole by themselves; a merged file has the telescope's own. They are astropy's to a
+milliarcsecond, by the routines that astropy calls. Its own classes would read tables of sixty years for each file,
+which takes more than a second.
 """
 
 from __future__ import annotations
@@ -11,11 +13,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import erfa
 import numpy as np
-from astropy import units
-from astropy.coordinates import ICRS, AltAz, EarthLocation
-from astropy.time import Time
-from astropy.utils import iers
+from astropy_iers_data import IERS_A_FILE
 
 from discosbackend.simulator.instruments import Receiver
 from discosbackend.ticks import TICKS_PER_SECOND
@@ -35,6 +35,16 @@ _STRAIGHT = 1.0
 
 _DAY = 86400 * TICKS_PER_SECOND
 _JULIAN_DATE_OF_1970 = 2440587.5
+_MJD_OF_1970 = 40587
+
+# Columns of a line of IERS's table of the Earth's rotation, a line a day: MJD; UT1 - UTC in s, x and y of the pole in
+# arcseconds.
+_MJD = slice(7, 12)
+_FIELDS = (slice(58, 68), slice(18, 27), slice(37, 46))
+
+# What ERFA calls the ellipsoid. The wavelength in micrometres matters only with an atmosphere.
+_WGS84 = 1
+_WAVELENGTH = 1.0
 
 
 class Pointing:
@@ -103,17 +113,34 @@ class Pointing:
 def _horizontal(right_ascension: Any, ticks: Any) -> tuple[Any, Any, float]:
     """Azimuth and elevation, and the site's latitude, in rad."""
     days, rest = np.divmod(ticks, _DAY)
-    site = EarthLocation.from_geocentric(*_SITE, unit=units.m)
-    # A simulated clock may be off by decades, for which nobody has the Earth's rotation: arcseconds, and no
-    # reason for a file that cannot be written, nor for asking the network.
-    with (
-        iers.conf.set_temp("auto_download", False),
-        iers.conf.set_temp("auto_max_age", None),
-        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        instants = Time(_JULIAN_DATE_OF_1970 + days, rest / _DAY, format="jd", scale="utc")
-        place = ICRS(right_ascension * units.rad, np.full(len(ticks), _DECLINATION) * units.rad)
-        seen = place.transform_to(AltAz(obstime=instants, location=site))
-        return seen.az.rad, seen.alt.rad, float(site.lat.rad)
+    longitude, latitude, height = erfa.gc2gd(_WGS84, np.array(_SITE))
+    ut1_utc, x, y = _rotation(days + _MJD_OF_1970, rest / _DAY)
+    still, no_air = (0.0,) * 4, (0.0,) * 3
+    with warnings.catch_warnings():
+        # A simulated clock may be off by decades, when leap seconds are anybody's guess.
+        warnings.simplefilter("ignore", erfa.ErfaWarning)
+        azimuth, zenith_distance, *_ = erfa.atco13(
+            *(right_ascension, _DECLINATION, *still),
+            *(_JULIAN_DATE_OF_1970 + days, rest / _DAY, ut1_utc),
+            *(longitude, latitude, height, x, y, *no_air, _WAVELENGTH),
+        )
+    return azimuth, math.pi / 2 - zenith_distance, float(latitude)
+
+
+def _rotation(days: Any, fractions: Any) -> tuple[Any, Any, Any]:
+    """UT1 - UTC in s, and the pole's x and y in rad, on these days of MJD, from the table that astropy brings.
+
+    0 where the table ends, in years for which nobody knows them: that makes at most 14 arcseconds.
+    """
+    first, last = int(days.min()), int(days.max())
+    table = np.zeros((last - first + 2, len(_FIELDS)))
+    with open(IERS_A_FILE, "rb") as file:
+        for line in file:
+            # The dates go on where the values end.
+            if first <= (day := int(line[_MJD])) <= last + 1 and line[_FIELDS[0]].strip():
+                table[day - first] = [float(line[field]) for field in _FIELDS]
+    steps = table[1:] - table[:-1]
+    # Over a leap second UT1 goes on, and UTC is set back.
+    steps[:, 0] -= np.round(steps[:, 0])
+    ut1_utc, x, y = (table[days - first] + steps[days - first] * fractions[:, np.newaxis]).T
+    return ut1_utc, x * erfa.DAS2R, y * erfa.DAS2R
