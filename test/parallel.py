@@ -157,6 +157,8 @@ class Run:
         File in which the durations are kept, DURATIONS or a test's own.
     limit
         Seconds after which a module is given up.
+    grace
+        Seconds in which processes that are left over may end by themselves.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Run:
         environment: dict[str, str] | None = None,
         durations: Path = DURATIONS,
         limit: float = MODULE_LIMIT,
+        grace: float = PATIENCE / 4,
     ) -> None:
         self.outcomes = Outcomes()
         order = list(modules.items())
@@ -183,6 +186,7 @@ class Run:
         self._environment = environment or {}
         self._durations = durations
         self._limit = limit
+        self._grace = grace
         self._mark = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._took: dict[str, float] = {}
@@ -285,7 +289,11 @@ class Run:
 
     def _look_for_leftovers(self, folder: str) -> None:
         """Processes that outlive their worker, and files in the temporary folder, are failures."""
-        for process in processes_with(_MARK, self._mark):
+        end = time.monotonic() + self._grace
+        # Some end by themselves when their parent is gone, as multiprocessing's resource tracker does.
+        while (processes := processes_with(_MARK, self._mark)) and time.monotonic() < end:
+            threading.Event().wait(0.05)
+        for process in processes:
             command = Path("/proc", str(process), "cmdline").read_bytes().replace(b"\0", b" ")
             self.outcomes.failed.append(("process left behind", os.fsdecode(command)))
         for name in os.listdir(folder):

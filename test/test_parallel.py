@@ -38,6 +38,7 @@ class RunTests(unittest.TestCase):
             environment={"PYTHONPATH": str(self.folder)},
             durations=self.folder / "durations",
             limit=limit,
+            grace=0.3,
         )
         with contextlib.redirect_stdout(self.printed):
             return run.run()
