@@ -1,4 +1,4 @@
-"""The server program at work in this process, on a reactor in memory: all of it but sockets, signals and waiting."""
+"""The server program in this process, on a reactor in memory: everything but sockets, signals and waiting is real."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Program", "served_in_memory"]
 
 
 class Program:
-    """The server program with a reactor in memory; `announced` is what it printed, a line each."""
+    """The server program with a reactor in memory; `announced` has the lines that it printed."""
 
     def __init__(self, reactor: InMemory, out: StringIO, err: StringIO) -> None:
         self.reactor = reactor
@@ -29,7 +29,7 @@ class Program:
 
     @property
     def factory(self) -> DBFactory:
-        """What makes its connections."""
+        """The factory of its connections."""
         assert isinstance(self._factory, DBFactory)
         return self._factory
 
@@ -38,7 +38,7 @@ class Program:
         return greeted(self.factory)
 
     def ask(self, *requests: bytes) -> list[bytes]:
-        """What is answered to requests on a connection of their own, a line each."""
+        """Send requests on a new connection, one after another, and return the reply lines."""
         connection = self.connect()
         replies = b"".join(connection.ask(request + b"\r\n") for request in requests).splitlines(keepends=True)
         connection.lose()
@@ -49,7 +49,7 @@ class Program:
         return self._err.getvalue()
 
     def stop(self) -> None:
-        """What a signal makes it do. AssertionError if it does not end."""
+        """Shut down as after SIGTERM. AssertionError if that does not end."""
         ended: list[object] = []
         triggers = self.reactor.triggers["before"].pop("shutdown", [])
         for function, arguments, options in triggers:
@@ -60,7 +60,7 @@ class Program:
 
 @contextmanager
 def served_in_memory(*options: str, cwd: Path | str | None = None) -> Iterator[Program]:
-    """The server program with these options, started in a folder, an empty one if none is given; stopped in the end."""
+    """The server program with these options, in an empty folder unless `cwd` is given; it is stopped at the end."""
     reactor, out, err = InMemory(), StringIO(), StringIO()
     with process_as_before(reactor, cwd):
         try:

@@ -1,7 +1,7 @@
-"""The programs of the package, run in this process: what a command line prints, and its exit status.
+"""Run a program of the package in this process, for its output and exit status: a new process takes much longer.
 
-Everything that a program changes of its process is put back: the current folder, the modules and where they are looked
-for, the log, the handlers of signals. A process of its own shows nothing more, and takes a hundred times as long.
+What a program changes in its process is put back: the current folder, the modules and the search path for them, the
+log, the handlers of signals. Instead of Twisted's reactor it gets one in memory, so that it serves nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import ticks
 
-__all__ = ["Ended", "InMemory", "Listening", "Runs", "as_from_a_shell", "process_as_before", "run_program"]
+__all__ = ["InMemory", "Listening", "Outcome", "Runs", "as_from_a_shell", "process_as_before", "run_program"]
 
 
-class Ended(NamedTuple):
-    """What is left of a program: its exit status, its standard output and its standard error."""
+class Outcome(NamedTuple):
+    """The exit status, the standard output and the standard error of a program."""
 
     status: int
     out: str
@@ -35,20 +35,20 @@ class Ended(NamedTuple):
 
 
 class Runs(BaseException):
-    """The reactor would run now."""
+    """A program has called the reactor's run()."""
 
 
 class InMemory(MemoryReactorClock):
-    """The reactor of a program: what it does before it serves is done, then run() leaves the program."""
+    """A reactor in memory. run() does what a reactor does first, and then leaves the program with Runs."""
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        """Note what would listen. A real port has the address that it was told to have."""
+        """Keep the arguments in tcpServers, and return a port with the address that was asked for."""
         listening = super().listenTCP(port, factory, backlog, interface)
         listening._hostAddress = IPv4Address("TCP", interface, port or 49152)
         return listening
 
     def run(self) -> NoReturn:
-        """What waits for it, in its first turn too."""
+        """Call what was to be called when it runs, and in its first turn."""
         self.running = self.hasRun = True
         for function, arguments, options in self.whenRunningHooks:
             function(*arguments, **options)
@@ -57,7 +57,7 @@ class InMemory(MemoryReactorClock):
 
 
 class Listening(InMemory):
-    """One that listens as the installed reactor does, for command lines with which that cannot be done."""
+    """The same, but it listens with the installed reactor, for command lines with which listening must fail."""
 
     def __init__(self) -> None:
         from twisted.internet import reactor
@@ -80,7 +80,7 @@ class Listening(InMemory):
         return self._ports[-1]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close what listens."""
         for port in self._ports:
             self._installed.removeReader(port)
             port.socket.close()
@@ -91,8 +91,8 @@ def run_program(
     *arguments: str,
     cwd: Path | str | None = None,
     reactor: InMemory | None = None,
-) -> Ended:
-    """Run a program that ends by itself, in an empty folder if none is given. AssertionError if it would serve."""
+) -> Outcome:
+    """Run a program that ends by itself, in an empty folder unless `cwd` is given. AssertionError if it would serve."""
     out, err = StringIO(), StringIO()
     with process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err):
         try:
@@ -103,20 +103,20 @@ def run_program(
             # A text is for standard error, as the interpreter would print it.
             status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
             told = f"{end.code}\n" if isinstance(end.code, str) else ""
-            return Ended(status, out.getvalue(), err.getvalue() + told)
+            return Outcome(status, out.getvalue(), err.getvalue() + told)
     raise AssertionError("main() returned")
 
 
 def as_from_a_shell(arguments: Sequence[str]) -> list[str]:
-    """The same arguments in strings of their own: argparse takes the very object of a default for no argument."""
+    """New strings with the same text: argparse ignores an argument that is the same object as its default."""
     return [argument.encode().decode() for argument in arguments]
 
 
 @contextmanager
 def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Iterator[None]:
-    """Have this reactor and this current folder, an empty one if none is given, and put back what a program changes.
+    """Install this reactor, change to an empty folder unless `cwd` is given, and put back what a program changes.
 
-    Modules of the user's are in that folder, and nowhere else.
+    Modules that were imported from that folder are forgotten.
     """
     import twisted.internet.reactor
 
@@ -137,7 +137,7 @@ def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Itera
         ):
             stack.enter_context(mock.patch.object(target, name, substitute))
         stack.enter_context(mock.patch.object(twisted.internet, "reactor", reactor))
-        # The log of Twisted can be set up once in a process.
+        # Twisted's log can be set up only once in a process.
         stack.enter_context(mock.patch("twisted.logger.globalLogBeginner"))
         if isinstance(reactor, Listening):
             stack.callback(reactor.close)
@@ -146,7 +146,7 @@ def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Itera
 
 
 def _forget(modules: set[str], folder: Path) -> None:
-    """Forget the modules that came from a folder since there were only these."""
+    """Forget the modules that were imported from a folder, but for these."""
     for name in set(sys.modules) - modules:
         found = getattr(sys.modules[name], "__file__", None)
         if found is not None and Path(found).resolve().parent == folder:

@@ -28,7 +28,7 @@ from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text
 from discosbackend.testing.trial import Record
 
-from .programs import Ended, run_program
+from .programs import Outcome, run_program
 from .serving import ROOT, bare_environment, refusing
 from .settings import PATIENCE
 from .verdicts import address_of, client_of
@@ -36,8 +36,8 @@ from .verdicts import address_of, client_of
 SCRIPT = ROOT / "scripts" / "discos-backend-check"
 
 
-def run(*arguments: str) -> Ended:
-    """What is left of the program, run in this process."""
+def run(*arguments: str) -> Outcome:
+    """Run the program in this process."""
     return run_program(check.main, *arguments)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from discosbackend.simulator.sky import Sky
 from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
-from .programs import Ended, run_program
+from .programs import Outcome, run_program
 from .recordings import BEGINS, opened, record, setup_with, values_of
 from .serving import ROOT, bare_environment
 from .settings import PATIENCE
@@ -40,8 +41,8 @@ class RecoverTests(unittest.TestCase):
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def recover(self, *arguments: Path | str, cwd: Path | str | None = None) -> Ended:
-        """What is left of the program, run in this process."""
+    def recover(self, *arguments: Path | str, cwd: Path | str | None = None) -> Outcome:
+        """Run the program in this process."""
         return run_program(recover.main, *map(str, arguments), cwd=cwd)
 
     def rows(self, path: Path) -> int:
@@ -240,8 +241,10 @@ class CommandLineTests(RecoverTests):
         self.assertIn("was cut off", done.stderr)
 
 
-def record_for_ever(data: Path, told: int) -> None:
-    """Record as fast as it goes; write the number of each dump into this pipe once it is recorded."""
+def record_for_ever(data: Path, reading: int, told: int) -> None:
+    """Record as fast as it goes; write the number of each dump into a pipe, of which these are both ends."""
+    # So that it ends when nobody else reads.
+    os.close(reading)
     setup = setup_with()
     recording = Recording.begin(data, setup, BEGINS, Sky())
     for number in range(10**6):
@@ -257,11 +260,14 @@ class KilledServerTests(RecoverTests):
                 reading, writing = os.pipe()
                 with open(reading, "rb") as pipe:
                     process = multiprocessing.get_context("fork").Process(
-                        target=record_for_ever, args=(self.data, writing)
+                        target=record_for_ever, args=(self.data, reading, writing), daemon=True
                     )
                     process.start()
                     self.addCleanup(process.kill)
                     os.close(writing)
+                    watchdog = threading.Timer(PATIENCE, process.kill)
+                    self.addCleanup(watchdog.cancel)
+                    watchdog.start()
                     for number in range(least):
                         self.assertEqual(pipe.readline(), b"%d\n" % number)
                     self.assertIn("in use", self.recover(self.data).out)

@@ -14,12 +14,12 @@ from discosbackend.cli import server
 
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
-from .programs import Ended, InMemory, Listening, run_program
+from .programs import InMemory, Listening, Outcome, run_program
 from .serving import SCRIPT, Server, ask, bare_environment, served
 from .settings import wait_until
 
 
-def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Ended:
+def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Outcome:
     """The program, for command lines with which it does not serve."""
     return run_program(server.main, *options, cwd=cwd, reactor=reactor)
 

@@ -20,7 +20,7 @@ from discosbackend.cli import simctl
 from discosbackend.simulator.operations import OPERATIONS
 from discosbackend.simulator.remote import SimulatorControl
 
-from .programs import Ended, run_program
+from .programs import Outcome, run_program
 from .serving import ROOT, Server, ask, bare_environment, environment, read_line, refusing, served
 from .settings import PATIENCE
 from .test_simulator_control import controlled
@@ -30,8 +30,8 @@ SCRIPT = ROOT / "scripts" / "discos-backend-simctl"
 PAGE = ROOT / "docs" / "control.md"
 
 
-def run(*arguments: str) -> Ended:
-    """What is left of the program, run in this process."""
+def run(*arguments: str) -> Outcome:
+    """Run the program in this process."""
     return run_program(simctl.main, *arguments)
 
 
@@ -52,8 +52,8 @@ class RunTests(unittest.TestCase):
         self.control.reset()
         self.control.faults_clear()
 
-    def asked(self, line: str) -> Ended:
-        """What is left of the program that was to do that."""
+    def asked(self, line: str) -> Outcome:
+        """Run the program with this operation."""
         return run("--timeout", f"{PATIENCE:g}", self.address, *line.split())
 
     def done(self, line: str) -> str:

@@ -16,7 +16,7 @@ from discosbackend import client as program
 from discosbackend.client import Client
 from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
 
-from .programs import Ended, run_program
+from .programs import Outcome, run_program
 from .serving import environment, refusing
 from .settings import PATIENCE
 
@@ -452,12 +452,12 @@ class ConnectionTests(ClientTests):
 class ProgramTests(ClientTests):
     """`python -m discosbackend.client`."""
 
-    def run_program(self, *arguments: str) -> Ended:
-        """What is left of it, run in this process."""
+    def run_program(self, *arguments: str) -> Outcome:
+        """Run it in this process."""
         return run_program(program.main, *arguments)
 
     def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Have a new interpreter do that."""
+        """Start a new interpreter with these arguments."""
         return subprocess.run(
             [sys.executable, *arguments],
             env=environment(),
