@@ -1,4 +1,4 @@
-"""Time-tagged start and stop: section 7 of the protocol as a class that a backend uses in two lines.
+"""Time-tagged start and stop: protocol section 7 as a class that a backend uses in two lines.
 
     self.acquisition = Acquisition(self.begin, self.end)
     ...
@@ -26,7 +26,7 @@ __all__ = ["Acquisition", "CallsLater", "LastStretch", "whole_stretch_at_once"]
 
 logger = logging.getLogger(__name__)
 
-# All in seconds. A step of the UTC clock is followed within a second (protocol section 7).
+# All in seconds. A step of the UTC clock is followed within a second (protocol section 7.5).
 _LONGEST_SLEEP = 0.5
 # The last long sleep ends early by more than the longest turn of the reactor; a short one goes on from there, until
 # what epoll may round it up by, and a turn, are left before what is waited for in place.
@@ -194,7 +194,7 @@ class Acquisition:
         self._rearm()
 
     def _judged(self, timestamp: Any, what: str, verb: str) -> Ticks:
-        """The instant, if it may be armed at all (protocol section 7)."""
+        """The instant, if it may be armed at all (protocol section 7.3)."""
         try:
             instant = Ticks.of(timestamp)
         except (TypeError, ValueError, OverflowError):

@@ -1,6 +1,6 @@
 """Backend: the class that an instrument's author subclasses, and the marks its methods can carry.
 
-One method a command (protocol section 4), to be overridden where the instrument can do it. Nothing here
+One method a command (protocol section 4.8), to be overridden where the instrument can do it. Nothing here
 knows of sockets, threads or Twisted: `blocking` and `command` only mark a method, handlers acts on it.
 """
 
@@ -42,7 +42,7 @@ Value: TypeAlias = "str | bytes | bool | int | float | ArrayLike"
 
 Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 """What a method may return: nothing, one value, an iterable of values (tuple, list, generator, numpy array),
-or a coroutine or Deferred of one of these. Protocol section 5 says what each becomes in the reply."""
+or a coroutine or Deferred of one of these. Protocol section 5.6 says what each becomes in the reply."""
 
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 
@@ -237,7 +237,7 @@ def command(
         @command("vna-sweep", Argument("power", "float", "dBm", optional=True), help="Find the tones.")
         def vna_sweep(self, power=-10.0): ...
 
-    `reply` lists the fields of the `ok` reply, `lane` is "reads", "device" or "files" (protocol section 6),
+    `reply` lists the fields of the `ok` reply, `lane` is "reads", "device" or "files" (protocol section 6.1),
     `timeout` its time limit in seconds. An optional argument that is left out is not passed.
     ValueError for a name that the grammar or the protocol's own table rules out, TypeError for what is no
     name, Argument or Field.

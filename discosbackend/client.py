@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Instant", "Status", "host_and_port", "main"]
 
 Instant: TypeAlias = "Ticks | datetime | Time | float"
-"""When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3 reads
+"""When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3.5 reads
 it (Unix seconds below 10^12)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

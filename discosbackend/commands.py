@@ -1,4 +1,4 @@
-"""THE table: every command of the protocol once (protocol section 4), and what a row of it consists of.
+"""THE table: every command of the protocol once (protocol section 4.9), and what a row of it consists of.
 
 Whatever knows commands derives from these rows and repeats none of them: the handler's argument checks
 and their texts, the reference page in the docs, the conformance cases. Which backend method answers a row
@@ -20,10 +20,10 @@ __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "C
 WILDCARD = "*"
 
 LANES = ("reads", "device", "files")
-"""Protocol section 6: reads wait for nobody, device commands for one another, files among themselves."""
+"""Protocol section 6.1: reads wait for nobody, device commands for one another, files among themselves."""
 
 CONVERSION_TIMEOUT = 3600.0
-"""Seconds that a conversion may take: "a conversion takes minutes" (protocol section 6)."""
+"""Seconds that a conversion may take: "a conversion takes minutes" (protocol section 6.1)."""
 
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text"}
 
@@ -339,4 +339,4 @@ _ROWS = (
 )
 
 COMMANDS: dict[str, Command] = {row.name: row for row in _ROWS}
-"""Every command of the protocol by its wire name, in the order of protocol section 4."""
+"""Every command of the protocol by its wire name, in the order of protocol section 4.9."""

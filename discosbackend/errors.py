@@ -29,7 +29,7 @@ __all__ = [
 
 
 class GrammarException(Exception):
-    """A text is not a message of the protocol (protocol section 2); the exception's text says why."""
+    """A text is not a message of the protocol (protocol section 2.1); the exception's text says why."""
 
 
 class HandlerException(Exception):

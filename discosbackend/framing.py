@@ -1,4 +1,4 @@
-"""Bytes to lines: where a line ends, what telnet adds, how long it may be (protocol section 1).
+"""Bytes to lines: where a line ends, what telnet adds, how long it may be (protocol sections 1.3 to 1.7).
 
 Pure: bytes go in as they arrive, whole lines come out, whatever the chunks were. What a line says is the
 grammar's business.

@@ -271,7 +271,7 @@ def quoted(text: str) -> str:
 def named_in(text: str) -> str:
     """The command that a line which does not parse was meant for, "" if it names none.
 
-    Protocol section 5: all between `?` and the first comma, or the end, where that is a name.
+    Protocol section 5.2: all between `?` and the first comma, or the end, where that is a name.
     """
     name = text[1:].partition(SEPARATOR)[0]
     return name if text[:1] == REQUEST and name_pattern.fullmatch(name) else ""

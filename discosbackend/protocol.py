@@ -149,7 +149,7 @@ class DBProtocol(Protocol):
         self.factory.turns.take(self)
 
     def readConnectionLost(self) -> None:
-        """The client has sent its last; it still gets every reply (protocol section 1)."""
+        """The client has sent its last; it still gets every reply (protocol section 1.9)."""
         self._half_closed = True
         self._settle()
 
@@ -367,7 +367,7 @@ class DBFactory(Factory):
     """Makes a DBProtocol for each connection, all on one handler.
 
     `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section
-    9 says for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners`
+    9.2 says for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners`
     are called with an Exchange after every line; nobody there costs nothing. `reactor` is where turns
     and delays are waited for.
     """

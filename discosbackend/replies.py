@@ -1,8 +1,8 @@
 """Replies: the one line that answers a request, whatever its handler did.
 
 The gate that every reply passes on its way to the wire, and the table of which reply an error gets (protocol
-section 5). Always one line that parses, of the request's name, within the limit; when it is sent is protocol's
-business.
+sections 5.2 and 5.3). Always one line that parses, of the request's name, within the limit; when it is sent is
+protocol's business.
 """
 
 from __future__ import annotations

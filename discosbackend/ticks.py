@@ -18,7 +18,7 @@ __all__ = ["TICKS_PER_SECOND", "UNIX_SECONDS_BELOW", "Ticks", "now_ticks"]
 
 TICKS_PER_SECOND = 10**7
 
-# Protocol section 3: a number below this one counts seconds, from here on it counts 100 ns. As seconds
+# Protocol section 3.5: a number below this one counts seconds, from here on it counts 100 ns. As seconds
 # it is the year 33658, as ticks the second day of 1970, so neither reading is ever the wrong one.
 UNIX_SECONDS_BELOW = 10**12
 
@@ -55,7 +55,7 @@ class Ticks(int):
         return timediscos.time_from_ticks(self)
 
     def unix_text(self) -> str:
-        """Unix seconds with seven decimals, as timestamps stand in replies (protocol section 3)."""
+        """Unix seconds with seven decimals, as timestamps stand in replies (protocol section 3.6)."""
         if self < 0:
             return f"-{Ticks(-self).unix_text()}"
         digits = "%08d" % self  # noqa: UP031  # half the time of a format
@@ -63,7 +63,7 @@ class Ticks(int):
 
     @classmethod
     def parse(cls, text: str) -> Ticks:
-        """Read a timestamp as it stands in a request (protocol section 3), never through a float.
+        """Read a timestamp as it stands in a request (protocol section 3.5), never through a float.
 
         An integer counts 100 ns. A number with a decimal point is Unix seconds below 10^12 and 100 ns
         from there on; digits beyond 100 ns are dropped. ValueError for anything else.

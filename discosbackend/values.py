@@ -1,4 +1,4 @@
-"""Values as they stand in messages, both ways (protocol sections 3 and 5).
+"""Values as they stand in messages, both ways (protocol sections 3 and 5.6).
 
 `parse_*` read an argument's text and raise ValueError for a text that is none; `texts` turns whatever a
 backend returned into the arguments of a reply, and raises UnsendableError for what no reply can carry.
@@ -88,7 +88,7 @@ def parse_boolean(text: str) -> bool:
 
 
 def _parse_timestamp(text: str) -> Ticks:
-    """A timestamp; zero and what lies before it is nothing a telescope means (protocol section 7)."""
+    """A timestamp; zero and what lies before it is nothing a telescope means (protocol section 7.3)."""
     ticks = Ticks.parse(text)
     if ticks <= 0:
         raise ValueError(f"not after 1970: {text!r}")

@@ -1463,7 +1463,7 @@ class OldInstrument:
 
 
 class WireTests(unittest.TestCase):
-    """Section 7 as a client sees it."""
+    """Protocol section 7 as a client sees it."""
 
     def exchanges(self) -> list[tuple[bytes, bytes]]:
         """One session."""
@@ -1548,7 +1548,7 @@ class WireTests(unittest.TestCase):
 
 
 class Model:
-    """Section 7 once more, as simple as can be: a list of what is pending, sorted when time passes."""
+    """Protocol section 7 once more, as simple as can be: a list of what is pending, sorted when time passes."""
 
     def __init__(self) -> None:
         self.now = NOW

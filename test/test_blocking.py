@@ -326,7 +326,7 @@ class WorkerTests(unittest.TestCase):
 
 
 class LaneTests(BlockingTestCase):
-    """Threads in the lanes of section 6."""
+    """Threads in the lanes (protocol section 6.1)."""
 
     def test_one_device_command_at_a_time_in_any_mixture_of_styles(self) -> None:
         clients = [Client(self.handler, self.reactor) for _ in range(7)]
@@ -655,7 +655,7 @@ class LockTests(BlockingTestCase):
 
 
 class OverdueTests(BlockingTestCase):
-    """A thread cannot be cancelled: until it returns, device commands get `fail` (protocol section 6)."""
+    """A thread cannot be cancelled: until it returns, device commands get `fail` (protocol section 6.3)."""
 
     def setUp(self) -> None:
         super().setUp()

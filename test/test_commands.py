@@ -117,7 +117,7 @@ GOOD: tuple[tuple[str, list[str], list[Any]], ...] = (
     ("set-shift", ["-1"], [-1]),
 )
 
-# Protocol section 5's wording, for every number of arguments that is wrong.
+# Protocol section 5.5, for every number of arguments that is wrong.
 WITHOUT_ARGUMENTS = tuple(row.name for row in TABLE if not row.arguments)
 COUNTS: tuple[tuple[str, list[str], str], ...] = (
     *((name, ["x"] * count, f"{name} needs no arguments") for name in WITHOUT_ARGUMENTS for count in (1, 2)),
@@ -304,7 +304,7 @@ class ParseTests(unittest.TestCase):
 
     @given(st.sampled_from(list(COMMANDS)), arguments_of)
     def test_anything_is_values_or_a_readable_reason(self, name: str, arguments: list[str]) -> None:
-        """Protocol section 5: "lower case, no comma", "ASCII without `!`"."""
+        """Protocol section 5.5: lower case, printable ASCII, without a comma or `!`."""
         row = COMMANDS[name]
         try:
             values = row.parse(arguments)

@@ -1,4 +1,4 @@
-"""Tests of framing: where a line ends, whatever the chunks were (protocol section 1)."""
+"""Tests of framing: where a line ends, whatever the chunks were (protocol sections 1.3 to 1.7)."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ class TelnetTests(unittest.TestCase):
                 self.assertIs(type(without_telnet(LongLine(line))), LongLine)
 
     def test_negotiation_counts(self) -> None:
-        """Protocol section 1: "At most 16384 bytes, [...] telnet negotiation counted"."""
+        """Protocol section 1.7: "up to 16384 bytes, not counting its line end but counting telnet negotiation"."""
         (line,) = fed([b"\xff\xfb\x01" + b"x" * (LONGEST - 3) + b"\n"])
         self.assertIs(type(line), bytes)
         (line,) = fed([b"\xff\xfb\x01" + b"x" * (LONGEST - 2) + b"\n"])

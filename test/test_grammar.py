@@ -291,13 +291,13 @@ class ReadingTests(unittest.TestCase):
                     self.assert_readable(str(caught.exception))
 
     def assert_readable(self, reason: str) -> None:
-        """Protocol section 5: "lower case, no comma", "ASCII without `!`"."""
+        """Protocol section 5.5: lower case, printable ASCII, without a comma or `!`."""
         self.assertRegex(reason, r"\A[a-z][\x20-\x7e]{4,}\Z")
         self.assertNotIn(",", reason)
         self.assertNotIn("!", reason)
 
     def test_reasons_say_what_is_wrong(self) -> None:
-        """With which value, section 5 asks: each of these words has to be in the reason."""
+        """With which value, as protocol section 5.1 asks: each of these words has to be in the reason."""
         cases = {
             "": ("empty",),
             "status": ("'s'", "?"),
@@ -653,7 +653,7 @@ class TextsTests(unittest.TestCase):
         self.assertLess(len(made), 100)
 
     def test_named_in(self) -> None:
-        """Protocol section 5: all between `?` and the first comma, or the end, where that is a name."""
+        """Protocol section 5.2: all between `?` and the first comma, or the end, where that is a name."""
         for text, expected in (
             ("?status", "status"), ("?status,", "status"), ("?a,,b", "a"), ("?a,\\q", "a"),
             ("?A-1,\r", "A-1"),

@@ -321,7 +321,7 @@ class CommandsTests(unittest.TestCase):
 
 
 class ArgumentTests(unittest.TestCase):
-    """Arguments arrive converted, in place, and are judged before anything else (protocol section 4)."""
+    """Arguments arrive converted, in place, and are judged before anything else (protocol section 4.2)."""
 
     def called(self, line: bytes) -> tuple[Any, ...]:
         """The arguments of the one call that a line leads to."""
@@ -402,7 +402,7 @@ class ArgumentTests(unittest.TestCase):
 
 
 class BandTests(unittest.TestCase):
-    """The two numbers of get-tpi reach only a method that takes them (protocol section 4)."""
+    """The two numbers of get-tpi reach only a method that takes them (protocol section 4.8)."""
 
     def backends(self) -> Iterator[tuple[str, Any, bool]]:
         class Selecting(Backend):

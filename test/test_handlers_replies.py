@@ -126,7 +126,7 @@ class StyleTestCase(unittest.TestCase):
 
 
 class OddReturnTests(StyleTestCase):
-    """What a backend may return, and what not (protocol section 5), in every style."""
+    """What a backend may return, and what not (protocol section 5.6), in every style."""
 
     def check(self, table: list[tuple[bytes, Callable[[], Any], bytes]]) -> None:
         for line, behaviour, wanted in table:

@@ -36,7 +36,7 @@ def setUpModule() -> None:
 
 
 class GreetingTests(unittest.TestCase):
-    """Section 1: the greeting, at once or after a delay, unless a line that gets a reply comes first."""
+    """Protocol section 1.2: the greeting, at once or after a delay, unless a line that gets a reply comes first."""
 
     @staticmethod
     def delayed(handler: Handler | None = None) -> Connection:
@@ -143,7 +143,7 @@ class GreetingTests(unittest.TestCase):
 
 
 class FramingTests(unittest.TestCase):
-    """Section 1: a line arrives in any number of pieces, or many in one."""
+    """Protocol section 1.4: a line arrives in any number of pieces, or many in one."""
 
     SENT = (
         b"?x\r\n?x,1\n\r\n\xff\xfb\x01?x,2\r\0?x,3\r\0\n\xff\xfd\x03\xff\xf1\r\n!x,ok\r\n\n?x,a b\tc\r\r\n"
@@ -261,7 +261,7 @@ class Reluctant(Backend):
 
 
 class ErrorTableTests(unittest.TestCase):
-    """Section 5: which reply each thing gets, as it stands on the wire."""
+    """Protocol section 5: which reply each thing gets, as it stands on the wire."""
 
     def check(self, handler: Handler, table: Iterable[tuple[bytes, bytes]]) -> None:
         connection = greeted(handler)

@@ -43,7 +43,7 @@ NAME = re.compile(rb"\?([A-Za-z][A-Za-z0-9-]{0,63})(?:,|\Z)")
 
 
 def lines_in(stream: bytes) -> list[bytes]:
-    """The lines of a stream as section 1 says it, a byte at a time; telnet's negotiation is still there."""
+    """The lines of a stream as protocol section 1.3 has it, a byte at a time; telnet's negotiation is still there."""
     lines, line, at = [], b"", 0
     while at < len(stream):
         if stream[at : at + 1] == b"\n":

@@ -29,7 +29,7 @@ def _never(check: Check) -> None:
 
 
 def case(case_id: str, level: Level = Level.MUST, requirement: str = "`stop` while idle: `fail`.") -> Case:
-    return Case(case_id, "7", requirement, Reach.FULL, _never, level)
+    return Case(case_id, "7.1", requirement, Reach.FULL, _never, level)
 
 
 SAID = "sent      b'?stop\\r\\n'\nreceived  b'!stop,ok\\r\\n'"
@@ -86,7 +86,7 @@ stop               1 fail, 1 non-strict
 
   FAIL  stop/twice (MUST, 1.50 s)
       b'?stop\\r\\n' wants a fail
-      protocol section 7: `stop` while idle: `fail`.
+      docs/protocol.md, section 7.1 Without a timestamp: `stop` while idle: `fail`.
       what was said last:
         sent      b'?stop\\r\\n'
         received  b'!stop,ok\\r\\n'
@@ -197,7 +197,10 @@ class JUnitTests(unittest.TestCase):
 
     def test_cases(self) -> None:
         root = ElementTree.fromstring(junit(record(*RESULTS)))
-        body = "b'?stop\\r\\n' wants a fail\nprotocol section 7: `stop` while idle: `fail`.\n\n" + SAID
+        body = (
+            "b'?stop\\r\\n' wants a fail\n"
+            "docs/protocol.md, section 7.1 Without a timestamp: `stop` while idle: `fail`.\n\n" + SAID
+        )
         told = {
             element.get("name"): [(child.tag, child.get("message"), child.text) for child in element]
             for element in root.iter("testcase")
@@ -269,7 +272,8 @@ class JSONTests(unittest.TestCase):
                         "area": "stop",
                         "title": "stop: twice",
                         "level": "must",
-                        "section": "7",
+                        "section": "7.1",
+                        "section_title": "Without a timestamp",
                         "requirement": "`stop` while idle: `fail`.",
                         "reach": "full",
                         "verdict": "fail",
@@ -283,7 +287,8 @@ class JSONTests(unittest.TestCase):
                         "area": "get-tpi",
                         "title": "get-tpi: band",
                         "level": "must",
-                        "section": "7",
+                        "section": "7.1",
+                        "section_title": "Without a timestamp",
                         "requirement": "`stop` while idle: `fail`.",
                         "reach": "full",
                         "verdict": "skipped",
@@ -358,7 +363,8 @@ class PageTests(unittest.TestCase):
             "status stop 1 fail get-rms get-tpi",
             (
                 "What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
-                "protocol section 7: stop while idle: fail . What was said last: sent b'?stop\\r\\n'"
+                "docs/protocol.md, section 7.1 Without a timestamp: stop while idle: fail . "
+                "What was said last: sent b'?stop\\r\\n'"
             ),
             "Transcript first sent",
             "What was left out, and why get-rms is not supported (1): get-rms/answers",

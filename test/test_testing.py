@@ -53,7 +53,10 @@ class OutcomeTests(unittest.TestCase):
         [(_, text)] = self.outcome("reply to a ! line", "grammar/replies-are-no-requests").failures
         self.assertIn(r"sent      b'!\r\n'", text)
         self.assertIn(r"received  b'!undefined,invalid,syntax error: no request\r\n'", text)
-        self.assertIn("Any line that begins with `!` gets nothing.", text)
+        self.assertIn(
+            "section 5.2 Lines that are not messages: A line that begins with `!` is not a request and gets no reply.",
+            text,
+        )
         self.assertNotIn("Traceback", text)
 
     def test_what_is_not_strict(self) -> None:
@@ -267,7 +270,7 @@ class MixinTests(unittest.TestCase):
 
 
 class WrongArgumentTests(unittest.TestCase):
-    """What is derived from the table: the reasons that public test suites know (protocol section 5)."""
+    """What is derived from the table: the reasons that public test suites know (protocol section 5.5)."""
 
     def test_numbers(self) -> None:
         reasons = {

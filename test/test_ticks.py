@@ -1,4 +1,4 @@
-"""Tests of ticks: instants as integers, their text forms (protocol section 3), and what a backend gives."""
+"""Tests of ticks: instants as integers, their text forms (protocol sections 3.5 and 3.6), and what a backend gives."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class TicksTests(unittest.TestCase):
 
 
 class TicksTextTests(unittest.TestCase):
-    """Protocol section 3, both ways."""
+    """Protocol sections 3.5 and 3.6."""
 
     def test_unix_text(self) -> None:
         for count, text in SAME_INSTANT:
@@ -213,7 +213,7 @@ class TicksTextTests(unittest.TestCase):
 
 
 class TicksOfTests(unittest.TestCase):
-    """What a backend may give for an instant (protocol section 5)."""
+    """What a backend may give for an instant (protocol section 5.6)."""
 
     def test_ticks_are_ticks(self) -> None:
         """Whatever their size: a count below 10^12 is no number of seconds."""

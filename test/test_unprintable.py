@@ -55,7 +55,7 @@ class Speechless(Backend):
 
 
 class UnprintableTests(unittest.TestCase):
-    """Section 5: any other exception in the backend is the fixed `fail`, and one reply each."""
+    """Protocol section 5.3: any other exception in the backend is the fixed `fail`, and one reply each."""
 
     def test_one_reply_in_every_style(self) -> None:
         reactor = FakeReactor()

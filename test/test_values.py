@@ -138,7 +138,7 @@ class ParseTests(unittest.TestCase):
                 TYPES["boolean"][0](text)
 
     def test_timestamps(self) -> None:
-        """In a request: never zero nor before (protocol section 7)."""
+        """In a request: never zero nor before (protocol section 7.3)."""
         cases = (("1", 1), (str(TICKS), TICKS), ("1430922782.9708831", TICKS), ("0.0000001", 1))
         for text, expected in cases:
             with self.subTest(text):
@@ -184,7 +184,7 @@ class ParseTests(unittest.TestCase):
 
 
 class FloatTextTests(unittest.TestCase):
-    """Protocol section 3: "fixed point, no exponent, enough digits to read back the same double"."""
+    """Protocol section 3.2: "fixed point without exponent, with enough digits to read back the same double"."""
 
     def test_cases(self) -> None:
         for number, expected in (
@@ -250,7 +250,7 @@ class PlainTextsTests(unittest.TestCase):
 
 
 class TextsTests(unittest.TestCase):
-    """Protocol section 5, "What a backend may return"."""
+    """Protocol section 5.6, "What a backend may return"."""
 
     def assert_sent(self, result: Any, expected: list[str], fields: tuple[Field, ...] = ()) -> None:
         """The arguments of the reply, each a plain text."""
@@ -311,7 +311,7 @@ class TextsTests(unittest.TestCase):
         self.assert_sent((1, "ok", 1, TICKS), ["1.0000000", "ok", "1", str(TICKS)], STATUS)
 
     def test_integer_and_boolean_fields(self) -> None:
-        """Section 3: an integer is sent as `%d`, a boolean as `1` or `0`, whatever its Python type."""
+        """Protocol section 3: an integer is sent as `%d`, a boolean as `1` or `0`, whatever its Python type."""
         for kind, value, expected in (
             ("integer", 20, "20"), ("integer", 20.0, "20"), ("integer", np.float64(20.0), "20"),
             ("integer", np.int16(-3), "-3"), ("integer", Decimal(20), "20"), ("integer", True, "1"),
@@ -456,7 +456,7 @@ class TextsTests(unittest.TestCase):
         self.assert_sent((1, 2, 3), ["1", "2.0000000", "3.0000000"], fields)
 
     def test_status_text_has_no_comma_and_no_backslash(self) -> None:
-        """Protocol section 5: an escaped comma in the status text would move the acquiring flag."""
+        """Protocol section 5.7: an escaped comma in the status text would move the acquiring flag."""
         for text, expected in (
             ("a, b", "a; b"), ("C:\\x", "C:/x"), (",\\,", ";/;"), ("ok", "ok"), (b"a,b", "a;b"),
             (np.str_("a,b"), "a;b"), (np.bytes_(b"\\"), "/"), (Mode.FULL, "FullStokes"), ("a;b/c!", "a;b/c!"),

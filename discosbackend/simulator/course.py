@@ -10,7 +10,7 @@ from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = ["Course"]
 
-# Ticks; a step of the clock is followed within a second (protocol section 7), so a transition that is later than
+# Ticks; a step of the clock is followed within a second (protocol section 7.5), so a transition that is later than
 # this did not come due but was stepped over.
 _LATEST = 2 * TICKS_PER_SECOND
 

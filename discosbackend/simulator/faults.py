@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Strikes of one fault that are logged: enough to find the one that counts, not enough to fill a disk.
 _LOGGED = 1000
 
-# What a reply to a line without a command's name goes by (protocol section 5).
+# What a reply to a line without a command's name goes by (protocol section 5.2).
 _NO_NAME = "undefined"
 
 _TRIGGERS = ("rate", "at", "nth")

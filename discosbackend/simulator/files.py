@@ -134,7 +134,7 @@ class Files:
     def name(self, path: str) -> None:
         """Have the newest recording merged with the telescope's file at `path`; without one, the next.
 
-        DISCOS sends this after stop (protocol section 9); another name replaces the one before. One that the disk
+        DISCOS sends this after stop (protocol section 9.3); another name replaces the one before. One that the disk
         does not take holds as long as this server runs. BackendError for a path without a file's name.
         """
         try:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 UNCONFIGURED = "unconfigured"
-"""What get-configuration answers until a configuration is loaded (protocol section 4)."""
+"""What get-configuration answers until a configuration is loaded (protocol section 4.4)."""
 
 
 @dataclass(frozen=True, slots=True)

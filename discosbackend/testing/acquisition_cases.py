@@ -22,7 +22,7 @@ __tracebackhide__ = True
 ACQUISITION_CASES = Cases()
 
 
-def _case(case_id: str, requirement: str, section: str = "7") -> Callable[[Try], Try]:
+def _case(case_id: str, section: str, requirement: str) -> Callable[[Try], Try]:
     return ACQUISITION_CASES.case(case_id, section, requirement, Reach.FULL)
 
 
@@ -31,7 +31,7 @@ _CONFIGURED = "valid_configuration"
 
 _ELAPSED = {"start": "starting time already elapsed", "stop": "stop time already elapsed"}
 
-# How a time may be written (protocol section 3).
+# How a time may be written (protocol section 3.5).
 _FORMS: tuple[Callable[[Ticks], str], ...] = (
     str,
     Ticks.unix_text,
@@ -47,7 +47,7 @@ _HOUR = 3600 * TICKS_PER_SECOND
 # -- now ------------------------------------------------------------------------------------------------
 
 
-@_case("start/now-and-stop-now", "`start` (now) starts; `stop` (now) while acquiring stops.")
+@_case("start/now-and-stop-now", "7.1", "`start` begins an acquisition at once, and `stop` ends it at once.")
 def _start_and_stop(check: Check) -> None:
     check.prepare_acquisition()
     for _ in range(2):
@@ -55,7 +55,7 @@ def _start_and_stop(check: Check) -> None:
         _stop(check)
 
 
-@_case("start/while-acquiring", "`start` while acquiring: `fail`.")
+@_case("start/while-acquiring", "7.1", "`start` while acquiring is answered with `fail`, `already acquiring`.")
 def _start_while_acquiring(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -63,7 +63,7 @@ def _start_while_acquiring(check: Check) -> None:
     check.that(check.status().acquiring, "a start that was refused ended the acquisition")
 
 
-@_case("stop/twice", "`stop` with nothing to stop: `fail`. Clients do that at the end of a scan.")
+@_case("stop/twice", "7.1", "`stop` that finds nothing to stop is answered with `fail`, `not acquiring`.")
 def _stop_twice(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -75,14 +75,14 @@ def _stop_twice(check: Check) -> None:
 # -- at a given time ------------------------------------------------------------------------------------
 
 
-@_case("start/timed", "`start,T` arms a start; the transition takes place at T.")
+@_case("start/timed", "7.2", "`start,T` arms a start, and the acquisition begins at T.")
 def _timed_start(check: Check) -> None:
     check.prepare_acquisition()
     _comes_at(check, check.arm("start"), acquiring=True)
     _stop(check)
 
 
-@_case("stop/timed", "`stop,T` arms a stop; the transition takes place at T.")
+@_case("stop/timed", "7.2", "`stop,T` arms a stop, and the acquisition ends at T.")
 def _timed_stop(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -91,8 +91,9 @@ def _timed_stop(check: Check) -> None:
 
 @_case(
     "start/forms-of-a-time",
-    "An integer counts 100 ns; with a decimal point it is Unix seconds below 10^12, from there on 100 ns.",
-    "3",
+    "3.5",
+    "An integer counts 100 ns since 1970-01-01T00:00:00 UTC, and a number with a decimal point is Unix seconds "
+    "below 10^12 and a count of 100 ns from there on.",
 )
 def _forms_of_a_time(check: Check) -> None:
     check.prepare_acquisition()
@@ -101,22 +102,32 @@ def _forms_of_a_time(check: Check) -> None:
         _stop(check)
 
 
-@_case("start/elapsed-time", "A time already elapsed: `fail`.")
+_REFUSES_ELAPSED = (
+    "A time that has already elapsed is answered with `fail`: "
+    "`starting time already elapsed` or `stop time already elapsed`."
+)
+_REFUSES_FAR = (
+    "A time further ahead than a horizon, by default 7 days, is answered with `fail`: "
+    "`cannot start at given time` or `cannot stop at given time`."
+)
+
+
+@_case("start/elapsed-time", "7.3", _REFUSES_ELAPSED)
 def _elapsed_start(check: Check) -> None:
     _refuses_time(check, "start", _ELAPSED["start"], _elapsed(check))
 
 
-@_case("stop/elapsed-time", "A time already elapsed: `fail`.")
+@_case("stop/elapsed-time", "7.3", _REFUSES_ELAPSED)
 def _elapsed_stop(check: Check) -> None:
     _refuses_time(check, "stop", _ELAPSED["stop"], _elapsed(check))
 
 
-@_case("start/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
+@_case("start/far-time", "7.3", _REFUSES_FAR)
 def _far_start(check: Check) -> None:
     _refuses_time(check, "start", "cannot start at given time", _far(check))
 
 
-@_case("stop/far-time", "A time further ahead than a horizon, default 7 days: `fail`.")
+@_case("stop/far-time", "7.3", _REFUSES_FAR)
 def _far_stop(check: Check) -> None:
     _refuses_time(check, "stop", "cannot stop at given time", _far(check))
 
@@ -124,7 +135,11 @@ def _far_stop(check: Check) -> None:
 # -- one after another ----------------------------------------------------------------------------------
 
 
-@_case("start/newest-time-holds", "`start,T` arms a start; a newer `start,T` replaces it.")
+@_case(
+    "start/newest-time-holds",
+    "7.2",
+    "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
+)
 def _newest_start(check: Check) -> None:
     check.prepare_acquisition()
     later = _lead(check)
@@ -132,14 +147,18 @@ def _newest_start(check: Check) -> None:
     _comes_at(check, Ticks(first + later), acquiring=True)
 
 
-@_case("start/newer-time-may-be-earlier", "`start,T` arms a start; a newer `start,T` replaces it.")
+@_case(
+    "start/newer-time-may-be-earlier",
+    "7.2",
+    "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
+)
 def _earlier_start(check: Check) -> None:
     check.prepare_acquisition()
     check.ok("start", check.status().timestamp + _HOUR, told_by=_CONFIGURED)
     _comes_at(check, check.arm("start"), acquiring=True)
 
 
-@_case("stop/newest-time-holds", "A newer `stop,T` replaces the one before.")
+@_case("stop/newest-time-holds", "7.2", "A newer `stop,T` replaces the pending stop.")
 def _newest_stop(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -148,7 +167,7 @@ def _newest_stop(check: Check) -> None:
     _comes_at(check, Ticks(first + later), acquiring=False)
 
 
-@_case("start/refused-time-changes-nothing", "`fail`, and what was pending stays as it was.")
+@_case("start/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
 def _refused_start(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("start")
@@ -156,7 +175,7 @@ def _refused_start(check: Check) -> None:
     _comes_at(check, instant, acquiring=True)
 
 
-@_case("stop/refused-time-changes-nothing", "`fail`, and what was pending stays as it was.")
+@_case("stop/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
 def _refused_stop(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -165,7 +184,9 @@ def _refused_stop(check: Check) -> None:
     _comes_at(check, instant, acquiring=False)
 
 
-@_case("start/before-stop-both-timed", "Both may be pending at once, in either order of arrival.")
+@_case(
+    "start/before-stop-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
+)
 def _start_before_stop(check: Check) -> None:
     check.prepare_acquisition()
     length = _noticeable(check)
@@ -173,7 +194,9 @@ def _start_before_stop(check: Check) -> None:
     _lasts(check, begins, Ticks(begins + length))
 
 
-@_case("stop/before-start-both-timed", "Both may be pending at once, in either order of arrival.")
+@_case(
+    "stop/before-start-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
+)
 def _stop_before_start(check: Check) -> None:
     check.prepare_acquisition()
     length = _noticeable(check)
@@ -185,7 +208,7 @@ def _stop_before_start(check: Check) -> None:
     _lasts(check, begins, Ticks(begins + length))
 
 
-@_case("start/now-drops-timed-start", "`start` (now) starts and drops a pending start.")
+@_case("start/now-drops-timed-start", "7.1", "`start` begins an acquisition at once and drops a pending start.")
 def _start_now_drops_timed(check: Check) -> None:
     check.prepare_acquisition()
     # Ended by a timed stop, because one that is not would clear what is pending.
@@ -194,14 +217,20 @@ def _start_now_drops_timed(check: Check) -> None:
     check.stays(acquiring=False, until=instant)
 
 
-@_case("stop/cancels-timed-start", "`stop` while a start is pending cancels that: `ok`.")
+@_case(
+    "stop/cancels-timed-start",
+    "7.1",
+    "`stop` while a start is pending and nothing is acquired cancels that start, and is answered with `ok`.",
+)
 def _stop_cancels(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("start", then=lambda *_: [("stop",)])
     check.stays(acquiring=False, until=instant)
 
 
-@_case("stop/now-clears-timed-start", "`stop` (now) while acquiring answers `ok` and clears both times.")
+@_case(
+    "stop/now-clears-timed-start", "7.1", "`stop` while acquiring is answered with `ok` and clears both pending times."
+)
 def _stop_clears_start(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -210,7 +239,7 @@ def _stop_clears_start(check: Check) -> None:
     check.stays(acquiring=False, until=instant)
 
 
-@_case("stop/now-clears-timed-stop", "`stop` (now) while a start is pending clears both times.")
+@_case("stop/now-clears-timed-stop", "7.1", "`stop` that cancels a pending start clears a pending stop as well.")
 def _stop_clears_stop(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)])
@@ -218,7 +247,9 @@ def _stop_clears_stop(check: Check) -> None:
     check.stays(acquiring=True, until=instant)
 
 
-@_case("stop/nothing-to-stop-leaves-timed-stop", '`fail` ("not acquiring"), and a pending stop stays.')
+@_case(
+    "stop/nothing-to-stop-leaves-timed-stop", "7.1", "`stop` that finds nothing to stop leaves a pending stop in force."
+)
 def _futile_stop(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("stop")
@@ -232,7 +263,7 @@ def _futile_stop(check: Check) -> None:
 # -- what comes due and finds nothing to do -------------------------------------------------------------
 
 
-@_case("start/due-while-acquiring", "A pending start that comes due while acquiring changes nothing.")
+@_case("start/due-while-acquiring", "7.4", "A start that comes due while acquiring changes nothing.")
 def _due_while_acquiring(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -241,7 +272,7 @@ def _due_while_acquiring(check: Check) -> None:
     check.stays(acquiring=False)
 
 
-@_case("stop/due-while-idle", "A pending stop that comes due while idle changes nothing.")
+@_case("stop/due-while-idle", "7.4", "A stop that comes due while idle changes nothing.")
 def _due_while_idle(check: Check) -> None:
     check.prepare_acquisition()
     later = _lead(check)
@@ -250,14 +281,22 @@ def _due_while_idle(check: Check) -> None:
     check.stays(acquiring=True)
 
 
-@_case("start/with-stop-at-one-time-while-idle", "At equal times: while idle both lapse.")
+@_case(
+    "start/with-stop-at-one-time-while-idle",
+    "7.4",
+    "A start and a stop that come due at the same time while idle both lapse.",
+)
 def _one_time_while_idle(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("start", then=lambda instant, _: [("stop", str(instant))])
     check.stays(acquiring=False, until=instant)
 
 
-@_case("start/with-stop-at-one-time", "At equal times: the stop comes first while acquiring.")
+@_case(
+    "start/with-stop-at-one-time",
+    "7.4",
+    "A start and a stop that come due at the same time while acquiring are carried out stop first.",
+)
 def _one_time(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -269,10 +308,8 @@ def _one_time(check: Check) -> None:
 
 # -- who asked for it has gone --------------------------------------------------------------------------
 
-_CANCELS_NOTHING = "A client that disconnects cancels nothing that has begun."
 
-
-@_case("disconnect/timed-start-comes", _CANCELS_NOTHING, "6")
+@_case("disconnect/timed-start-comes", "6.4", "A client that disconnects cancels nothing that has begun.")
 def _timed_start_comes(check: Check) -> None:
     check.prepare_acquisition()
     instant = check.arm("start")
@@ -280,7 +317,7 @@ def _timed_start_comes(check: Check) -> None:
     _comes_at(check, instant, acquiring=True)
 
 
-@_case("disconnect/acquisition-goes-on", _CANCELS_NOTHING, "6")
+@_case("disconnect/acquisition-goes-on", "6.4", "A client that disconnects cancels nothing that has begun.")
 def _acquisition_goes_on(check: Check) -> None:
     check.prepare_acquisition()
     _start(check)
@@ -288,7 +325,7 @@ def _acquisition_goes_on(check: Check) -> None:
     check.stays(acquiring=True)
 
 
-@_case("disconnect/half-a-line-is-no-request", "Bytes after the last line end are not a request.", "1")
+@_case("disconnect/half-a-line-is-no-request", "1.9", "Bytes after the last line end are not a request.")
 def _half_a_line(check: Check) -> None:
     check.prepare_acquisition()
     wire = check.connect()

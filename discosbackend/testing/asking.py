@@ -30,7 +30,7 @@ _REQUIRED = ("status", "version")
 _NOT_SUPPORTED = str(NotSupportedError())
 _UNKNOWN = "invalid command"
 
-# How each type of value is written (protocol section 3, "text form sent").
+# How each type of value is written (protocol sections 3.1 to 3.6).
 _WRITTEN = {
     "integer": (re.compile(r"-?[0-9]+"), "a decimal integer"),
     "float": (re.compile(r"-?[0-9]+(\.[0-9]+)?"), "a number in fixed point without exponent"),
@@ -191,7 +191,7 @@ class Asking:
         return reply
 
     def patience(self, name: str) -> float:
-        """Seconds to wait for the reply to a command: what reads waits for nobody (protocol section 6)."""
+        """Seconds to wait for the reply to a command: what reads waits for nobody (protocol section 6.1)."""
         row = COMMANDS.get(name)
         return PROMPT if row is None or row.lane == "reads" else self.profile.reply_timeout
 

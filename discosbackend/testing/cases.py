@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from discosbackend.testing.caution import Reach
 from discosbackend.testing.check import Check
+from discosbackend.testing.citations import SECTIONS
 
 __all__ = ["Case", "Cases", "Level", "Try"]
 
@@ -33,10 +34,11 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`id` is `area/what`, the area a command's name where it is one; `requirement` the sentence it breaks.
+    """`id` is `area/what`, the area a command's name where it is one; `requirement` is the sentence it breaks.
 
-    `section` is where in the protocol that sentence stands, as "7", and `reach` how far the case goes. `run`
-    raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be tried.
+    `section` is the section of docs/protocol.md that has this sentence, word for word, as "7.1"; `reach` is how far
+    the case goes. `run` raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be
+    tried. ValueError for a section that the protocol does not have.
     """
 
     id: str
@@ -45,6 +47,10 @@ class Case:
     reach: Reach
     run: Try
     level: Level = Level.MUST
+
+    def __post_init__(self) -> None:
+        if self.section not in SECTIONS:
+            raise ValueError(f"{self.id}: docs/protocol.md has no section {self.section!r}")
 
     @property
     def area(self) -> str:

@@ -1,6 +1,6 @@
 """Cases of the commands: what each refuses, by its row of the table, and what it answers when all is well.
 
-Protocol sections 3, 4 and 5. A new row brings its cases along; wrong numbers and types of arguments are made
+Protocol sections 4, 5 and 9.5. A new row brings its cases along; wrong numbers and types of arguments are made
 in wrong_arguments. start and stop, which have a state between them, are in acquisition_cases.
 """
 
@@ -69,16 +69,17 @@ def _answers(row: Command, check: Check) -> None:
 
 
 def _reply_in_words(row: Command) -> str:
-    names = ", ".join(field.name for field in row.reply)
-    return f"The `ok` reply to `{row.name}` carries {names}{', one for each input' * row.reply[-1].repeated}."
+    *names, last = [f"`{field.name}`" for field in row.reply]
+    listed = f"{', '.join(names)} and {last}" if names else last
+    return f"The `ok` reply to `{row.name}` carries {listed}{', one for each input' * row.reply[-1].repeated}."
 
 
 for _row in COMMANDS.values():
     COMMAND_CASES.add(
         Case(
             f"{_row.name}/wrong-number-of-arguments",
-            "4",
-            "Any other number of arguments than listed is a `fail`.",
+            "4.2",
+            "A request with any other number of arguments than its command takes is answered with `fail`.",
             reach_of_command(_row) if _row.lane == "reads" else Reach.FULL,
             partial(_refuses_wrong_numbers, _row),
         )
@@ -87,8 +88,8 @@ for _row in COMMANDS.values():
         COMMAND_CASES.add(
             Case(
                 f"{_row.name}/wrong-type-of-arguments",
-                "5",
-                "Wrong type of arguments: `fail` with the reason, before the backend is asked.",
+                "4.2",
+                "An argument of the wrong type is answered with `fail` and the reason, before the backend is asked.",
                 Reach.FULL,
                 partial(_refuses_wrong_types, _row),
             )
@@ -98,7 +99,7 @@ for _row in COMMANDS.values():
         COMMAND_CASES.add(
             Case(
                 f"{_row.name}/reply-is-well-formed",
-                "4",
+                "4.9",
                 _reply_in_words(_row),
                 reach_of_command(_row),
                 partial(_answers, _row),
@@ -106,7 +107,12 @@ for _row in COMMANDS.values():
         )
 
 
-@COMMAND_CASES.case("time/goes-on-with-status", "4", "`time` and `status` tell one clock: the backend's.", Reach.READS)
+@COMMAND_CASES.case(
+    "time/goes-on-with-status",
+    "4.3",
+    "`time` and the timestamp of `status` come from the same clock, which is the backend's.",
+    Reach.READS,
+)
 def _one_clock(check: Check) -> None:
     before, between, after = (Ticks.parse(check.ok(name)[0]) for name in ("time", "status", "time"))
     check.that(before <= after, f"time goes back by {(before - after) / TICKS_PER_SECOND:.7f} s")
@@ -119,12 +125,19 @@ def _one_clock(check: Check) -> None:
 # -- configuration ------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("set-configuration/loads", "4", "`set-configuration` loads a named configuration.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-configuration/loads",
+    "4.4",
+    "`set-configuration` loads a named configuration, which `get-configuration` then reports.",
+    Reach.FULL,
+)
 def _set_configuration(check: Check) -> None:
     _is_told(check, "get-configuration", _load(check))
 
 
-@COMMAND_CASES.case("disconnect/configuration-stays", "6", "State outlives connections.", Reach.FULL)
+@COMMAND_CASES.case(
+    "disconnect/configuration-stays", "6.4", "The state of the backend outlives connections.", Reach.FULL
+)
 def _configuration_stays(check: Check) -> None:
     wanted = _load(check)
     check.hang_up()
@@ -142,7 +155,12 @@ def _load(check: Check) -> str:
     return wanted
 
 
-@COMMAND_CASES.case("set-configuration/unknown", "5", "Refused by the backend: `fail` with its reason.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-configuration/unknown",
+    "5.3",
+    "A request that the backend refuses is answered with `fail` and the backend's reason.",
+    Reach.FULL,
+)
 def _set_unknown_configuration(check: Check) -> None:
     unknown = check.profile.invalid_configuration
     if unknown is None:
@@ -155,7 +173,12 @@ def _set_unknown_configuration(check: Check) -> None:
     check.that(after == before, f"the configuration was {before}, and after a refusal it is {after}")
 
 
-@COMMAND_CASES.case("set-integration/sets", "4", "`set-integration` sets what `get-integration` tells.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-integration/sets",
+    "4.4",
+    "`set-integration` sets the integration time in ms, which `get-integration` then reports.",
+    Reach.FULL,
+)
 def _set_integration(check: Check) -> None:
     check.prepare()
     wanted = check.profile.valid_integration
@@ -169,7 +192,13 @@ def _set_integration(check: Check) -> None:
     _is_told(check, "get-integration", str(wanted))
 
 
-@COMMAND_CASES.case("set-section/accepts", "4", "`set-section`: seven arguments, in this order.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-section/accepts",
+    "4.4",
+    "`set-section` takes seven arguments, in this order: section, start frequency, bandwidth, feed, mode, sample "
+    "rate and bins.",
+    Reach.FULL,
+)
 def _set_section(check: Check) -> None:
     check.prepare()
     check.reload_finally()
@@ -177,7 +206,7 @@ def _set_section(check: Check) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-section/wildcards", "3", "`*`, where a command says so: leave this value as it is.", Reach.FULL
+    "set-section/wildcards", "3.8", "`*`, where a command accepts it, leaves this value as it is.", Reach.FULL
 )
 def _set_nothing(check: Check) -> None:
     check.prepare()
@@ -186,20 +215,28 @@ def _set_nothing(check: Check) -> None:
     check.ok(row.name, *[WILDCARD] * len(row.arguments), told_by="valid_section")
 
 
-@COMMAND_CASES.case("set-enable/accepts", "4", "`set-enable`: the two feeds used for nodding.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-enable/accepts", "4.4", "`set-enable` selects the two feeds that are used for nodding.", Reach.FULL
+)
 def _set_enable(check: Check) -> None:
     check.prepare()
     check.reload_finally()
     check.ok("set-enable", *check.profile.valid_feeds, told_by="valid_feeds")
 
 
-@COMMAND_CASES.case("set-shift/accepts", "4", "`set-shift`: bit shift of the FFT stages.", Reach.FULL)
+@COMMAND_CASES.case("set-shift/accepts", "4.4", "`set-shift` sets the bit shift of the FFT stages.", Reach.FULL)
 def _set_shift(check: Check) -> None:
     check.prepare()
     check.ok("set-shift", check.profile.valid_shift, told_by="valid_shift")
 
 
-@COMMAND_CASES.case("cal-on/accepts", "4", "`cal-on`: absent or 0 switches it off.", Reach.FULL)
+@COMMAND_CASES.case(
+    "cal-on/accepts",
+    "4.4",
+    "`cal-on` switches the noise diode every given number of samples, or switches it off if that number is 0 or "
+    "absent.",
+    Reach.FULL,
+)
 def _cal_on(check: Check) -> None:
     check.prepare()
     check.finally_(lambda: check.ask("cal-on") and None)
@@ -216,7 +253,12 @@ def _is_told(check: Check, name: str, wanted: str) -> None:
 # -- measurements -------------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("get-tpi/whole-band", "4", "`0,0` is the whole band: the same as no arguments.", Reach.MEASURE)
+@COMMAND_CASES.case(
+    "get-tpi/whole-band",
+    "4.5",
+    "`get-tpi,0,0` measures the whole band, as `get-tpi` without arguments does.",
+    Reach.MEASURE,
+)
 def _whole_band(check: Check) -> None:
     check.prepare()
     wanted = len(check.ok("get-tpi", told_by="valid_configuration"))
@@ -227,8 +269,9 @@ def _whole_band(check: Check) -> None:
 
 @COMMAND_CASES.case(
     "get-tpi/band",
-    "4",
-    "`get-tpi`: one float per input of a band, or a `fail` with the reason.",
+    "4.5",
+    "`get-tpi` with a frequency and a bandwidth is answered with one value for each input, or with a `fail` that "
+    "gives the reason.",
     Reach.MEASURE,
 )
 def _band(check: Check) -> None:
@@ -240,7 +283,7 @@ def _band(check: Check) -> None:
 
 
 @COMMAND_CASES.case(
-    "get-rms/as-many-as-tpi", "9", "`get-tpi` and `get-rms` must answer for the same inputs.", Reach.MEASURE
+    "get-rms/as-many-as-tpi", "9.5", "`get-tpi` and `get-rms` must answer for the same inputs.", Reach.MEASURE
 )
 def _as_many_as_tpi(check: Check) -> None:
     check.prepare()
@@ -254,7 +297,7 @@ def _as_many(check: Check) -> None:
 
 @COMMAND_CASES.case(
     "set-enable/measured-alike",
-    "9",
+    "9.5",
     "After `set-enable`, `get-tpi` and `get-rms` must answer for the enabled feeds.",
     Reach.FULL,
 )
@@ -268,7 +311,12 @@ def _measured_alike(check: Check) -> None:
 # -- files and the rest -------------------------------------------------------------------------------
 
 
-@COMMAND_CASES.case("set-filename/sets", "4", "`get-filename`: what set-filename stored.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-filename/sets",
+    "4.6",
+    "`set-filename` stores the path of the telescope's file, which `get-filename` then reports.",
+    Reach.FULL,
+)
 def _set_filename(check: Check) -> None:
     check.be_idle()
     check.keep()
@@ -277,7 +325,9 @@ def _set_filename(check: Check) -> None:
     _is_told(check, "get-filename", wanted)
 
 
-@COMMAND_CASES.case("set-filename/escapes", "2", "What the server writes parses again to the same message.", Reach.FULL)
+@COMMAND_CASES.case(
+    "set-filename/escapes", "2.5", "Every line that the server sends parses again to the same message.", Reach.FULL
+)
 def _set_filename_with_escapes(check: Check) -> None:
     check.be_idle()
     check.keep()
@@ -288,7 +338,7 @@ def _set_filename_with_escapes(check: Check) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-filename/long-path", "5", "An `ok` reply that would exceed the limit becomes a `fail`.", Reach.FULL
+    "set-filename/long-path", "5.8", "An `ok` reply that would be too long becomes a `fail` that says so.", Reach.FULL
 )
 def _set_long_filename(check: Check) -> None:
     if (limit := check.profile.reply_limit) is None:
@@ -307,26 +357,34 @@ def _set_long_filename(check: Check) -> None:
 
 
 @COMMAND_CASES.case(
-    "get-filename/reply-is-well-formed", "4", "`get-filename`: a path; `fail` when none was set.", Reach.READS
+    "get-filename/reply-is-well-formed",
+    "4.6",
+    "`get-filename` is answered with the path that was stored, or with a `fail` if none was.",
+    Reach.READS,
 )
 def _get_filename(check: Check) -> None:
     check.ok_or_refused("get-filename")
 
 
-@COMMAND_CASES.case("convert-data/answers", "4", "`convert-data`: `ok`, or a `fail` with the reason.", Reach.FULL)
+@COMMAND_CASES.case(
+    "convert-data/answers",
+    "4.6",
+    "`convert-data` is answered with `ok`, or with a `fail` that gives the reason.",
+    Reach.FULL,
+)
 def _convert_data(check: Check) -> None:
     check.be_idle()
     check.ok_or_refused("convert-data")
 
 
-@COMMAND_CASES.case("end-schedule/accepts", "4", "`end-schedule`: the schedule is over.", Reach.FULL)
+@COMMAND_CASES.case("end-schedule/accepts", "4.7", "`end-schedule` says that the schedule is over.", Reach.FULL)
 def _end_schedule(check: Check) -> None:
     check.prepare()
     check.reload_finally()
     check.ok("end-schedule")
 
 
-@COMMAND_CASES.case("backend-park/accepts", "4", "`backend-park`: park the backend.", Reach.FULL)
+@COMMAND_CASES.case("backend-park/accepts", "4.7", "`backend-park` parks the backend.", Reach.FULL)
 def _backend_park(check: Check) -> None:
     check.prepare()
     check.reload_finally()

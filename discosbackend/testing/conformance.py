@@ -23,6 +23,7 @@ from discosbackend.errors import NotServed
 from discosbackend.testing.acquisition_cases import ACQUISITION_CASES
 from discosbackend.testing.cases import Case
 from discosbackend.testing.check import Check
+from discosbackend.testing.citations import citation
 from discosbackend.testing.command_cases import COMMAND_CASES
 from discosbackend.testing.hostile_cases import HOSTILE_CASES
 from discosbackend.testing.line_cases import LINE_CASES
@@ -147,7 +148,8 @@ class BackendConformance(Profile, _TestCase):
         check = Check(self, address, own_server=own_server)
         result = judge(case, check, strict=self.strict)
         if result.verdict is Verdict.FAIL:
-            parts = [result.explanation, f"{case.id}: {case.requirement}", result.conversation]
+            broken = f"{case.id}, {citation(case.section)}: {case.requirement}"
+            parts = [result.explanation, broken, result.conversation]
             if server is not None and own_server:
                 if check.cut_off and server.ends(within=_DYING):
                     parts.append("the server's process has ended")

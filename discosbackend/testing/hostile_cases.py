@@ -1,6 +1,6 @@
 """Cases of what no client should send or do, and some do: long lines, noise, floods, connections that break.
 
-Protocol section 1. After every one of them a new client must be answered.
+Protocol section 1, and protocol section 5.2 for the empty line. After every one of them a new client must be answered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW = 10
 _UNKNOWN = 64 * "x"
 
 
-def _case(case_id: str, requirement: str) -> Callable[[Try], Try]:
+def _case(case_id: str, section: str, requirement: str) -> Callable[[Try], Try]:
     """As Cases.case: tried as the function says, and then a new client must be answered."""
 
     def register(run: Try) -> Try:
@@ -44,7 +44,7 @@ def _case(case_id: str, requirement: str) -> Callable[[Try], Try]:
             wire.send(request_line("version"))
             _wants(check, wire, "version", OK)
 
-        return HOSTILE_CASES.case(case_id, "1", requirement, Reach.FULL)(survive)
+        return HOSTILE_CASES.case(case_id, section, requirement, Reach.FULL)(survive)
 
     return register
 
@@ -63,7 +63,11 @@ def _number(check: Check, many: int) -> int:
 # -- long lines -----------------------------------------------------------------------------------------
 
 
-@_case("hostile/longest-line", "At most 16384 bytes, the line's end not counted.")
+@_case(
+    "hostile/longest-line",
+    "1.7",
+    "A line may have up to 16384 bytes, not counting its line end but counting telnet negotiation.",
+)
 def _longest_line(check: Check) -> None:
     check.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")
     _wants(check, check.wire, "no-such-command", FAIL)
@@ -71,7 +75,8 @@ def _longest_line(check: Check) -> None:
 
 @_case(
     "hostile/line-too-long",
-    "A longer one gets one `invalid` reply, is skipped to its end, and the connection lives on.",
+    "1.7",
+    "A longer line gets one `invalid` reply and is skipped to its end, and the connection stays open.",
 )
 def _too_long(check: Check) -> None:
     for beginning, name in ((b"?no-such-command,", "no-such-command"), (b"?", "undefined")):
@@ -84,7 +89,7 @@ def _too_long(check: Check) -> None:
             check.fence(check.wire)
 
 
-@_case("hostile/reply-too-long", "A longer line gets no reply if it begins with `!`.")
+@_case("hostile/reply-too-long", "1.7", "A longer line that begins with `!` gets no reply.")
 def _too_long_reply(check: Check) -> None:
     check.wire.send(b"!status,ok,".ljust(2 * LONGEST_LINE, b"x") + b"\r\n")
     check.fence(check.wire)
@@ -102,7 +107,12 @@ def _noise(lines: int) -> Iterator[bytes]:
         yield number % 2 * b"?" + noise
 
 
-@_case("hostile/random-bytes", "Each line gets exactly one reply, one that begins with `!` none.")
+@_case(
+    "hostile/random-bytes",
+    "1.8",
+    "Every line gets exactly one reply, except a line that begins with `!` and a line that contains nothing but "
+    "telnet negotiation.",
+)
 def _random_bytes(check: Check) -> None:
     lines = list(_noise(_number(check, _NOISY_LINES)))
     check.wire.send(b"".join(line + b"\r\n" for line in lines))
@@ -113,7 +123,12 @@ def _random_bytes(check: Check) -> None:
     check.fence(check.wire)
 
 
-@_case("hostile/empty-lines", "Any other line that does not parse, the empty one included: `undefined,invalid`.")
+@_case(
+    "hostile/empty-lines",
+    "5.2",
+    "Any other line that is not a message, the empty line included, is answered with `!undefined,invalid,syntax "
+    "error: <reason>`.",
+)
 def _empty_lines(check: Check) -> None:
     number = _number(check, _EMPTY_LINES)
     check.wire.send(number * b"\r\n")
@@ -124,7 +139,7 @@ def _empty_lines(check: Check) -> None:
 # -- connections ----------------------------------------------------------------------------------------
 
 
-@_case("hostile/half-a-line-and-gone", "Bytes after the last line end are not a request.")
+@_case("hostile/half-a-line-and-gone", "1.9", "Bytes after the last line end are not a request.")
 def _half_a_line_and_gone(check: Check) -> None:
     for hang_up in (Wire.close, Wire.reset):
         for said in (b"?vers", b"?status\r\n?vers"):
@@ -133,7 +148,7 @@ def _half_a_line_and_gone(check: Check) -> None:
             hang_up(wire)
 
 
-@_case("hostile/many-connections", "The client connects and keeps the connection; any number of clients.")
+@_case("hostile/many-connections", "1.1", "A server accepts any number of connections at once.")
 def _many_connections(check: Check) -> None:
     wires = [check.connect() for _ in range(_number(check, _CLIENTS))]
     for wire in wires:
@@ -142,7 +157,7 @@ def _many_connections(check: Check) -> None:
         _wants(check, wire, "version", OK)
 
 
-@_case("hostile/client-that-does-not-read", "Any number of clients: one that does not read keeps nobody waiting.")
+@_case("hostile/client-that-does-not-read", "1.1", "A client that does not read its replies delays no other client.")
 def _does_not_read(check: Check) -> None:
     lazy = check.connect()
     lazy.send_what_fits(_number(check, _UNREAD) * request_line(_UNKNOWN))

@@ -1,6 +1,7 @@
 """Cases of the line: framing, grammar, escapes, errors, order. Any server must pass, whatever its backend.
 
-Protocol sections 1, 2 and 5. No case here reaches a backend but `status`; hostile lines are in hostile_cases.
+Protocol sections 1, 2 and 5, and protocol section 9.7 for MISTRAL's client. No case here reaches a backend but
+`status`; hostile lines are in hostile_cases.
 """
 
 from __future__ import annotations
@@ -69,13 +70,13 @@ def _unknown(name: str) -> bytes:
     return f"{write_reply(name, FAIL, [f'invalid command {quoted(name)}'])}{LINEFEED}".encode("latin-1")
 
 
-# -- section 1: the line --------------------------------------------------------------------------------
+# -- protocol section 1: the line -----------------------------------------------------------------------
 
 
 @LINE_CASES.case(
     "greeting/is-the-version",
-    "1",
-    "On every new connection the server at once sends a greeting.",
+    "1.2",
+    "On every new connection the server at once sends a greeting, which is the reply to `version`: `!version,ok,1.4`.",
     Reach.READS,
 )
 def _greeting(check: Check) -> None:
@@ -87,14 +88,16 @@ def _greeting(check: Check) -> None:
     check.that(line == _version(check), f"version wants {_version(check)!r}, not {line!r}")
 
 
-@LINE_CASES.case("framing/replies-end-in-cr-lf", "1", "The server sends CR LF always.", Reach.READS)
+@LINE_CASES.case(
+    "framing/replies-end-in-cr-lf", "1.3", "The server ends every line that it sends with CR LF.", Reach.READS
+)
 def _replies_end_in_cr_lf(check: Check) -> None:
     for line in (b"?version\r\n", b"?no-such-command\r\n", b"nonsense\r\n"):
         check.wire.send(line)
         check.wire.read()
 
 
-@LINE_CASES.case("framing/request-in-pieces", "1", "A line may arrive in any number of pieces.", Reach.READS)
+@LINE_CASES.case("framing/request-in-pieces", "1.4", "A line may arrive in any number of pieces.", Reach.READS)
 def _request_in_pieces(check: Check) -> None:
     for piece in (b"?", b"vers", b"ion\r", b"\n"):
         check.wire.send(piece)
@@ -104,7 +107,7 @@ def _request_in_pieces(check: Check) -> None:
     check.that(line == _version(check), f"version wants {_version(check)!r}, not {line!r}")
 
 
-@LINE_CASES.case("framing/many-in-one-piece", "1", "A line may arrive with many others in one piece.", Reach.READS)
+@LINE_CASES.case("framing/many-in-one-piece", "1.4", "One piece may contain any number of lines.", Reach.READS)
 def _many_in_one_piece(check: Check) -> None:
     check.wire.send(b"?version\r\n?no-such-command\n?version\r\n?ver")
     for wanted in (_version(check), _unknown("no-such-command"), _version(check)):
@@ -113,13 +116,15 @@ def _many_in_one_piece(check: Check) -> None:
     check.answers(b"sion\r\n", _version(check))
 
 
-@LINE_CASES.case("framing/line-feed-alone", "1", "A line ends at LF, or at CR NUL.", Reach.READS)
+@LINE_CASES.case(
+    "framing/line-feed-alone", "1.3", "The server accepts LF and CR NUL as the end of a line.", Reach.READS
+)
 def _line_feed_alone(check: Check) -> None:
     check.answers(b"?version\n", _version(check))
     check.answers(b"?version\r\0", _version(check))
 
 
-@LINE_CASES.case("framing/telnet", "1", "Telnet negotiation at the start of the line is removed.", Reach.READS)
+@LINE_CASES.case("framing/telnet", "1.6", "The server removes telnet negotiation at the start of a line.", Reach.READS)
 def _telnet(check: Check) -> None:
     check.answers(_NEGOTIATION + b"?version\r\n", _version(check))
     # A line made of nothing else gets no reply.
@@ -128,7 +133,11 @@ def _telnet(check: Check) -> None:
 
 
 @LINE_CASES.case(
-    "framing/half-close", "1", "A client may close its sending half: it still gets every reply.", Reach.READS
+    "framing/half-close",
+    "1.9",
+    "A client may close its sending half after its requests: it still gets every reply, and then the server closes "
+    "the connection.",
+    Reach.READS,
 )
 def _half_close(check: Check) -> None:
     wire = check.connect()
@@ -140,13 +149,13 @@ def _half_close(check: Check) -> None:
     wire.read_end()
 
 
-# -- section 2: the grammar -----------------------------------------------------------------------------
+# -- protocol section 2: the grammar --------------------------------------------------------------------
 
 
 @LINE_CASES.case(
     "grammar/syntax-errors",
-    "5",
-    "`invalid` is a line that is no message; the connection lives on.",
+    "5.2",
+    "A line that is not a message is answered with `invalid`, and the connection stays open.",
     Reach.READS,
 )
 def _syntax_errors(check: Check) -> None:
@@ -163,7 +172,12 @@ def _syntax_errors(check: Check) -> None:
         )
 
 
-@LINE_CASES.case("grammar/escaped-comma", "2", "`\\,` is a comma inside an argument.", Reach.FULL)
+@LINE_CASES.case(
+    "grammar/escaped-comma",
+    "2.4",
+    r"Inside an argument, `\\` is a backslash, `\t` is a tab and `\,` is a comma.",
+    Reach.FULL,
+)
 def _escaped_comma(check: Check) -> None:
     check.stop_finally_what_was_not_running()
     # Split at that comma it would be a wrong number of arguments.
@@ -171,24 +185,37 @@ def _escaped_comma(check: Check) -> None:
         check.fails(f"wrong timestamp {quoted(text)}", "start", text, before_backend=True)
 
 
-@LINE_CASES.case("grammar/every-byte-is-a-character", "1", "No byte sequence is ever an encoding error.", Reach.READS)
+@LINE_CASES.case(
+    "grammar/every-byte-is-a-character",
+    "1.5",
+    "Every byte is one latin-1 character, so no sequence of bytes is an encoding error.",
+    Reach.READS,
+)
 def _every_byte(check: Check) -> None:
     for data in (_PLAIN, b"\\t\\,\\\\", b"\xff\xfe\xff", b"\xc3")[: 2 if check.sparing else None]:
         check.answers(b"?no-such-command," + data + b"\r\n", _unknown("no-such-command"))
 
 
-@LINE_CASES.case("grammar/replies-are-no-requests", "5", "Any line that begins with `!` gets nothing.", Reach.READS)
+@LINE_CASES.case(
+    "grammar/replies-are-no-requests",
+    "5.2",
+    "A line that begins with `!` is not a request and gets no reply.",
+    Reach.READS,
+)
 def _replies_are_no_requests(check: Check) -> None:
     for line in _REPLIES[: 2 if check.sparing else None]:
         check.wire.send(line + b"\r\n")
         check.fence(check.wire)
 
 
-# -- section 5: errors, and the order of replies --------------------------------------------------------
+# -- protocol section 5: errors, and the order of replies -----------------------------------------------
 
 
 @LINE_CASES.case(
-    "errors/unknown-command", "5", "Unknown command: `!<name>,fail,invalid command '<name>'`.", Reach.READS
+    "errors/unknown-command",
+    "5.3",
+    "An unknown command is answered with `!<name>,fail,invalid command '<name>'`.",
+    Reach.READS,
 )
 def _unknown_command(check: Check) -> None:
     for name in (64 * "x", "STATUS", "no-such-command")[: 1 if check.sparing else None]:
@@ -197,7 +224,9 @@ def _unknown_command(check: Check) -> None:
     check.answers(request_line("no-such-command", "1", "2"), _unknown("no-such-command"))
 
 
-@LINE_CASES.case("errors/long-reason", "5", "A failure text is shortened to fit.", Reach.FULL)
+@LINE_CASES.case(
+    "errors/long-reason", "5.8", "A reason that would make its reply too long is shortened to fit.", Reach.FULL
+)
 def _long_reason(check: Check) -> None:
     check.stop_finally_what_was_not_running()
     # Of a reply that is too long wire tells.
@@ -206,8 +235,8 @@ def _long_reason(check: Check) -> None:
 
 @LINE_CASES.case(
     "errors/names-are-not-looked-up",
-    "4",
-    "A name from the wire is never looked up on the backend.",
+    "4.1",
+    "The server never looks up a name from the wire on the backend.",
     Reach.FULL,
 )
 def _names_are_not_looked_up(check: Check) -> None:
@@ -217,7 +246,10 @@ def _names_are_not_looked_up(check: Check) -> None:
 
 
 @LINE_CASES.case(
-    "order/pipelining", "1", "Each request gets exactly one reply, in the order of the requests.", Reach.READS
+    "order/pipelining",
+    "1.8",
+    "Each request gets exactly one reply, and on one connection the replies come in the order of the requests.",
+    Reach.READS,
 )
 def _pipelining(check: Check) -> None:
     sent, wanted = [], []
@@ -237,7 +269,12 @@ def _pipelining(check: Check) -> None:
         check.that(line.startswith(beginning), f"reply {number + 1} must begin with {beginning!r}: {line!r}")
 
 
-@LINE_CASES.case("order/two-clients", "1", "Any number of clients; each gets its own replies.", Reach.READS)
+@LINE_CASES.case(
+    "order/two-clients",
+    "1.1",
+    "Each client gets the replies to its own requests, whatever other clients send.",
+    Reach.READS,
+)
 def _two_clients(check: Check) -> None:
     first, second = check.connect(), check.connect()
     # What the first has begun to say keeps nobody waiting, and goes nowhere else.
@@ -252,13 +289,13 @@ def _two_clients(check: Check) -> None:
     check.fence(second)
 
 
-# -- section 9: what deployed clients depend on ---------------------------------------------------------
+# -- protocol section 9: what deployed clients depend on ------------------------------------------------
 
 
 @LINE_CASES.case(
     "clients/status-has-five-fields",
-    "9",
-    "`status` has exactly five comma-separated fields, and no `!` inside (MISTRAL's client).",
+    "9.7",
+    "The reply to `status` must have exactly five comma-separated fields and no `!` inside.",
     Reach.READS,
     Level.QUIRK,
 )
@@ -272,8 +309,8 @@ def _five_fields(check: Check) -> None:
 
 @LINE_CASES.case(
     "clients/greeting-and-status-are-short",
-    "9",
-    "Greeting and reply together have at most 256 bytes (MISTRAL's client).",
+    "9.7",
+    "The greeting and the reply together must have at most 256 bytes.",
     Reach.READS,
     Level.QUIRK,
 )

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from discosbackend.testing.citations import SECTIONS
 from discosbackend.testing.report_text import areas, conclusion, facts, printable, requirement
 from discosbackend.testing.trial import Record, Result, Verdict
 
@@ -101,9 +102,9 @@ def json_text(record: Record) -> str:
     - `tried`: how many cases were tried and judged
     - `counts`: how many cases have each verdict, a key for every verdict
     - `results`: in the order in which they were tried, objects with `id`, `area`, `title`, `level` ("must",
-      "should", "quirk"), `section` and `requirement` of the protocol, `reach`, `verdict`, `reasons` (a list,
-      empty for a pass), `seconds`, `conversation` (what was said last) and `transcript` (nearly all of it),
-      both with a line for each way
+      "should", "quirk"), `section` and `section_title` in docs/protocol.md, `requirement` (the sentence that
+      is there), `reach`, `verdict`, `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was
+      said last) and `transcript` (nearly all of it), both with a line for each way
     """
     told = {
         "format": FORMAT,
@@ -130,6 +131,7 @@ def _result(result: Result) -> dict[str, object]:
         "title": case.title,
         "level": case.level.value,
         "section": case.section,
+        "section_title": SECTIONS[case.section],
         "requirement": case.requirement,
         "reach": case.reach.name.lower(),
         "verdict": result.verdict.value,

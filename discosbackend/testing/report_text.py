@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from discosbackend import __version__
 from discosbackend.testing.cases import Level
 from discosbackend.testing.caution import Reach
+from discosbackend.testing.citations import citation
 from discosbackend.testing.trial import Record, Result, Verdict
 
 __all__ = [
@@ -91,7 +92,7 @@ def counts(results: Iterable[Result]) -> str:
 
 def requirement(result: Result) -> str:
     """What a case requires, and where the protocol says so."""
-    return f"protocol section {result.case.section}: {result.case.requirement}"
+    return f"{citation(result.case.section)}: {result.case.requirement}"
 
 
 def facts(record: Record) -> dict[str, str]:

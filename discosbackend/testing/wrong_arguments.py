@@ -1,7 +1,7 @@
 """Wrong arguments of a command, and the reason that each gets: derived from its row of the table.
 
-Protocol section 3 says what a text of each type may look like, section 5 that the number and the types are
-looked at before the backend is.
+Protocol section 3 says what a text of each type may look like, protocol section 4.2 that the number and the types
+are checked before the backend is asked.
 """
 
 from __future__ import annotations
