@@ -247,7 +247,7 @@ def _head(name: str, code: str) -> str:
 
 
 def escape(argument: str) -> str:
-    r"""An argument as it stands on the wire: `\`, tab and comma behind a backslash."""
+    """An argument as it stands on the wire: a backslash before each backslash, tab and comma."""
     if _TO_ESCAPE.search(argument) is None:
         return argument
     return _TO_ESCAPE.sub(lambda found: _ESCAPE_OF[found[0]], argument)

@@ -45,7 +45,7 @@ from .settings import PATIENCE, wait_until
 
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-DOCUMENTS = [README, *PAGES]
+DOCUMENTS = [README, ROOT / "SECURITY.md", *PAGES]
 
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(`+)(?:(?!\1).)+?\1", re.DOTALL)

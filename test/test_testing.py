@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from typing import Any
 from unittest import mock
 
-from discosbackend.commands import COMMANDS
+from discosbackend.commands import COMMANDS, Argument, Command, Field
 from discosbackend.errors import NotServed
 from discosbackend.testing import BackendConformance, Profile, conformance, process
 from discosbackend.testing.cases import Cases
 from discosbackend.testing.caution import Reach
+from discosbackend.testing.command_cases import cases_of
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.wire import Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
@@ -243,6 +244,17 @@ class MixinTests(unittest.TestCase):
         names = unittest.TestLoader().getTestCaseNames(probe())
         self.assertEqual(sorted(names), sorted(case.method for case in CASES.values()))
         self.assertEqual(len(set(names)), len(CASES))
+
+    def test_what_a_row_brings_along(self) -> None:
+        """Of a command that needs arguments nobody can guess a reply."""
+        receiver = Argument("receiver", "integer")
+        for arguments, wanted in (
+            ((), ("wrong-number-of-arguments", "reply-is-well-formed")),
+            ((receiver,), ("wrong-number-of-arguments", "wrong-type-of-arguments")),
+        ):
+            with self.subTest(arguments):
+                row = Command("get-temperature", arguments, (Field("temperature", "float", "K"),))
+                self.assertEqual([case.id for case in cases_of(row)], [f"get-temperature/{what}" for what in wanted])
 
     def test_every_command_has_cases(self) -> None:
         for row in COMMANDS.values():

@@ -6,7 +6,7 @@ in wrong_arguments. start and stop, which have a state between them, are in acqu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from unittest import SkipTest
@@ -18,7 +18,7 @@ from discosbackend.testing.check import RESTORABLE, Check, request_line
 from discosbackend.testing.wrong_arguments import wrong_numbers, wrong_types
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["COMMAND_CASES"]
+__all__ = ["COMMAND_CASES", "cases_of"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -74,37 +74,37 @@ def _reply_in_words(row: Command) -> str:
     return f"The `ok` reply to `{row.name}` carries {listed}{', one for each input' * row.reply[-1].repeated}."
 
 
-for _row in COMMANDS.values():
-    COMMAND_CASES.add(
-        Case(
-            f"{_row.name}/wrong-number-of-arguments",
-            "4.2",
-            "A request with any other number of arguments than its command takes is answered with `fail`.",
-            reach_of_command(_row) if _row.lane == "reads" else Reach.FULL,
-            partial(_refuses_wrong_numbers, _row),
-        )
+def cases_of(row: Command) -> Iterator[Case]:
+    """The cases that a row of the table brings along."""
+    yield Case(
+        f"{row.name}/wrong-number-of-arguments",
+        "4.2",
+        "A request with any other number of arguments than its command takes is answered with `fail`.",
+        reach_of_command(row) if row.lane == "reads" else Reach.FULL,
+        partial(_refuses_wrong_numbers, row),
     )
-    if any(wrong_types(_row)):
-        COMMAND_CASES.add(
-            Case(
-                f"{_row.name}/wrong-type-of-arguments",
-                "4.2",
-                "An argument of the wrong type is answered with `fail` and the reason, before the backend is asked.",
-                Reach.FULL,
-                partial(_refuses_wrong_types, _row),
-            )
+    if any(wrong_types(row)):
+        yield Case(
+            f"{row.name}/wrong-type-of-arguments",
+            "4.2",
+            "An argument of the wrong type is answered with `fail` and the reason, before the backend is asked.",
+            Reach.FULL,
+            partial(_refuses_wrong_types, row),
         )
-    # A file name can be told only after one was set.
-    if _row.reply and _row.name != "get-filename":
-        COMMAND_CASES.add(
-            Case(
-                f"{_row.name}/reply-is-well-formed",
-                "4.9",
-                _reply_in_words(_row),
-                reach_of_command(_row),
-                partial(_answers, _row),
-            )
+    # The command is sent without arguments. get-filename has a reply only after set-filename.
+    if row.reply and not row.needed and row.name != "get-filename":
+        yield Case(
+            f"{row.name}/reply-is-well-formed",
+            "4.9",
+            _reply_in_words(row),
+            reach_of_command(row),
+            partial(_answers, row),
         )
+
+
+for _row in COMMANDS.values():
+    for _case in cases_of(_row):
+        COMMAND_CASES.add(_case)
 
 
 @COMMAND_CASES.case(
