@@ -16,6 +16,7 @@ from discosbackend.handlers import DBProtocolHandler, Handler
 from discosbackend.protocol import DBFactory
 
 from .in_memory import GREETING
+from .settings import PATIENCE
 
 TICKS = 17954194859619467
 """An instant that no double holds: odd, and above 2^53."""
@@ -35,7 +36,7 @@ class FakeReactor(Clock):
     def drain(self, count: int = 1) -> None:
         """Wait for so many calls from threads, and make them."""
         for _ in range(count):
-            self._calls.get(timeout=10)()
+            self._calls.get(timeout=PATIENCE)()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in steps so small that every timer is on time."""

@@ -20,11 +20,18 @@ from discosbackend.grammar import OK, REPLY, Message
 from discosbackend.handlers import Handler
 from discosbackend.protocol import DBFactory
 
+from .settings import LONG
+
 GREETING = b"!version,ok,1.4\r\n"
 GENERIC = b"Request could not be handled correctly"
 
 # The same examples every time, and a machine that is busy with something else does not fail a test.
 steady = settings(deadline=None, derandomize=True)
+
+
+def fewer(examples: int) -> settings:
+    """The same with so many examples, where they take their time; with --long with as many as hypothesis tries."""
+    return steady if LONG else settings(steady, max_examples=examples)
 
 
 def quiet() -> None:

@@ -30,6 +30,8 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.ticks import Ticks
 
+from .settings import LONG, PATIENCE
+
 SECOND = 10**7
 MILLISECOND = 10**4
 DAY = 86400 * SECOND
@@ -1294,7 +1296,7 @@ class ReactorTests(AcquisitionTestCase):
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(10)
+        thread.join(PATIENCE)
         self.assertFalse(thread.is_alive())
         return raised[0] if raised else None
 
@@ -1746,7 +1748,7 @@ class AcquisitionMachine(RuleBasedStateMachine):
 
 AcquisitionMachineTests = AcquisitionMachine.TestCase
 AcquisitionMachineTests.settings = settings(
-    deadline=None, derandomize=True, database=None, max_examples=150, stateful_step_count=40
+    deadline=None, derandomize=True, database=None, max_examples=150 if LONG else 60, stateful_step_count=40
 )
 
 
