@@ -84,13 +84,22 @@ def room_of(parts: tuple[str, ...]) -> str:
 
 
 class ImportTests(unittest.TestCase):
-    def setUp(self) -> None:
-        self.found: list[tuple[Path, str, str, bool]] = []
+    found: list[tuple[Path, str, str, bool]]
+    relative: list[Path]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Read the package once: every import, and the files with relative ones."""
+        cls.found, cls.relative = [], []
         for path in sorted(PACKAGE.rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
+            if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
+                cls.relative.append(path)
             tree.body = [node for node in tree.body if not only_for_types(node)]
             room = room_of(path.relative_to(PACKAGE).parts)
-            self.found += [(path, room, name, inside) for name, inside in imports(tree)]
+            cls.found += [(path, room, name, inside) for name, inside in imports(tree)]
+
+    def setUp(self) -> None:
         self.assertGreater(len(self.found), 100)
 
     def test_every_room_has_its_place(self) -> None:
@@ -125,9 +134,7 @@ class ImportTests(unittest.TestCase):
                 self.assertTrue(upwards or (inside and (path.stem, wanted) in SIMULATOR_ON_DEMAND))
 
     def test_imports_are_absolute(self) -> None:
-        for path in PACKAGE.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                self.assertFalse(isinstance(node, ast.ImportFrom) and node.level, path)
+        self.assertEqual(self.relative, [])
 
     def test_the_reactor_is_imported_inside_functions_only(self) -> None:
         for path, _, name, inside in self.found:
