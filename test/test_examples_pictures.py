@@ -245,7 +245,7 @@ class PageTests(unittest.TestCase):
         done = run([sys.executable, "read.py", "discos-data/first.fits"], folder)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         section = r": 1024 bins of spectra, 21235 to 22735 MHz\n    counts: \[.+\]\n"
-        wanted = r"\d dumps, the first at MJD 6\d{4}\.\d+\nCh0" + section + "Ch1" + section
+        wanted = r"\d+ dumps, the first at MJD 6\d{4}\.\d+\nCh0" + section + "Ch1" + section
         self.assertRegex(done.stdout, rf"\A{wanted}\Z")
 
     def test_in_a_program_of_ones_own(self) -> None:
