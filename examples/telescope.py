@@ -19,6 +19,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from discosbackend.client import Client, host_and_port
+from discosbackend.errors import RequestFailed
 from discosbackend.simulator.remote import SimulatorControl
 
 __all__ = ["BLUE", "GREY", "ORANGE", "Observation", "Telescope", "gaussian", "panels", "read"]
@@ -95,10 +96,20 @@ class Telescope:
         """Acquire for so long, in whole dumps, and give the recording its name; returns when it is over."""
         # Both at a given time, so that the number of dumps does not depend on how busy the host is. The last
         # one is over half a dump before the end.
-        begin = self.backend.time() + SECOND // 10
-        end = begin + round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
-        self.backend.start(begin)
-        self.backend.stop(end)
+        duration = round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
+        lead = SECOND // 10
+        while True:
+            begin = self.backend.time() + lead
+            end = begin + duration
+            try:
+                # The newer stop replaces an older one; with the stop pending, a start is never without its end.
+                self.backend.stop(end)
+                self.backend.start(begin)
+                break
+            except RequestFailed as refusal:
+                if "elapsed" not in str(refusal) or lead > 60 * SECOND:
+                    raise
+                lead *= 2
         while (status := self.backend.status()).acquiring or status.timestamp < end:
             time.sleep(0.05)
         # The telescope's metadata file. There is none here, so the backend's will be whole by itself.

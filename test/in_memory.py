@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from hypothesis import settings
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -19,8 +20,15 @@ from discosbackend.grammar import OK, REPLY, Message
 from discosbackend.handlers import Handler
 from discosbackend.protocol import DBFactory
 
+from .settings import LONG
+
 GREETING = b"!version,ok,1.4\r\n"
 GENERIC = b"Request could not be handled correctly"
+
+
+def fewer(examples: int) -> settings:
+    """So many examples, where they take their time; with --long as many as hypothesis tries."""
+    return settings() if LONG else settings(max_examples=examples)
 
 
 def quiet() -> None:

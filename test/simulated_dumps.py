@@ -49,7 +49,7 @@ def setup_of(
     **response: Any,
 ) -> Setup:
     """SARDARA in K band, by default without gain drift, DC bin and spur."""
-    polarisations = [("L", "R")] if stokes else [("L",), ("R",)]
+    polarisations: list[tuple[str, ...]] = [("L", "R")] if stokes else [("L",), ("R",)]
     inputs = 2 * (max(feeds) + 1)
     return Setup(
         instrument="sardara",

@@ -30,6 +30,8 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.ticks import Ticks
 
+from .settings import LONG, PATIENCE
+
 SECOND = 10**7
 MILLISECOND = 10**4
 DAY = 86400 * SECOND
@@ -1292,7 +1294,7 @@ class ReactorTests(AcquisitionTestCase):
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(10)
+        thread.join(PATIENCE)
         self.assertFalse(thread.is_alive())
         return raised[0] if raised else None
 
@@ -1743,7 +1745,7 @@ class AcquisitionMachine(RuleBasedStateMachine):
 
 
 AcquisitionMachineTests = AcquisitionMachine.TestCase
-AcquisitionMachineTests.settings = settings(max_examples=150, stateful_step_count=40)
+AcquisitionMachineTests.settings = settings(max_examples=150 if LONG else 60, stateful_step_count=40)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 from .serving import ROOT
@@ -84,13 +86,22 @@ def room_of(parts: tuple[str, ...]) -> str:
 
 
 class ImportTests(unittest.TestCase):
-    def setUp(self) -> None:
-        self.found: list[tuple[Path, str, str, bool]] = []
+    found: list[tuple[Path, str, str, bool]]
+    relative: list[Path]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Read the package once: every import, and the files with relative ones."""
+        cls.found, cls.relative = [], []
         for path in sorted(PACKAGE.rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
+            if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
+                cls.relative.append(path)
             tree.body = [node for node in tree.body if not only_for_types(node)]
             room = room_of(path.relative_to(PACKAGE).parts)
-            self.found += [(path, room, name, inside) for name, inside in imports(tree)]
+            cls.found += [(path, room, name, inside) for name, inside in imports(tree)]
+
+    def setUp(self) -> None:
         self.assertGreater(len(self.found), 100)
 
     def test_every_room_has_its_place(self) -> None:
@@ -125,9 +136,7 @@ class ImportTests(unittest.TestCase):
                 self.assertTrue(upwards or (inside and (path.stem, wanted) in SIMULATOR_ON_DEMAND))
 
     def test_imports_are_absolute(self) -> None:
-        for path in PACKAGE.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                self.assertFalse(isinstance(node, ast.ImportFrom) and node.level, path)
+        self.assertEqual(self.relative, [])
 
     def test_the_reactor_is_imported_inside_functions_only(self) -> None:
         for path, _, name, inside in self.found:
@@ -169,6 +178,41 @@ class LoadingTests(unittest.TestCase):
 
     def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
         self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
+
+
+def normalized(distribution_name: str) -> str:
+    """The name of a distribution in the one form that can be compared."""
+    return re.sub("[-_.]+", "-", distribution_name).lower()
+
+
+def distribution_with(module: str, of_packages: Mapping[str, list[str]]) -> str:
+    """The installed distribution that has a module. Several may share a namespace, as those of zope do."""
+    package, _, rest = module.partition(".")
+    found = set(of_packages[package])
+    if len(found) > 1:
+        folder = f"{package}/{rest.partition('.')[0]}/"
+        found = {each for each in found if any(str(file).startswith(folder) for file in distribution(each).files or ())}
+    (name,) = found
+    return normalized(name)
+
+
+class RequirementsTests(unittest.TestCase):
+    """requirements.txt declares every distribution that the package imports, and nothing else."""
+
+    def test_what_is_imported_is_declared(self) -> None:
+        known = {*sys.stdlib_module_names, PACKAGE.name}
+        trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
+        found = {".".join(name.split(".")[:2]) for tree in trees for name, _ in imports(tree)}
+        modules = {name for name in found if name.split(".")[0] not in known}
+        lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        declared = {normalized(line.partition(">=")[0]) for line in lines}
+        of_packages = packages_distributions()
+        self.assertEqual(declared, {distribution_with(module, of_packages) for module in modules})
+
+    def test_each_line_is_a_lowest_version_that_can_be_installed_exactly(self) -> None:
+        """CI makes `==` of `>=` and runs the tests with these versions."""
+        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+            self.assertRegex(line, r"\A[A-Za-z][A-Za-z.-]*>=[0-9]+(\.[0-9]+)+\Z")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import unittest
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -514,7 +514,7 @@ class MessageTests(unittest.TestCase):
 
     def test_keyword_only(self) -> None:
         with self.assertRaises(TypeError):
-            Message(REQUEST, "req")  # type: ignore[call-arg]
+            cast(Any, Message)(REQUEST, "req")
         with self.assertRaises(TypeError):
             Message(message_type=REQUEST)  # type: ignore[call-arg]
         with self.assertRaises(TypeError):

@@ -833,7 +833,9 @@ class HookTests(unittest.TestCase):
 
                 class Refusing(Backend):
                     stop = staticmethod(raising(problem))
-                    server_stopping = staticmethod(lambda told=told: told.append("stopping"))
+
+                    def server_stopping(self) -> None:
+                        told.append("stopping")
 
                 level = "INFO" if isinstance(problem, BackendError) else "ERROR"
                 with self.assertLogs("discosbackend", level) as logs:

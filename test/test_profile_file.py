@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import tempfile
 import unittest
+from contextlib import ExitStack
 from pathlib import Path
 
 from discosbackend.errors import ProfileError
@@ -15,7 +18,24 @@ from discosbackend.testing.profile import Profile
 from discosbackend.testing.profile_file import load_profile, shipped_profiles
 from discosbackend.testing.trial import Verdict, trials
 
-from .serving import served
+from .serving import Server, served
+from .settings import LONG
+
+# All the instruments on ports of one process.
+SERVER = """
+import json
+from twisted.internet import reactor
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.protocol import DBFactory
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
+
+ports = {}
+for name in INSTRUMENTS:
+    factory = DBFactory(DBProtocolHandler(SimulatedBackend(name)))
+    ports[name] = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
+reactor.callWhenRunning(print, json.dumps(ports), flush=True)
+reactor.run()
+"""
 
 # Every attribute, as a file has it and as it arrives.
 EVERYTHING = {
@@ -148,16 +168,27 @@ class ShippedTests(unittest.TestCase):
                 self.assertIsInstance(load_profile(name), Profile)
                 self.assertNotEqual(description, "")
 
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Where each instrument is served until the end of the test; by the program itself with --long."""
+        stack = self.enterContext(ExitStack())
+        if LONG:
+            return {name: stack.enter_context(served("--simulate", name)).address for name in INSTRUMENTS}
+        server = Server([sys.executable, "-c", SERVER])
+        stack.callback(server.end)
+        return {name: ("127.0.0.1", port) for name, port in json.loads(server.announced).items()}
+
     def test_each_fits_its_instrument(self) -> None:
         # What takes its time is tried on each instrument by the benchmarks.
         cases = [
             case for name, case in CASES.items() if not re.match("(start|stop|disconnect|hostile)/(?!wrong)", name)
         ]
-        for name in INSTRUMENTS:
-            with self.subTest(name), served("--simulate", name) as server:
+        addresses = self.addresses()
+        self.assertEqual([*addresses], [*INSTRUMENTS])
+        for name, address in addresses.items():
+            with self.subTest(name):
                 profile = load_profile(name)
 
-                def check(profile: Profile = profile, address: tuple[str, int] = server.address) -> Check:
+                def check(profile: Profile = profile, address: tuple[str, int] = address) -> Check:
                     return Check(profile, address)
 
                 results = list(trials(cases, check))

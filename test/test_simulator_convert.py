@@ -316,13 +316,13 @@ class RefusalTests(ConvertTests):
             folder, full = self.made(), OSError(errno.ENOSPC, "full")
             with self.subTest(target), mock.patch.object(os, target, side_effect=full):
                 text = self.refused(folder)
-                self.assertEqual(text, f"disk full: {str(self.goal)!r}")
+                self.assertEqual(text, f"disk full: {str(self.goal)!a}")
                 self.assertEqual(self.files(), [])
         self.assertEqual([convert(each).dumps for each in sorted(self.data.iterdir())], [5, 5, 5])
 
     def test_a_name_that_is_too_long(self) -> None:
         name = self.folder / ("x" * 300)
-        reason = f"metadata file cannot be read: file name too long: {str(name)!r}"
+        reason = f"metadata file cannot be read: file name too long: {str(name)!a}"
         self.assertEqual(self.refused(record(self.data, name=name)), reason)
 
     def test_a_name_that_does_not_reach_the_disk(self) -> None:
@@ -338,7 +338,7 @@ class RefusalTests(ConvertTests):
 
         folder = self.made()
         with mock.patch.object(os, "fsync", failing(errno.EIO)):
-            self.assertEqual(self.refused(folder), f"file cannot be written: input/output error: {str(self.goal)!r}")
+            self.assertEqual(self.refused(folder), f"file cannot be written: input/output error: {str(self.goal)!a}")
         self.assertEqual(self.files(), [])
         # Some filesystems cannot do that at all.
         with mock.patch.object(os, "fsync", failing(errno.EINVAL)):
@@ -354,7 +354,7 @@ class RefusalTests(ConvertTests):
             try:
                 convert(folder)
             except RecordingError as problem:
-                wanted = f"file cannot be written: file too large: {str(self.goal)!r}"
+                wanted = f"file cannot be written: file too large: {str(self.goal)!a}"
                 sys.exit(0 if str(problem) == wanted else 3)
 
         for without in ((), ("_keep_room",)):
@@ -381,7 +381,7 @@ class RefusalTests(ConvertTests):
         with mock.patch.object(os, "open", side_effect=_refusing(".part", errno.EACCES)):
             text = self.refused(self.made())
         part = str(self.folder / ".run.fits.part")
-        self.assertEqual(text, f"file cannot be written: permission denied: {part!r}")
+        self.assertEqual(text, f"file cannot be written: permission denied: {part!a}")
 
     def test_a_part_that_somebody_has_put_there(self) -> None:
         (self.folder / "victim").write_bytes(b"precious")
@@ -530,7 +530,7 @@ class ProgramTests(ConvertTests):
         logging.disable(logging.CRITICAL)
         with mock.patch.object(recorder, "whole", side_effect=ZeroDivisionError):
             status, (told,) = self.run_it(folder)
-        refused = f"conversion failed: ZeroDivisionError: {str(folder)!r}"
+        refused = f"conversion failed: ZeroDivisionError: {str(folder)!a}"
         self.assertEqual((status, told["refused"]), (1, refused))
         self.assertEqual(opened(folder), ALL)
 

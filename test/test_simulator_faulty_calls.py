@@ -15,7 +15,7 @@ from discosbackend.simulator.faults import Fault, Faults
 from discosbackend.simulator.faulty import FaultyFactory
 
 from .in_memory import GREETING, Connection, greeted, quiet
-from .settings import PATIENCE
+from .settings import PATIENCE, wait_until
 
 
 def setUpModule() -> None:
@@ -202,11 +202,7 @@ class InThreadTests(unittest.TestCase):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         # Not before it has been struck may the server go down.
-        struck = threading.Event()
-        for _ in range(round(PATIENCE / 0.002)):
-            if factory.faults.armed[0].struck:
-                break
-            struck.wait(0.002)
+        wait_until(lambda: factory.faults.armed[0].struck, "the fault")
         return factory, backend, outcome, thread
 
     def test_hang_until_the_server_goes_down(self) -> None:

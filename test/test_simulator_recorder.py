@@ -615,8 +615,8 @@ class MergedTests(FileTests):
         self.assertEqual(opened(folder), list(range(5)))
         self.assertEqual(list(self.folder.glob("*.fits")) + list(self.folder.glob(".*")), [])
         text = str(caught.exception)
-        self.assertTrue(text.endswith(f": {str(self.name)!r}"), text)
-        reason = text.removesuffix(f": {str(self.name)!r}")
+        self.assertTrue(text.endswith(f": {str(self.name)!a}"), text)
+        reason = text.removesuffix(f": {str(self.name)!a}")
         self.assertRegex(reason, r"\Ametadata file [^,!]*\Z")
         return reason
 

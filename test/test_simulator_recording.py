@@ -7,8 +7,7 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
+import signal
 import tempfile
 import unittest
 from array import array
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from discosbackend.errors import RecordingError
@@ -25,8 +24,8 @@ from discosbackend.simulator.recording import Recorded, Recording, give_name, is
 from discosbackend.simulator.sky import Line, Sky, Source
 from discosbackend.ticks import Ticks
 
-from .serving import ROOT
-from .settings import PATIENCE
+from .in_memory import fewer
+from .recordings import in_child
 
 BEGINS = Ticks(17_642_304_001_234_567)
 
@@ -139,7 +138,7 @@ class DamageTests(RecordingMixin):
             else:
                 self.assert_dumps(folder, *range(length // RECORD))
 
-    @settings(max_examples=60)
+    @fewer(30)
     @given(st.integers(0, 3 * RECORD - 1), st.integers(1, 255))
     def test_a_wrong_byte_costs_its_dump_only(self, place: int, change: int) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
@@ -205,16 +204,13 @@ class LockTests(RecordingMixin):
             self.assert_dumps(recording.folder, 0)
 
     def test_after_a_kill(self) -> None:
-        code = (
-            "import os, signal\n"
-            "from pathlib import Path\n"
-            "from test.test_simulator_recording import *\n"
-            f"recording = Recording.begin(Path({str(self.data)!r}), SETUP, BEGINS, Sky())\n"
-            "for dump in range(3): recording.write(dump, dump % 2, values(dump))\n"
-            "os.kill(os.getpid(), signal.SIGKILL)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE, check=False)
-        self.assertEqual(done.returncode, -9)
+        def work() -> None:
+            recording = Recording.begin(self.data, SETUP, BEGINS, Sky())
+            for dump in range(3):
+                recording.write(dump, dump % 2, values(dump))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        self.assertEqual(in_child(work), -signal.SIGKILL)
         (folder,) = recordings_in(self.data)
         self.assert_dumps(folder, 0, 1, 2)
 

@@ -199,8 +199,10 @@ class SimulatorControlTests(unittest.TestCase):
                 control.state()
 
     def test_nobody_there(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            port = listening.getsockname()[1]
+        # It belongs to a socket that does not listen: nobody else gets it meanwhile.
+        taken = self.enterContext(socket.socket())
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
         for address in (port, "/nonesuch/control.sock", "/" + "x" * 200):
             with self.subTest(address), self.assertRaises(ControlError) as caught:
                 SimulatorControl(address)

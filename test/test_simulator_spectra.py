@@ -16,6 +16,8 @@ from discosbackend.simulator.passband import Drift, Purpose, stream
 from discosbackend.simulator.sky import Line, Sky
 from discosbackend.simulator.spectra import Spectra
 
+from .in_memory import fewer
+from .settings import LONG
 from .simulated_dumps import GAIN, TSYS, TheoryMixin, dumps, means, samples_of, seen, setup_of
 
 
@@ -184,6 +186,7 @@ class CountTests(TheoryMixin):
         self.assertEqual({0.0}, set(dumps(setup_of(gain=0.0, zero=-1e6), 1).ravel()))
         numpy.testing.assert_allclose(means(setup_of(zero=1e9)) - means(setup_of()), 1e9 / 1024, atol=16)
 
+    @fewer(50)
     @given(
         st.floats(-1e300, 1e300),
         st.floats(-1e300, 1e300),
@@ -205,7 +208,7 @@ class DriftTests(TheoryMixin):
 
     def test_band_sum_is_noisier_than_the_ideal_and_bins_hardly(self) -> None:
         minute = 1500
-        for acquisition in range(3):
+        for acquisition in range(3 if LONG else 1):
             setup = setup_of(drift=0.002, acquisition=acquisition)
             values = dumps(setup, minute)
             ideal = (1500e6 * 0.04) ** -0.5
@@ -219,7 +222,7 @@ class DriftTests(TheoryMixin):
                 self.assertLess(steps, 1.6 * ideal)
 
     def test_size_and_mean_over_an_hour(self) -> None:
-        for number in range(5):
+        for number in range(5 if LONG else 2):
             drift = Drift(stream(3, Purpose.DRIFT, number=number), 0.002)
             values = numpy.array([drift.at(seconds) for seconds in range(0, 36000, 3)])
             self.assertAlmostEqual(1.0, values.mean(), delta=1e-4)

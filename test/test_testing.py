@@ -21,9 +21,8 @@ from discosbackend.testing.wire import Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 
 from . import broken_backends, test_simulator_server
+from .settings import LONG, PATIENCE
 from .verdicts import address_of
-
-PATIENCE = 60.0
 
 
 def run(case: type[unittest.TestCase], *methods: str) -> unittest.TestResult:
@@ -76,9 +75,11 @@ class OutcomeTests(unittest.TestCase):
         self.assertIn("there is no such thing", result.skipped[0][1])
 
     def test_nobody_is_there(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
+        # It belongs to a socket that does not listen: nobody else gets it meanwhile.
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
             address = taken.getsockname()
-        [(_, text)] = run(probe(address=address), *methods_of(["order/pipelining"])).failures
+            [(_, text)] = run(probe(address=address), *methods_of(["order/pipelining"])).failures
         self.assertIn(f"no server at 127.0.0.1:{address[1]}", text)
 
 
@@ -167,14 +168,15 @@ class BrokenBackendTests(unittest.TestCase):
             made.append(process.ServerProcess(*arguments, **options))
             return made[-1]
 
+        wanted = [name for name in CASES if LONG or name != "hostile/client-that-does-not-read"]
         with mock.patch.object(conformance, "ServerProcess", make):
-            result = run(case, *methods_of(CASES))
+            result = run(case, *methods_of(wanted))
         # One server for all of them, ended with the class.
         self.assertEqual([server.running for server in made], [False])
         self.assertEqual((result.failures, result.errors), ([], []))
-        self.assertEqual(result.testsRun, len(CASES))
+        self.assertEqual(result.testsRun, len(wanted))
         # The lines and the arguments are judged whatever it can do.
-        self.assertGreater(len(CASES) - len(result.skipped), 40)
+        self.assertGreater(len(wanted) - len(result.skipped), 40)
         for _, reason in result.skipped:
             self.assertRegex(reason, "is not supported by this backend|: say valid_")
 

@@ -216,7 +216,7 @@ def _each(values: Any, of: Callable[[Any], T | None]) -> tuple[T, ...] | None:
 
 
 def _pair(values: Any, of: Callable[[Any], Any]) -> tuple[Any, Any] | None:
-    found = _each(values, of)
+    found: tuple[Any, ...] | None = _each(values, of)
     return (found[0], found[1]) if found and len(found) == 2 and found[0] <= found[1] else None
 
 
