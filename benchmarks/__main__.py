@@ -14,30 +14,30 @@ from typing import NoReturn
 
 import twisted
 
-from benchmarks import beside, crowds, exchange, failures, punctuality, recording, starting, table
-from benchmarks.effort import FULL, QUICK, Effort
+from benchmarks import contention, failures, many_connections, punctuality, recording, startup, table, throughput
+from benchmarks.presets import FULL, QUICK, Preset
 from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
 
 __all__ = ["MEASUREMENTS", "main"]
 
-_Measurement = Callable[[Effort], list[table.Row]]
+_Measurement = Callable[[Preset], list[table.Row]]
 
 MEASUREMENTS: dict[str, _Measurement] = {
-    "one client, one request at a time": exchange.one_client,
-    "50 clients, one request each at a time": exchange.fifty_clients,
-    "one client pipelining 100": exchange.one_pipelining,
-    "50 clients pipelining 100": exchange.fifty_pipelining,
+    "one client, one request at a time": throughput.one_client,
+    "50 clients, one request each at a time": throughput.fifty_clients,
+    "one client pipelining 100": throughput.one_pipelining,
+    "50 clients pipelining 100": throughput.fifty_pipelining,
     "expected failures, processor time against a status": failures.failures,
-    "cold start, simulator loaded": starting.starting,
-    "idle connections": crowds.idle,
-    "1000 clients connect at the same instant": crowds.storm,
-    "a client that pipelines 1 GiB and never reads": crowds.never_reading,
-    "a polite client beside 50 pipelining 200": beside.beside_flood,
-    "status beside slow commands": beside.beside_commands,
+    "cold start, simulator loaded": startup.cold_start,
+    "idle connections": many_connections.idle,
+    "1000 clients connect at the same instant": many_connections.storm,
+    "a client that pipelines 1 GiB and never reads": many_connections.never_reading,
+    "a polite client beside 50 pipelining 200": contention.during_flood,
+    "status beside slow commands": contention.during_commands,
     "timed start, idle": punctuality.idle,
     "timed start, under 50 pipelining 200": punctuality.under_load,
-    "timed start, beside a @blocking sleep": punctuality.beside_nap,
-    "timed start, beside a computing thread": punctuality.beside_compute,
+    "timed start, beside a @blocking sleep": punctuality.during_nap,
+    "timed start, beside a computing thread": punctuality.during_compute,
     "a simulated SKARAB recording 92 MB/s": recording.recording,
 }
 
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.list:
         print("\n".join(chosen))
         sys.exit(0)
-    effort = QUICK if options.quick else FULL
-    _raise_open_files(chosen, effort)
+    preset = QUICK if options.quick else FULL
+    _raise_open_files(chosen, preset)
     pin(0, CLIENT)
     conditions = _conditions()
-    found, problems = _measured(chosen, effort)
+    found, problems = _measured(chosen, preset)
     if found:
         verdicts = [row.verdict for rows in found.values() for row in rows]
         print(f"{verdicts.count('met')} goals met, {verdicts.count('missed')} missed", file=sys.stderr)
@@ -102,9 +102,12 @@ def _conditions() -> str:
     )
 
 
-def _raise_open_files(names: Sequence[str], effort: Effort) -> None:
+def _raise_open_files(names: Sequence[str], preset: Preset) -> None:
     """Allow all open files that can be had, here and in the servers, which inherit this; exit if too few."""
-    crowded: dict[_Measurement, int] = {crowds.idle: effort.idle, crowds.storm: crowds.STORM}
+    crowded: dict[_Measurement, int] = {
+        many_connections.idle: preset.idle,
+        many_connections.storm: many_connections.STORM,
+    }
     needed = _FEW_FILES + max(crowded.get(MEASUREMENTS[name], 0) for name in names)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most < needed:
@@ -123,7 +126,7 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _measured(names: Sequence[str], effort: Effort) -> tuple[dict[str, list[table.Row]], list[str]]:
+def _measured(names: Sequence[str], preset: Preset) -> tuple[dict[str, list[table.Row]], list[str]]:
     """The rows of what could be measured, and why the rest could not."""
     found: dict[str, list[table.Row]] = {}
     problems = []
@@ -137,7 +140,7 @@ def _measured(names: Sequence[str], effort: Effort) -> tuple[dict[str, list[tabl
             began = time.monotonic()
             print(f"{number}/{len(names)} {name} ...", end=" ", file=sys.stderr, flush=True)
             try:
-                found[name] = MEASUREMENTS[name](effort)
+                found[name] = MEASUREMENTS[name](preset)
             except (NotMeasured, OSError) as problem:
                 problems.append(f"not measured: {name}: {problem}")
             took = f"{time.monotonic() - began:.1f} s" if name in found else "not measured"

@@ -6,8 +6,8 @@ import re
 import socket
 import time
 
-from benchmarks.effort import Effort
 from benchmarks.load import STATUS, Request, alone, connect
+from benchmarks.presets import Preset
 from benchmarks.servers import SERVER, Server
 from benchmarks.table import Row, against, at_most, bytes_text, time_text
 
@@ -26,19 +26,19 @@ _FLOOD = 100_000
 _LOG_WINDOW = 1.2
 
 
-def failures(effort: Effort) -> list[Row]:
+def failures(preset: Preset) -> list[Row]:
     """The server's processor time for each kind of failure against that for `status`, all pipelined.
 
     The server is the program, so that it logs as one does: at info, to a file.
     """
     successes: list[float] = []
     costs: dict[str, list[float]] = {name: [] for name in _FAILURES}
-    rounds = effort.failures // _DEPTH
+    rounds = preset.failures // _DEPTH
     with Server(*_PROGRAM, cpu=SERVER) as server, connect(server.address) as connection:
         for request in (STATUS, *_FAILURES.values()):
             alone(connection, request, rounds, _DEPTH)
         kinds = [(request, costs[name]) for name, request in _FAILURES.items()]
-        for request, found in effort.turns([(STATUS, successes), *kinds]):
+        for request, found in preset.turns([(STATUS, successes), *kinds]):
             found.append(_cost(server, connection, request, rounds))
         written = _log_of_a_flood(server, connection)
     rows = [against(name, cost, successes, time_text, at_most(1.5)) for name, cost in costs.items()]

@@ -28,11 +28,11 @@ def flooded(server: Server) -> Iterator[None]:
     """A flood on that server, as long as this lasts. NotMeasured when a reply was lost, or few came."""
     host, port = server.address
     with Companion("-m", "benchmarks.flood", host, str(port), cpu=LOAD) as flood:
-        if flood.hear() != "flooding\n":
+        if flood.read_line() != "flooding\n":
             raise NotMeasured("the flood does not start")
         yield
-        flood.tell("enough")
-        if (answered := int(flood.hear())) < _CLIENTS * _DEPTH:
+        flood.write_line("enough")
+        if (answered := int(flood.read_line())) < _CLIENTS * _DEPTH:
             raise NotMeasured(f"the flood was none: {answered} requests were answered while it lasted")
 
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from benchmarks.effort import Effort
+from benchmarks.busy_server import kept_busy
 from benchmarks.flood import flooded
-from benchmarks.held import held
 from benchmarks.load import ask, connect
+from benchmarks.presets import Preset
 from benchmarks.servers import Companion, NotMeasured, Server, our_server, unpin
 from benchmarks.table import Goal, Row, at_most, quantile, time_text
 
-__all__ = ["beside_compute", "beside_nap", "idle", "under_load"]
+__all__ = ["during_compute", "during_nap", "idle", "under_load"]
 
-Beside = Callable[[Server], AbstractContextManager[None]]
+Background = Callable[[Server], AbstractContextManager[None]]
 
 # Seconds ahead, drawn from this range: a random phase of the millisecond to which epoll rounds.
 _AHEAD = (0.012, 0.030)
@@ -30,40 +30,42 @@ _P50, _P50_COMPUTING = 20e-6, 1e-3
 _ABOVE_IDLE, _ABOVE = 100e-6, 1e-3
 
 
-def idle(effort: Effort) -> list[Row]:
+def idle(preset: Preset) -> list[Row]:
     """A server that has nothing else to do."""
-    return _rows(*_measure(effort, lambda _: nullcontext()), above=_ABOVE_IDLE)
+    return _rows(*_measure(preset, lambda _: nullcontext()), above=_ABOVE_IDLE)
 
 
-def under_load(effort: Effort) -> list[Row]:
+def under_load(preset: Preset) -> list[Row]:
     """While 50 clients pipeline 200 deep."""
-    return _rows(*_measure(effort, flooded))
+    return _rows(*_measure(preset, flooded))
 
 
-def beside_nap(effort: Effort) -> list[Row]:
+def during_nap(preset: Preset) -> list[Row]:
     """While a @blocking command sleeps."""
-    return _rows(*_measure(effort, lambda server: held(server, "nap")))
+    return _rows(*_measure(preset, lambda server: kept_busy(server, "nap")))
 
 
-def beside_compute(effort: Effort) -> list[Row]:
+def during_compute(preset: Preset) -> list[Row]:
     """While a @blocking command computes in Python."""
-    lateness = _measure(effort, lambda server: held(server, "compute"), _FAR_AHEAD)
+    lateness = _measure(preset, lambda server: kept_busy(server, "compute"), _FAR_AHEAD)
     return _rows(*lateness, p50=_P50_COMPUTING, above=None)
 
 
-def _measure(effort: Effort, beside: Beside, ahead: tuple[float, float] = _AHEAD) -> tuple[list[float], list[float]]:
+def _measure(
+    preset: Preset, background: Background, ahead: tuple[float, float] = _AHEAD
+) -> tuple[list[float], list[float]]:
     """Starts of the server and of the control in turn: by how many seconds each was late."""
     draw = random.Random(3)
     ours, bare = [], []
-    with our_server() as server, Companion("-m", "benchmarks.control") as control:
+    with our_server() as server, Companion("-m", "benchmarks.bare_wait") as control:
         # Pinned to one processor, the control would wait for the server, and the server for its own thread.
         unpin(server.pid)
         unpin(control.pid)
-        with connect(server.address) as connection, beside(server):
-            for _ in range(effort.timed_starts):
+        with connect(server.address) as connection, background(server):
+            for _ in range(preset.timed_starts):
                 ours.append(_start(connection, draw.uniform(*ahead)))
-                control.tell(str(_instant(draw.uniform(*ahead))))
-                bare.append(int(control.hear()) / 1e9)
+                control.write_line(str(_instant(draw.uniform(*ahead))))
+                bare.append(int(control.read_line()) / 1e9)
     return ours, bare
 
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.effort import Effort
 from benchmarks.load import ask, connect
+from benchmarks.presets import Preset
 from benchmarks.servers import NotMeasured, Server, unpin
 from benchmarks.table import Goal, Row, at_most, bytes_text, quantile, rate_text, time_text
-from discosbackend.simulator.remote import SimulatorControl
+from discosbackend.simulator.control.client import SimulatorControl
 
 __all__ = ["recording"]
 
@@ -39,9 +39,9 @@ class _Run(NamedTuple):
     memory: list[int]
 
 
-def recording(effort: Effort) -> list[Row]:
+def recording(preset: Preset) -> list[Row]:
     """One long acquisition, while `status` is asked a hundred times a second."""
-    run = _record(effort.recording)
+    run = _record(preset.recording)
     half = len(run.memory) // 2
     due = round(run.seconds / _DUMP)
     made, lost, lag = (run.dumps[name] for name in ("dumps", "lost", "lag"))

@@ -110,7 +110,7 @@ class Companion:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._log if stderr is None else stderr,
-                    # What is read ahead into a buffer would be invisible to hear()'s poll.
+                    # What is read ahead into a buffer would be invisible to read_line()'s poll.
                     bufsize=0,
                     start_new_session=start_new_session,
                 )
@@ -130,14 +130,14 @@ class Companion:
     ) -> None:
         self.stop()
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Write one line to its standard input; NotMeasured when it is gone."""
         try:
             self._pipe(self._process.stdin).write(f"{line}\n".encode())
         except OSError:
             raise NotMeasured(f"{self.command} is gone{self._last_words()}") from None
 
-    def hear(self) -> str:
+    def read_line(self) -> str:
         """The next line that it prints; NotMeasured when there is none within 30 s."""
         output = self._pipe(self._process.stdout)
         poll = select.poll()
@@ -195,7 +195,7 @@ class Server(Companion):
     """A companion that prints 127.0.0.1:PORT once it serves, its `address`; NotMeasured when it does not."""
 
     def _prepare(self) -> None:
-        announced = self.hear()
+        announced = self.read_line()
         found = _ADDRESS.search(announced)
         if found is None:
             raise NotMeasured(f"{self.command} does not serve: it said {announced!r}")

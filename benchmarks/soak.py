@@ -1,8 +1,8 @@
-"""The long run: clients of mixed manners, every reply checked, timed starts, memory and descriptors watched.
+"""The long run: clients of mixed profiles, every reply checked, timed starts, memory and descriptors watched.
 
     python -m benchmarks.soak [--minutes 10] [--seed N] [--clients 30] [--markdown]
 
-What the clients do is said in manners, what a right reply is in questions and verdict.
+What the clients do is in client_profiles, what a right reply is in tagged_requests and reply_check.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import IO
 
+from benchmarks.client_profiles import PROFILES, Client, Soak, clients
 from benchmarks.load import ask, connect
-from benchmarks.manners import MANNERS, Client, Soak, clients
 from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import quantile
 
@@ -139,7 +139,7 @@ class Report:
     seconds: float
 
     def total(self, figure: str) -> int:
-        """A count over all manners."""
+        """A count over all profiles."""
         return sum(getattr(tally, figure) for tally in self.soak.tallies.values())
 
     def wrong(self) -> list[str]:
@@ -156,12 +156,12 @@ class Report:
         wrong = [f"{number} {what}" for what, number in found.items() if number]
         return wrong if self.total("requests") else [*wrong, "nothing was measured"]
 
-    def manners(self) -> Iterator[tuple[str, ...]]:
-        """The table of the manners, with its headings."""
-        yield ("manner", *_COUNTS, "first reply, worst ms", "last reply, worst ms")
-        for manner, tally in self.soak.tallies.items():
+    def profiles(self) -> Iterator[tuple[str, ...]]:
+        """The table of the profiles, with its headings."""
+        yield ("profile", *_COUNTS, "first reply, worst ms", "last reply, worst ms")
+        for profile, tally in self.soak.tallies.items():
             counts = [f"{getattr(tally, figure):,}" for figure in _COUNTS]
-            yield (manner, *counts, f"{tally.first * 1e3:.1f}", f"{tally.last * 1e3:.1f}")
+            yield (profile, *counts, f"{tally.first * 1e3:.1f}", f"{tally.last * 1e3:.1f}")
         yield ("all", *[f"{self.total(figure):,}" for figure in _COUNTS], "", "")
 
     def figures(self) -> Iterator[tuple[str, str]]:
@@ -189,7 +189,7 @@ class Report:
     def examples(self) -> list[str]:
         """The first that were lost, misordered or invented, and what the log says."""
         tallies = self.soak.tallies.items()
-        found = [f"{manner}: {text}" for manner, tally in tallies for text in tally.examples]
+        found = [f"{profile}: {text}" for profile, tally in tallies for text in tally.examples]
         return found[:_EXAMPLES] + [f"log: {line}" for line in self.health.log[:_EXAMPLES]]
 
 
@@ -221,13 +221,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=description)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long, fractions allowed (10)")
     parser.add_argument("--seed", type=int, help="repeats what the clients of another run asked, not when")
-    parser.add_argument("--clients", type=int, default=30, help="how many, at least one of each manner (30)")
+    parser.add_argument("--clients", type=int, default=30, help="how many, at least one of each profile (30)")
     parser.add_argument("--markdown", action="store_true", help="the tables for the docs")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < 1e6:
         parser.error(f"--minutes {options.minutes:g} is no time to run for")
-    if not len(MANNERS) <= options.clients <= 1000:
-        parser.error(f"--clients {options.clients} must be from {len(MANNERS)}, one of each manner, to 1000")
+    if not len(PROFILES) <= options.clients <= 1000:
+        parser.error(f"--clients {options.clients} must be from {len(PROFILES)}, one of each profile, to 1000")
     return options
 
 
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except asyncio.CancelledError:
         sys.exit("interrupted")
     show = _as_markdown if options.markdown else _as_text
-    for table in (report.manners(), report.figures()):
+    for table in (report.profiles(), report.figures()):
         print(*show(list(table)), "", sep="\n")
     for example in report.examples():
         print(example)

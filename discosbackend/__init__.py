@@ -9,8 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "2.0.0"
-__protocol_version__ = "1.4"
+from discosbackend._version import __protocol_version__, __version__
 
 if TYPE_CHECKING:
     from discosbackend.acquisition import Acquisition
@@ -36,7 +35,7 @@ __all__ = [
     "run_server",
 ]
 
-_ROOM_OF = {
+_MODULE_OF = {
     "Acquisition": "acquisition",
     "Argument": "commands",
     "Backend": "backend",
@@ -52,9 +51,9 @@ _ROOM_OF = {
 
 def __getattr__(name: str) -> object:
     """Import the room of a public name when the name is first asked for."""
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -22,7 +22,7 @@ from discosbackend.grammar import quoted
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
-__all__ = ["Acquisition", "CallsLater", "LastStretch", "whole_stretch_at_once"]
+__all__ = ["Acquisition", "CallsLater", "FinalWait", "single_delay_wait"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +45,18 @@ class CallsLater(Protocol):
         """Call back after `delay` seconds; the result has cancel()."""
 
 
-LastStretch = Callable[[Ticks, Callable[[], int]], float]
+FinalWait = Callable[[Ticks, Callable[[], int]], float]
 """Called when an instant is less than 5 ms away, with the instant and the UTC clock.
 
 It may wait for the instant itself; it returns after how many seconds to look again, if it did not."""
 
 
-def whole_stretch_at_once(instant: Ticks, now: Callable[[], int]) -> float:
+def single_delay_wait(instant: Ticks, now: Callable[[], int]) -> float:
     """The last stretch on a clock that is handed in: one delay, as long as the rest, and 1 us at least."""
     return max(_SHORTEST_DELAY, (instant - now()) / TICKS_PER_SECOND)
 
 
-def punctual_stretch(instant: Ticks, now: Callable[[], int]) -> float:
+def precise_wait(instant: Ticks, now: Callable[[], int]) -> float:
     """The last stretch on the system's clock: turns of the reactor, then sleep, then spin.
 
     A reactor on epoll rounds a sleep up to a whole millisecond. So zero-delay turns keep everyone served from
@@ -86,7 +86,7 @@ class Acquisition:
 
     `clock` needs callLater only (default: the reactor). `now_ticks` gives UTC as an integer count of 100 ns
     (default: the host's clock). `horizon` is how many seconds ahead a time may lie. `stop_when_idle` is
-    "fail" or "ok": the answer to a stop that finds nothing to stop. `last_stretch` replaces what happens
+    "fail" or "ok": the answer to a stop that finds nothing to stop. `final_wait` replaces what happens
     between the last sleep and the instant; on the host's clock the default is late by microseconds.
     """
 
@@ -99,7 +99,7 @@ class Acquisition:
         now_ticks: Callable[[], int] | None = None,
         horizon: float = 7 * 86400,
         stop_when_idle: str = "fail",
-        last_stretch: LastStretch | None = None,
+        final_wait: FinalWait | None = None,
     ) -> None:
         for role, function in (("begin", begin), ("end", end)):
             if not callable(function) or inspect.iscoroutinefunction(function):
@@ -108,9 +108,9 @@ class Acquisition:
             raise ValueError(f"stop_when_idle is 'fail' or 'ok', not {stop_when_idle!r}")
         if not horizon > 0:
             raise ValueError(f"horizon must be more than 0 s, not {horizon!r}")
-        if last_stretch is None:
+        if final_wait is None:
             # A clock that is handed in may be a fake one, on which turns without end would never pass.
-            last_stretch = punctual_stretch if now_ticks is None else whole_stretch_at_once
+            final_wait = precise_wait if now_ticks is None else single_delay_wait
         self._begin = begin
         self._end = end
         self._clock = clock
@@ -118,7 +118,7 @@ class Acquisition:
         self._now = utc_ticks if now_ticks is None else now_ticks
         self._horizon = horizon
         self._stop_when_idle = stop_when_idle
-        self._last_stretch = last_stretch
+        self._final_wait = final_wait
         self._alarm: Any = None
         self._in_transition = False
         self._acquiring = False
@@ -154,13 +154,13 @@ class Acquisition:
         """
         self._check_thread()
         if timestamp is not None:
-            self._pending_start = self._judged(timestamp, "starting time", "start")
+            self._pending_start = self._checked(timestamp, "starting time", "start")
             self._rearm()
             return
         self._check_no_transition()
         if self._acquiring:
             raise BackendError("already acquiring")
-        self._pass_to(self._begin, Ticks(self._now()))
+        self._call_transition(self._begin, Ticks(self._now()))
         self._acquiring = True
         self._pending_start = None
         self._rearm()
@@ -173,12 +173,12 @@ class Acquisition:
         """
         self._check_thread()
         if timestamp is not None:
-            self._pending_stop = self._judged(timestamp, "stop time", "stop")
+            self._pending_stop = self._checked(timestamp, "stop time", "stop")
             self._rearm()
             return
         self._check_no_transition()
         if self._acquiring:
-            self._pass_to(self._end, Ticks(self._now()))
+            self._call_transition(self._end, Ticks(self._now()))
             self._acquiring = False
         elif self._pending_start is None:
             if self._stop_when_idle == "fail":
@@ -193,7 +193,7 @@ class Acquisition:
         self._pending_start = self._pending_stop = None
         self._rearm()
 
-    def _judged(self, timestamp: Any, what: str, verb: str) -> Ticks:
+    def _checked(self, timestamp: Any, what: str, verb: str) -> Ticks:
         """The instant, if it may be armed at all (protocol section 7.3)."""
         try:
             instant = Ticks.of(timestamp)
@@ -221,7 +221,7 @@ class Acquisition:
         if self._in_transition:
             raise RuntimeError("begin and end cannot start or stop now: they raise to refuse")
 
-    def _pass_to(self, transition: Callable[[Ticks], object], instant: Ticks) -> None:
+    def _call_transition(self, transition: Callable[[Ticks], object], instant: Ticks) -> None:
         self._in_transition = True
         try:
             result = transition(instant)
@@ -254,33 +254,33 @@ class Acquisition:
             from twisted.internet import reactor
 
             self._clock = cast(CallsLater, reactor)
-        self._alarm = self._clock.callLater(delay, self._look)
+        self._alarm = self._clock.callLater(delay, self._check_due)
 
-    def _look(self) -> None:
+    def _check_due(self) -> None:
         """Carry out what is due, in the order of its times; then sleep, or wait out the last stretch."""
         self._alarm = None
         while (instant := self._next_instant()) is not None:
             left = (instant - self._now()) / TICKS_PER_SECOND
             if left <= 0:
-                self._come_due(instant)
+                self._run_due(instant)
                 # This loop looks at what begin or end may have armed.
                 self._cancel_alarm()
             elif left > _LEAD + _SHORTEST_DELAY:
                 self._rearm()
                 return
             else:
-                delay = self._last_stretch(instant, self._now)
+                delay = self._final_wait(instant, self._now)
                 if self._now() < instant:
                     self._call_later(delay)
                     return
 
-    def _come_due(self, instant: Ticks) -> None:
+    def _run_due(self, instant: Ticks) -> None:
         """One transition. At equal times the stop comes first while acquiring; while idle both lapse."""
         starts, stops = self._pending_start == instant, self._pending_stop == instant
         if stops:
             self._pending_stop = None
             if self._acquiring:
-                self._transit("stop", self._end, instant)
+                self._run_transition("stop", self._end, instant)
                 return
             logger.warning("timed stop at %s changes nothing: not acquiring", instant.unix_text())
         if starts:
@@ -290,12 +290,12 @@ class Acquisition:
             elif self._acquiring:
                 logger.warning("timed start at %s changes nothing: already acquiring", instant.unix_text())
             else:
-                self._transit("start", self._begin, instant)
+                self._run_transition("start", self._begin, instant)
 
-    def _transit(self, verb: str, transition: Callable[[Ticks], object], instant: Ticks) -> None:
+    def _run_transition(self, verb: str, transition: Callable[[Ticks], object], instant: Ticks) -> None:
         self._last_lateness = (self._now() - instant) / TICKS_PER_SECOND
         try:
-            self._pass_to(transition, instant)
+            self._call_transition(transition, instant)
         except BackendError as refusal:
             logger.warning("timed %s at %s refused: %r", verb, instant.unix_text(), str(refusal))
             return

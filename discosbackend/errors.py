@@ -1,7 +1,7 @@
-"""Every exception of the package, one sentence each. Nothing else lives here.
+"""The exceptions of the core and of the client, one sentence each.
 
-Those whose text reaches a client are HandlerException and what derives from it; their text becomes the
-reason of a `fail` reply.
+The text of a HandlerException and its subclasses reaches the client: it becomes the reason of a `fail` reply.
+The simulator and the conformance kit have their own modules of this name.
 """
 
 from __future__ import annotations
@@ -9,21 +9,14 @@ from __future__ import annotations
 __all__ = [
     "BackendError",
     "ClientError",
-    "ControlError",
-    "FaultScriptError",
     "GrammarException",
     "HandlerException",
-    "InstrumentError",
     "NoReply",
-    "NotServed",
     "NotSupportedError",
-    "ProfileError",
-    "RecordingError",
     "ReplyMalformed",
     "ReplyTooLong",
     "RequestFailed",
     "RequestInvalid",
-    "SkyError",
     "UnsendableError",
 ]
 
@@ -77,31 +70,3 @@ class RequestFailed(ClientError):
 
 class RequestInvalid(ClientError):
     """The server answered `invalid`: it did not take the line for a message; the text is its reason."""
-
-
-class NotServed(Exception):
-    """The backend that a test case makes cannot be served; the text is what its process said."""
-
-
-class ProfileError(Exception):
-    """A profile of the conformance kit cannot be used; the text says what is wrong, and what would be right."""
-
-
-class SkyError(ValueError):
-    """What a simulated telescope shall look at cannot be; the text says what is wrong, and what would be right."""
-
-
-class RecordingError(Exception):
-    """A recording of the simulator cannot be read, or not be made into a file; the text says why."""
-
-
-class InstrumentError(ValueError):
-    """An instrument cannot be simulated as its profile says; the text says what is wrong, and what would be right."""
-
-
-class FaultScriptError(ValueError):
-    """A fault cannot be armed as it was described; the text says what is wrong, and what would be right."""
-
-
-class ControlError(Exception):
-    """A simulator cannot be controlled as asked; the text says what is wrong, and what would be right."""

@@ -22,12 +22,12 @@ from weakref import WeakSet
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from discosbackend import __protocol_version__
+from discosbackend._version import __protocol_version__
 from discosbackend.backend import Backend, blocking_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
-from discosbackend.lanes import Lanes, ReactorLike, Token, Worker, deferred_of
+from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
 from discosbackend.ticks import Ticks
 from discosbackend.values import texts
 
@@ -102,7 +102,7 @@ class BackendCommand:
     `DBProtocolHandler.commands` holds. `arguments` makes of the texts what the method is called with.
     """
 
-    __slots__ = ("row", "name", "changes", "method", "arguments", "tokens", "worker", "limit")
+    __slots__ = ("row", "name", "changes", "method", "arguments", "locks", "worker", "limit")
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class BackendCommand:
         method: Callable[..., Any],
         arguments: Callable[[Sequence[str]], list[Any]],
         *,
-        tokens: list[Token],
+        locks: list[Lock],
         worker: Worker | None,
         limit: float | None,
     ) -> None:
@@ -120,7 +120,7 @@ class BackendCommand:
         self.changes = row.lane != "reads"
         self.method = method
         self.arguments = arguments
-        self.tokens = tokens
+        self.locks = locks
         self.worker = worker
         self.limit = limit
 
@@ -133,7 +133,7 @@ class BackendCommand:
             replace(self.row, name=name),
             self.method,
             self.arguments,
-            tokens=self.tokens,
+            locks=self.locks,
             worker=self.worker,
             limit=self.limit,
         )
@@ -173,8 +173,8 @@ class DBProtocolHandler(Handler):
         self._given_reactor = reactor
         # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
-        self._lanes = Lanes(self._reactor, monotonic)
-        self._told_of_commas: set[str] = set()
+        self._scheduler = Scheduler(self._reactor, monotonic)
+        self._warned_of_commas: set[str] = set()
         # A Deferred gives its result once: to a second request it would give what became of the first.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
@@ -227,18 +227,18 @@ class DBProtocolHandler(Handler):
     ) -> BackendCommand:
         """Give a method its lane, its thread and its time limit."""
         mark = blocking_of(method)
-        tokens = [] if row.lane == "reads" else [self._lanes.token(row.lane)]
+        locks = [] if row.lane == "reads" else [self._scheduler.lock(row.lane)]
         worker = None
         if mark is not None:
             # Blocking commands of a lane share one thread; a blocking read has its own.
             thread = f"reads {row.name}" if row.lane == "reads" else row.lane
-            worker = self._lanes.worker(thread)
+            worker = self._scheduler.worker(thread)
             if row.lane == "reads":
-                tokens.append(self._lanes.token(f"thread {thread}"))
+                locks.append(self._scheduler.lock(f"thread {thread}"))
             if mark.lock:
-                tokens.append(self._lanes.token(f"lock {mark.lock}"))
+                locks.append(self._scheduler.lock(f"lock {mark.lock}"))
         limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
-        return BackendCommand(row, method, arguments, tokens=tokens, worker=worker, limit=limit)
+        return BackendCommand(row, method, arguments, locks=locks, worker=worker, limit=limit)
 
     # -- handling -------------------------------------------------------------------------------------
 
@@ -265,30 +265,30 @@ class DBProtocolHandler(Handler):
         if not isinstance(command, BackendCommand) or command.name != name:
             command = self._bind_foreign(name, command)
         arguments = command.arguments(argument_texts)
-        if command.tokens:
+        if command.locks:
             return self._in_lane(command, arguments, (name, *argument_texts))
         result = command.method(*arguments)
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
             return self._texts(command.row, result)
-        return self._lanes.adopt(name, [], self._texts_later(command, result), command.limit)
+        return self._scheduler.adopt(name, [], self._texts_later(command, result), command.limit)
 
     def _in_lane(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> list[str] | Deferred[list[str]]:
         """A command that may have to wait for others: for its lane, or for a thread."""
         if command.worker is not None:
             return self._in_thread(command, arguments, key)
-        if any(token.holder is not None for token in command.tokens):
-            return self._lanes.submit(
-                command.name, partial(self._call, command, arguments), command.tokens, limit=command.limit
+        if any(lock.holder is not None for lock in command.locks):
+            return self._scheduler.submit(
+                command.name, partial(self._call, command, arguments), command.locks, limit=command.limit
             )
         reply = self._call(command, arguments)
         if isinstance(reply, Deferred):
-            return self._lanes.adopt(command.name, command.tokens, reply, command.limit)
+            return self._scheduler.adopt(command.name, command.locks, reply, command.limit)
         return reply
 
     def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
         """Call the method here and now. Whatever style it is written in, a plain method may return any."""
         # Before the call, which may raise: nobody can ask anything until it has returned.
-        self._lanes.changed()
+        self._scheduler.changed()
         result = command.method(*arguments)
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
             return self._texts(command.row, result)
@@ -316,10 +316,10 @@ class DBProtocolHandler(Handler):
                 raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
             return self._texts(row, result)
 
-        return self._lanes.submit(
+        return self._scheduler.submit(
             row.name,
             call,
-            command.tokens,
+            command.locks,
             limit=command.limit,
             worker=command.worker,
             share=None if command.changes else key,
@@ -327,14 +327,14 @@ class DBProtocolHandler(Handler):
         )
 
     def _after_change(self, outcome: Any) -> Any:
-        self._lanes.changed()
+        self._scheduler.changed()
         return outcome
 
     def _texts(self, row: Command, result: Any) -> list[str]:
         """The arguments of the `ok` reply for what a method returned."""
         found = texts(result, row.reply, self.reply_limit)
-        if "," in "".join(found) and row.name not in self._told_of_commas:
-            self._told_of_commas.add(row.name)
+        if "," in "".join(found) and row.name not in self._warned_of_commas:
+            self._warned_of_commas.add(row.name)
             logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
         return found
 
@@ -354,7 +354,7 @@ class DBProtocolHandler(Handler):
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
-        ended.addBoth(lambda _: self._lanes.end_workers())
+        ended.addBoth(lambda _: self._scheduler.end_workers())
         # One cancel() of `ended` itself would only move it on to the next thing that may hang.
         done: Deferred[Any] = Deferred(lambda _: ended.cancel())
         ended.addBoth(lambda _: None if done.called else done.callback(None))

@@ -24,14 +24,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend.complaints import Complaints
 from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler, Handler
-from discosbackend.lanes import deferred_of
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.replies import GREETING, UNEXPECTED, Replies
-from discosbackend.turns import Turns
+from discosbackend.round_robin import RoundRobin
+from discosbackend.scheduler import deferred_of
 
 __all__ = ["GREETING", "UNEXPECTED", "DBFactory", "DBProtocol", "Exchange"]
 
@@ -145,13 +145,13 @@ class DBProtocol(Protocol):
                 if not self._lines:
                     return
         self._backlog += len(data)
-        self._mind_reading()
-        self.factory.turns.take(self)
+        self._update_read_pause()
+        self.factory.round_robin.enqueue(self)
 
     def readConnectionLost(self) -> None:
         """The client has sent its last; it still gets every reply (protocol section 1.9)."""
         self._half_closed = True
-        self._settle()
+        self._close_if_idle()
 
     def writeConnectionLost(self) -> None:
         """Our half was closed: nothing that this protocol does by itself."""
@@ -165,19 +165,19 @@ class DBProtocol(Protocol):
             logger.debug("%s disconnected", self.peer)
         else:
             logger.info("%s lost: %s", self.peer, reason.getErrorMessage())
-        self.factory.turns.take(self)
-        self._settle()
+        self.factory.round_robin.enqueue(self)
+        self._close_if_idle()
 
     def pauseProducing(self) -> None:
         """The client does not read its replies: make no more of them, and read no more requests."""
         self._output_full = True
-        self._mind_reading()
+        self._update_read_pause()
 
     def resumeProducing(self) -> None:
         """The client has read on."""
         self._output_full = False
-        self._mind_reading()
-        self.factory.turns.take(self)
+        self._update_read_pause()
+        self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost follows."""
@@ -196,7 +196,7 @@ class DBProtocol(Protocol):
                 if line[:1] == b"?" and self._greeting is None and not isinstance(line, LongLine):
                     self.lineReceived(line)
                 else:
-                    self._take(line)
+                    self._handle_irregular_line(line)
                 if perf_counter() >= deadline:
                     break
         except BaseException:  # an overridden lineReceived
@@ -211,22 +211,24 @@ class DBProtocol(Protocol):
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = (), 0, 0
             if not self._reading:
-                self._mind_reading()
+                self._update_read_pause()
             if self._greeting is not None and not self._greeting.active():
                 self._greet()
             if self._half_closed or self._lost or self.factory.finishing is not None:
-                self._settle()
+                self._close_if_idle()
 
-    def _take(self, line: bytes) -> None:
+    def _handle_irregular_line(self, line: bytes) -> None:
         """Whatever a client may send, and a request that comes before the greeting."""
         if line[:1] == b"\xff":
             negotiation, line = line, without_telnet(line)
             if not line and negotiation and not isinstance(line, LongLine):
                 return
         if line[:1] == b"!":
-            self.factory.complaints.log(logging.INFO, "not a request", "%s sent no request: %r", self, line[:80])
+            self.factory.rate_limited_logger.log(
+                logging.INFO, "not a request", "%s sent no request: %r", self, line[:80]
+            )
             if self.factory.listeners:
-                self._tell(line, None, perf_counter())
+                self._notify(line, None, perf_counter())
         elif isinstance(line, LongLine):
             self._cancel_greeting()
             problem = f"line longer than {LONGEST_LINE} bytes"
@@ -268,9 +270,9 @@ class DBProtocol(Protocol):
     def _wait_for(self, result: Any, name: str, line: bytes, began: float) -> None:
         source = deferred_of(result)
         self._pending = _Pending(name, line, began, source)
-        source.addBoth(self._arrived, self._pending)
+        source.addBoth(self._on_result, self._pending)
 
-    def _arrived(self, outcome: Any, pending: _Pending) -> None:
+    def _on_result(self, outcome: Any, pending: _Pending) -> None:
         """The handler's Deferred has fired; if the request was given up meanwhile, too late."""
         if self._pending is not pending:
             return
@@ -278,17 +280,17 @@ class DBProtocol(Protocol):
         reply = self.factory.replies.answer(pending.name, outcome, self)
         self._finish(pending.line, reply, pending.began)
         if self._out is None:
-            self.factory.turns.take(self)
-            self._settle()
+            self.factory.round_robin.enqueue(self)
+            self._close_if_idle()
 
     def _finish(self, line: bytes, reply: bytes, began: float) -> None:
         """Send the one reply to a request: every way out of a request ends here."""
         self.sendLine(reply)
         if self.factory.listeners:
-            self._tell(line, reply, began)
+            self._notify(line, reply, began)
 
-    def _tell(self, line: bytes, reply: bytes | None, began: float) -> None:
-        self.factory.tell(Exchange(self.peer, line, reply, perf_counter() - began))
+    def _notify(self, line: bytes, reply: bytes | None, began: float) -> None:
+        self.factory.notify(Exchange(self.peer, line, reply, perf_counter() - began))
 
     # -- the greeting, bounds, the end ----------------------------------------------------------------
 
@@ -298,7 +300,7 @@ class DBProtocol(Protocol):
             return
         self._greeting = None
         self.sendLine(GREETING)
-        self._settle()
+        self._close_if_idle()
 
     def _cancel_greeting(self) -> None:
         if self._greeting is not None:
@@ -306,7 +308,7 @@ class DBProtocol(Protocol):
                 self._greeting.cancel()
             self._greeting = None
 
-    def _mind_reading(self) -> None:
+    def _update_read_pause(self) -> None:
         """Read no more while what was read, or what was answered, piles up."""
         reading = not self._output_full and self._backlog <= _BACKLOG
         if reading == self._reading or self._half_closed or self._closing or self._lost:
@@ -322,7 +324,7 @@ class DBProtocol(Protocol):
         """Whether there is a line that could be looked at now."""
         return self._at < len(self._lines) and self._pending is None and not self._output_full
 
-    def _settle(self) -> None:
+    def _close_if_idle(self) -> None:
         """Once every request has its reply: close what was half closed, forget what is gone."""
         if self.busy:
             return
@@ -330,7 +332,7 @@ class DBProtocol(Protocol):
             self.factory.connections.discard(self)
         elif self._half_closed and self._greeting is None:
             self.close()
-        self.factory.settled()
+        self.factory.on_idle()
 
     def close(self) -> None:
         """Close once what was written has been sent."""
@@ -386,15 +388,15 @@ class DBFactory(Factory):
         self.connections: set[DBProtocol] = set()
         self.stopping = False
         self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
-        self.complaints = Complaints(logger, self._call_later)
-        self.turns = Turns(self._call_later)
+        self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
+        self.round_robin = RoundRobin(self._call_later)
         # No Messages where `handle` is DBProtocolHandler's own: not in a subclass that has another.
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
         self.ask: Callable[[str, Sequence[str]], Any] = self._ask_with_message
         if direct:
             self.ask = cast(Any, handler.handle).__self__.reply_arguments
         # A handler written for the original package need not derive from ours.
-        self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.complaints, of_texts=direct)
+        self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.rate_limited_logger, of_texts=direct)
         self._reactor = reactor
         # What finish() has promised, until it is kept.
         self.finishing: Deferred[None] | None = None
@@ -434,13 +436,15 @@ class DBFactory(Factory):
         protocol.factory = self
         return protocol
 
-    def tell(self, exchange: Exchange) -> None:
+    def notify(self, exchange: Exchange) -> None:
         """Tell the listeners; one that raises is logged and keeps nobody from anything."""
         for listener in tuple(self.listeners):
             try:
                 listener(exchange)
-            except BaseException:  # noqa: BLE001  # whatever a listener raises
-                self.complaints.log(logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True)
+            except BaseException:  # whatever a listener raises
+                self.rate_limited_logger.log(
+                    logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True
+                )
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -454,10 +458,10 @@ class DBFactory(Factory):
         self.finishing = finished
         give_up = self.reactor.callLater(timeout, self._abandon)
         finished.addCallback(lambda _: give_up.cancel() if give_up.active() else None)
-        self.settled()
+        self.on_idle()
         return finished
 
-    def settled(self) -> None:
+    def on_idle(self) -> None:
         """A connection has nothing left to do."""
         if self.finishing is not None and not any(connection.busy for connection in self.connections):
             finished, self.finishing = self.finishing, None
@@ -470,7 +474,7 @@ class DBFactory(Factory):
                     source.cancel()
                 except BaseException:  # whatever a canceller raises
                     logger.exception("cancelling a command failed")
-        self.settled()
+        self.on_idle()
 
     def close(self) -> None:
         """Close every connection once what was written has been sent."""

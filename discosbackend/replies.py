@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from twisted.python.failure import Failure
 
-from discosbackend import __protocol_version__
-from discosbackend.complaints import Complaints
+from discosbackend._version import __protocol_version__
 from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
 from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, named_in, write_reply
+from discosbackend.rate_limited_logger import RateLimitedLogger
 
 __all__ = ["GREETING", "UNEXPECTED", "Replies"]
 
@@ -33,14 +33,14 @@ _UNDEFINED = "undefined"
 class Replies:
     """Makes replies of at most `limit` bytes, CR LF included (None: of any length), as bytes without their CR LF.
 
-    What is refused or went wrong is logged through `complaints`, with the command's name and that of the peer,
+    What is refused or went wrong is logged through `rate_limited_logger`, with the command's name and that of the peer,
     which is written only if it comes to that. `of_texts` says what the handler makes: the arguments of an `ok`
     reply, or else a Message.
     """
 
-    def __init__(self, limit: int | None, complaints: Complaints, *, of_texts: bool = False) -> None:
+    def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger, *, of_texts: bool = False) -> None:
         self._limit = limit
-        self._log = complaints.log
+        self._log = rate_limited_logger.log
         self._of_texts = of_texts
 
     def answer(self, name: str, outcome: object, peer: object) -> bytes:
@@ -112,9 +112,9 @@ class Replies:
         escaped = escape(reason)
         if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
             # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
-            room = max(self._limit - 2 - len(head), 2)
-            while len(escaped) > room:
-                reason = reason[: min(room, len(reason) - 1)]
+            available = max(self._limit - 2 - len(head), 2)
+            while len(escaped) > available:
+                reason = reason[: min(available, len(reason) - 1)]
                 escaped = escape(reason)
         return f"{head}{escaped}".encode("latin-1")
 

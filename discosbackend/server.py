@@ -18,7 +18,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
-from discosbackend import __protocol_version__
+from discosbackend._version import __protocol_version__
 from discosbackend.handlers import Handler
 from discosbackend.protocol import DBFactory
 
@@ -88,9 +88,9 @@ class DBService(Service):
             self.listening.addErrback(lambda _: None)
             self.listening.cancel()
             return succeed(None)
-        return Deferred.fromCoroutine(self._go_down(port))
+        return Deferred.fromCoroutine(self._shut_down(port))
 
-    async def _go_down(self, port: IListeningPort) -> None:
+    async def _shut_down(self, port: IListeningPort) -> None:
         reactor = self.factory.reactor
         closed = port.stopListening()
         if closed is not None:
@@ -159,13 +159,13 @@ def run_service(service: DBService, reactor: Any) -> None:
     ports: list[IListeningPort] = []
     problems: list[Failure] = []
     signals = _StopSignals(reactor)
-    signals.take()
+    signals.install()
     service.startService()
     service.listening.addCallbacks(ports.append, problems.append)
     if problems:
         problems[0].raiseException()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.callWhenRunning(signals.take)
+    reactor.callWhenRunning(signals.install)
     for port in ports:
         # Not before the signals are ours: who reads this may send one at once.
         reactor.callWhenRunning(_announce, service, port)
@@ -184,7 +184,7 @@ class _StopSignals:
         self._reactor = reactor
         self._stopping = False
 
-    def take(self) -> None:
+    def install(self) -> None:
         """Handle the signals from now on: before the reactor runs, and again then, since it takes them too."""
         if threading.current_thread() is threading.main_thread():
             # Whoever runs a reactor in another thread has the signals as well.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from astropy.time import ScaleValueError, Time, TimeUnix
 
-from discosbackend import ticks as ticks_room
+from discosbackend import ticks as ticks_module
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = [
@@ -205,5 +205,5 @@ def forbid_downloads() -> None:
     iers.conf.auto_download = False
 
 
-if not ticks_room.astropy_may_download:
+if not ticks_module.astropy_may_download:
     forbid_downloads()

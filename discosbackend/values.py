@@ -124,7 +124,7 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
     soon as the texts alone pass `limit` bytes, so that an endless iterable ends.
     """
     found: list[str] = []
-    room = limit or _LONGEST_REPLY
+    left = limit or _LONGEST_REPLY
     surplus = fields[-1] if fields and fields[-1].repeated else None
     for value in result if type(result) in (tuple, list) else _values_of(result):
         field = fields[len(found)] if len(found) < len(fields) else surplus
@@ -137,8 +137,8 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
             except ValueError as problem:
                 raise UnsendableError(str(problem)) from problem
         found.append(text)
-        room -= len(text) + 1
-        if room < 0:
+        left -= len(text) + 1
+        if left < 0:
             raise ReplyTooLong(limit or _LONGEST_REPLY)
     if len(found) < len(fields):
         missing = " and ".join(repr(field.name) for field in fields[len(found) :])

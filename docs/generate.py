@@ -49,12 +49,12 @@ def table() -> str:
 
 def cases() -> str:
     """The table of docs/cases.md."""
-    lines = ["| case | requirement | section | weight | reach |", "|---|---|---|---|---|"]
+    lines = ["| case | requirement | section | weight | scope |", "|---|---|---|---|---|"]
     for case in CASES.values():
-        reach = case.reach.name.lower()
+        scope = case.scope.name.lower()
         requirement = case.requirement.replace("|", "\\|")
         section = f"[{case.section}](protocol.md#{_anchor(case.section)})"
-        lines.append(f"| `{case.id}` | {requirement} | {section} | {case.level.value} | {reach} |")
+        lines.append(f"| `{case.id}` | {requirement} | {section} | {case.level.value} | {scope} |")
     return "\n".join(lines)
 
 

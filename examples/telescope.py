@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from discosbackend.client import Client, host_and_port
 from discosbackend.errors import RequestFailed
-from discosbackend.simulator.remote import SimulatorControl
+from discosbackend.simulator.control.client import SimulatorControl
 
 __all__ = ["BLUE", "GREY", "ORANGE", "Observation", "Telescope", "gaussian", "panels", "read"]
 

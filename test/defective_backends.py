@@ -399,9 +399,9 @@ class _DueOtherwise(BackendSimulator):
 
 class DueStartEnds(_DueOtherwise):
     class Kind(Acquisition):
-        def _come_due(self, instant):
+        def _run_due(self, instant):
             comes_too_late = self._pending_start == instant and self._acquiring
-            super()._come_due(instant)
+            super()._run_due(instant)
             if comes_too_late:
                 self._acquiring = False
 
@@ -410,9 +410,9 @@ class DueStartWaits(_DueOtherwise):
     class Kind(Acquisition):
         waiting = False
 
-        def _come_due(self, instant):
+        def _run_due(self, instant):
             self.waiting = self._acquiring and self._pending_start == instant
-            super()._come_due(instant)
+            super()._run_due(instant)
 
         def stop(self, timestamp=None):
             super().stop(timestamp)
@@ -423,23 +423,23 @@ class DueStartWaits(_DueOtherwise):
 
 class DueStopDropsTimedStart(_DueOtherwise):
     class Kind(Acquisition):
-        def _come_due(self, instant):
+        def _run_due(self, instant):
             if self._pending_stop == instant and not self._acquiring:
                 self._pending_start = None
-            super()._come_due(instant)
+            super()._run_due(instant)
 
 
 class StartComesFirst(_DueOtherwise):
     class Kind(Acquisition):
-        def _come_due(self, instant):
+        def _run_due(self, instant):
             if self._pending_start == self._pending_stop == instant and self._acquiring:
                 self._pending_start = None
-            super()._come_due(instant)
+            super()._run_due(instant)
 
 
 class StopAlwaysComesFirst(_DueOtherwise):
     class Kind(Acquisition):
-        def _come_due(self, instant):
+        def _run_due(self, instant):
             if self._pending_start == self._pending_stop == instant:
                 self._pending_stop = None
-            super()._come_due(instant)
+            super()._run_due(instant)

@@ -71,11 +71,11 @@ class SwapsRepliesInAHurry(DBProtocol):
 
 
 class AnswersReplies(DBProtocol):
-    def _take(self, line):
+    def _handle_irregular_line(self, line):
         if line[:1] == b"!":
             self.sendLine(b"!undefined,invalid,syntax error: no request")
         else:
-            super()._take(line)
+            super()._handle_irregular_line(line)
 
 
 class RepliesTwiceToErrors(DBProtocol):
@@ -174,11 +174,11 @@ class OtherWordsForASyntaxError(DBProtocol):
 
 
 class TakesTelnetForALine(DBProtocol):
-    def _take(self, line):
+    def _handle_irregular_line(self, line):
         if line[:1] == b"\xff":
             self.lineReceived(line)
         else:
-            super()._take(line)
+            super()._handle_irregular_line(line)
 
 
 class StatusWithRawComma(DBProtocol):
@@ -196,29 +196,29 @@ class GreetsAtLength(DBProtocol):
 
 
 class LongLineIsTheEnd(DBProtocol):
-    def _take(self, line):
+    def _handle_irregular_line(self, line):
         if isinstance(line, LongLine) and line[:1] == b"?":
             self._transport().loseConnection()
         else:
-            super()._take(line)
+            super()._handle_irregular_line(line)
 
 
 class AnswersLongLinesTwice(DBProtocol):
-    def _take(self, line):
-        super()._take(line)
+    def _handle_irregular_line(self, line):
+        super()._handle_irregular_line(line)
         if isinstance(line, LongLine):
-            super()._take(line)
+            super()._handle_irregular_line(line)
 
 
 class AnswersLongReplies(DBProtocol):
-    def _take(self, line):
-        super()._take(type(line)(line.lstrip(b"!")) if isinstance(line, LongLine) else line)
+    def _handle_irregular_line(self, line):
+        super()._handle_irregular_line(type(line)(line.lstrip(b"!")) if isinstance(line, LongLine) else line)
 
 
 class HasAShorterLimit(DBProtocol):
     def lineReceived(self, line):
         if len(line) > _LONG_LINE:
-            self._take(LongLine(line))
+            self._handle_irregular_line(LongLine(line))
         else:
             super().lineReceived(line)
 

@@ -19,7 +19,7 @@ from twisted.internet import reactor as installed
 from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory, DBProtocol
-from discosbackend.testing.trial import Verdict
+from discosbackend.testing.runner import Verdict
 
 from . import awkward_servers as awkward
 from . import defective_backends as backends

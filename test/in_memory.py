@@ -45,7 +45,7 @@ def measured_by(perf_counter: Callable[[], float]) -> Iterator[None]:
     """Have the length of turns and requests measured by this."""
     with (
         mock.patch("discosbackend.protocol.perf_counter", perf_counter),
-        mock.patch("discosbackend.turns.perf_counter", perf_counter),
+        mock.patch("discosbackend.round_robin.perf_counter", perf_counter),
     ):
         yield
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from discosbackend.simulator.instruments import Setup
+from discosbackend.simulator.instrument.model import Setup
 
 __all__ = ["ROW", "azimuth_at", "declination_at", "metadata_tables", "parallactic_at", "write_metadata"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from discosbackend.simulator.instruments import Channel, Receiver, Response, Setup
-from discosbackend.simulator.recording import DIODE, Recorded, Recording, give_name
-from discosbackend.simulator.sky import Sky
+from discosbackend.simulator.instrument.model import Channel, Receiver, Response, Setup
+from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, give_name
+from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
 __all__ = ["BEGINS", "CHANNELS", "STOKES", "TOTAL_POWER", "in_child", "in_children"]
@@ -68,7 +68,7 @@ def record(
 ) -> Path:
     """Record so many dumps, but for some; the diode is on in those that the sky says. The recording."""
     setup = setup or setup_with()
-    recording = Recording.begin(data, setup, begins, sky)
+    recording = RecordingWriter.begin(data, setup, begins, sky)
     for number in range(dumps):
         if number not in without:
             values = values_of(setup, number)
@@ -81,7 +81,7 @@ def record(
 
 def opened(folder: Path) -> list[int]:
     """The numbers of the whole dumps in a recording."""
-    with Recorded(folder) as recorded:
+    with RecordingReader(folder) as recorded:
         return [dump.number for dump in recorded.dumps]
 
 

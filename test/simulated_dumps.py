@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy
 
-from discosbackend.simulator.instruments import Channel, Comb, Receiver, Response, Setup
-from discosbackend.simulator.sky import Sky, Source
-from discosbackend.simulator.spectra import Spectra, expected
+from discosbackend.simulator.instrument.model import Channel, Comb, Receiver, Response, Setup
+from discosbackend.simulator.signal.sky import Sky, Source
+from discosbackend.simulator.signal.spectra import Spectra, expected
 
 __all__ = [
     "GAIN",
     "MARK",
     "SIGMAS",
     "TSYS",
-    "TheoryMixin",
+    "ChannelMeanMixin",
     "dumps",
     "means",
     "samples_of",
@@ -70,7 +70,7 @@ def dumps(setup: Setup, count: int, sky: Sky = Sky()) -> Any:
     """So many dumps, each cut into planes of `bins`: an array of floats (dump, plane, bin)."""
     spectra, out = Spectra(setup), []
     for dump in range(count):
-        room = spectra.room()
+        room = spectra.buffers()
         spectra.fill(dump, sky, room)
         out.append(room)
     return numpy.array(out, float).reshape((count, -1, setup.channels[0].bins))
@@ -92,7 +92,7 @@ def seen(**source: Any) -> Sky:
     return Sky().with_source("it", Source(**source))
 
 
-class TheoryMixin(unittest.TestCase):
+class ChannelMeanMixin(unittest.TestCase):
     """Comparisons within confidence limits."""
 
     def assert_near(self, wanted: float, found: float, sigma: float) -> None:

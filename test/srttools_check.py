@@ -23,13 +23,13 @@ from astropy.coordinates import SkyCoord
 from astropy.time import Time
 from astropy.utils import iers
 
-from discosbackend.simulator.convert import convert
-from discosbackend.simulator.instruments import Channel, Setup
-from discosbackend.simulator.levels import levels
-from discosbackend.simulator.profile_file import instrument_of
-from discosbackend.simulator.recording import DIODE, Recording, give_name
-from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
-from discosbackend.simulator.spectra import Spectra
+from discosbackend.simulator.fits.convert import convert
+from discosbackend.simulator.instrument.channels import levels
+from discosbackend.simulator.instrument.model import Channel, Setup
+from discosbackend.simulator.instrument.profiles import instrument_of
+from discosbackend.simulator.recording.dump_files import DIODE, RecordingWriter, give_name
+from discosbackend.simulator.signal.sky import REST_FREQUENCIES, Line, Sky, Source
+from discosbackend.simulator.signal.spectra import Spectra
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 from .metadata_files import azimuth_at, declination_at, write_metadata
@@ -78,9 +78,9 @@ def line_of(setup: Setup) -> Line:
 
 def recorded(folder: Path, setup: Setup, sky: Sky, dumps: int) -> Path:
     """Record so many dumps of a sky; the recording."""
-    recording = Recording.begin(folder, setup, BEGINS, sky)
+    recording = RecordingWriter.begin(folder, setup, BEGINS, sky)
     spectra = Spectra(setup)
-    values = spectra.room()
+    values = spectra.buffers()
     for number in range(dumps):
         spectra.fill(number, sky, values)
         recording.write(number, DIODE * sky.diode_at(number), values.data.cast("B"))

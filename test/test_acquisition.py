@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python import threadable
 
-from discosbackend.acquisition import Acquisition, punctual_stretch, whole_stretch_at_once
+from discosbackend.acquisition import Acquisition, precise_wait, single_delay_wait
 from discosbackend.backend import Backend
 from discosbackend.errors import BackendError
 from discosbackend.handlers import DBProtocolHandler
@@ -968,7 +968,7 @@ class LastStretchTests(AcquisitionTestCase):
             seen.append((instant, instant - now()))
             return 0.001
 
-        bench = Bench(last_stretch=stretch)
+        bench = Bench(final_wait=stretch)
         bench.start(NOW + 2 * SECOND)
         bench.stop(NOW + 4 * SECOND)
         bench.wait(2 * SECOND - 7 * MILLISECOND)
@@ -1003,7 +1003,7 @@ class LastStretchTests(AcquisitionTestCase):
             lambda instant: told.append(("end", instant, now())),
             clock=clock,
             now_ticks=now,
-            last_stretch=stretch,
+            final_wait=stretch,
         )
         acquisition.start(NOW + 4 * MILLISECOND)
         acquisition.stop(NOW + 6 * MILLISECOND)
@@ -1020,7 +1020,7 @@ class LastStretchTests(AcquisitionTestCase):
 
     def test_not_called_for_what_is_due(self) -> None:
         stretch = mock.Mock(return_value=0.0)
-        bench = Bench(last_stretch=stretch)
+        bench = Bench(final_wait=stretch)
         bench.start(NOW)
         bench.clock.advance(0)
         bench.stop(bench.now() + SECOND)
@@ -1030,15 +1030,15 @@ class LastStretchTests(AcquisitionTestCase):
 
     def test_whole_stretch_at_once(self) -> None:
         for left, delay in ((50_000, 0.005), (12_345, 0.0012345)):
-            self.assertEqual(whole_stretch_at_once(Ticks(NOW + left), lambda: NOW), delay)
+            self.assertEqual(single_delay_wait(Ticks(NOW + left), lambda: NOW), delay)
         for left in (0, -1, -SECOND):
-            self.assertGreaterEqual(whole_stretch_at_once(Ticks(NOW + left), lambda: NOW), 0.0)
+            self.assertGreaterEqual(single_delay_wait(Ticks(NOW + left), lambda: NOW), 0.0)
 
     def test_defaults(self) -> None:
         """On the system's clock the punctual one, on one that is handed in a single delay."""
         cases: list[tuple[dict[str, Any], str]] = [
-            ({"now_ticks": None}, "punctual_stretch"),
-            ({}, "whole_stretch_at_once"),
+            ({"now_ticks": None}, "precise_wait"),
+            ({}, "single_delay_wait"),
         ]
         for arguments, name in cases:
             with (
@@ -1078,9 +1078,9 @@ class SlowTime:
         self.utc += round(seconds * SECOND) + self._overshoot + self._step
 
     def run(self) -> float:
-        """punctual_stretch, on this clock."""
+        """precise_wait, on this clock."""
         with mock.patch("time.sleep", self.sleep):
-            return punctual_stretch(self.instant, self.now)
+            return precise_wait(self.instant, self.now)
 
 
 class PunctualStretchTests(unittest.TestCase):
@@ -1148,7 +1148,7 @@ class PunctualStretchTests(unittest.TestCase):
                     return fake.now()
 
                 with mock.patch("time.sleep", fake.sleep):
-                    self.assertEqual(punctual_stretch(fake.instant, now), 0.0)
+                    self.assertEqual(precise_wait(fake.instant, now), 0.0)
                 self.assertLess(fake.readings, 510)
 
     @given(st.integers(1, 60_000), st.integers(1, 500), st.integers(0, 20_000))

@@ -7,7 +7,7 @@ import inspect
 import unittest
 from typing import Any
 
-from discosbackend import backend as room
+from discosbackend import backend as module
 from discosbackend import errors
 from discosbackend.backend import (
     Backend,
@@ -148,10 +148,10 @@ class BackendTests(unittest.TestCase):
     def test_names_for_authors(self) -> None:
         self.assertLessEqual(
             {"Argument", "Backend", "BackendError", "Field", "Ticks", "blocking", "command"},
-            set(room.__all__),
+            set(module.__all__),
         )
-        for name in room.__all__:
-            self.assertTrue(hasattr(room, name), name)
+        for name in module.__all__:
+            self.assertTrue(hasattr(module, name), name)
 
 
 class BlockingTests(unittest.TestCase):

@@ -136,8 +136,8 @@ class VerdictTests(unittest.TestCase):
         expected = Row("rate", "850/s", "1,000/s", "0.85 ×")
         self.assertEqual(against("rate", ours, limit, rate_text), expected)
         # The limit varies: the goal is held by the median of 1.0, 0.9 and 0.5, not by 30 of 60.
-        held = Row("rate", "30/s", "60/s", "0.90 ×", "≥ 0.9 ×", True)
-        self.assertEqual(against("rate", [10, 90, 30], [10, 100, 60], rate_text, at_least(0.9)), held)
+        kept_busy = Row("rate", "30/s", "60/s", "0.90 ×", "≥ 0.9 ×", True)
+        self.assertEqual(against("rate", [10, 90, 30], [10, 100, 60], rate_text, at_least(0.9)), kept_busy)
         missed = Row("rate", "850/s", "1,000/s", "0.85 ×", "≥ 0.9 ×", False)
         self.assertEqual(against("rate", ours, limit, rate_text, at_least(0.9)), missed)
 
@@ -293,27 +293,27 @@ class ProcessTests(unittest.TestCase):
     def test_what_a_server_uses(self) -> None:
         with Server("-c", GREEDY) as server:
             memory, used = server.memory, server.processor_time
-            server.tell("take")
-            taken = float(server.hear())
+            server.write_line("take")
+            taken = float(server.read_line())
             # 64 MiB more, and what the interpreter needs besides; its processor time as it knows it itself.
             self.assertAlmostEqual((server.memory - memory) / 2**20, 64, delta=4)
             self.assertAlmostEqual(server.processor_time - used, taken, delta=taken / 4)
-            server.tell("give back")
-            server.hear()
+            server.write_line("give back")
+            server.read_line()
             self.assertAlmostEqual((server.memory - memory) / 2**20, 0, delta=4)
             self.assertAlmostEqual((server.peak_memory - memory) / 2**20, 64, delta=4)
 
     def test_a_server_that_dies(self) -> None:
         with Server("-c", "print('127.0.0.1:8978', flush=True); input(); 1 / 0") as server:
             server.outlive(0)
-            server.tell("die")
+            server.write_line("die")
             with self.assertRaisesRegex(NotMeasured, "is gone: ZeroDivisionError: division by zero"):
                 server.outlive(PATIENCE)
 
     def test_the_control_is_never_early(self) -> None:
-        with Companion("-m", "benchmarks.control") as control:
-            control.tell("1")
-            self.assertGreater(int(control.hear()), 0)
+        with Companion("-m", "benchmarks.bare_wait") as control:
+            control.write_line("1")
+            self.assertGreater(int(control.read_line()), 0)
 
     def test_a_signal_while_a_process_is_made_leaves_none_behind(self) -> None:
         """The process is there, and nobody has it yet: what the signal raises comes when somebody has."""

@@ -16,7 +16,7 @@ from unittest import mock
 
 from benchmarks import __main__ as command_line
 from benchmarks import table as tables
-from benchmarks.effort import FULL, QUICK, Effort
+from benchmarks.presets import FULL, QUICK, Preset
 from benchmarks.servers import CLIENT, NotMeasured
 from benchmarks.table import Row
 
@@ -42,7 +42,7 @@ from benchmarks.servers import Companion
 def endless(effort):
     with Companion("-c", "input()") as companion:
         print(companion.pid, flush=True)
-        companion.hear()
+        companion.read_line()
 MEASUREMENTS.clear()
 MEASUREMENTS["endless"] = endless
 main([])
@@ -61,7 +61,7 @@ class InProcessTests(unittest.TestCase):
     """main() with measurements that measure nothing, in this process."""
 
     def setUp(self) -> None:
-        self.efforts: list[Effort] = []
+        self.efforts: list[Preset] = []
         for number in SIGNALS:
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.limits = mock.Mock(return_value=(1024, 20_000))
@@ -80,9 +80,9 @@ class InProcessTests(unittest.TestCase):
     def run_main(self, *arguments: str, **measurements: Callable[[], list[Row]]) -> Ended:
         """Run it with these measurements, in place of the real ones if there are any."""
 
-        def measurement(rows: Callable[[], list[Row]]) -> Callable[[Effort], list[Row]]:
-            def measure(effort: Effort) -> list[Row]:
-                self.efforts.append(effort)
+        def measurement(rows: Callable[[], list[Row]]) -> Callable[[Preset], list[Row]]:
+            def measure(preset: Preset) -> list[Row]:
+                self.efforts.append(preset)
                 return rows()
 
             return measure

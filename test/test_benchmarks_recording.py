@@ -12,13 +12,13 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import recording
-from benchmarks.effort import QUICK
+from benchmarks.presets import QUICK
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
 
 from .test_benchmarks_rows import FakeServer, FakesTests
 
-EFFORT = replace(QUICK, recording=1.0)
+PRESET = replace(QUICK, recording=1.0)
 MIB = 2**20
 
 
@@ -57,7 +57,7 @@ class RecordingTests(FakesTests):
         return f"!{line[1:].partition(',')[0]},ok"
 
     def rows(self) -> dict[str, Row]:
-        return {row.figure: row for row in recording.recording(EFFORT)}
+        return {row.figure: row for row in recording.recording(PRESET)}
 
     def test_all_is_well(self) -> None:
         found = self.rows()

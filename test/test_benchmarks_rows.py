@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any, Self
 from unittest import mock
 
-from benchmarks import beside, exchange, failures, punctuality
-from benchmarks.effort import QUICK
+from benchmarks import contention, failures, punctuality, throughput
 from benchmarks.load import STATUS, Load, Request
+from benchmarks.presets import QUICK
 from benchmarks.table import Row
 
-EFFORT = replace(QUICK, rounds=3, requests=600, batches=100, failures=2000, idle=1000, storms=2, floods=2)
+PRESET = replace(QUICK, rounds=3, requests=600, batches=100, failures=2000, idle=1000, storms=2, floods=2)
 
 
 class FakeServer:
@@ -51,7 +51,7 @@ class TurnsTests(unittest.TestCase):
     def test_every_round_begins_with_the_next(self) -> None:
         for compared, expected in (("abcd", "abcdbcdacdabdabcabcd"), ("ab", "abbaabbaab"), ("a", "aaaaa")):
             with self.subTest(compared=compared):
-                self.assertEqual("".join(replace(EFFORT, rounds=5).turns(compared)), expected)
+                self.assertEqual("".join(replace(PRESET, rounds=5).turns(compared)), expected)
 
 
 class ExchangeTests(FakesTests):
@@ -88,34 +88,34 @@ class ExchangeTests(FakesTests):
 
         makers = {"our": "ours", "twisted": "twisted", "asyncio": "asyncio", "unchecked": "floor"}
         for maker, name in makers.items():
-            self.put(exchange, **{f"{maker}_server": lambda name=name: FakeServer(name)})
-        self.put(exchange, connected=connected, alone=alone, together=together)
+            self.put(throughput, **{f"{maker}_server": lambda name=name: FakeServer(name)})
+        self.put(throughput, connected=connected, alone=alone, together=together)
 
     def test_rows(self) -> None:
         for measurement, clients, depth, goal, met, latencies in (
-            (exchange.one_client, 1, 1, "≥ 0.9 ×", False, self.LATENCIES),
-            (exchange.fifty_clients, 50, 1, "≥ 0.95 ×", False, self.LATENCIES),
-            (exchange.one_pipelining, 1, 100, "≥ 0.5 ×", True, []),
-            (exchange.fifty_pipelining, 50, 100, "≥ 0.4 ×", True, []),
+            (throughput.one_client, 1, 1, "≥ 0.9 ×", False, self.LATENCIES),
+            (throughput.fifty_clients, 50, 1, "≥ 0.95 ×", False, self.LATENCIES),
+            (throughput.one_pipelining, 1, 100, "≥ 0.5 ×", True, []),
+            (throughput.fifty_pipelining, 50, 100, "≥ 0.4 ×", True, []),
         ):
             with self.subTest(measurement.__name__):
                 self.seen.clear()
                 rate = Row("rate against bare Twisted", "800/s", "1,000/s", "0.80 ×", goal, met)
-                self.assertEqual(measurement(EFFORT), [rate, *self.RATES, *latencies])
+                self.assertEqual(measurement(PRESET), [rate, *self.RATES, *latencies])
                 everybody = {(count, request, deep) for _, count, request, _, deep in self.seen}
                 self.assertEqual(everybody, {(clients, STATUS, depth)})
 
     def test_turns(self) -> None:
-        exchange.fifty_clients(EFFORT)
+        throughput.fifty_clients(PRESET)
         warm, first = ["ours", "twisted", "asyncio", "floor"], ["ours", "twisted", "asyncio", "floor"]
         second, third = ["twisted", "asyncio", "floor", "ours"], ["asyncio", "floor", "ours", "twisted"]
         self.assertEqual([server for server, *_ in self.seen], [*warm, *first, *second, *third])
 
     def test_rounds_are_as_long_as_the_effort_says(self) -> None:
-        for measurement, expected in ((exchange.one_client, 600), (exchange.one_pipelining, 100)):
+        for measurement, expected in ((throughput.one_client, 600), (throughput.one_pipelining, 100)):
             with self.subTest(measurement.__name__):
                 self.seen.clear()
-                measurement(EFFORT)
+                measurement(PRESET)
                 self.assertEqual({each for _, _, _, each, _ in self.seen}, {expected})
 
     def test_each_round_is_compared_with_the_one_beside_it(self) -> None:
@@ -126,12 +126,12 @@ class ExchangeTests(FakesTests):
             "asyncio": iter([1, 10, 10, 10]),
             "floor": iter([1, 10, 10, 10]),
         }
-        self.put(exchange, alone=lambda connection, *_: Load(next(rates[connection]), []))
+        self.put(throughput, alone=lambda connection, *_: Load(next(rates[connection]), []))
         expected = Row("rate against bare Twisted", "30/s", "60/s", "0.90 ×", "≥ 0.5 ×", True)
-        self.assertEqual(exchange.one_pipelining(EFFORT)[0], expected)
+        self.assertEqual(throughput.one_pipelining(PRESET)[0], expected)
 
 
-class BesideTests(FakesTests):
+class ContentionTests(FakesTests):
     def setUp(self) -> None:
         self.busy = ""
         self.seen: list[tuple[str, str]] = []
@@ -144,7 +144,7 @@ class BesideTests(FakesTests):
         }
 
         @contextmanager
-        def held(_: FakeServer, command: str) -> Iterator[None]:
+        def kept_busy(_: FakeServer, command: str) -> Iterator[None]:
             self.busy = command
             yield
             self.busy = ""
@@ -155,12 +155,12 @@ class BesideTests(FakesTests):
                 return loads[self.seen[-1]]
 
         self.put(
-            beside,
+            contention,
             our_server=FakeServer,
             twisted_server=lambda: FakeServer("twisted"),
             connect=lambda address: nullcontext(nullcontext(address)),
-            held=held,
-            flooded=lambda server: held(server, "flood"),
+            kept_busy=kept_busy,
+            flooded=lambda server: kept_busy(server, "flood"),
             alone=alone,
         )
 
@@ -172,7 +172,7 @@ class BesideTests(FakesTests):
             Row(f"p50 beside {coroutine}", "130 µs", "100 µs", "1.30 ×"),
             Row(f"p99 beside {coroutine}", "260 µs", "200 µs", "1.30 ×", "≤ 1.2 ×", False),
         ]
-        self.assertEqual(beside.beside_commands(EFFORT), expected)
+        self.assertEqual(contention.during_commands(PRESET), expected)
         rounds = [["", "nap", "dawdle"], ["nap", "dawdle", ""], ["dawdle", "", "nap"]]
         self.assertEqual([busy for _, busy in self.seen], ["", *rounds[0], *rounds[1], *rounds[2]])
 
@@ -181,7 +181,7 @@ class BesideTests(FakesTests):
             Row("p50", "1 ms", "6 ms (bare Twisted)"),
             Row("p99", "4 ms", "8 ms (bare Twisted)", goal="≤ 5 ms", met=True),
         ]
-        self.assertEqual(beside.beside_flood(EFFORT), expected)
+        self.assertEqual(contention.during_flood(PRESET), expected)
         self.assertEqual(self.seen, [("ours", "flood"), ("twisted", "flood")] * 2)
 
 
@@ -225,7 +225,7 @@ class FailuresTests(FakesTests):
             Row("malformed line", "6.4 µs", "4 µs", "1.60 ×", "≤ 1.5 ×", False),
             Row("log written by 100,000 refusals", "730 B"),
         ]
-        self.assertEqual(failures.failures(EFFORT), expected)
+        self.assertEqual(failures.failures(PRESET), expected)
         kinds = list(self.COSTS)
         rounds = [kinds[first:] + kinds[:first] for first in range(3)]
         self.assertEqual(asked, [*kinds, *sum(rounds, []), b"?set-configuration,X"])
@@ -240,7 +240,7 @@ class PunctualityTests(FakesTests):
     def rows(self, name: str, ours: list[float], bare: list[float]) -> list[Row]:
         """What one of the measurements makes of that lateness."""
         self.put(punctuality, _measure=lambda *_: (ours, bare))
-        rows: list[Row] = getattr(punctuality, name)(EFFORT)
+        rows: list[Row] = getattr(punctuality, name)(PRESET)
         return rows
 
     def test_rows(self) -> None:
@@ -249,8 +249,8 @@ class PunctualityTests(FakesTests):
         for name, p50_goal, p99_goal, p99_met in (
             ("idle", "≤ 20 µs", "≤ 100 µs above", False),
             ("under_load", "≤ 20 µs", "≤ 1 ms above", True),
-            ("beside_nap", "≤ 20 µs", "≤ 1 ms above", True),
-            ("beside_compute", "≤ 1 ms", "", None),
+            ("during_nap", "≤ 20 µs", "≤ 1 ms above", True),
+            ("during_compute", "≤ 1 ms", "", None),
         ):
             with self.subTest(name):
                 expected = [
@@ -271,8 +271,8 @@ class PunctualityTests(FakesTests):
     def test_p50_has_its_own_bound(self) -> None:
         for name, p50, met in (
             ("idle", 21, False),
-            ("beside_compute", 999, True),
-            ("beside_compute", 1001, False),
+            ("during_compute", 999, True),
+            ("during_compute", 1001, False),
         ):
             with self.subTest(name, p50=p50):
                 self.assertIs(self.rows(name, late((100, p50)), late((100, p50)))[1].met, met)
@@ -285,7 +285,7 @@ class PunctualityTests(FakesTests):
             ("idle", 10, 400, "-390 µs", True),
             ("under_load", 1100, 0, "+1.1 ms", False),
             ("under_load", 2000, 1100, "+900 µs", True),
-            ("beside_compute", 3000, 1000, "+2 ms", None),
+            ("during_compute", 3000, 1000, "+2 ms", None),
         ):
             with self.subTest(name, ours=ours, bare=bare):
                 p99 = self.rows(name, late((100, ours)), late((100, bare)))[2]
@@ -300,9 +300,9 @@ class PunctualityTests(FakesTests):
             said.append(line.partition(",")[0])
             return next(lateness) if line == "?lateness" else f"!{line.partition(',')[0][1:]},ok"
 
-        control = mock.MagicMock(**{"hear.side_effect": ["250\n", "350\n"]})
+        control = mock.MagicMock(**{"read_line.side_effect": ["250\n", "350\n"]})
         control.__enter__.return_value = control
-        control.tell.side_effect = lambda _: said.append("control")
+        control.write_line.side_effect = lambda _: said.append("control")
         clock = mock.Mock(**{"time_ns.return_value": now, "time.return_value": now / 1e9})
         clock.monotonic.return_value = 0.0
         self.put(
@@ -314,7 +314,7 @@ class PunctualityTests(FakesTests):
             ask=ask,
             time=clock,
         )
-        found = punctuality.idle(replace(EFFORT, timed_starts=2))
+        found = punctuality.idle(replace(PRESET, timed_starts=2))
         expected = [("5 µs", "250 ns (control)")] * 2 + [("7 µs", "350 ns (control)")] * 2
         self.assertEqual([(row.ours, row.limit) for row in found], expected)
         start, again = ["?start", "?lateness"], ["?lateness"]

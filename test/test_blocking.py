@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from discosbackend import Argument, Backend, BackendError, blocking, command
 from discosbackend.grammar import Message
 from discosbackend.handlers import DBProtocolHandler, HandlerException
-from discosbackend.lanes import Worker
+from discosbackend.scheduler import Worker
 
 from .clients import TICKS, Client, FakeReactor, request
 from .in_memory import GENERIC, quiet

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from discosbackend.testing.cases import Case
-from discosbackend.testing.caution import Reach
 from discosbackend.testing.citations import SECTIONS, citation
 from discosbackend.testing.conformance import CASES
+from discosbackend.testing.send_guard import Reach
 
 from .serving import ROOT
 

@@ -20,13 +20,13 @@ from xml.etree import ElementTree
 
 from discosbackend import __version__
 from discosbackend.cli import check, check_run
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
-from discosbackend.testing.caution import Caution, Reach, reach_of
-from discosbackend.testing.check import Check
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text
-from discosbackend.testing.trial import Record
+from discosbackend.testing.runner import Record
+from discosbackend.testing.send_guard import Scope, SendGuard, scope_of
 
 from .programs import Outcome, run_program
 from .serving import ROOT, bare_environment, refusing
@@ -51,13 +51,13 @@ def at(server: str) -> str:
     return local(address_of(server)[1])
 
 
-class _Paced(Caution):
+class _Paced(SendGuard):
     """On a clock that only its own waiting moves. Notes when each line was about to be sent."""
 
-    def __init__(self, reach: Reach, rate: int | None) -> None:
+    def __init__(self, scope: Scope, rate: int | None) -> None:
         self.now = 0.0
         self.sent: list[tuple[float, bytes]] = []
-        super().__init__(reach, rate, clock=lambda: self.now, sleep=self._pass)
+        super().__init__(scope, rate, clock=lambda: self.now, sleep=self._pass)
 
     def _pass(self, seconds: float) -> None:
         self.now += seconds
@@ -83,24 +83,24 @@ class DefaultRunTests(unittest.TestCase):
     """What is sent to a telescope in use."""
 
     def setUp(self) -> None:
-        self.caution = _Paced(Reach.READS, None)
+        self.guard = _Paced(Scope.READS, None)
         self.made = mock.Mock(side_effect=self.make)
-        self.enterContext(mock.patch.object(check_run, "Caution", self.made))
+        self.enterContext(mock.patch.object(check_run, "SendGuard", self.made))
 
-    def make(self, reach: Reach, rate: int | None) -> _Paced:
-        """What the run is given in place of a Caution: one for all its cases."""
+    def make(self, scope: Scope, rate: int | None) -> _Paced:
+        """What the run is given in place of a SendGuard: one for all its cases."""
         self.made.assert_called_once()
-        self.caution = _Paced(reach, rate)
-        return self.caution
+        self.guard = _Paced(scope, rate)
+        return self.guard
 
     def sent(self, *options: str) -> list[tuple[float, bytes]]:
         status, out, _ = run(at("healthy"), *options)
         self.assertEqual(status, 0, out)
-        return self.caution.sent
+        return self.guard.sent
 
     def test_only_reads(self) -> None:
         lines = [line for _, line in self.sent()]
-        self.assertEqual({reach_of(line) for line in lines}, {Reach.READS})
+        self.assertEqual({scope_of(line) for line in lines}, {Scope.READS})
         self.assertIn(b"?status\r\n", lines)
 
     def test_ends_soon(self) -> None:
@@ -115,13 +115,13 @@ class DefaultRunTests(unittest.TestCase):
     def test_measure(self) -> None:
         lines = [line for _, line in self.sent("--measure", "--only", "get-tpi", "get-rms")]
         self.assertIn(b"?get-tpi\r\n", lines)
-        self.assertEqual(max(map(reach_of, lines)), Reach.MEASURE)
-        self.assertTrue(self.caution.sparing)
+        self.assertEqual(max(map(scope_of, lines)), Scope.MEASURE)
+        self.assertTrue(self.guard.sparing)
 
     def test_full(self) -> None:
         lines = [line for _, line in self.sent("--full", "--only", "set-configuration/*")]
-        self.assertEqual(max(map(reach_of, lines)), Reach.FULL)
-        self.assertFalse(self.caution.sparing)
+        self.assertEqual(max(map(scope_of, lines)), Scope.FULL)
+        self.assertFalse(self.guard.sparing)
 
 
 class ExitStatusTests(_Folder):
@@ -279,15 +279,15 @@ class OptionTests(_Folder):
         nobody = {
             "address": ("localhost", 1),
             "cases": list(CASES),
-            "reach": Reach.READS,
+            "scope": Scope.READS,
             "strict": False,
             "paths": {},
         }
         nobody |= {"profile": {}}
         for options, wanted in [
             ((), {}),
-            (("--measure",), {"reach": Reach.MEASURE}),
-            (("--full",), {"reach": Reach.FULL}),
+            (("--measure",), {"scope": Scope.MEASURE}),
+            (("--full",), {"scope": Scope.FULL}),
             (("--strict",), {"strict": True}),
             (("--only", "stop/twice"), {"cases": ["stop/twice"]}),
             (("--timeout", "2.5"), {"profile": {"reply_timeout": 2.5}}),
@@ -308,7 +308,7 @@ class OptionTests(_Folder):
                     "address": address,
                     "cases": [case.id for case in cases],
                     "profile": vars(profile),
-                    "reach": made.call_args.kwargs["reach"],
+                    "scope": made.call_args.kwargs["scope"],
                     "strict": made.call_args.kwargs["strict"],
                     "paths": made.return_value.report_to.call_args.args[0],
                 }
@@ -410,13 +410,13 @@ class SignalTests(_Folder):
         super().setUp()
         self.done: list[str] = []
 
-    def run_case(self, tried: Callable[[Check], None]) -> tuple[int, str, dict[str, object]]:
+    def run_case(self, tried: Callable[[CaseContext], None]) -> tuple[int, str, dict[str, object]]:
         """Status, report and JSON of a run in which this case is followed by another."""
         cases = [
-            Case("area/first", "1", "First.", Reach.FULL, tried),
-            Case("area/second", "1", "Second.", Reach.FULL, lambda _: self.done.append("second")),
+            Case("area/first", "1", "First.", Scope.FULL, tried),
+            Case("area/second", "1", "Second.", Scope.FULL, lambda _: self.done.append("second")),
         ]
-        made = check_run.Run(address_of("healthy"), cases, Profile(), profile_name="x", reach=Reach.FULL, strict=False)
+        made = check_run.Run(address_of("healthy"), cases, Profile(), profile_name="x", scope=Scope.FULL, strict=False)
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
         out, path = io.StringIO(), self.folder / "json"
         with redirect_stdout(out), redirect_stderr(io.StringIO()):
@@ -435,7 +435,7 @@ class SignalTests(_Folder):
             with self.subTest(number):
                 self.done.clear()
 
-                def tried(checking: Check, number: int = number) -> None:
+                def tried(checking: CaseContext, number: int = number) -> None:
                     checking.finally_(self.put_back)
                     signal.raise_signal(number)
                     self.done.append("went on")
@@ -450,7 +450,7 @@ class SignalTests(_Folder):
         with client_of("healthy") as client:
             client.set_configuration("P2")
 
-            def tried(checking: Check) -> None:
+            def tried(checking: CaseContext) -> None:
                 checking.profile.valid_configuration = "K14"
                 checking.prepare()
                 self.done += checking.ok("get-configuration")
@@ -464,7 +464,7 @@ class SignalTests(_Folder):
             signal.raise_signal(signal.SIGINT)
             self.put_back()
 
-        def tried(checking: Check) -> None:
+        def tried(checking: CaseContext) -> None:
             checking.finally_(self.put_back)
             checking.finally_(again)
             signal.raise_signal(signal.SIGINT)
@@ -477,7 +477,7 @@ class SignalTests(_Folder):
             signal.raise_signal(signal.SIGTERM)
             self.put_back()
 
-        def tried(checking: Check) -> None:
+        def tried(checking: CaseContext) -> None:
             checking.finally_(self.put_back)
             checking.finally_(first)
 
@@ -490,7 +490,7 @@ class SignalTests(_Folder):
             signal.raise_signal(signal.SIGINT)
             self.done.append("went on")
 
-        def tried(checking: Check) -> None:
+        def tried(checking: CaseContext) -> None:
             checking.finally_(hangs)
             signal.raise_signal(signal.SIGINT)
 

@@ -19,9 +19,9 @@ from astropy.io import fits
 
 from discosbackend import __version__
 from discosbackend.cli import recover
-from discosbackend.simulator.recorder import mjd
-from discosbackend.simulator.recording import DIODE, Recorded, Recording, in_use, recordings_in
-from discosbackend.simulator.sky import Sky
+from discosbackend.simulator.fits.layout import mjd
+from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, in_use, recordings_in
+from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
@@ -71,7 +71,7 @@ class ListTests(RecoverTests):
         damaged = record(self.data, begins=Ticks(BEGINS + 10**8))
         (damaged / "header.json").write_text("{}", encoding="utf-8")
         old = record(self.data, begins=Ticks(BEGINS - 10**8))
-        recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
+        recording = RecordingWriter.begin(self.data, setup_with(), BEGINS, Sky())
         status, out, _ = self.recover(self.data, "--list")
         recording.finish()
         lines = [line for line in out.splitlines() if not line.startswith(" ")]
@@ -113,7 +113,7 @@ class ConversionTests(RecoverTests):
         self.assertEqual(recordings_in(self.data), [other])
 
     def test_what_is_in_use_is_left_alone(self) -> None:
-        recording = Recording.begin(self.data, setup_with(), BEGINS, Sky())
+        recording = RecordingWriter.begin(self.data, setup_with(), BEGINS, Sky())
         done = record(self.data, begins=Ticks(BEGINS + 10**8))
         self.assertTrue(in_use(recording.folder))
         self.assertFalse(in_use(done))
@@ -149,13 +149,13 @@ class ConversionTests(RecoverTests):
 
     def test_a_list_keeps_no_conversion_away(self) -> None:
         folder = record(self.data)
-        find = Recorded._find  # while it looks
+        find = RecordingReader._find  # while it looks
 
-        def look(recorded: Recorded) -> Any:
+        def look(recorded: RecordingReader) -> Any:
             self.assertFalse(in_use(folder))
             return find(recorded)
 
-        with mock.patch.object(Recorded, "_find", look):
+        with mock.patch.object(RecordingReader, "_find", look):
             status, out, _ = self.recover(self.data, "--list")
         self.assertEqual((status, "5 whole dumps" in out), (0, True), out)
 
@@ -246,7 +246,7 @@ def record_for_ever(data: Path, reading: int, told: int) -> None:
     # So that it ends when nobody else reads.
     os.close(reading)
     setup = setup_with()
-    recording = Recording.begin(data, setup, BEGINS, Sky())
+    recording = RecordingWriter.begin(data, setup, BEGINS, Sky())
     for number in range(10**6):
         recording.write(number, 0, memoryview(values_of(setup, number)).cast("B"))
         os.write(told, b"%d\n" % number)
@@ -277,7 +277,7 @@ class KilledServerTests(RecoverTests):
                 self.assertEqual(process.exitcode, -signal.SIGKILL)
                 last = int(told[-1]) if told else least - 1
                 (folder,) = recordings_in(self.data)
-                with Recorded(folder) as recorded:
+                with RecordingReader(folder) as recorded:
                     numbers = [dump.number for dump in recorded.dumps]
                 self.assertEqual(numbers[: last + 1], list(range(last + 1)))
                 self.assertEqual(self.recover(self.data)[0], 0)

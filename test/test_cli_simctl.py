@@ -17,14 +17,14 @@ from typing import Any
 from discosbackend import __version__
 from discosbackend.cli import server as server_program
 from discosbackend.cli import simctl
-from discosbackend.simulator.operations import OPERATIONS
-from discosbackend.simulator.remote import SimulatorControl
+from discosbackend.simulator.control.client import SimulatorControl
+from discosbackend.simulator.control.operations import OPERATIONS
 
 from .programs import Outcome, run_program
 from .serving import ROOT, Server, ask, bare_environment, environment, read_line, refusing, served
 from .settings import PATIENCE
 from .test_simulator_control import controlled
-from .test_simulator_remote import answering, until_closed
+from .test_simulator_control_client import answering, until_closed
 
 SCRIPT = ROOT / "scripts" / "discos-backend-simctl"
 PAGE = ROOT / "docs" / "control.md"
@@ -188,7 +188,7 @@ class CommandLineTests(unittest.TestCase):
                 self.assertEqual((status, err), (0, ""))
                 self.assertTrue(out.startswith(f"discos-backend-simctl ADDRESS {row.usage}\n\n{row.help}\n"))
                 for parameter in row.parameters:
-                    self.assertRegex(out, rf"(?m)^  {parameter.name} +{re.escape(parameter.right)}")
+                    self.assertRegex(out, rf"(?m)^  {parameter.name} +{re.escape(parameter.expected)}")
 
     def test_the_examples_are_understood(self) -> None:
         page = PAGE.read_text(encoding="utf-8")

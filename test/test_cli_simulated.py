@@ -14,8 +14,8 @@ from pathlib import Path
 from discosbackend.cli import server as server_program
 from discosbackend.cli import simctl
 from discosbackend.simulator import INSTRUMENTS, instrument_of
-from discosbackend.simulator.recording import Recorded, recordings_in
-from discosbackend.simulator.remote import SimulatorControl
+from discosbackend.simulator.control.client import SimulatorControl
+from discosbackend.simulator.recording.dump_files import RecordingReader, recordings_in
 
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, run_program
@@ -162,7 +162,7 @@ class ServingTests(FolderMixin):
                 powers.append(float(replies[1].split(b",")[2]))
         self.assertTrue(7 < powers[0] / powers[1] < 15, powers)
         (folder,) = recordings_in(data)
-        self.assertEqual(Recorded(folder).sky["sources"]["bright"]["level"], 1000.0)
+        self.assertEqual(RecordingReader(folder).sky["sources"]["bright"]["level"], 1000.0)
 
     def test_control(self) -> None:
         with served("--control", "0", "--simulate", "mistral", "--time-scale", "0") as server:

@@ -25,9 +25,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discosbackend.simulator.profile_file import instrument_of
-from discosbackend.simulator.recording import Recorded
-from discosbackend.simulator.sky import load_sky
+from discosbackend.simulator.instrument.profiles import instrument_of
+from discosbackend.simulator.recording.dump_files import RecordingReader
+from discosbackend.simulator.signal.sky import load_sky
 
 from .in_memory import fewer, quiet
 from .serving import ROOT, served
@@ -142,7 +142,7 @@ class AgainTests(InstrumentMixin):
         self.backend = self.make("sardara", seed=1)
         self.backend.set_configuration("SK00")
         self.backend.set_integration(INTEGRATIONS[0])
-        with Recorded(self.acquire(0.05)) as recorded:
+        with RecordingReader(self.acquire(0.05)) as recorded:
             again = [np.frombuffer(recorded.values(dump.place), "<i4").copy() for dump in recorded.dumps]
         found = np.reshape(again, (10, 2, 1024)).swapaxes(0, 1)
         np.testing.assert_array_equal(found, observed["noise"]["5"].counts)

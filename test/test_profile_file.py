@@ -10,13 +10,13 @@ import unittest
 from contextlib import ExitStack
 from pathlib import Path
 
-from discosbackend.errors import ProfileError
 from discosbackend.simulator import INSTRUMENTS
-from discosbackend.testing.check import Check
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.conformance import CASES
+from discosbackend.testing.errors import ProfileError
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.profile_file import load_profile, shipped_profiles
-from discosbackend.testing.trial import Verdict, trials
+from discosbackend.testing.runner import Verdict, run_cases
 
 from .serving import Server, served
 from .settings import LONG
@@ -84,8 +84,8 @@ class KeyTests(_Files):
     def test_only_what_is_given_is_told(self) -> None:
         profile = self.load('description = "mine"\nvalid_shift = 0\n')
         self.assertEqual(vars(profile), {"valid_shift": 0})
-        self.assertTrue(profile.told("valid_shift"))
-        self.assertFalse(profile.told("valid_feeds"))
+        self.assertTrue(profile.is_set("valid_shift"))
+        self.assertFalse(profile.is_set("valid_feeds"))
 
     def test_any(self) -> None:
         profile = self.load('invalid_configuration = ""\nreply_limit = 0\n')
@@ -188,10 +188,10 @@ class ShippedTests(unittest.TestCase):
             with self.subTest(name):
                 profile = load_profile(name)
 
-                def check(profile: Profile = profile, address: tuple[str, int] = address) -> Check:
-                    return Check(profile, address)
+                def check(profile: Profile = profile, address: tuple[str, int] = address) -> CaseContext:
+                    return CaseContext(profile, address)
 
-                results = list(trials(cases, check))
+                results = list(run_cases(cases, check))
                 wrong = [
                     (result.case.id, result.explanation)
                     for result in results

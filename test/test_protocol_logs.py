@@ -17,7 +17,6 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 
 from discosbackend.backend import Backend, BackendError
-from discosbackend.complaints import Complaints
 from discosbackend.grammar import Message
 from discosbackend.handlers import (
     AlwaysFailHandler,
@@ -27,6 +26,7 @@ from discosbackend.handlers import (
     HandlerException,
 )
 from discosbackend.protocol import DBFactory, DBProtocol, Exchange
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.replies import Replies
 
 from .in_memory import GREETING, Connection, Later, Scripted, greeted, measured_by, odd, ok, quiet
@@ -71,8 +71,8 @@ class LogTests(unittest.TestCase):
         clock = Clock()
         factory = DBFactory(handler, reactor=clock)
         protocols = logging.getLogger("discosbackend.protocol")
-        factory.complaints = Complaints(protocols, clock.callLater, clock.seconds)
-        factory.replies = Replies(handler.reply_limit, factory.complaints)
+        factory.rate_limited_logger = RateLimitedLogger(protocols, clock.callLater, clock.seconds)
+        factory.replies = Replies(handler.reply_limit, factory.rate_limited_logger)
         return greeted(factory)
 
     @contextmanager

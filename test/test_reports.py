@@ -15,21 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discosbackend import __version__
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case, Level
-from discosbackend.testing.caution import Reach
-from discosbackend.testing.check import Check
 from discosbackend.testing.report_files import json_text, junit
 from discosbackend.testing.report_html import page
 from discosbackend.testing.report_text import conclusion, printable, progress, report
-from discosbackend.testing.trial import Record, Result, Verdict
+from discosbackend.testing.runner import Record, Result, Verdict
+from discosbackend.testing.send_guard import Scope
 
 
-def _never(check: Check) -> None:
+def _never(check: CaseContext) -> None:
     raise AssertionError(f"a report tries nothing: {check}")
 
 
 def case(case_id: str, level: Level = Level.MUST, requirement: str = "`stop` while idle: `fail`.") -> Case:
-    return Case(case_id, "7.1", requirement, Reach.FULL, _never, level)
+    return Case(case_id, "7.1", requirement, Scope.FULL, _never, level)
 
 
 SAID = "sent      b'?stop\\r\\n'\nreceived  b'!stop,ok\\r\\n'"
@@ -47,7 +47,7 @@ RESULTS = (PASSED, FAILED, NON_STRICT, UNSUPPORTED, KNOWN, SKIPPED, SKIPPED_TOO)
 
 def record(*results: Result, ended_early: str = "", server: str = "192.0.2.7:8978") -> Record:
     began = datetime(2026, 5, 4, 12, 30, 11, 250_000, UTC)
-    return Record(server, "sardara", Reach.FULL, False, began, 2.0, results, ended_early)
+    return Record(server, "sardara", Scope.FULL, False, began, 2.0, results, ended_early)
 
 
 # What a server, a profile or a shell may bring along, and what it would do to a terminal, XML or HTML.
@@ -72,7 +72,7 @@ Conformance to the DISCOS backend protocol
 server      192.0.2.7:8978
 profile     sardara
 began       2026-05-04 12:30:11 UTC, took 2.0 s
-reach       everything, start and stop and configuration included
+scope       everything, start and stop and configuration included
 strict      no: what works, but not as the document says, has not failed
 checked by  discosbackend {__version__}
 
@@ -148,9 +148,9 @@ class TextTests(unittest.TestCase):
                 self.assertEqual(conclusion(record(*results, ended_early=ended_early)), wanted)
 
     def test_strict_and_reach_are_told(self) -> None:
-        text = report(replace(record(PASSED), strict=True, reach=Reach.READS))
+        text = report(replace(record(PASSED), strict=True, scope=Scope.READS))
         self.assertIn("strict      yes: what works, but not as the document says, has failed\n", text)
-        self.assertIn("reach       reads only, nothing was touched\n", text)
+        self.assertIn("scope       reads only, nothing was touched\n", text)
 
     def test_progress(self) -> None:
         for number, result, wanted in (
@@ -251,7 +251,7 @@ class JSONTests(unittest.TestCase):
                 "format": 1,
                 "server": "192.0.2.7:8978",
                 "profile": "sardara",
-                "reach": "full",
+                "scope": "full",
                 "strict": False,
                 "began": "2026-05-04T12:30:11.250000Z",
                 "seconds": 2.0,
@@ -275,7 +275,7 @@ class JSONTests(unittest.TestCase):
                         "section": "7.1",
                         "section_title": "Without a timestamp",
                         "requirement": "`stop` while idle: `fail`.",
-                        "reach": "full",
+                        "scope": "full",
                         "verdict": "fail",
                         "reasons": ["b'?stop\\r\\n' wants a fail"],
                         "seconds": 1.5,
@@ -290,7 +290,7 @@ class JSONTests(unittest.TestCase):
                         "section": "7.1",
                         "section_title": "Without a timestamp",
                         "requirement": "`stop` while idle: `fail`.",
-                        "reach": "full",
+                        "scope": "full",
                         "verdict": "skipped",
                         "reasons": ["left out without --measure"],
                         "seconds": 0.0,

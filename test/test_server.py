@@ -492,13 +492,13 @@ class StopSignalsTests(unittest.TestCase):
         self.addCleanup(lambda: [signal.signal(n, f) for n, f in zip(numbers, before, strict=True)])
         self.reactor = mock.Mock(running=False)
         self.signals = _StopSignals(self.reactor)
-        self.signals.take()
+        self.signals.install()
 
     def test_one_before_the_reactor_runs_is_kept_for_it(self) -> None:
         signal.raise_signal(signal.SIGTERM)
         self.reactor.callFromThread.assert_not_called()
         self.reactor.running = True
-        self.signals.take()
+        self.signals.install()
         self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
 
     def test_the_first_one_stops_the_second_one_waits(self) -> None:

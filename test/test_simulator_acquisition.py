@@ -15,8 +15,8 @@ from twisted.internet.task import Clock
 
 from discosbackend.errors import BackendError
 from discosbackend.simulator import SimulatedBackend
-from discosbackend.simulator.recording import Recorded, Recording, name_of, recordings_in
-from discosbackend.simulator.sky import Sky, Source
+from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, name_of, recordings_in
+from discosbackend.simulator.signal.sky import Sky, Source
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 NOON = 17_642_304_000_000_000
@@ -79,7 +79,7 @@ class ChannelTests(InstrumentMixin):
         folder = self.acquire(0.05)
         return [
             (c.feed, "".join(c.polarisations), c.start_frequency, c.bandwidth, c.bins)
-            for c in Recorded(folder).setup.channels
+            for c in RecordingReader(folder).setup.channels
         ]
 
     def test_the_sections_of_a_configuration(self) -> None:
@@ -151,13 +151,13 @@ class RecordingTests(InstrumentMixin):
         self.backend.set_configuration("SK00")
 
     def numbers(self, folder: Path) -> list[int]:
-        with Recorded(folder) as recorded:
+        with RecordingReader(folder) as recorded:
             return [dump.number for dump in recorded.dumps]
 
     def test_now(self) -> None:
         self.pass_time(0.5)
         folder = self.acquire(0.5)
-        self.assertEqual(Recorded(folder).begins, NOON + SECOND // 2)
+        self.assertEqual(RecordingReader(folder).begins, NOON + SECOND // 2)
         self.assertEqual(self.numbers(folder), list(range(12)))
         self.assertEqual(self.backend.state()["files"]["newest"]["dumps"], 12)
 
@@ -168,7 +168,7 @@ class RecordingTests(InstrumentMixin):
         self.pass_time(6)
         self.backend.server_stopping()
         (folder,) = recordings_in(self.data)
-        with Recorded(folder) as recorded:
+        with RecordingReader(folder) as recorded:
             self.assertEqual(recorded.begins, begins)
             self.assertEqual(recorded.middle(recorded.dumps[0].number), begins + 200_000)
             self.assertEqual(len(recorded.dumps), 75)
@@ -218,7 +218,7 @@ class RecordingTests(InstrumentMixin):
                 self.backend.stop()
                 self.backend.server_stopping()
                 folder = recordings_in(self.data)[-1] if jump > 0 else recordings_in(self.data)[0]
-                found = [each for each in recordings_in(self.data) if Recorded(each).begins == begins]
+                found = [each for each in recordings_in(self.data) if RecordingReader(each).begins == begins]
                 self.assertEqual(len(found), 1, folder)
                 self.assertEqual(self.numbers(found[0]), list(range(25)))
 
@@ -238,12 +238,12 @@ class RecordingTests(InstrumentMixin):
         self.backend.server_stopping()
         (folder,) = recordings_in(self.data)
         self.assertTrue(40 <= len(self.numbers(folder)) <= 75, len(self.numbers(folder)))
-        self.assertTrue(-SECOND <= Recorded(folder).begins - begun <= 0)
+        self.assertTrue(-SECOND <= RecordingReader(folder).begins - begun <= 0)
 
     def test_the_instruments_clock_is_what_counts(self) -> None:
         self.backend.clock.jump(-100)
         folder = self.acquire()
-        self.assertEqual(Recorded(folder).begins, NOON - 100 * SECOND)
+        self.assertEqual(RecordingReader(folder).begins, NOON - 100 * SECOND)
         self.assertEqual(len(self.numbers(folder)), 5)
 
     def test_the_same_seed_and_commands_give_the_same_bytes(self) -> None:
@@ -274,7 +274,7 @@ class RecordingTests(InstrumentMixin):
         self.backend.server_stopping()
         (first,) = recordings_in(self.data)
         self.assertEqual(self.numbers(first), list(range(10)))
-        second = Recorded(self.acquire(0.5)).setup
+        second = RecordingReader(self.acquire(0.5)).setup
         self.assertEqual((second.integration, second.channels[0].bins), (100, 16384))
 
     def test_the_diode_and_the_interleave_are_seen_at_once(self) -> None:
@@ -288,7 +288,7 @@ class RecordingTests(InstrumentMixin):
         self.pass_time(0.08)
         self.backend.stop()
         self.backend.server_stopping()
-        with Recorded(recordings_in(self.data)[0]) as recorded:
+        with RecordingReader(recordings_in(self.data)[0]) as recorded:
             self.assertEqual([dump.flags for dump in recorded.dumps], [1, 0, 1, 1, 1, 0, 0, 0])
 
     def test_mistral_records_nothing(self) -> None:
@@ -327,7 +327,7 @@ class TroubleTests(InstrumentMixin):
     def test_a_timed_start_that_could_not_be_is_told_by_status(self) -> None:
         self.backend.start(Ticks(NOON + SECOND))
         with (
-            mock.patch.object(Recording, "begin", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+            mock.patch.object(RecordingWriter, "begin", side_effect=OSError(errno.ENOSPC, "No space left on device")),
             self.assertLogs("discosbackend.acquisition", "WARNING"),
         ):
             self.pass_time(2)
@@ -337,8 +337,8 @@ class TroubleTests(InstrumentMixin):
 
     def test_a_full_disk_shows_in_status_until_the_next_start(self) -> None:
         with (
-            mock.patch.object(Recording, "write", side_effect=OSError(errno.ENOSPC, "No space left on device")),
-            self.assertLogs("discosbackend.simulator.dumping", "ERROR"),
+            mock.patch.object(RecordingWriter, "write", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+            self.assertLogs("discosbackend.simulator.recording.dump_thread", "ERROR"),
         ):
             self.acquire(0.2)
         self.assertEqual(self.backend.status()[1], "recording: no space left on device: 5 dumps lost")
@@ -353,7 +353,7 @@ class TroubleTests(InstrumentMixin):
 
     def test_what_an_earlier_run_has_left_is_told(self) -> None:
         self.acquire()
-        with self.assertLogs("discosbackend.simulator.files", "WARNING") as logs:
+        with self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs:
             self.make()
         self.assertIn(f"1 recordings of an earlier run are in {self.data}: discos-backend-recover", logs.output[0])
 
@@ -453,7 +453,7 @@ class StateTests(InstrumentMixin):
         self.assertRaises(BackendError, self.backend.get_filename)
         self.backend.server_stopping()
         # What was recorded is still there.
-        with Recorded(recordings_in(self.data)[0]) as recorded:
+        with RecordingReader(recordings_in(self.data)[0]) as recorded:
             self.assertEqual(len(recorded.dumps), 5)
 
     def test_a_reset_of_mistral_is_no_power_cycle(self) -> None:

@@ -29,16 +29,17 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from discosbackend.errors import BackendError, ControlError
+from discosbackend.errors import BackendError
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
-from discosbackend.simulator.control import ControlChannel, ControlProtocol
-from discosbackend.simulator.controls import Controls
-from discosbackend.simulator.faults import Faults
-from discosbackend.simulator.instruments import Configuration, Instrument, Limits
-from discosbackend.simulator.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
-from discosbackend.simulator.remote import SimulatorControl, control_address
-from discosbackend.simulator.sky import REST_FREQUENCIES, Line, Sky, Source
+from discosbackend.simulator.control.client import SimulatorControl, control_address
+from discosbackend.simulator.control.executor import OperationExecutor
+from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
+from discosbackend.simulator.control.server import ControlChannel, ControlProtocol
+from discosbackend.simulator.errors import ControlError
+from discosbackend.simulator.faults.script import Faults
+from discosbackend.simulator.instrument.model import Configuration, Instrument, Limits
+from discosbackend.simulator.signal.sky import REST_FREQUENCIES, Line, Sky, Source
 
 from .in_memory import quiet
 from .serving import ROOT, Server
@@ -51,11 +52,11 @@ SERVER = """
 import sys
 from twisted.internet import reactor
 from discosbackend.simulator import SimulatedBackend
-from discosbackend.simulator.control import ControlChannel
-from discosbackend.simulator.controls import Controls
-from discosbackend.simulator.faults import Faults
+from discosbackend.simulator.control.server import ControlChannel
+from discosbackend.simulator.control.executor import OperationExecutor
+from discosbackend.simulator.faults.script import Faults
 
-channel = ControlChannel(Controls(SimulatedBackend("skarab"), faults=Faults()), sys.argv[1])
+channel = ControlChannel(OperationExecutor(SimulatedBackend("skarab"), faults=Faults()), sys.argv[1])
 channel.open()
 reactor.addSystemEventTrigger("before", "shutdown", channel.close)
 reactor.callWhenRunning(print, channel.announcement(), flush=True)
@@ -82,7 +83,7 @@ def controlled(address: str = "0") -> Iterator[tuple[Server, str]]:
 
 
 class Fake:
-    """What Controls need of an instrument, on a clock that stands still."""
+    """What OperationExecutor need of an instrument, on a clock that stands still."""
 
     def __init__(self) -> None:
         limits = Limits(start_frequency=(0.0, 150.0), bins=(1024,), feeds=3)
@@ -100,11 +101,11 @@ class Fake:
         self.resets += 1
 
     def state(self) -> dict[str, Any]:
-        return {"sky": self.sky.told(), "fault": self.fault}
+        return {"sky": self.sky.to_dict(), "fault": self.fault}
 
 
 class FakeServer:
-    """What Controls need of a server."""
+    """What OperationExecutor need of a server."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -121,7 +122,7 @@ class OperationsTests(unittest.TestCase):
 
     def test_every_operation_has_its_methods(self) -> None:
         for row in OPERATIONS.values():
-            for kind in (Controls, SimulatorControl):
+            for kind in (OperationExecutor, SimulatorControl):
                 with self.subTest(row.name, kind=kind.__name__):
                     method = getattr(kind, row.method)
                     self.assertTrue(method.__doc__)
@@ -136,7 +137,7 @@ class OperationsTests(unittest.TestCase):
                         self.assertEqual(there.default is None, wanted.optional, there)
 
     def test_no_method_but_those_of_the_table(self) -> None:
-        for kind, others in ((Controls, {"carry_out"}), (SimulatorControl, {"ask", "close"})):
+        for kind, others in ((OperationExecutor, {"execute"}), (SimulatorControl, {"ask", "close"})):
             public = {name for name in vars(kind) if not name.startswith("_")}
             self.assertEqual(public - others, {row.method for row in OPERATIONS.values()})
 
@@ -277,19 +278,19 @@ class OperationsTests(unittest.TestCase):
                 self.assertLess(len(str(caught.exception)), 400)
 
 
-class ControlsTests(unittest.TestCase):
+class OperationExecutorTests(unittest.TestCase):
     """What the operations do to an instrument."""
 
     def setUp(self) -> None:
         self.backend = Fake()
         self.faults = Faults(7)
         self.server = FakeServer()
-        self.controls = Controls(
+        self.executor = OperationExecutor(
             self.backend, faults=self.faults, server=self.server, extra_state=lambda: {"clients": 3}
         )
 
     def do(self, operation: str, **values: Any) -> Any:
-        return self.controls.carry_out({"do": operation, **values})
+        return self.executor.execute({"do": operation, **values})
 
     def refused(self, operation: str, **values: Any) -> str:
         before = (self.backend.sky, self.backend.clock.offset, self.backend.clock.drift, self.faults.armed)
@@ -407,7 +408,7 @@ class ControlsTests(unittest.TestCase):
         self.do("reset")
         self.assertEqual((self.backend.resets, self.server.paused), (1, False))
         self.do("pause")
-        with mock.patch.object(self.faults, "renew") as renew:
+        with mock.patch.object(self.faults, "reapply") as renew:
             self.do("reset")
         self.assertEqual((self.backend.resets, self.server.paused), (2, False))
         self.assertEqual(len(self.faults.armed), 1)
@@ -421,7 +422,7 @@ class ControlsTests(unittest.TestCase):
         self.assertIn("did you mean", self.refused("faults-add", kind="late", second=2, rate=0.5))
         self.assertIn("not none", self.refused("faults-add", kind="late", seconds=2))
         self.assertIn("rate must be", self.refused("faults-add", kind="cut", rate=[1]))
-        wanted = {"number": 1, "kind": "late", "seconds": 2, "rate": 0.5, "matched": 0, "struck": 0}
+        wanted = {"number": 1, "kind": "late", "seconds": 2, "rate": 0.5, "matched": 0, "applied": 0}
         self.assertEqual(self.do("faults-list")[0], wanted)
         self.assertEqual(self.do("state")["faults"], {"seed": 7, "armed": self.do("faults-list")})
         self.assertIn("the number 3: there is 1, 2", self.refused("faults-remove", number=3))
@@ -441,17 +442,17 @@ class ControlsTests(unittest.TestCase):
 
     def test_what_the_instrument_refuses(self) -> None:
         backend = SimulatedBackend("skarab")
-        controls = Controls(backend)
+        executor = OperationExecutor(backend)
         for request, told in (
             ({"do": "line", "name": "a", "rest": "HI", "width": 2, "peak": 3}, "skarab cannot see"),
             ({"do": "source", "name": "a", "feeds": [7]}, "skarab has 0 to 6"),
         ):
             with self.subTest(request), self.assertRaisesRegex(ControlError, told):
-                controls.carry_out(request)
+                executor.execute(request)
         self.assertEqual(backend.sky, Sky())
 
     def test_what_a_server_has_not(self) -> None:
-        bare = Controls(Fake())
+        bare = OperationExecutor(Fake())
         self.assertIsNone(bare.state()["faults"])
         for request in (
             {"do": "pause"},
@@ -462,11 +463,11 @@ class ControlsTests(unittest.TestCase):
             {"do": "faults-clear"},
         ):
             with self.subTest(request), self.assertRaisesRegex(ControlError, "not possible: this server"):
-                bare.carry_out(request)
-        bare.carry_out({"do": "reset"})
+                bare.execute(request)
+        bare.execute({"do": "reset"})
 
     def test_what_was_done_is_logged(self) -> None:
-        with self.assertLogs("discosbackend.simulator.controls", "INFO") as logged:
+        with self.assertLogs("discosbackend.simulator.control.executor", "INFO") as logged:
             self.do("state")
             self.do("clock-jump", seconds=2)
         told = [record.getMessage() for record in logged.records]
@@ -509,7 +510,7 @@ class Channel:
         self.clock = Clock()
         self.wire = Wire() if wire is None else wire
         self.connections: set[ControlProtocol] = set()
-        self.protocol = ControlProtocol(Controls(self.backend, faults=Faults()), self.clock, self.connections)
+        self.protocol = ControlProtocol(OperationExecutor(self.backend, faults=Faults()), self.clock, self.connections)
         self.protocol.makeConnection(self.wire)
 
     def send(self, data: bytes, piece: int = 0) -> list[bytes]:
@@ -681,7 +682,7 @@ class ChannelTests(unittest.TestCase):
     def test_an_instrument_that_raises(self) -> None:
         channel = Channel()
         with mock.patch.object(channel.backend, "start_over", side_effect=ZeroDivisionError("secret")):
-            with self.assertLogs("discosbackend.simulator.control", "ERROR") as logged:
+            with self.assertLogs("discosbackend.simulator.control.server", "ERROR") as logged:
                 answers = channel.send(b'{"do": "reset"}\n{"do": "faults-list"}\n')
         self.assertIn("the server's log has it", errors(answers[:1])[0])
         self.assertNotIn("secret", errors(answers[:1])[0])
@@ -729,7 +730,7 @@ class ChannelTests(unittest.TestCase):
     def test_any_values(self, operation: str, values: dict[str, Any]) -> None:
         """Carried out or refused with a sentence, never a failure for the log, and the state stays one."""
         channel = Channel()
-        with self.assertNoLogs("discosbackend.simulator.control", "ERROR"):
+        with self.assertNoLogs("discosbackend.simulator.control.server", "ERROR"):
             line = json.dumps({**values, "do": operation}).encode() + b"\n"
             answer, state = channel.send(line + b'{"do": "state"}\n')
         self.assertIn(list(json.loads(answer)), (["ok"], ["error"]))
@@ -748,7 +749,7 @@ class ListeningTests(unittest.TestCase):
         self.path = Path(folder.name, "control.sock")
 
     def channel(self, address: str | int) -> ControlChannel:
-        return ControlChannel(Controls(Fake()), address, reactor=self.reactor)
+        return ControlChannel(OperationExecutor(Fake()), address, reactor=self.reactor)
 
     def test_a_port_is_of_this_host_only(self) -> None:
         for address, interface in ((0, "127.0.0.1"), ("5", "127.0.0.1"), ("[::1]:5", "::1")):

@@ -17,10 +17,10 @@ from typing import Any, Self
 from unittest import mock
 
 from benchmarks import soak
-from benchmarks.manners import MANNERS, Client, Soak, clients
+from benchmarks.client_profiles import PROFILES, Client, Soak, clients
+from benchmarks.reply_check import Tally
 from benchmarks.servers import Server
 from benchmarks.soak import Health, Report, complaints
-from benchmarks.verdict import Tally
 
 from .serving import ROOT
 from .settings import LONG, PATIENCE
@@ -97,9 +97,9 @@ class ReportTests(unittest.TestCase):
         report.health.memory = [10 * 1024] * 20 + [1024 * 1024] * 200 + [3072 * 1024] * 180
         report.health.lag, report.health.after, report.health.log = 0.0042, 11, ["CRITICAL: a failure"]
         self.assertEqual(
-            list(report.manners()),
+            list(report.profiles()),
             [
-                ("manner", "connections", "requests", "replies", "lost", "misordered", "invented")
+                ("profile", "connections", "requests", "replies", "lost", "misordered", "invented")
                 + ("first reply, worst ms", "last reply, worst ms"),
                 ("polite", "0", "5", "5", "0", "0", "0", "0.0", "0.0"),
                 ("garbage", "7", "1,200", "1,197", "3", "2", "1", "12.5", "1500.0"),
@@ -392,14 +392,14 @@ class SoakTests(unittest.TestCase):
                 for minutes in ("0.03", "0.2", "1"):
                     rows = self.rows_of("--minutes", minutes, "--seed", "1", *options)
                     self.assertEqual(rows[-1], ["nothing is wrong"])
-                    # The manner and the figure have the same name.
+                    # The profile and the figure have the same name.
                     figures = {row[0]: row[1] for row in rows if len(row) == 2}
                     if int(figures["timed starts"]) > 0:
                         break
                 counts = {row[0]: row[1:4] for row in rows if len(row) > 2}
-                for manner in (*MANNERS, "status beside a nap", "all"):
-                    with self.subTest(manner):
-                        connections, requests, replies = [int(n.replace(",", "")) for n in counts[manner]]
+                for profile in (*PROFILES, "status beside a nap", "all"):
+                    with self.subTest(profile):
+                        connections, requests, replies = [int(n.replace(",", "")) for n in counts[profile]]
                         self.assertGreater(connections, 0)
                         self.assertGreater(requests, 0)
                         self.assertEqual(replies, requests)

@@ -14,34 +14,34 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 from unittest import mock
 
-from benchmarks import conversation, manners
-from benchmarks.conversation import Conversation, Wrong
-from benchmarks.manners import MANNERS, Client, Soak, clients
-from benchmarks.questions import Question, device, garbage, lengthy, reading
-from benchmarks.verdict import ELAPSED, GREETING, Tally
+from benchmarks import checked_connection, client_profiles
+from benchmarks.checked_connection import CheckedConnection, Wrong
+from benchmarks.client_profiles import PROFILES, Client, Soak, clients
+from benchmarks.reply_check import ELAPSED, GREETING, Tally
+from benchmarks.tagged_requests import TaggedRequest, device, garbage, lengthy, reading
 from discosbackend.framing import LineSplitter, LongLine, without_telnet
 
 from .settings import PATIENCE
 
-QUESTIONS = [Question(b"?n-%d\r\n" % n, b"!n-%d,fail,no\r\n" % n) for n in range(6)]
-REPLIES = [question.answer or b"" for question in QUESTIONS]
+QUESTIONS = [TaggedRequest(b"?n-%d\r\n" % n, b"!n-%d,fail,no\r\n" % n) for n in range(6)]
+REPLIES = [request.answer or b"" for request in QUESTIONS]
 
 
 def tallied(tally: Tally) -> tuple[int, int, int]:
     return tally.lost, tally.misordered, tally.invented
 
 
-class ConversationTests(unittest.IsolatedAsyncioTestCase):
+class CheckedConnectionTests(unittest.IsolatedAsyncioTestCase):
     """Mistakes are counted as what they are, on a socket whose other end says what the test lets it say."""
 
     def setUp(self) -> None:
-        self.enterContext(mock.patch.object(conversation, "_PATIENCE", PATIENCE))
-        self.enterContext(mock.patch.object(conversation, "_SILENCE", 0.1))
+        self.enterContext(mock.patch.object(checked_connection, "_PATIENCE", PATIENCE))
+        self.enterContext(mock.patch.object(checked_connection, "_SILENCE", 0.1))
         ours, self.server = socket.socketpair()
         ours.setblocking(False)
         self.server.setblocking(False)
         self.tally = Tally()
-        self.conversation = Conversation(ours, self.tally)
+        self.conversation = CheckedConnection(ours, self.tally)
         self.addCleanup(ours.close)
         self.addCleanup(self.server.close)
 
@@ -54,7 +54,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
 
     def give_up_soon(self) -> None:
         """For tests in which something that is due does not come; what does come has come by then."""
-        self.enterContext(mock.patch.object(conversation, "_PATIENCE", 0.1))
+        self.enterContext(mock.patch.object(checked_connection, "_PATIENCE", 0.1))
 
     async def wrong(self) -> tuple[int, int, int]:
         """Ask; something is wrong with the answers, and this is what."""
@@ -70,7 +70,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
                 _, replies = await asyncio.gather(talk, self.conversation.ask(*QUESTIONS, pieces=3))
                 self.assertEqual(replies, REPLIES)
                 sent = await asyncio.get_running_loop().sock_recv(self.server, 65536)
-                self.assertEqual(sent, b"".join(question.line for question in QUESTIONS))
+                self.assertEqual(sent, b"".join(request.line for request in QUESTIONS))
         self.assertEqual(tallied(self.tally), (0, 0, 0))
         self.assertEqual((self.tally.requests, self.tally.replies), (24, 24))
 
@@ -115,7 +115,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
             await self.conversation.greeted()
 
     async def test_what_gets_no_reply(self) -> None:
-        reply = Question(b"!a,ok\r\n", None)
+        reply = TaggedRequest(b"!a,ok\r\n", None)
         await self.say(*REPLIES)
         await self.conversation.ask(reply, *QUESTIONS, reply)
         self.assertEqual(self.tally.requests, 6)
@@ -130,7 +130,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
         await self.conversation.finish(*QUESTIONS, unfinished=b"?half")
         loop = asyncio.get_running_loop()
         received = await loop.sock_recv(self.server, 65536)
-        self.assertEqual(received, b"".join(question.line for question in QUESTIONS) + b"?half")
+        self.assertEqual(received, b"".join(request.line for request in QUESTIONS) + b"?half")
         self.assertEqual(await loop.sock_recv(self.server, 1), b"")
         self.assertEqual(tallied(self.tally), (0, 0, 0))
 
@@ -156,21 +156,21 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(problems, [])
 
     async def test_a_connection_that_was_reset(self) -> None:
-        for questions in (QUESTIONS, []):
+        for requests in (QUESTIONS, []):
             tally = Tally()
             with (
-                self.subTest(len(questions)),
+                self.subTest(len(requests)),
                 self.no_problems(),
                 socket.create_server(("127.0.0.1", 0)) as listening,
-                await conversation.connect(listening.getsockname(), tally) as reset,
+                await checked_connection.connect(listening.getsockname(), tally) as reset,
             ):
                 gone, _ = listening.accept()
                 gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 gone.close()
                 with self.assertRaises(Wrong):
-                    await reset.finish(*questions)
+                    await reset.finish(*requests)
                 # The end, too.
-                self.assertEqual(tallied(tally), (len(questions) + 1, 0, 0))
+                self.assertEqual(tallied(tally), (len(requests) + 1, 0, 0))
 
     async def test_a_client_that_is_cut_off_in_sending(self) -> None:
         with self.no_problems():
@@ -186,7 +186,7 @@ class ConversationTests(unittest.IsolatedAsyncioTestCase):
     async def test_hanging_up(self) -> None:
         for reset in (False, True):
             with self.subTest(reset=reset), socket.create_server(("127.0.0.1", 0)) as listening:
-                leaving = await conversation.connect(listening.getsockname(), self.tally)
+                leaving = await checked_connection.connect(listening.getsockname(), self.tally)
                 peer, _ = listening.accept()
                 with peer:
                     await leaving.hang_up(b"?half", reset)
@@ -206,7 +206,7 @@ class LatencyTests(unittest.IsolatedAsyncioTestCase):
         ours.setblocking(False)
         clock = mock.Mock(wraps=time, perf_counter=mock.Mock(side_effect=[10.0, 11.0, 14.0]))
         tally = Tally()
-        with server, Conversation(ours, tally) as talk, mock.patch.object(conversation, "time", clock):
+        with server, CheckedConnection(ours, tally) as talk, mock.patch.object(checked_connection, "time", clock):
             talk.bite = len(REPLIES[0])
             server.sendall(REPLIES[0] + (GREETING if wrong else REPLIES[1]))
             if wrong:
@@ -248,15 +248,15 @@ class Told:
     async def finish(self) -> None:
         """At once."""
 
-    async def ask(self, question: Question, takes: float = 0.0) -> list[bytes]:
-        self.asked.append((question.line, takes))
+    async def ask(self, request: TaggedRequest, takes: float = 0.0) -> list[bytes]:
+        self.asked.append((request.line, takes))
         assert len(self.asked) < 100, "it asks for ever"
         await asyncio.sleep(0)
-        return [self._tell(question.line)]
+        return [self._tell(request.line)]
 
 
-class MannerTests(unittest.IsolatedAsyncioTestCase):
-    """What a manner concludes from the replies it gets."""
+class ClientProfileTests(unittest.IsolatedAsyncioTestCase):
+    """What a profile concludes from the replies it gets."""
 
     def setUp(self) -> None:
         self.soak = Soak(float("inf"))
@@ -265,7 +265,7 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
     def told(self, tell: Callable[[bytes], bytes]) -> Told:
         """Every connection is this conversation."""
         told = Told(tell)
-        self.enterContext(mock.patch.object(manners, "connect", mock.AsyncMock(return_value=told)))
+        self.enterContext(mock.patch.object(client_profiles, "connect", mock.AsyncMock(return_value=told)))
         return told
 
     async def start(self, reply: bytes = b"!start,ok\r\n", now: int = 0, seen: int = 0, late: int = 0) -> None:
@@ -294,8 +294,8 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
 
         self.soak.until = 1
         self.told(tell)
-        with mock.patch.object(manners, "time", clock):
-            await MANNERS["timed starts"](Client(self.soak, 0, "timed starts", 1))
+        with mock.patch.object(client_profiles, "time", clock):
+            await PROFILES["timed starts"](Client(self.soak, 0, "timed starts", 1))
 
     async def test_starts(self) -> None:
         for what, late, seen, early in (
@@ -331,7 +331,7 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
             return b"!status,ok,1430922782.0000000,ok,1\r\n" if line == b"?status\r\n" else b"!stop,ok\r\n"
 
         told = self.told(tell)
-        await MANNERS["timed starts"](Client(self.soak, 0, "timed starts", 1))
+        await PROFILES["timed starts"](Client(self.soak, 0, "timed starts", 1))
         self.assertEqual(told.asked, [(b"?status\r\n", 0.0), (b"?stop\r\n", 0.0)])
 
     async def test_the_length_of_a_nap_is_no_latency(self) -> None:
@@ -340,7 +340,7 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
             return line
 
         told = self.told(tell)
-        await MANNERS["napping"](Client(self.soak, 0, "napping", 1))
+        await PROFILES["napping"](Client(self.soak, 0, "napping", 1))
         naps = [(line, takes) for line, takes in told.asked if line != b"?status\r\n"]
         self.assertEqual(len(naps), 1)
         for line, takes in naps:
@@ -354,7 +354,7 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
         async def wait(_: float) -> None:
             self.soak.until = 0
 
-        with mock.patch.object(manners, "connect", refused), mock.patch.object(asyncio, "sleep", wait):
+        with mock.patch.object(client_profiles, "connect", refused), mock.patch.object(asyncio, "sleep", wait):
             await Client(self.soak, 0, "polite", 1).run()
         tally = self.soak.tally("polite")
         self.assertEqual(tallied(tally), (1, 0, 0))
@@ -366,34 +366,34 @@ class MannerTests(unittest.IsolatedAsyncioTestCase):
         await Client(self.soak, 0, "polite", 1).run()
 
 
-class QuestionTests(unittest.TestCase):
+class TaggedRequestTests(unittest.TestCase):
     """The lines are what the soak takes them for: one each, with its own tag."""
 
     def test_one_line_each(self) -> None:
         rng = random.Random(1)
         for kind in (reading, lengthy, device, garbage):
             for number in range(1000):
-                question = kind(rng, b"%d" % number)
-                with self.subTest(question.line[:100]):
-                    (line,) = LineSplitter().feed(question.line)
+                request = kind(rng, b"%d" % number)
+                with self.subTest(request.line[:100]):
+                    (line,) = LineSplitter().feed(request.line)
                     bare = without_telnet(line)
                     silent = bare[:1] == b"!" or (not bare and bare != line)
-                    self.assertEqual(question.answer is None, silent)
+                    self.assertEqual(request.answer is None, silent)
                     if isinstance(line, LongLine) and not silent:
-                        self.assertIn(b",invalid,", question.answer or b"")
-                    if question.answer is not None and b"-%d" % number in question.answer:
-                        self.assertIn(b"%d" % number, question.line)
+                        self.assertIn(b",invalid,", request.answer or b"")
+                    if request.answer is not None and b"-%d" % number in request.answer:
+                        self.assertIn(b"%d" % number, request.line)
 
     def test_every_manner_has_a_client(self) -> None:
-        for count in (len(MANNERS), 30):
+        for count in (len(PROFILES), 30):
             with self.subTest(count):
                 found = Soak(0)
                 self.assertEqual(len(clients(found, count, 1)), count)
-                self.assertEqual(set(found.tallies), set(MANNERS))
+                self.assertEqual(set(found.tallies), set(PROFILES))
 
     def test_the_seed_decides(self) -> None:
-        def asked(seed: int) -> list[Question]:
-            return [client.questions(1, 1, garbage)[0] for client in clients(Soak(0), 30, seed)]
+        def asked(seed: int) -> list[TaggedRequest]:
+            return [client.requests(1, 1, garbage)[0] for client in clients(Soak(0), 30, seed)]
 
         self.assertEqual(asked(1), asked(1))
         self.assertNotEqual(asked(1), asked(2))

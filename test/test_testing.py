@@ -11,12 +11,12 @@ from typing import Any
 from unittest import mock
 
 from discosbackend.commands import COMMANDS, Argument, Command, Field
-from discosbackend.errors import NotServed
 from discosbackend.testing import BackendConformance, Profile, conformance, process
 from discosbackend.testing.cases import Cases
-from discosbackend.testing.caution import Reach
 from discosbackend.testing.command_cases import cases_of
 from discosbackend.testing.conformance import CASES
+from discosbackend.testing.errors import NotServed
+from discosbackend.testing.send_guard import Scope
 from discosbackend.testing.wire import Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 
@@ -86,7 +86,7 @@ class OutcomeTests(unittest.TestCase):
 class BrokenBackendTests(unittest.TestCase):
     """A backend that cannot be served makes an error that says why, soon, and once."""
 
-    def told(self, case: type[BackendConformance]) -> list[str]:
+    def is_set(self, case: type[BackendConformance]) -> list[str]:
         """What two tests of a class are told, both of which must be errors."""
         result = run(case, "test_version_reply_is_well_formed", "test_order_pipelining")
         self.assertEqual(result.failures, [])
@@ -94,31 +94,31 @@ class BrokenBackendTests(unittest.TestCase):
         return [text for _, text in result.errors]
 
     def test_raises_in_its_constructor(self) -> None:
-        first, second = self.told(broken_backends.RaisingTests)
+        first, second = self.is_set(broken_backends.RaisingTests)
         self.assertIn("RaisingTests: the backend cannot be served", first)
         self.assertIn('raise OSError("no instrument on /dev/ttyS9")', first)
         self.assertIn("looking for the instrument", first)
         why = "no server, as before: OSError: no instrument on /dev/ttyS9"
-        self.assertEqual(second, f"discosbackend.errors.NotServed: {why}\n")
+        self.assertEqual(second, f"discosbackend.testing.errors.NotServed: {why}\n")
 
     def test_is_none(self) -> None:
-        first, _ = self.told(broken_backends.ReturningNoneTests)
+        first, _ = self.is_set(broken_backends.ReturningNoneTests)
         self.assertIn("ReturningNoneTests.make_backend() returned None", first)
 
     def test_takes_the_process_down(self) -> None:
-        first, second = self.told(broken_backends.ExitingTests)
+        first, second = self.is_set(broken_backends.ExitingTests)
         self.assertIn("goodbye", first)
         self.assertIn("its process ended with status 7", second)
 
     def test_takes_too_long(self) -> None:
         with mock.patch.object(process, "_GRACE", 0.1):
-            first, _ = self.told(broken_backends.SlowTests)
+            first, _ = self.is_set(broken_backends.SlowTests)
         self.assertIn("no server after 0.5 s", first)
 
     def test_is_not_named(self) -> None:
-        for text in self.told(broken_backends.SilentTests):
+        for text in self.is_set(broken_backends.SilentTests):
             self.assertIn("SilentTests does not say what to test: define make_backend()", text)
-        for text in self.told(broken_backends.ForgetfulTests):
+        for text in self.is_set(broken_backends.ForgetfulTests):
             self.assertIn("ForgetfulTests.setUp() did not set self.address", text)
 
     def test_stands_where_no_other_process_finds_it(self) -> None:
@@ -126,7 +126,7 @@ class BrokenBackendTests(unittest.TestCase):
             def make_backend(self) -> object:
                 return object()
 
-        first, _ = self.told(LocalTests)
+        first, _ = self.is_set(LocalTests)
         self.assertIn("LocalTests is defined inside a function", first)
 
     def test_does_not_end(self) -> None:
@@ -225,7 +225,7 @@ class MixinTests(unittest.TestCase):
         class OursTests(Ours, unittest.TestCase):
             address = ("127.0.0.1", 1)
 
-        self.assertTrue(OursTests("test_status_reply_is_well_formed").told("valid_shift"))
+        self.assertTrue(OursTests("test_status_reply_is_well_formed").is_set("valid_shift"))
 
     def test_bases_in_the_wrong_order(self) -> None:
         with self.assertRaisesRegex(TypeError, r"write `class Mine\(BackendConformance, unittest"):
@@ -268,19 +268,19 @@ class MixinTests(unittest.TestCase):
 
     def test_no_id_twice(self) -> None:
         cases = Cases()
-        cases.case("area/a-thing", "1", "", Reach.FULL)(print)
+        cases.case("area/a-thing", "1", "", Scope.FULL)(print)
         with self.assertRaises(ValueError):
-            cases.case("area/a/thing", "1", "", Reach.FULL)(print)
+            cases.case("area/a/thing", "1", "", Scope.FULL)(print)
 
     def test_what_is_told(self) -> None:
         class Told(Profile):
             valid_shift = Profile.valid_shift
 
         told = Told()
-        self.assertTrue(told.told("valid_shift"))
-        self.assertFalse(told.told("valid_feeds"))
+        self.assertTrue(told.is_set("valid_shift"))
+        self.assertFalse(told.is_set("valid_feeds"))
         told.valid_feeds = (0, 0)
-        self.assertTrue(told.told("valid_feeds"))
+        self.assertTrue(told.is_set("valid_feeds"))
 
 
 class WrongArgumentTests(unittest.TestCase):

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from discosbackend.client import Client
-from discosbackend.testing.caution import LINES_A_SECOND, Caution, Reach
 from discosbackend.testing.conformance import CASES
-from discosbackend.testing.trial import Result, Verdict
+from discosbackend.testing.runner import Result, Verdict
+from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 
 from .defective_servers import DEFECTS, LATE_ONES
 from .settings import LONG, PATIENCE
@@ -48,11 +48,11 @@ _RUNS: dict[str, tuple[Sequence[str], dict[str, Any]]] = {
 }
 
 
-class _Counting(Caution):
+class _Counting(SendGuard):
     """Counts ends of lines, which are what is limited; on a clock on which waiting takes no time."""
 
-    def __init__(self, reach: Reach, rate: int | None = None) -> None:
-        super().__init__(reach, rate, clock=lambda: self.now, sleep=self._pass)
+    def __init__(self, scope: Scope, rate: int | None = None) -> None:
+        super().__init__(scope, rate, clock=lambda: self.now, sleep=self._pass)
         self.lines = 0
         self.now = 0.0
 
@@ -81,10 +81,10 @@ def _full_runs() -> dict[str, list[Result]]:
 
     def run_late(number: int) -> list[Result]:
         # It would take minutes, so there are several of it. A case of many times need not try how far ahead is enough.
-        caution, results = _Counting(Reach.FULL, LINES_A_SECOND), []
+        guard, results = _Counting(Scope.FULL, LINES_A_SECOND), []
         for case in [*CASES][number::LATE_ONES]:
             lead = {"lead": 0.8} if case == "start/forms-of-a-time" and not LONG else {}
-            results.append(tried(case, f"replies late {number}", caution=caution, **lead))
+            results.append(tried(case, f"replies late {number}", guard=guard, **lead))
         return results
 
     with ThreadPoolExecutor(len(_RUNS) + LATE_ONES) as pool:
@@ -252,29 +252,29 @@ class RightServerTests(_Clients):
         self.assertEqual(len(client.request("get-tpi")), 14)
 
 
-class ReachTests(unittest.TestCase):
+class ScopeTests(unittest.TestCase):
     """A case sends nothing that goes further than it says, and little where little may be sent."""
 
-    def try_all(self, caution: _Counting) -> _Counting:
+    def try_all(self, guard: _Counting) -> _Counting:
         """All cases that go no further than this allows; none may fail."""
         for case in CASES.values():
-            if case.reach <= caution.reach:
+            if case.scope <= guard.scope:
                 with self.subTest(case.id):
-                    result = tried(case.id, "healthy", caution=caution)
+                    result = tried(case.id, "healthy", guard=guard)
                     self.assertIn(result.verdict, (Verdict.PASS, *_NOT_JUDGED), result)
-        return caution
+        return guard
 
     def test_reads(self) -> None:
-        self.assertGreater(self.try_all(_Counting(Reach.READS)).lines, 100)
+        self.assertGreater(self.try_all(_Counting(Scope.READS)).lines, 100)
 
     def test_measurements(self) -> None:
-        self.assertGreater(self.try_all(_Counting(Reach.MEASURE)).lines, 100)
+        self.assertGreater(self.try_all(_Counting(Scope.MEASURE)).lines, 100)
 
     def test_five_seconds_will_do(self) -> None:
         """For all that is tried on a telescope by default."""
-        caution = self.try_all(_Counting(Reach.READS, LINES_A_SECOND))
-        self.assertLessEqual(caution.lines, 50)
-        self.assertLessEqual(caution.now, 5)
+        guard = self.try_all(_Counting(Scope.READS, LINES_A_SECOND))
+        self.assertLessEqual(guard.lines, 50)
+        self.assertLessEqual(guard.now, 5)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from typing import Any
 
 from discosbackend.client import Client
 from discosbackend.testing import Profile
-from discosbackend.testing.caution import Caution
-from discosbackend.testing.check import Check
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.conformance import CASES
-from discosbackend.testing.trial import Result, judge
+from discosbackend.testing.runner import Result, evaluate
+from discosbackend.testing.send_guard import SendGuard
 
 from .serving import ROOT
 from .settings import PATIENCE
@@ -59,7 +59,7 @@ class BackendSimulatorProfile(Profile):
     lead = 0.1
 
 
-def tried(case: str, server: str, *, caution: Caution | None = None, **attributes: Any) -> Result:
+def tried(case: str, server: str, *, guard: SendGuard | None = None, **attributes: Any) -> Result:
     """Try one case on one of the servers; the attributes are those of its profile."""
     profile = type("OfServer", (BackendSimulatorProfile,), attributes)()
-    return judge(CASES[case], Check(profile, address_of(server), caution=caution))
+    return evaluate(CASES[case], CaseContext(profile, address_of(server), guard=guard))

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from discosbackend import __protocol_version__, __version__
+from discosbackend._version import __protocol_version__, __version__
 from discosbackend.cli.argument_types import positive_seconds
 from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
-from discosbackend.client import host_and_port
-from discosbackend.errors import ProfileError
+from discosbackend.client.command_line import host_and_port
 from discosbackend.testing.cases import Case
-from discosbackend.testing.caution import Reach
 from discosbackend.testing.conformance import CASES
+from discosbackend.testing.errors import ProfileError
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.profile_file import load_profile, shipped_profiles
-from discosbackend.testing.trial import trials
+from discosbackend.testing.runner import run_cases
+from discosbackend.testing.send_guard import Scope
 from discosbackend.toml import did_you_mean
 
 __all__ = ["main"]
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             say(_list(cases), sys.stdout)
             sys.exit(0)
         if options.dry_run:
-            text, status = _plan(cases, options.reach)
+            text, status = _plan(cases, options.scope)
             say(text, sys.stdout)
             sys.exit(status)
         if options.address is None:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             cases,
             profile,
             profile_name=options.profile or _NO_PROFILE,
-            reach=options.reach,
+            scope=options.scope,
             strict=options.strict,
         )
         paths = {name: path for name in REPORTS if (path := getattr(options, name)) is not None}
@@ -104,20 +104,20 @@ def _parser() -> argparse.ArgumentParser:
         help="only these cases: an id (start/timed), an area (start), or a pattern ('*/wrong-*')",
     )
     shipped = ", ".join(name for name, _ in shipped_profiles())
-    reach = what.add_mutually_exclusive_group()
-    reach.set_defaults(reach=Reach.READS)
-    reach.add_argument(
+    scope = what.add_mutually_exclusive_group()
+    scope.set_defaults(scope=Scope.READS)
+    scope.add_argument(
         "--measure",
         action="store_const",
-        const=Reach.MEASURE,
-        dest="reach",
+        const=Scope.MEASURE,
+        dest="scope",
         help="measurements too, while nothing is acquired: get-tpi, get-tp0, get-rms",
     )
-    reach.add_argument(
+    scope.add_argument(
         "--full",
         action="store_const",
-        const=Reach.FULL,
-        dest="reach",
+        const=Scope.FULL,
+        dest="scope",
         help="everything, as fast as it goes: start, stop, configure, park; what was changed is put back",
     )
     what.add_argument(
@@ -135,10 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, kind in REPORTS.items():
         how.add_argument(f"--{name}", metavar="FILE", help=kind.help)
-    told = parser.add_argument_group("instead").add_mutually_exclusive_group()
-    told.add_argument("--list", action="store_true", help="list the cases")
-    told.add_argument("--profiles", action="store_true", help="list the profiles that come with this")
-    told.add_argument("--dry-run", action="store_true", help="say what would be tried and what not, and send nothing")
+    listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
+    listing.add_argument("--list", action="store_true", help="list the cases")
+    listing.add_argument("--profiles", action="store_true", help="list the profiles that come with this")
+    listing.add_argument(
+        "--dry-run", action="store_true", help="say what would be tried and what not, and send nothing"
+    )
     parser.add_argument(
         "--version",
         action="version",
@@ -168,19 +170,19 @@ def _means(pattern: str, case: Case) -> bool:
 def _list(cases: Sequence[Case]) -> str:
     widest = max(len(case.id) for case in cases)
     return "".join(
-        f"{case.id:{widest}}  {case.level.value:6}  {case.reach.name.lower():7}  {case.title}\n" for case in cases
+        f"{case.id:{widest}}  {case.level.value:6}  {case.scope.name.lower():7}  {case.title}\n" for case in cases
     )
 
 
-def _plan(cases: Sequence[Case], reach: Reach) -> tuple[str, int]:
+def _plan(cases: Sequence[Case], scope: Scope) -> tuple[str, int]:
     """What would be tried, and the exit status."""
-    tried = [case for case in cases if case.reach <= reach]
-    left = trials([case for case in cases if case.reach > reach], _no_check, reach=reach)
+    tried = [case for case in cases if case.scope <= scope]
+    left = run_cases([case for case in cases if case.scope > scope], _no_context, scope=scope)
     lines = [f"{len(tried)} of {len(cases)} cases would be tried:", *(f"  {case.id}" for case in tried)]
     if left_lines := [f"  {result.case.id}: {result.explanation}" for result in left]:
         lines += ["", f"{len(left_lines)} would not:", *left_lines]
     return "\n".join(lines) + "\n", 0 if tried else 2
 
 
-def _no_check() -> NoReturn:
+def _no_context() -> NoReturn:
     raise RuntimeError("a case was tried that should be left out")

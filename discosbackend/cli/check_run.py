@@ -17,14 +17,14 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self, TextIO
 from unittest import SkipTest
 
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
-from discosbackend.testing.caution import LINES_A_SECOND, Caution, Reach
-from discosbackend.testing.check import Check
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text, junit
 from discosbackend.testing.report_html import page
 from discosbackend.testing.report_text import progress, report
-from discosbackend.testing.trial import Record, Result, Verdict, trials
+from discosbackend.testing.runner import Record, Result, Verdict, run_cases
+from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 from discosbackend.testing.wire import Wire
 
 __all__ = ["INTERRUPTED", "REPORTS", "CannotCheck", "Run", "say"]
@@ -78,22 +78,22 @@ class Run:
         profile: Profile,
         *,
         profile_name: str,
-        reach: Reach,
+        scope: Scope,
         strict: bool,
     ) -> None:
         self._address = address
         self._cases = cases
         self._profile = profile
         self._profile_name = profile_name
-        self._reach = reach
+        self._scope = scope
         self._strict = strict
         host, port = address
         self._server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._caution = Caution(reach, None if reach is Reach.FULL else LINES_A_SECOND)
+        self._guard = SendGuard(scope, None if scope is Scope.FULL else LINES_A_SECOND)
         self._results: list[Result] = []
         self._signals = _Signals()
         self._gone = ""
-        self._last: Check | None = None
+        self._last: CaseContext | None = None
 
     def report_to(self, paths: Mapping[str, str]) -> int:
         """Try the cases, report on standard output and to these files, and return the exit status.
@@ -121,10 +121,10 @@ class Run:
     # -- the server -----------------------------------------------------------------------------------
 
     def _open(self, timeout: float) -> Wire:
-        return Wire(self._address, timeout=timeout, reply_limit=None, before_sending=self._caution.before)
+        return Wire(self._address, timeout=timeout, reply_limit=None, before_sending=self._guard.before)
 
-    def _check(self) -> Check:
-        self._last = Check(self._profile, self._address, caution=self._caution)
+    def _context(self) -> CaseContext:
+        self._last = CaseContext(self._profile, self._address, guard=self._guard)
         return self._last
 
     def _find_server(self) -> None:
@@ -138,7 +138,7 @@ class Run:
     def _answers(self) -> bool:
         """Whether a new connection is answered still."""
         # A connection that has been greeted, and where something else was answered.
-        with suppress(AssertionError), self._check() as check:
+        with suppress(AssertionError), self._context() as check:
             check.connect()
             return True
         self._gone = self._at()
@@ -155,8 +155,8 @@ class Run:
         show = _Progress(sys.stderr)
         with suppress(_Interrupted):
             self._say_if_acquiring()
-            for result in trials(
-                self._cases, self._check, reach=self._reach, strict=self._strict, answers=self._answers
+            for result in run_cases(
+                self._cases, self._context, scope=self._scope, strict=self._strict, answers=self._answers
             ):
                 self._results.append(result)
                 show.line(progress(len(self._results), len(self._cases), result))
@@ -167,7 +167,7 @@ class Run:
         return Record(
             server=self._server,
             profile=self._profile_name,
-            reach=self._reach,
+            scope=self._scope,
             strict=self._strict,
             began=began,
             seconds=time.monotonic() - clock,
@@ -187,8 +187,8 @@ class Run:
         acquiring = False
         # What is wrong with status is for the cases to find.
         with suppress(AssertionError, SkipTest):
-            if self._reach > Reach.READS:
-                with self._check() as check:
+            if self._scope > Scope.READS:
+                with self._context() as check:
                     acquiring = check.status().acquiring
         if acquiring:
             say(f"{self._server} is acquiring: cases that would disturb that are skipped\n", sys.stderr)
@@ -242,7 +242,7 @@ class _Signals:
 def _is_leaving(frame: FrameType | None) -> bool:
     """Whether a check is putting back what its case has changed: no exception may fall into that."""
     while frame is not None:
-        if frame.f_code is Check.__exit__.__code__:
+        if frame.f_code is CaseContext.__exit__.__code__:
             return True
         frame = frame.f_back
     return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from discosbackend.commands import COMMANDS
 
-__all__ = ["CannotServe", "find", "in_a_line", "load"]
+__all__ = ["CannotServe", "find", "in_one_line", "load"]
 
 
 class CannotServe(Exception):
@@ -23,11 +23,11 @@ def load(name: str) -> Any:
         try:
             found = found()
         except BaseException as problem:
-            raise CannotServe(f"cannot make a {name.partition(':')[2]}: {in_a_line(problem)}") from problem
+            raise CannotServe(f"cannot make a {name.partition(':')[2]}: {in_one_line(problem)}") from problem
     try:
         methods = [getattr(found, row.method, None) for row in COMMANDS.values()]
     except Exception as problem:
-        raise CannotServe(f"{name!r} cannot be served: {in_a_line(problem)}") from problem
+        raise CannotServe(f"{name!r} cannot be served: {in_one_line(problem)}") from problem
     if not any(map(callable, methods)):
         raise CannotServe(f"{name!r} has none of the protocol's methods: status, start, set_section and so on")
     return found
@@ -43,16 +43,16 @@ def find(option: str, name: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except BaseException as problem:
-        raise CannotServe(f"cannot import {module_name!r}: {in_a_line(problem)}") from problem
+        raise CannotServe(f"cannot import {module_name!r}: {in_one_line(problem)}") from problem
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as problem:
-            raise CannotServe(f"no {attribute!r} in {module_name!r}: {in_a_line(problem)}") from problem
+            raise CannotServe(f"no {attribute!r} in {module_name!r}: {in_one_line(problem)}") from problem
     return found
 
 
-def in_a_line(problem: BaseException) -> str:
+def in_one_line(problem: BaseException) -> str:
     """An exception's class and text, whatever that is, without line breaks."""
     try:
         return " ".join(f"{type(problem).__name__}: {problem}".split())

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from discosbackend import __protocol_version__, __version__
-from discosbackend.errors import RecordingError
-from discosbackend.simulator.convert import convert
-from discosbackend.simulator.recording import Recorded, in_use, is_gone, recordings_in
+from discosbackend._version import __protocol_version__, __version__
+from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.fits.convert import convert
+from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = ["main"]
@@ -162,24 +162,24 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
 def _listed(folder: Path) -> str:
     """What there is to tell of one recording: some lines."""
     try:
-        recorded = Recorded(folder, hold=False)
+        recorded = RecordingReader(folder, hold=False)
         setup, name = recorded.setup, recorded.name
-        told = [
+        listing = [
             f"{setup.instrument} {setup.configuration}, began {_begin(recorded)}",
             f"set-filename {name}" if name else "no set-filename",
         ]
         if in_use(folder):
-            told.append("in use: being recorded or converted")
+            listing.append("in use: being recorded or converted")
         else:
             with recorded:
                 dumps = len(recorded.dumps)
             seconds = dumps * setup.integration / 1000
-            told.append(f"{dumps} whole dumps of {setup.integration} ms, {seconds:g} s")
+            listing.append(f"{dumps} whole dumps of {setup.integration} ms, {seconds:g} s")
     except RecordingError as problem:
-        told = [f"cannot be read: {problem}"]
-    return "".join(f"{line}\n" for line in (folder, *(f"    {each}" for each in told)))
+        listing = [f"cannot be read: {problem}"]
+    return "".join(f"{line}\n" for line in (folder, *(f"    {each}" for each in listing)))
 
 
-def _begin(recorded: Recorded) -> str:
+def _begin(recorded: RecordingReader) -> str:
     seconds, rest = divmod(int(recorded.begins), TICKS_PER_SECOND)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest // 10000:03d} UTC"

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from discosbackend import __protocol_version__, __version__, ticks
+from discosbackend import ticks
+from discosbackend._version import __protocol_version__, __version__
 from discosbackend.cli import simulated
-from discosbackend.cli.own_backend import CannotServe, in_a_line, load
-from discosbackend.errors import InstrumentError
+from discosbackend.cli.own_backend import CannotServe, in_one_line, load
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
@@ -28,7 +28,8 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
-from discosbackend.simulator.profile_file import profile_text
+from discosbackend.simulator.errors import InstrumentError
+from discosbackend.simulator.instrument.profiles import profile_text
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
@@ -235,7 +236,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: simulated.Simu
             backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
         )
     except Exception as problem:
-        raise CannotServe(f"{type(backend).__name__} cannot be served: {in_a_line(problem)}") from problem
+        raise CannotServe(f"{type(backend).__name__} cannot be served: {in_one_line(problem)}") from problem
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
     factory = make(handler, greeting_delay=options.greeting_delay)
@@ -252,7 +253,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: simulated.Simu
     except Exception as problem:
         if channel is not None:
             channel.close()
-        raise CannotServe(f"cannot listen: {in_a_line(problem)}") from problem
+        raise CannotServe(f"cannot listen: {in_one_line(problem)}") from problem
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
@@ -267,9 +268,9 @@ def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerE
         try:
             endpoint = serverFromString(reactor, _with_backlog(options.listen))
         except Exception as problem:
-            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {in_a_line(problem)}") from problem
-    behind_a_door = getattr(factory, "behind_a_door", None)
-    return endpoint if behind_a_door is None else cast("IStreamServerEndpoint", behind_a_door(endpoint))
+            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {in_one_line(problem)}") from problem
+    pausable_endpoint = getattr(factory, "pausable_endpoint", None)
+    return endpoint if pausable_endpoint is None else cast("IStreamServerEndpoint", pausable_endpoint(endpoint))
 
 
 def _say(line: str) -> None:

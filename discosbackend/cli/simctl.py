@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from discosbackend import __version__
+from discosbackend._version import __version__
 from discosbackend.cli.argument_types import positive_seconds
-from discosbackend.errors import ControlError
-from discosbackend.simulator.fault_kinds import RULES
-from discosbackend.simulator.operations import OPERATIONS, Operation, find_operation
-from discosbackend.simulator.remote import SimulatorControl, control_address
+from discosbackend.simulator.control.client import SimulatorControl, control_address
+from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
+from discosbackend.simulator.errors import ControlError
+from discosbackend.simulator.faults.kinds import RULES
 
 __all__ = ["main"]
 
@@ -109,7 +109,9 @@ def _described(operation: Operation) -> str:
     if operation.parameters:
         widest = max(len(parameter.name) for parameter in operation.parameters)
         lines.append("")
-        lines += [f"  {row.name:{widest}}  {row.right}{row.help and f': {row.help}'}" for row in operation.parameters]
+        lines += [
+            f"  {row.name:{widest}}  {row.expected}{row.help and f': {row.help}'}" for row in operation.parameters
+        ]
     if operation.open:
         keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
         lines += ["", f"Keys: {', '.join(keys)}; which of them a kind takes is told when one is wrong."]

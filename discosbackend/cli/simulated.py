@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from discosbackend.backend import declared_commands
-from discosbackend.cli.own_backend import CannotServe, find, in_a_line
+from discosbackend.cli.own_backend import CannotServe, find, in_one_line
 from discosbackend.commands import COMMANDS
-from discosbackend.errors import ControlError, FaultScriptError, InstrumentError, SkyError
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
-from discosbackend.simulator.instruments import Instrument
-from discosbackend.simulator.profile_file import instrument_of
+from discosbackend.simulator.errors import ControlError, FaultScriptError, InstrumentError, SkyError
+from discosbackend.simulator.instrument.model import Instrument
+from discosbackend.simulator.instrument.profiles import instrument_of
 
 if TYPE_CHECKING:
-    from discosbackend.simulator.control import ControlChannel
-    from discosbackend.simulator.faults import Faults
-    from discosbackend.simulator.faulty import FaultyFactory
+    from discosbackend.simulator.control.server import ControlChannel
+    from discosbackend.simulator.faults.protocol import FaultyFactory
+    from discosbackend.simulator.faults.script import Faults
 
 __all__ = ["Simulation", "add_options", "listing", "misplaced", "simulation", "unknown"]
 
@@ -43,7 +43,7 @@ class Simulation(NamedTuple):
         """What makes its connections: bare of faults, where there can never be any."""
         if self.faults is None:
             return DBFactory(handler, greeting_delay=greeting_delay)
-        from discosbackend.simulator.faulty import FaultyFactory
+        from discosbackend.simulator.faults.protocol import FaultyFactory
 
         return FaultyFactory(
             handler,
@@ -57,18 +57,18 @@ class Simulation(NamedTuple):
         """The channel on which it is controlled, open; None where none was asked for. CannotServe."""
         if self.address is None:
             return None
-        from discosbackend.simulator.control import ControlChannel
-        from discosbackend.simulator.controls import Controls
+        from discosbackend.simulator.control.executor import OperationExecutor
+        from discosbackend.simulator.control.server import ControlChannel
 
         faulty = cast("FaultyFactory", factory)
-        controls = Controls(
+        executor = OperationExecutor(
             self.backend,
             faults=faulty.faults,
             server=faulty,
             extra_state=lambda: {"connections": sorted(map(str, faulty.connections))},
         )
         try:
-            channel = ControlChannel(controls, self.address)
+            channel = ControlChannel(executor, self.address)
             channel.open()
         except ControlError as problem:
             raise CannotServe(str(problem)) from None
@@ -182,14 +182,14 @@ def _backend(options: argparse.Namespace, seed: int) -> SimulatedBackend:
     except (InstrumentError, SkyError):
         raise
     except Exception as problem:
-        raise CannotServe(f"cannot make a {kind.__name__}: {in_a_line(problem)}") from problem
+        raise CannotServe(f"cannot make a {kind.__name__}: {in_one_line(problem)}") from problem
 
 
 def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -> Faults | None:
     """The faults that are armed at first; None where there can never be any, so that nothing is in the way."""
     if options.faults is None and options.control is None:
         return None
-    from discosbackend.simulator.faults import Faults, load_faults
+    from discosbackend.simulator.faults.script import Faults, load_faults
 
     commands = [*COMMANDS, *declared_commands(backend)]
     if options.faults is None:

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from discosbackend.simulator.backend import SimulatedBackend
-from discosbackend.simulator.instruments import Configuration, Instrument, Limits
-from discosbackend.simulator.profile_file import INSTRUMENTS, instrument_of, profile_text, shipped_instruments
-from discosbackend.simulator.sections import Section
-from discosbackend.simulator.sky import Line, Sky, Source, load_sky
-from discosbackend.simulator.tasks import TaskedBackend
+from discosbackend.simulator.instrument.model import Configuration, Instrument, Limits
+from discosbackend.simulator.instrument.profiles import INSTRUMENTS, instrument_of, profile_text, shipped_instruments
+from discosbackend.simulator.instrument.sections import Section
+from discosbackend.simulator.instrument.tasks import TaskedBackend
+from discosbackend.simulator.signal.sky import Line, Sky, Source, load_sky
 
 __all__ = [
     "INSTRUMENTS",

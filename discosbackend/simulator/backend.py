@@ -15,24 +15,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from discosbackend.acquisition import Acquisition, CallsLater, punctual_stretch
+from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
 from discosbackend.commands import COMMANDS, WILDCARD
 from discosbackend.errors import BackendError
-from discosbackend.simulator.channels import channels, inputs
-from discosbackend.simulator.clock import SimulatedClock, ticks_of_fake
-from discosbackend.simulator.course import Course
-from discosbackend.simulator.files import Files
-from discosbackend.simulator.instruments import Channel, Configuration, Instrument, Setup
-from discosbackend.simulator.levels import levels
-from discosbackend.simulator.profile_file import instrument_of
-from discosbackend.simulator.sections import Section, check, check_range, initial, merged
-from discosbackend.simulator.sky import Sky, load_sky
-from discosbackend.simulator.visibility import checked_sky
+from discosbackend.simulator.clock import AcquisitionTiming, SimulatedClock, ticks_of_fake
+from discosbackend.simulator.instrument.channels import channels, inputs, levels
+from discosbackend.simulator.instrument.model import Channel, Configuration, Instrument, Setup
+from discosbackend.simulator.instrument.profiles import instrument_of
+from discosbackend.simulator.instrument.sections import Section, check, check_range, initial, merged
+from discosbackend.simulator.recording.queue import RecordingQueue
+from discosbackend.simulator.signal.sky import Sky, checked_sky, load_sky
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
-    from discosbackend.simulator.meter import Meter
+    from discosbackend.simulator.signal.total_power import Meter
 
 __all__ = ["SimulatedBackend"]
 
@@ -82,7 +79,7 @@ class SimulatedBackend(Backend):
     @classmethod
     def _made_of(cls, instrument: Instrument) -> type[SimulatedBackend]:
         # tasks stands on this module.
-        from discosbackend.simulator.tasks import class_of
+        from discosbackend.simulator.instrument.tasks import class_of
 
         return class_of(cls, instrument)
 
@@ -113,7 +110,7 @@ class SimulatedBackend(Backend):
             clock=clock,
             now_ticks=self.clock.now,
             # A fake clock does not move while it is waited for.
-            last_stretch=punctual_stretch if now_ticks is None else None,
+            final_wait=precise_wait if now_ticks is None else None,
         )
         self.fault = ""
         """What status reports instead of `ok`, "" for nothing."""
@@ -123,13 +120,13 @@ class SimulatedBackend(Backend):
         if not isinstance(sky, Sky):
             sky = Sky() if sky is None else load_sky(sky)
         self._first_sky = self._sky = checked_sky(sky, self.instrument)
-        self._files: Files | None = None
+        self._recordings: RecordingQueue | None = None
         if data is not None and self.instrument.records:
-            self._files = Files(Path(data), None if root is None else Path(root))
+            self._recordings = RecordingQueue(Path(data), None if root is None else Path(root))
         self._meter: Meter | None = None
         self._acquisitions = 0
         self._load(self.instrument.unconfigured)
-        self._course = Course(self.clock)
+        self._timing = AcquisitionTiming(self.clock)
         self._switch_on()
         for name in self.instrument.lacks:
             self._leave_out(COMMANDS[name].method)
@@ -140,7 +137,7 @@ class SimulatedBackend(Backend):
     def _leave_out(self, method: str) -> None:
         """What the instrument lacks is as Backend has it: not supported. A subclass may bring its own."""
         brought_by = next(kind for kind in type(self).__mro__ if method in vars(kind))
-        if brought_by.__module__.rpartition(".")[0] == __package__:
+        if brought_by.__module__.startswith(f"{__package__}."):
             setattr(self, method, getattr(super(), method))
 
     def _switch_on(self) -> None:
@@ -179,13 +176,13 @@ class SimulatedBackend(Backend):
     @sky.setter
     def sky(self, sky: Sky) -> None:
         self._sky = checked_sky(sky, self.instrument)
-        if self._files is not None and self.acquisition.acquiring:
-            self._files.change_sky(sky)
+        if self._recordings is not None and self.acquisition.acquiring:
+            self._recordings.change_sky(sky)
 
     @property
     def status_text(self) -> str:
         """What status tells beside the clock: `ok`, or what is wrong, or what the instrument is busy with."""
-        return self.fault or (self._files.problem if self._files is not None else "") or "ok"
+        return self.fault or (self._recordings.problem if self._recordings is not None else "") or "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
         return self.time(), self.status_text, self.acquisition.acquiring
@@ -202,9 +199,9 @@ class SimulatedBackend(Backend):
         self._load(self.instrument.unconfigured)
         self._switch_on()
         self.sky = replace(self.sky, interleave=self._first_sky.interleave)
-        if self._files is not None:
-            self._files.forget_next_name()
-            self._files.give_up_conversion()
+        if self._recordings is not None:
+            self._recordings.forget_next_name()
+            self._recordings.give_up_conversion()
 
     def start_over(self) -> None:
         """Everything as when it was made: after a power cycle, no fault, the clock right, the first sky.
@@ -237,16 +234,16 @@ class SimulatedBackend(Backend):
             "configuration": self.get_configuration(),
             "integration": self._integration,
             "feeds": list(self._feeds),
-            "inputs": [self._told(each) for each in inputs(self._configuration, self._feeds, self._sections)],
+            "inputs": [self._input_to_dict(each) for each in inputs(self._configuration, self._feeds, self._sections)],
             "sections": {str(number): asdict(section) for number, section in self._sections.items()},
             "shift": self._shift,
             "filename": self._filename,
             "seed": self._seed,
-            "sky": self._sky.told(),
-            "files": None if self._files is None else self._files.told(),
+            "sky": self._sky.to_dict(),
+            "files": None if self._recordings is None else self._recordings.to_dict(),
         }
 
-    def _told(self, channel: Channel) -> dict[str, Any]:
+    def _input_to_dict(self, channel: Channel) -> dict[str, Any]:
         """An input, and the temperatures that hold there now."""
         tsys, marks = levels(self._configuration.receiver, self._seed)
         (number,) = channel.inputs
@@ -356,7 +353,7 @@ class SimulatedBackend(Backend):
         Clients send sky frequencies, and the local oscillator is not the backend's: so where in the
         section the band lies does not matter, and a band wider than the section is all of it.
         """
-        dump = self._course.dump if self.acquisition.acquiring else None
+        dump = self._timing.dump if self.acquisition.acquiring else None
         return self._metered.total_power(self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=dump)
 
     def get_tp0(self) -> list[float]:
@@ -372,7 +369,7 @@ class SimulatedBackend(Backend):
     @property
     def _metered(self) -> Meter:
         if self._meter is None:
-            from discosbackend.simulator.meter import Meter  # numpy
+            from discosbackend.simulator.signal.total_power import Meter  # numpy
 
             self._meter = Meter(self._seed)
         return self._meter
@@ -405,16 +402,16 @@ class SimulatedBackend(Backend):
 
     def _begin(self, instant: Ticks) -> None:
         setup = self._setup()
-        instant, since = self._course.begin(instant, setup.dump_length)
-        if self._files is not None:
-            self._files.begin(setup, instant, self.clock.steady, since, self.sky, may_lag=not self._on_host)
+        instant, since = self._timing.begin(instant, setup.dump_length)
+        if self._recordings is not None:
+            self._recordings.begin(setup, instant, self.clock.steady, since, self.sky, may_lag=not self._on_host)
         self._acquisitions += 1
         logger.info("%s: acquisition begins at %s", self.instrument.name, instant.unix_text())
 
     def _end(self, instant: Ticks) -> None:
-        since = self._course.end(instant)
-        if self._files is not None:
-            self._files.end(since)
+        since = self._timing.end(instant)
+        if self._recordings is not None:
+            self._recordings.end(since)
         logger.info("%s: acquisition ends at %s", self.instrument.name, instant.unix_text())
 
     def _abandon_acquisition(self) -> None:
@@ -425,15 +422,15 @@ class SimulatedBackend(Backend):
 
     def set_filename(self, path: str) -> None:
         """Name the telescope's file: that of the newest recording, or, where there is none, of the next."""
-        if self._files is not None:
-            self._files.name(path)
+        if self._recordings is not None:
+            self._recordings.name(path)
         self._filename = path
 
     @blocking
     def convert_data(self) -> None:
         """Make files of what was recorded, which takes a while; accepted also when there is nothing to do."""
-        if self._files is not None:
-            self._files.convert()
+        if self._recordings is not None:
+            self._recordings.convert()
         else:
             logger.info("%s: nothing is recorded, nothing to convert", self.instrument.name)
 
@@ -450,16 +447,16 @@ class SimulatedBackend(Backend):
 
         Without this a program that reads recordings by itself could be too soon; convert-data waits by itself.
         """
-        return self._files is None or self._files.wait(seconds)
+        return self._recordings is None or self._recordings.wait(seconds)
 
     def server_stopping(self) -> None:
-        if self._files is not None:
-            self._files.close()
+        if self._recordings is not None:
+            self._recordings.close()
 
 
 def _load_spectra() -> None:
     """Import numpy, for half a second of which nobody waits here."""
     try:
-        importlib.import_module("discosbackend.simulator.meter")
+        importlib.import_module("discosbackend.simulator.signal.total_power")
     except Exception:  # a thread has nobody to raise to
         logger.exception("numpy cannot be imported: nothing can be measured")

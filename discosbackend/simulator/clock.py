@@ -1,6 +1,6 @@
-"""SimulatedClock: what time a simulated instrument thinks it is, and how much time really passes.
+"""The simulated clock, and when an acquisition begins and ends by the steady clock.
 
-The first may be off, drift and be made to jump; the second never does, and is what dumps are counted by.
+Which instants are requested is decided in acquisition; AcquisitionTiming says what they mean for dumps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
-__all__ = ["SimulatedClock", "ticks_of_fake"]
+__all__ = ["AcquisitionTiming", "SimulatedClock", "ticks_of_fake"]
 
 _PER_MILLION = 1_000_000
 
@@ -92,3 +92,56 @@ def _checked(seconds: float) -> int:
 
 def _monotonic_ticks() -> int:
     return time.monotonic_ns() // 100
+
+
+# Ticks; a step of the clock is followed within a second (protocol section 7.5), so a transition that is later than
+# this did not come due but was stepped over.
+_LATEST = 2 * TICKS_PER_SECOND
+
+# Ticks; two clocks are never read at the same instant, and who is suspended between them reads again.
+_READ_APART = TICKS_PER_SECOND // 1000
+_READINGS = 10
+
+
+class AcquisitionTiming:
+    """The latest acquisition on both clocks, in ticks."""
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+        self._began_steady = 0
+        self._began = Ticks(0)
+        self._dump_length = 1
+
+    def begin(self, instant: Ticks, dump_length: int) -> tuple[Ticks, int]:
+        """An acquisition begins at that instant, which is hardly over: the instant, and the steady clock's then.
+
+        Where the clock was stepped over it the instant tells nothing of when it begins: that is now.
+        """
+        self._began = self._recent_or_now(instant)
+        self._began_steady = self._steady_at(self._began)
+        self._dump_length = dump_length
+        return self._began, self._began_steady
+
+    def end(self, instant: Ticks) -> int:
+        """It ends at that instant, which is hardly over: what the steady clock showed then."""
+        instant = self._recent_or_now(instant)
+        steady, elapsed = self._steady_at(instant), instant - self._began
+        # Where nothing was stepped meanwhile, a stop at the very end of a dump is not before it.
+        return self._began_steady + elapsed if abs(steady - self._began_steady - elapsed) < _READ_APART else steady
+
+    @property
+    def dump(self) -> int:
+        """The number of the dump that is being made now."""
+        return (self._clock.steady() - self._began_steady) // self._dump_length
+
+    def _recent_or_now(self, instant: Ticks) -> Ticks:
+        now = self._clock.now()
+        return instant if now - instant < _LATEST else now
+
+    def _steady_at(self, instant: Ticks) -> int:
+        """What the steady clock showed at an instant of the other."""
+        for _ in range(_READINGS):
+            before, now, after = self._clock.steady(), self._clock.now(), self._clock.steady()
+            if after - before < _READ_APART // 2:
+                break
+        return after - (now - instant)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from unittest import SkipTest
 
-from discosbackend.testing.cases import Cases, Try
-from discosbackend.testing.caution import Reach
-from discosbackend.testing.check import Check, request_line
+from discosbackend.testing.case_context import CaseContext, request_line
+from discosbackend.testing.cases import CaseFunction, Cases
+from discosbackend.testing.send_guard import Scope
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = ["ACQUISITION_CASES"]
@@ -22,8 +22,8 @@ __tracebackhide__ = True
 ACQUISITION_CASES = Cases()
 
 
-def _case(case_id: str, section: str, requirement: str) -> Callable[[Try], Try]:
-    return ACQUISITION_CASES.case(case_id, section, requirement, Reach.FULL)
+def _case(case_id: str, section: str, requirement: str) -> Callable[[CaseFunction], CaseFunction]:
+    return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL)
 
 
 # What says with which configuration it starts, should the instrument refuse to start.
@@ -48,45 +48,45 @@ _HOUR = 3600 * TICKS_PER_SECOND
 
 
 @_case("start/now-and-stop-now", "7.1", "`start` begins an acquisition at once, and `stop` ends it at once.")
-def _start_and_stop(check: Check) -> None:
-    check.prepare_acquisition()
+def _start_and_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
     for _ in range(2):
-        _start(check)
-        _stop(check)
+        _start(context)
+        _stop(context)
 
 
 @_case("start/while-acquiring", "7.1", "`start` while acquiring is answered with `fail`, `already acquiring`.")
-def _start_while_acquiring(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    check.fails("already acquiring", "start")
-    check.that(check.status().acquiring, "a start that was refused ended the acquisition")
+def _start_while_acquiring(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    context.fails("already acquiring", "start")
+    context.that(context.status().acquiring, "a start that was refused ended the acquisition")
 
 
 @_case("stop/twice", "7.1", "`stop` that finds nothing to stop is answered with `fail`, `not acquiring`.")
-def _stop_twice(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    _stop(check)
-    _stop_finds_nothing(check)
-    check.that(not check.status().acquiring, "acquiring after two stops")
+def _stop_twice(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    _stop(context)
+    _stop_finds_nothing(context)
+    context.that(not context.status().acquiring, "acquiring after two stops")
 
 
 # -- at a given time ------------------------------------------------------------------------------------
 
 
 @_case("start/timed", "7.2", "`start,T` arms a start, and the acquisition begins at T.")
-def _timed_start(check: Check) -> None:
-    check.prepare_acquisition()
-    _comes_at(check, check.arm("start"), acquiring=True)
-    _stop(check)
+def _timed_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _comes_at(context, context.arm("start"), acquiring=True)
+    _stop(context)
 
 
 @_case("stop/timed", "7.2", "`stop,T` arms a stop, and the acquisition ends at T.")
-def _timed_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    _comes_at(check, check.arm("stop"), acquiring=False)
+def _timed_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    _comes_at(context, context.arm("stop"), acquiring=False)
 
 
 @_case(
@@ -95,11 +95,11 @@ def _timed_stop(check: Check) -> None:
     "An integer counts 100 ns since 1970-01-01T00:00:00 UTC, and a number with a decimal point is Unix seconds "
     "below 10^12 and a count of 100 ns from there on.",
 )
-def _forms_of_a_time(check: Check) -> None:
-    check.prepare_acquisition()
+def _forms_of_a_time(context: CaseContext) -> None:
+    context.prepare_acquisition()
     for write in _FORMS:
-        _comes_at(check, check.arm("start", write), acquiring=True)
-        _stop(check)
+        _comes_at(context, context.arm("start", write), acquiring=True)
+        _stop(context)
 
 
 _REFUSES_ELAPSED = (
@@ -113,23 +113,23 @@ _REFUSES_FAR = (
 
 
 @_case("start/elapsed-time", "7.3", _REFUSES_ELAPSED)
-def _elapsed_start(check: Check) -> None:
-    _refuses_time(check, "start", _ELAPSED["start"], _elapsed(check))
+def _elapsed_start(context: CaseContext) -> None:
+    _refuses_time(context, "start", _ELAPSED["start"], _elapsed(context))
 
 
 @_case("stop/elapsed-time", "7.3", _REFUSES_ELAPSED)
-def _elapsed_stop(check: Check) -> None:
-    _refuses_time(check, "stop", _ELAPSED["stop"], _elapsed(check))
+def _elapsed_stop(context: CaseContext) -> None:
+    _refuses_time(context, "stop", _ELAPSED["stop"], _elapsed(context))
 
 
 @_case("start/far-time", "7.3", _REFUSES_FAR)
-def _far_start(check: Check) -> None:
-    _refuses_time(check, "start", "cannot start at given time", _far(check))
+def _far_start(context: CaseContext) -> None:
+    _refuses_time(context, "start", "cannot start at given time", _far(context))
 
 
 @_case("stop/far-time", "7.3", _REFUSES_FAR)
-def _far_stop(check: Check) -> None:
-    _refuses_time(check, "stop", "cannot stop at given time", _far(check))
+def _far_stop(context: CaseContext) -> None:
+    _refuses_time(context, "stop", "cannot stop at given time", _far(context))
 
 
 # -- one after another ----------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ def _far_stop(check: Check) -> None:
     "7.2",
     "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
 )
-def _newest_start(check: Check) -> None:
-    check.prepare_acquisition()
-    later = _lead(check)
-    first = check.arm("start", then=lambda instant, _: [("start", str(instant + later))])
-    _comes_at(check, Ticks(first + later), acquiring=True)
+def _newest_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    later = _lead(context)
+    first = context.arm("start", then=lambda instant, _: [("start", str(instant + later))])
+    _comes_at(context, Ticks(first + later), acquiring=True)
 
 
 @_case(
@@ -152,69 +152,69 @@ def _newest_start(check: Check) -> None:
     "7.2",
     "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
 )
-def _earlier_start(check: Check) -> None:
-    check.prepare_acquisition()
-    check.ok("start", check.status().timestamp + _HOUR, told_by=_CONFIGURED)
-    _comes_at(check, check.arm("start"), acquiring=True)
+def _earlier_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    context.ok("start", context.status().timestamp + _HOUR, profile_attribute=_CONFIGURED)
+    _comes_at(context, context.arm("start"), acquiring=True)
 
 
 @_case("stop/newest-time-holds", "7.2", "A newer `stop,T` replaces the pending stop.")
-def _newest_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    later = _lead(check)
-    first = check.arm("stop", then=lambda instant, _: [("stop", str(instant + later))])
-    _comes_at(check, Ticks(first + later), acquiring=False)
+def _newest_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    later = _lead(context)
+    first = context.arm("stop", then=lambda instant, _: [("stop", str(instant + later))])
+    _comes_at(context, Ticks(first + later), acquiring=False)
 
 
 @_case("start/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
-def _refused_start(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("start")
-    _refuses_bad_times(check, "start")
-    _comes_at(check, instant, acquiring=True)
+def _refused_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("start")
+    _refuses_bad_times(context, "start")
+    _comes_at(context, instant, acquiring=True)
 
 
 @_case("stop/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
-def _refused_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    instant = check.arm("stop")
-    _refuses_bad_times(check, "stop")
-    _comes_at(check, instant, acquiring=False)
+def _refused_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    instant = context.arm("stop")
+    _refuses_bad_times(context, "stop")
+    _comes_at(context, instant, acquiring=False)
 
 
 @_case(
     "start/before-stop-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
 )
-def _start_before_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    length = _noticeable(check)
-    begins = check.arm("start", then=lambda instant, _: [("stop", str(instant + length))])
-    _lasts(check, begins, Ticks(begins + length))
+def _start_before_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    length = _noticeable(context)
+    begins = context.arm("start", then=lambda instant, _: [("stop", str(instant + length))])
+    _lasts(context, begins, Ticks(begins + length))
 
 
 @_case(
     "stop/before-start-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
 )
-def _stop_before_start(check: Check) -> None:
-    check.prepare_acquisition()
-    length = _noticeable(check)
-    begins = check.arm(
+def _stop_before_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    length = _noticeable(context)
+    begins = context.arm(
         "stop",
         lambda instant: str(instant + length),
         then=lambda instant, _: [("start", str(instant))],
     )
-    _lasts(check, begins, Ticks(begins + length))
+    _lasts(context, begins, Ticks(begins + length))
 
 
 @_case("start/now-drops-timed-start", "7.1", "`start` begins an acquisition at once and drops a pending start.")
-def _start_now_drops_timed(check: Check) -> None:
-    check.prepare_acquisition()
+def _start_now_drops_timed(context: CaseContext) -> None:
+    context.prepare_acquisition()
     # Ended by a timed stop, because one that is not would clear what is pending.
-    instant = check.arm("start", then=lambda instant, half: [("start",), ("stop", str(instant - half))])
-    check.wait_for(acquiring=False, since=instant)
-    check.stays(acquiring=False, until=instant)
+    instant = context.arm("start", then=lambda instant, half: [("start",), ("stop", str(instant - half))])
+    context.wait_for(acquiring=False, since=instant)
+    context.stays(acquiring=False, until=instant)
 
 
 @_case(
@@ -222,63 +222,63 @@ def _start_now_drops_timed(check: Check) -> None:
     "7.1",
     "`stop` while a start is pending and nothing is acquired cancels that start, and is answered with `ok`.",
 )
-def _stop_cancels(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("start", then=lambda *_: [("stop",)])
-    check.stays(acquiring=False, until=instant)
+def _stop_cancels(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("start", then=lambda *_: [("stop",)])
+    context.stays(acquiring=False, until=instant)
 
 
 @_case(
     "stop/now-clears-timed-start", "7.1", "`stop` while acquiring is answered with `ok` and clears both pending times."
 )
-def _stop_clears_start(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    instant = check.arm("start", then=lambda *_: [("stop",)])
-    check.wait_for(acquiring=False)
-    check.stays(acquiring=False, until=instant)
+def _stop_clears_start(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    instant = context.arm("start", then=lambda *_: [("stop",)])
+    context.wait_for(acquiring=False)
+    context.stays(acquiring=False, until=instant)
 
 
 @_case("stop/now-clears-timed-stop", "7.1", "`stop` that cancels a pending start clears a pending stop as well.")
-def _stop_clears_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)])
-    check.wait_for(acquiring=True)
-    check.stays(acquiring=True, until=instant)
+def _stop_clears_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)])
+    context.wait_for(acquiring=True)
+    context.stays(acquiring=True, until=instant)
 
 
 @_case(
     "stop/nothing-to-stop-leaves-timed-stop", "7.1", "`stop` that finds nothing to stop leaves a pending stop in force."
 )
-def _futile_stop(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("stop")
-    _stop_finds_nothing(check)
-    check.ok("start", told_by=_CONFIGURED)
-    if check.status().timestamp >= instant:
-        raise SkipTest(f"the server is too slow for a time {check.profile.lead:g} s ahead: say lead")
-    _comes_at(check, instant, acquiring=False)
+def _futile_stop(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("stop")
+    _stop_finds_nothing(context)
+    context.ok("start", profile_attribute=_CONFIGURED)
+    if context.status().timestamp >= instant:
+        raise SkipTest(f"the server is too slow for a time {context.profile.lead:g} s ahead: say lead")
+    _comes_at(context, instant, acquiring=False)
 
 
 # -- what comes due and finds nothing to do -------------------------------------------------------------
 
 
 @_case("start/due-while-acquiring", "7.4", "A start that comes due while acquiring changes nothing.")
-def _due_while_acquiring(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    check.stays(acquiring=True, until=check.arm("start"))
-    _stop(check)
-    check.stays(acquiring=False)
+def _due_while_acquiring(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    context.stays(acquiring=True, until=context.arm("start"))
+    _stop(context)
+    context.stays(acquiring=False)
 
 
 @_case("stop/due-while-idle", "7.4", "A stop that comes due while idle changes nothing.")
-def _due_while_idle(check: Check) -> None:
-    check.prepare_acquisition()
-    later = _lead(check)
-    instant = check.arm("stop", then=lambda instant, _: [("start", str(instant + later))])
-    _comes_at(check, Ticks(instant + later), acquiring=True)
-    check.stays(acquiring=True)
+def _due_while_idle(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    later = _lead(context)
+    instant = context.arm("stop", then=lambda instant, _: [("start", str(instant + later))])
+    _comes_at(context, Ticks(instant + later), acquiring=True)
+    context.stays(acquiring=True)
 
 
 @_case(
@@ -286,10 +286,10 @@ def _due_while_idle(check: Check) -> None:
     "7.4",
     "A start and a stop that come due at the same time while idle both lapse.",
 )
-def _one_time_while_idle(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("start", then=lambda instant, _: [("stop", str(instant))])
-    check.stays(acquiring=False, until=instant)
+def _one_time_while_idle(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("start", then=lambda instant, _: [("stop", str(instant))])
+    context.stays(acquiring=False, until=instant)
 
 
 @_case(
@@ -297,104 +297,104 @@ def _one_time_while_idle(check: Check) -> None:
     "7.4",
     "A start and a stop that come due at the same time while acquiring are carried out stop first.",
 )
-def _one_time(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    instant = check.arm("start", then=lambda instant, _: [("stop", str(instant))])
+def _one_time(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    instant = context.arm("start", then=lambda instant, _: [("stop", str(instant))])
     # Between the two it may say for a moment that it is not acquiring.
-    check.wait_until_after(instant)
-    check.wait_for(acquiring=True, since=instant)
+    context.wait_until_after(instant)
+    context.wait_for(acquiring=True, since=instant)
 
 
 # -- who asked for it has gone --------------------------------------------------------------------------
 
 
 @_case("disconnect/timed-start-comes", "6.4", "A client that disconnects cancels nothing that has begun.")
-def _timed_start_comes(check: Check) -> None:
-    check.prepare_acquisition()
-    instant = check.arm("start")
-    check.hang_up()
-    _comes_at(check, instant, acquiring=True)
+def _timed_start_comes(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    instant = context.arm("start")
+    context.hang_up()
+    _comes_at(context, instant, acquiring=True)
 
 
 @_case("disconnect/acquisition-goes-on", "6.4", "A client that disconnects cancels nothing that has begun.")
-def _acquisition_goes_on(check: Check) -> None:
-    check.prepare_acquisition()
-    _start(check)
-    check.hang_up()
-    check.stays(acquiring=True)
+def _acquisition_goes_on(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    _start(context)
+    context.hang_up()
+    context.stays(acquiring=True)
 
 
 @_case("disconnect/half-a-line-is-no-request", "1.9", "Bytes after the last line end are not a request.")
-def _half_a_line(check: Check) -> None:
-    check.prepare_acquisition()
-    wire = check.connect()
+def _half_a_line(context: CaseContext) -> None:
+    context.prepare_acquisition()
+    wire = context.connect()
     wire.send(request_line("start").rstrip())
     wire.close()
-    check.stays(acquiring=False)
+    context.stays(acquiring=False)
 
 
 # -- what they are made of ------------------------------------------------------------------------------
 
 
-def _start(check: Check) -> None:
-    check.ok("start", told_by=_CONFIGURED)
-    check.wait_for(acquiring=True)
+def _start(context: CaseContext) -> None:
+    context.ok("start", profile_attribute=_CONFIGURED)
+    context.wait_for(acquiring=True)
 
 
-def _stop(check: Check) -> None:
-    check.ok("stop")
-    check.wait_for(acquiring=False)
+def _stop(context: CaseContext) -> None:
+    context.ok("stop")
+    context.wait_for(acquiring=False)
 
 
-def _stop_finds_nothing(check: Check) -> None:
-    if check.profile.stop_when_idle == "ok":
-        check.ok("stop")
+def _stop_finds_nothing(context: CaseContext) -> None:
+    if context.profile.stop_when_idle == "ok":
+        context.ok("stop")
     else:
-        check.fails("not acquiring", "stop")
+        context.fails("not acquiring", "stop")
 
 
-def _refuses_time(check: Check, name: str, reason: str, instant: Ticks) -> None:
-    check.prepare_acquisition()
+def _refuses_time(context: CaseContext, name: str, reason: str, instant: Ticks) -> None:
+    context.prepare_acquisition()
     for text in (str(instant), instant.unix_text()):
-        check.fails(reason, name, text, told_by=_CONFIGURED)
-    check.that(not check.status().acquiring, f"{name} at a time that was refused began an acquisition")
+        context.fails(reason, name, text, profile_attribute=_CONFIGURED)
+    context.that(not context.status().acquiring, f"{name} at a time that was refused began an acquisition")
 
 
-def _refuses_bad_times(check: Check, name: str) -> None:
-    check.fails(_ELAPSED[name], name, _elapsed(check))
+def _refuses_bad_times(context: CaseContext, name: str) -> None:
+    context.fails(_ELAPSED[name], name, _elapsed(context))
     for text in ("0", "soon"):
-        check.fails(f"wrong timestamp '{text}'", name, text)
+        context.fails(f"wrong timestamp '{text}'", name, text)
 
 
-def _comes_at(check: Check, instant: Ticks, *, acquiring: bool, until: Ticks | None = None) -> None:
+def _comes_at(context: CaseContext, instant: Ticks, *, acquiring: bool, until: Ticks | None = None) -> None:
     """The transition must show in status at its time: not before, and soon after."""
-    status = check.wait_for(acquiring, since=instant, until=until)
+    status = context.wait_for(acquiring, since=instant, until=until)
     early = (instant - status.timestamp) / TICKS_PER_SECOND
-    check.that(
-        early <= check.profile.early_tolerance,
+    context.that(
+        early <= context.profile.early_tolerance,
         f"it took place {early:.6f} s before its time {instant.unix_text()}",
     )
 
 
-def _lasts(check: Check, begins: Ticks, ends: Ticks) -> None:
+def _lasts(context: CaseContext, begins: Ticks, ends: Ticks) -> None:
     """An acquisition must show in status from the one time to the other."""
-    _comes_at(check, begins, acquiring=True, until=ends)
-    _comes_at(check, ends, acquiring=False)
+    _comes_at(context, begins, acquiring=True, until=ends)
+    _comes_at(context, ends, acquiring=False)
 
 
-def _noticeable(check: Check) -> int:
+def _noticeable(context: CaseContext) -> int:
     """Ticks of an acquisition that is seen in status however late that may be."""
-    return round((check.profile.late_tolerance + 2 * check.profile.lead) * TICKS_PER_SECOND)
+    return round((context.profile.late_tolerance + 2 * context.profile.lead) * TICKS_PER_SECOND)
 
 
-def _lead(check: Check) -> int:
-    return round(check.profile.lead * TICKS_PER_SECOND)
+def _lead(context: CaseContext) -> int:
+    return round(context.profile.lead * TICKS_PER_SECOND)
 
 
-def _elapsed(check: Check) -> Ticks:
-    return Ticks(check.status().timestamp - 10 * TICKS_PER_SECOND)
+def _elapsed(context: CaseContext) -> Ticks:
+    return Ticks(context.status().timestamp - 10 * TICKS_PER_SECOND)
 
 
-def _far(check: Check) -> Ticks:
-    return Ticks(check.status().timestamp + round((check.profile.horizon + 86400) * TICKS_PER_SECOND))
+def _far(context: CaseContext) -> Ticks:
+    return Ticks(context.status().timestamp + round((context.profile.horizon + 86400) * TICKS_PER_SECOND))

@@ -1,7 +1,7 @@
 """Case: one thing that a server must do, with an id, the protocol's sentence for it, and how it is tried.
 
-The cases themselves are in line_cases, command_cases, acquisition_cases and hostile_cases. Who tries them is
-said in trial, and how the outcome is reported is not known to any of them.
+The cases themselves are in line_cases, command_cases, acquisition_cases and hostile_cases. They are run by
+runner; none of them knows how the outcome is reported.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from discosbackend.testing.caution import Reach
-from discosbackend.testing.check import Check
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.citations import SECTIONS
+from discosbackend.testing.send_guard import Scope
 
-__all__ = ["Case", "Cases", "Level", "Try"]
+__all__ = ["Case", "Cases", "Level", "CaseFunction"]
 
-Try: TypeAlias = Callable[[Check], None]
+CaseFunction: TypeAlias = Callable[[CaseContext], None]
 """How a case is tried."""
 
 
@@ -36,7 +36,7 @@ class Level(Enum):
 class Case:
     """`id` is `area/what`, the area a command's name where it is one; `requirement` is the sentence it breaks.
 
-    `section` is the section of docs/protocol.md that has this sentence, word for word, as "7.1"; `reach` is how far
+    `section` is the section of docs/protocol.md that has this sentence, word for word, as "7.1"; `scope` is how far
     the case goes. `run` raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be
     tried. ValueError for a section that the protocol does not have.
     """
@@ -44,8 +44,8 @@ class Case:
     id: str
     section: str
     requirement: str
-    reach: Reach
-    run: Try
+    scope: Scope
+    run: CaseFunction
     level: Level = Level.MUST
 
     def __post_init__(self) -> None:
@@ -79,12 +79,12 @@ class Cases(dict[str, Case]):
         self[case.id] = case
 
     def case(
-        self, case_id: str, section: str, requirement: str, reach: Reach, level: Level = Level.MUST
-    ) -> Callable[[Try], Try]:
+        self, case_id: str, section: str, requirement: str, scope: Scope, level: Level = Level.MUST
+    ) -> Callable[[CaseFunction], CaseFunction]:
         """A decorator: the function is how the case is tried."""
 
-        def register(run: Try) -> Try:
-            self.add(Case(case_id, section, requirement, reach, run, level))
+        def register(run: CaseFunction) -> CaseFunction:
+            self.add(Case(case_id, section, requirement, scope, run, level))
             return run
 
         return register

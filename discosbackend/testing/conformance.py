@@ -18,18 +18,18 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from discosbackend.client import Client
-from discosbackend.errors import NotServed
+from discosbackend.client.blocking import Client
 from discosbackend.testing.acquisition_cases import ACQUISITION_CASES
+from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
-from discosbackend.testing.check import Check
 from discosbackend.testing.citations import citation
 from discosbackend.testing.command_cases import COMMAND_CASES
+from discosbackend.testing.errors import NotServed
 from discosbackend.testing.hostile_cases import HOSTILE_CASES
 from discosbackend.testing.line_cases import LINE_CASES
 from discosbackend.testing.process import ServerProcess, file_of
 from discosbackend.testing.profile import Profile
-from discosbackend.testing.trial import Verdict, judge
+from discosbackend.testing.runner import Verdict, evaluate
 
 if TYPE_CHECKING:
     from discosbackend.protocol import DBFactory
@@ -145,13 +145,13 @@ class BackendConformance(Profile, _TestCase):
         server = self._server
         own_server = server is not None and server.address == address
         written = server.written if server is not None else 0
-        check = Check(self, address, own_server=own_server)
-        result = judge(case, check, strict=self.strict)
+        context = CaseContext(self, address, own_server=own_server)
+        result = evaluate(case, context, strict=self.strict)
         if result.verdict is Verdict.FAIL:
             broken = f"{case.id}, {citation(case.section)}: {case.requirement}"
             parts = [result.explanation, broken, result.conversation]
             if server is not None and own_server:
-                if check.cut_off and server.ends(within=_DYING):
+                if context.cut_off and server.ends(within=_DYING):
                     parts.append("the server's process has ended")
                 if output := server.output(written):
                     parts.append(f"the server wrote:\n{output}")

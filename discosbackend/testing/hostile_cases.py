@@ -10,9 +10,9 @@ from random import Random
 
 from discosbackend.framing import LONGEST_LINE
 from discosbackend.grammar import FAIL, INVALID, OK
-from discosbackend.testing.cases import Cases, Try
-from discosbackend.testing.caution import Reach
-from discosbackend.testing.check import Check, request_line
+from discosbackend.testing.case_context import CaseContext, request_line
+from discosbackend.testing.cases import CaseFunction, Cases
+from discosbackend.testing.send_guard import Scope
 from discosbackend.testing.wire import Wire
 
 __all__ = ["HOSTILE_CASES"]
@@ -34,30 +34,30 @@ _FEW = 10
 _UNKNOWN = 64 * "x"
 
 
-def _case(case_id: str, section: str, requirement: str) -> Callable[[Try], Try]:
+def _case(case_id: str, section: str, requirement: str) -> Callable[[CaseFunction], CaseFunction]:
     """As Cases.case: tried as the function says, and then a new client must be answered."""
 
-    def register(run: Try) -> Try:
-        def survive(check: Check) -> None:
-            run(check)
-            wire = check.connect()
+    def register(run: CaseFunction) -> CaseFunction:
+        def survive(context: CaseContext) -> None:
+            run(context)
+            wire = context.connect()
             wire.send(request_line("version"))
-            _wants(check, wire, "version", OK)
+            _wants(context, wire, "version", OK)
 
-        return HOSTILE_CASES.case(case_id, section, requirement, Reach.FULL)(survive)
+        return HOSTILE_CASES.case(case_id, section, requirement, Scope.FULL)(survive)
 
     return register
 
 
-def _wants(check: Check, wire: Wire, name: str, code: str) -> None:
+def _wants(context: CaseContext, wire: Wire, name: str, code: str) -> None:
     """The next reply has this name and this code."""
     reply = wire.read()
     wanted = f"!{name},{code}"
-    check.that((reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}")
+    context.that((reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}")
 
 
-def _number(check: Check, many: int) -> int:
-    return _FEW if check.sparing else many
+def _number(context: CaseContext, many: int) -> int:
+    return _FEW if context.sparing else many
 
 
 # -- long lines -----------------------------------------------------------------------------------------
@@ -68,9 +68,9 @@ def _number(check: Check, many: int) -> int:
     "1.7",
     "A line may have up to 16384 bytes, not counting its line end but counting telnet negotiation.",
 )
-def _longest_line(check: Check) -> None:
-    check.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")
-    _wants(check, check.wire, "no-such-command", FAIL)
+def _longest_line(context: CaseContext) -> None:
+    context.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")
+    _wants(context, context.wire, "no-such-command", FAIL)
 
 
 @_case(
@@ -78,21 +78,21 @@ def _longest_line(check: Check) -> None:
     "1.7",
     "A longer line gets one `invalid` reply and is skipped to its end, and the connection stays open.",
 )
-def _too_long(check: Check) -> None:
+def _too_long(context: CaseContext) -> None:
     for beginning, name in ((b"?no-such-command,", "no-such-command"), (b"?", "undefined")):
         for length in (LONGEST_LINE + 1, 10 * LONGEST_LINE):
-            check.wire.send(beginning.ljust(length, b"x") + b"\r\n")
-            reply = check.wire.read()
-            check.that(reply.message.code == INVALID, f"an `invalid` is wanted, not {reply.line!r}")
+            context.wire.send(beginning.ljust(length, b"x") + b"\r\n")
+            reply = context.wire.read()
+            context.that(reply.message.code == INVALID, f"an `invalid` is wanted, not {reply.line!r}")
             # Who has dropped the line has dropped its name.
-            check.ideally(reply.message.name == name, f"!{name},invalid is wanted, not {reply.line!r}")
-            check.fence(check.wire)
+            context.ideally(reply.message.name == name, f"!{name},invalid is wanted, not {reply.line!r}")
+            context.fence(context.wire)
 
 
 @_case("hostile/reply-too-long", "1.7", "A longer line that begins with `!` gets no reply.")
-def _too_long_reply(check: Check) -> None:
-    check.wire.send(b"!status,ok,".ljust(2 * LONGEST_LINE, b"x") + b"\r\n")
-    check.fence(check.wire)
+def _too_long_reply(context: CaseContext) -> None:
+    context.wire.send(b"!status,ok,".ljust(2 * LONGEST_LINE, b"x") + b"\r\n")
+    context.fence(context.wire)
 
 
 # -- noise ----------------------------------------------------------------------------------------------
@@ -113,14 +113,14 @@ def _noise(lines: int) -> Iterator[bytes]:
     "Every line gets exactly one reply, except a line that begins with `!` and a line that contains nothing but "
     "telnet negotiation.",
 )
-def _random_bytes(check: Check) -> None:
-    lines = list(_noise(_number(check, _NOISY_LINES)))
-    check.wire.send(b"".join(line + b"\r\n" for line in lines))
+def _random_bytes(context: CaseContext) -> None:
+    lines = list(_noise(_number(context, _NOISY_LINES)))
+    context.wire.send(b"".join(line + b"\r\n" for line in lines))
     for line in lines:
         if line[:1] != b"!":
-            reply = check.wire.read()
-            check.that(reply.message.code != OK, f"{line!r} was answered with {reply.line!r}")
-    check.fence(check.wire)
+            reply = context.wire.read()
+            context.that(reply.message.code != OK, f"{line!r} was answered with {reply.line!r}")
+    context.fence(context.wire)
 
 
 @_case(
@@ -129,41 +129,41 @@ def _random_bytes(check: Check) -> None:
     "Any other line that is not a message, the empty line included, is answered with `!undefined,invalid,syntax "
     "error: <reason>`.",
 )
-def _empty_lines(check: Check) -> None:
-    number = _number(check, _EMPTY_LINES)
-    check.wire.send(number * b"\r\n")
+def _empty_lines(context: CaseContext) -> None:
+    number = _number(context, _EMPTY_LINES)
+    context.wire.send(number * b"\r\n")
     for _ in range(number):
-        _wants(check, check.wire, "undefined", INVALID)
+        _wants(context, context.wire, "undefined", INVALID)
 
 
 # -- connections ----------------------------------------------------------------------------------------
 
 
 @_case("hostile/half-a-line-and-gone", "1.9", "Bytes after the last line end are not a request.")
-def _half_a_line_and_gone(check: Check) -> None:
+def _half_a_line_and_gone(context: CaseContext) -> None:
     for hang_up in (Wire.close, Wire.reset):
         for said in (b"?vers", b"?status\r\n?vers"):
-            wire = check.connect()
+            wire = context.connect()
             wire.send(said)
             hang_up(wire)
 
 
 @_case("hostile/many-connections", "1.1", "A server accepts any number of connections at once.")
-def _many_connections(check: Check) -> None:
-    wires = [check.connect() for _ in range(_number(check, _CLIENTS))]
+def _many_connections(context: CaseContext) -> None:
+    wires = [context.connect() for _ in range(_number(context, _CLIENTS))]
     for wire in wires:
         wire.send(request_line("version"))
     for wire in reversed(wires):
-        _wants(check, wire, "version", OK)
+        _wants(context, wire, "version", OK)
 
 
 @_case("hostile/client-that-does-not-read", "1.1", "A client that does not read its replies delays no other client.")
-def _does_not_read(check: Check) -> None:
-    lazy = check.connect()
-    lazy.send_what_fits(_number(check, _UNREAD) * request_line(_UNKNOWN))
+def _does_not_read(context: CaseContext) -> None:
+    lazy = context.connect()
+    lazy.send_what_fits(_number(context, _UNREAD) * request_line(_UNKNOWN))
     # Long enough for a server on this host to fill them.
-    for _ in range(_number(check, _LOOKS)):
-        check.ok("status")
-        check.wait()
+    for _ in range(_number(context, _LOOKS)):
+        context.ok("status")
+        context.wait()
     for _ in range(_FEW):
-        _wants(check, lazy, _UNKNOWN, FAIL)
+        _wants(context, lazy, _UNKNOWN, FAIL)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from discosbackend.commands import COMMANDS
 from discosbackend.grammar import FAIL, LINEFEED, OK, quoted, write_reply
+from discosbackend.testing.case_context import CaseContext, request_line
 from discosbackend.testing.cases import Cases, Level
-from discosbackend.testing.caution import Reach
-from discosbackend.testing.check import Check, request_line
+from discosbackend.testing.send_guard import Scope
 
 __all__ = ["LINE_CASES"]
 
@@ -62,8 +62,8 @@ _NEGOTIATION = b"\xff\xfb\x01\xff\xfe\x03\xff\xf1"
 _BETWEEN = 0.02
 
 
-def _version(check: Check) -> bytes:
-    return f"{write_reply('version', OK, [check.profile.protocol_version])}{LINEFEED}".encode("latin-1")
+def _version(context: CaseContext) -> bytes:
+    return f"{write_reply('version', OK, [context.profile.protocol_version])}{LINEFEED}".encode("latin-1")
 
 
 def _unknown(name: str) -> bytes:
@@ -77,59 +77,59 @@ def _unknown(name: str) -> bytes:
     "greeting/is-the-version",
     "1.2",
     "On every new connection the server at once sends a greeting, which is the reply to `version`: `!version,ok,1.4`.",
-    Reach.READS,
+    Scope.READS,
 )
-def _greeting(check: Check) -> None:
-    wire = check.open()
+def _greeting(context: CaseContext) -> None:
+    wire = context.open()
     line = wire.read().line
-    check.that(line == _version(check), f"the greeting must be {_version(check)!r}, not {line!r}")
+    context.that(line == _version(context), f"the greeting must be {_version(context)!r}, not {line!r}")
     wire.send(request_line("version"))
     line = wire.read().line
-    check.that(line == _version(check), f"version wants {_version(check)!r}, not {line!r}")
+    context.that(line == _version(context), f"version wants {_version(context)!r}, not {line!r}")
 
 
 @LINE_CASES.case(
-    "framing/replies-end-in-cr-lf", "1.3", "The server ends every line that it sends with CR LF.", Reach.READS
+    "framing/replies-end-in-cr-lf", "1.3", "The server ends every line that it sends with CR LF.", Scope.READS
 )
-def _replies_end_in_cr_lf(check: Check) -> None:
+def _replies_end_in_cr_lf(context: CaseContext) -> None:
     for line in (b"?version\r\n", b"?no-such-command\r\n", b"nonsense\r\n"):
-        check.wire.send(line)
-        check.wire.read()
+        context.wire.send(line)
+        context.wire.read()
 
 
-@LINE_CASES.case("framing/request-in-pieces", "1.4", "A line may arrive in any number of pieces.", Reach.READS)
-def _request_in_pieces(check: Check) -> None:
+@LINE_CASES.case("framing/request-in-pieces", "1.4", "A line may arrive in any number of pieces.", Scope.READS)
+def _request_in_pieces(context: CaseContext) -> None:
     for piece in (b"?", b"vers", b"ion\r", b"\n"):
-        check.wire.send(piece)
+        context.wire.send(piece)
         if piece != b"\n":
-            check.wire.stay_silent(_BETWEEN)
-    line = check.wire.read().line
-    check.that(line == _version(check), f"version wants {_version(check)!r}, not {line!r}")
+            context.wire.stay_silent(_BETWEEN)
+    line = context.wire.read().line
+    context.that(line == _version(context), f"version wants {_version(context)!r}, not {line!r}")
 
 
-@LINE_CASES.case("framing/many-in-one-piece", "1.4", "One piece may contain any number of lines.", Reach.READS)
-def _many_in_one_piece(check: Check) -> None:
-    check.wire.send(b"?version\r\n?no-such-command\n?version\r\n?ver")
-    for wanted in (_version(check), _unknown("no-such-command"), _version(check)):
-        line = check.wire.read().line
-        check.that(line == wanted, f"{wanted!r} is wanted, not {line!r}")
-    check.answers(b"sion\r\n", _version(check))
+@LINE_CASES.case("framing/many-in-one-piece", "1.4", "One piece may contain any number of lines.", Scope.READS)
+def _many_in_one_piece(context: CaseContext) -> None:
+    context.wire.send(b"?version\r\n?no-such-command\n?version\r\n?ver")
+    for wanted in (_version(context), _unknown("no-such-command"), _version(context)):
+        line = context.wire.read().line
+        context.that(line == wanted, f"{wanted!r} is wanted, not {line!r}")
+    context.answers(b"sion\r\n", _version(context))
 
 
 @LINE_CASES.case(
-    "framing/line-feed-alone", "1.3", "The server accepts LF and CR NUL as the end of a line.", Reach.READS
+    "framing/line-feed-alone", "1.3", "The server accepts LF and CR NUL as the end of a line.", Scope.READS
 )
-def _line_feed_alone(check: Check) -> None:
-    check.answers(b"?version\n", _version(check))
-    check.answers(b"?version\r\0", _version(check))
+def _line_feed_alone(context: CaseContext) -> None:
+    context.answers(b"?version\n", _version(context))
+    context.answers(b"?version\r\0", _version(context))
 
 
-@LINE_CASES.case("framing/telnet", "1.6", "The server removes telnet negotiation at the start of a line.", Reach.READS)
-def _telnet(check: Check) -> None:
-    check.answers(_NEGOTIATION + b"?version\r\n", _version(check))
+@LINE_CASES.case("framing/telnet", "1.6", "The server removes telnet negotiation at the start of a line.", Scope.READS)
+def _telnet(context: CaseContext) -> None:
+    context.answers(_NEGOTIATION + b"?version\r\n", _version(context))
     # A line made of nothing else gets no reply.
-    check.wire.send(_NEGOTIATION + b"\r\n")
-    check.fence(check.wire)
+    context.wire.send(_NEGOTIATION + b"\r\n")
+    context.fence(context.wire)
 
 
 @LINE_CASES.case(
@@ -137,15 +137,15 @@ def _telnet(check: Check) -> None:
     "1.9",
     "A client may close its sending half after its requests: it still gets every reply, and then the server closes "
     "the connection.",
-    Reach.READS,
+    Scope.READS,
 )
-def _half_close(check: Check) -> None:
-    wire = check.connect()
+def _half_close(context: CaseContext) -> None:
+    wire = context.connect()
     wire.send(request_line("version") + b"?status\r\n?vers")
     wire.send_end()
     for name in ("version", "status"):
         reply = wire.read()
-        check.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
+        context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
     wire.read_end()
 
 
@@ -156,17 +156,17 @@ def _half_close(check: Check) -> None:
     "grammar/syntax-errors",
     "5.2",
     "A line that is not a message is answered with `invalid`, and the connection stays open.",
-    Reach.READS,
+    Scope.READS,
 )
-def _syntax_errors(check: Check) -> None:
-    for line, name in _NO_MESSAGES[: _FEW_NO_MESSAGES if check.sparing else None]:
-        check.wire.send(line + b"\r\n")
-        reply = check.wire.read()
+def _syntax_errors(context: CaseContext) -> None:
+    for line, name in _NO_MESSAGES[: _FEW_NO_MESSAGES if context.sparing else None]:
+        context.wire.send(line + b"\r\n")
+        reply = context.wire.read()
         wanted = b"!" + name + b",invalid,"
-        check.that(reply.line.startswith(wanted), f"{line!r} wants {wanted!r} and more, not {reply.line!r}")
-        check.that(len(reply.message.arguments) == 1, f"the reason is one argument, unlike {reply.line!r}")
+        context.that(reply.line.startswith(wanted), f"{line!r} wants {wanted!r} and more, not {reply.line!r}")
+        context.that(len(reply.message.arguments) == 1, f"the reason is one argument, unlike {reply.line!r}")
         known = "syntax error: "
-        check.ideally(
+        context.ideally(
             reply.message.arguments[0].startswith(known),
             f"the reason begins with {known!r}, unlike {reply.line!r}",
         )
@@ -176,36 +176,36 @@ def _syntax_errors(check: Check) -> None:
     "grammar/escaped-comma",
     "2.4",
     r"Inside an argument, `\\` is a backslash, `\t` is a tab and `\,` is a comma.",
-    Reach.FULL,
+    Scope.FULL,
 )
-def _escaped_comma(check: Check) -> None:
-    check.stop_finally_what_was_not_running()
+def _escaped_comma(context: CaseContext) -> None:
+    context.stop_finally_what_was_not_running()
     # Split at that comma it would be a wrong number of arguments.
     for text in ("a,b", ",", "a\\", "\\,", "\t"):
-        check.fails(f"wrong timestamp {quoted(text)}", "start", text, before_backend=True)
+        context.fails(f"wrong timestamp {quoted(text)}", "start", text, before_backend=True)
 
 
 @LINE_CASES.case(
     "grammar/every-byte-is-a-character",
     "1.5",
     "Every byte is one latin-1 character, so no sequence of bytes is an encoding error.",
-    Reach.READS,
+    Scope.READS,
 )
-def _every_byte(check: Check) -> None:
-    for data in (_PLAIN, b"\\t\\,\\\\", b"\xff\xfe\xff", b"\xc3")[: 2 if check.sparing else None]:
-        check.answers(b"?no-such-command," + data + b"\r\n", _unknown("no-such-command"))
+def _every_byte(context: CaseContext) -> None:
+    for data in (_PLAIN, b"\\t\\,\\\\", b"\xff\xfe\xff", b"\xc3")[: 2 if context.sparing else None]:
+        context.answers(b"?no-such-command," + data + b"\r\n", _unknown("no-such-command"))
 
 
 @LINE_CASES.case(
     "grammar/replies-are-no-requests",
     "5.2",
     "A line that begins with `!` is not a request and gets no reply.",
-    Reach.READS,
+    Scope.READS,
 )
-def _replies_are_no_requests(check: Check) -> None:
-    for line in _REPLIES[: 2 if check.sparing else None]:
-        check.wire.send(line + b"\r\n")
-        check.fence(check.wire)
+def _replies_are_no_requests(context: CaseContext) -> None:
+    for line in _REPLIES[: 2 if context.sparing else None]:
+        context.wire.send(line + b"\r\n")
+        context.fence(context.wire)
 
 
 # -- protocol section 5: errors, and the order of replies -----------------------------------------------
@@ -215,45 +215,45 @@ def _replies_are_no_requests(check: Check) -> None:
     "errors/unknown-command",
     "5.3",
     "An unknown command is answered with `!<name>,fail,invalid command '<name>'`.",
-    Reach.READS,
+    Scope.READS,
 )
-def _unknown_command(check: Check) -> None:
-    for name in (64 * "x", "STATUS", "no-such-command")[: 1 if check.sparing else None]:
-        check.that(name not in COMMANDS, f"{name} is a command")
-        check.answers(request_line(name), _unknown(name))
-    check.answers(request_line("no-such-command", "1", "2"), _unknown("no-such-command"))
+def _unknown_command(context: CaseContext) -> None:
+    for name in (64 * "x", "STATUS", "no-such-command")[: 1 if context.sparing else None]:
+        context.that(name not in COMMANDS, f"{name} is a command")
+        context.answers(request_line(name), _unknown(name))
+    context.answers(request_line("no-such-command", "1", "2"), _unknown("no-such-command"))
 
 
 @LINE_CASES.case(
-    "errors/long-reason", "5.8", "A reason that would make its reply too long is shortened to fit.", Reach.FULL
+    "errors/long-reason", "5.8", "A reason that would make its reply too long is shortened to fit.", Scope.FULL
 )
-def _long_reason(check: Check) -> None:
-    check.stop_finally_what_was_not_running()
+def _long_reason(context: CaseContext) -> None:
+    context.stop_finally_what_was_not_running()
     # Of a reply that is too long wire tells.
-    check.fails("", "start", 600 * "x", before_backend=True)
+    context.fails("", "start", 600 * "x", before_backend=True)
 
 
 @LINE_CASES.case(
     "errors/names-are-not-looked-up",
     "4.1",
     "The server never looks up a name from the wire on the backend.",
-    Reach.FULL,
+    Scope.FULL,
 )
-def _names_are_not_looked_up(check: Check) -> None:
+def _names_are_not_looked_up(context: CaseContext) -> None:
     for name in ("server-stopping", "server-started", "Status", "backend", "acquisition", "park"):
-        check.answers(request_line(name), _unknown(name))
-        check.answers(request_line(name, "1", "2"), _unknown(name))
+        context.answers(request_line(name), _unknown(name))
+        context.answers(request_line(name, "1", "2"), _unknown(name))
 
 
 @LINE_CASES.case(
     "order/pipelining",
     "1.8",
     "Each request gets exactly one reply, and on one connection the replies come in the order of the requests.",
-    Reach.READS,
+    Scope.READS,
 )
-def _pipelining(check: Check) -> None:
+def _pipelining(context: CaseContext) -> None:
     sent, wanted = [], []
-    for number in range(1 if check.sparing else _ROUNDS):
+    for number in range(1 if context.sparing else _ROUNDS):
         unknown = f"no-such-command-{number}"
         sent += [
             request_line("version"),
@@ -262,31 +262,31 @@ def _pipelining(check: Check) -> None:
             b"!version,ok,1.4\r\n",
             b"?status\r\n",
         ]
-        wanted += [_version(check), _unknown(unknown), b"!undefined,invalid,", b"!status,"]
-    check.wire.send(b"".join(sent))
+        wanted += [_version(context), _unknown(unknown), b"!undefined,invalid,", b"!status,"]
+    context.wire.send(b"".join(sent))
     for number, beginning in enumerate(wanted):
-        line = check.wire.read().line
-        check.that(line.startswith(beginning), f"reply {number + 1} must begin with {beginning!r}: {line!r}")
+        line = context.wire.read().line
+        context.that(line.startswith(beginning), f"reply {number + 1} must begin with {beginning!r}: {line!r}")
 
 
 @LINE_CASES.case(
     "order/two-clients",
     "1.1",
     "Each client gets the replies to its own requests, whatever other clients send.",
-    Reach.READS,
+    Scope.READS,
 )
-def _two_clients(check: Check) -> None:
-    first, second = check.connect(), check.connect()
+def _two_clients(context: CaseContext) -> None:
+    first, second = context.connect(), context.connect()
     # What the first has begun to say keeps nobody waiting, and goes nowhere else.
     first.send(b"?no-such")
     for name in ("no-such-command", "version"):
         second.send(request_line(name))
         reply = second.read()
-        check.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
+        context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
     first.send(b"-thing\r\n")
     line = first.read().line
-    check.that(line == _unknown("no-such-thing"), f"{_unknown('no-such-thing')!r} is wanted, not {line!r}")
-    check.fence(second)
+    context.that(line == _unknown("no-such-thing"), f"{_unknown('no-such-thing')!r} is wanted, not {line!r}")
+    context.fence(second)
 
 
 # -- protocol section 9: what deployed clients depend on ------------------------------------------------
@@ -296,28 +296,28 @@ def _two_clients(check: Check) -> None:
     "clients/status-has-five-fields",
     "9.7",
     "The reply to `status` must have exactly five comma-separated fields and no `!` inside.",
-    Reach.READS,
+    Scope.READS,
     Level.QUIRK,
 )
-def _five_fields(check: Check) -> None:
-    check.wire.send(b"?status\r\n")
-    line = check.wire.read().line
-    check.that(line.count(b",") == 4, f"five fields are wanted, not {line!r}")
-    check.that(line.count(b"!") == 1, f"a `!` inside a reply breaks the client's parser: {line!r}")
-    check.that(line.isascii(), f"a byte above 0x7F breaks the client's decoder: {line!r}")
+def _five_fields(context: CaseContext) -> None:
+    context.wire.send(b"?status\r\n")
+    line = context.wire.read().line
+    context.that(line.count(b",") == 4, f"five fields are wanted, not {line!r}")
+    context.that(line.count(b"!") == 1, f"a `!` inside a reply breaks the client's parser: {line!r}")
+    context.that(line.isascii(), f"a byte above 0x7F breaks the client's decoder: {line!r}")
 
 
 @LINE_CASES.case(
     "clients/greeting-and-status-are-short",
     "9.7",
     "The greeting and the reply together must have at most 256 bytes.",
-    Reach.READS,
+    Scope.READS,
     Level.QUIRK,
 )
-def _short(check: Check) -> None:
-    wire = check.open()
+def _short(context: CaseContext) -> None:
+    wire = context.open()
     wire.send(b"?status\r\n")
     # Who sends no greeting to those who ask at once has the shorter reply.
     first = wire.read()
     lines = first.line if first.message.name == "status" else first.line + wire.read().line
-    check.that(len(lines) <= 256, f"greeting and status have {len(lines)} bytes: {lines!r}")
+    context.that(len(lines) <= 256, f"greeting and status have {len(lines)} bytes: {lines!r}")

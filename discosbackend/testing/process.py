@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from discosbackend.errors import NotServed
+from discosbackend.testing.errors import NotServed
 
 __all__ = ["ServerProcess", "main"]
 
@@ -92,10 +92,10 @@ class ServerProcess:
                 report += chunk
         except TimeoutError:
             raise NotServed(f"{self.output()}\nno server after {timeout:g} s") from None
-        told = json.loads(report)
-        if "problem" in told:
-            raise NotServed(f"{self.output()}\n{told['problem']}")
-        return int(told["port"])
+        message = json.loads(report)
+        if "problem" in message:
+            raise NotServed(f"{self.output()}\n{message['problem']}")
+        return int(message["port"])
 
     @property
     def running(self) -> bool:
@@ -186,10 +186,10 @@ def _log_to_stderr() -> None:
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
 
-def _report(link: socket.socket, **told: object) -> None:
+def _report(link: socket.socket, **message: object) -> None:
     # Perhaps nobody is there any more who wants to know.
     with contextlib.suppress(OSError):
-        link.sendall(json.dumps(told).encode() + b"\n")
+        link.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _case_class(where: dict[str, Any]) -> Any:

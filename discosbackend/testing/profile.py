@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from discosbackend import __protocol_version__
+from discosbackend._version import __protocol_version__
 from discosbackend.commands import COMMANDS, WILDCARD
 
 __all__ = ["Profile"]
@@ -93,7 +93,7 @@ class Profile:
         """The sentence on what this server does otherwise in a case, "" where it is not known to."""
         return next((text for wanted, text in self.deviations.items() if fnmatchcase(case_id, wanted)), "")
 
-    def told(self, name: str) -> bool:
+    def is_set(self, name: str) -> bool:
         """Whether an attribute was overridden with a value, on the way to this class or on the instance."""
         kinds = type(self).__mro__
         overridden = name in vars(self) or any(name in vars(kind) for kind in kinds[: kinds.index(Profile)])

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from discosbackend.commands import COMMANDS
-from discosbackend.errors import HandlerException, ProfileError
+from discosbackend.errors import HandlerException
 from discosbackend.grammar import REQUEST, Message
 from discosbackend.testing.conformance import CASES
+from discosbackend.testing.errors import ProfileError
 from discosbackend.testing.profile import Profile
 from discosbackend.toml import did_you_mean, read_toml
 
@@ -55,15 +56,15 @@ def load_profile(name_or_path: str) -> Profile:
     profile = Profile()
     for key, value in values.items():
         try:
-            told = _told(key, value)
+            checked = _checked(key, value)
         except ValueError as problem:
             raise ProfileError(f"profile {name_or_path}: {problem}") from None
         if key != _DESCRIPTION:
-            setattr(profile, key, told)
+            setattr(profile, key, checked)
     return profile
 
 
-def _told(key: str, value: Any) -> Any:
+def _checked(key: str, value: Any) -> Any:
     """The attribute that this value of a file means. ValueError, with what would be right."""
     if key not in _KINDS:
         raise ValueError(f"{key} is not known{did_you_mean(key, _KINDS)}")

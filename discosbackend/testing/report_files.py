@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from discosbackend.testing.citations import SECTIONS
 from discosbackend.testing.report_text import areas, conclusion, facts, printable, requirement
-from discosbackend.testing.trial import Record, Result, Verdict
+from discosbackend.testing.runner import Record, Result, Verdict
 
 __all__ = ["FORMAT", "json_text", "junit"]
 
@@ -63,9 +63,9 @@ def _add_case(suite: ElementTree.Element, result: Result) -> None:
     )
     message = printable(result.explanation)
     if result.verdict is Verdict.FAIL:
-        told = [*result.reasons, requirement(result), "", *result.conversation.splitlines()]
+        content = [*result.reasons, requirement(result), "", *result.conversation.splitlines()]
         failure = ElementTree.SubElement(case, "failure", message=message, type=result.case.level.value)
-        failure.text = "\n".join(map(printable, told))
+        failure.text = "\n".join(map(printable, content))
     elif result.verdict in (Verdict.SKIPPED, Verdict.UNSUPPORTED):
         ElementTree.SubElement(case, "skipped", message=message)
     elif result.verdict is not Verdict.PASS:
@@ -94,7 +94,7 @@ def json_text(record: Record) -> str:
 
     - `format`: 1
     - `server`, `profile`: their names
-    - `reach`: how far the run went, "reads", "measure" or "full"
+    - `scope`: how far the run went, "reads", "measure" or "full"
     - `strict`: whether what works, but not as the document says, was a failure
     - `began`: when, in UTC, as 2026-05-04T12:30:11.250000Z; `seconds`: how long it took
     - `ended_early`: why it did, "" if it did not
@@ -103,14 +103,14 @@ def json_text(record: Record) -> str:
     - `counts`: how many cases have each verdict, a key for every verdict
     - `results`: in the order in which they were tried, objects with `id`, `area`, `title`, `level` ("must",
       "should", "quirk"), `section` and `section_title` in docs/protocol.md, `requirement` (the sentence that
-      is there), `reach`, `verdict`, `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was
+      is there), `scope`, `verdict`, `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was
       said last) and `transcript` (nearly all of it), both with a line for each way
     """
-    told = {
+    content = {
         "format": FORMAT,
         "server": record.server,
         "profile": record.profile,
-        "reach": record.reach.name.lower(),
+        "scope": record.scope.name.lower(),
         "strict": record.strict,
         "began": f"{record.began:%Y-%m-%dT%H:%M:%S.%fZ}",
         "seconds": record.seconds,
@@ -120,7 +120,7 @@ def json_text(record: Record) -> str:
         "counts": {verdict.value: record.count(verdict) for verdict in Verdict},
         "results": [_result(result) for result in record.results],
     }
-    return json.dumps(told, indent=2) + "\n"
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _result(result: Result) -> dict[str, object]:
@@ -133,7 +133,7 @@ def _result(result: Result) -> dict[str, object]:
         "section": case.section,
         "section_title": SECTIONS[case.section],
         "requirement": case.requirement,
-        "reach": case.reach.name.lower(),
+        "scope": case.scope.name.lower(),
         "verdict": result.verdict.value,
         "reasons": list(result.reasons),
         "seconds": result.seconds,

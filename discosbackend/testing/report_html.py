@@ -20,7 +20,7 @@ from discosbackend.testing.report_text import (
     printable,
     requirement,
 )
-from discosbackend.testing.trial import Record, Result, Verdict
+from discosbackend.testing.runner import Record, Result, Verdict
 
 __all__ = ["page"]
 
@@ -174,7 +174,7 @@ def _summary(record: Record, failed: bool) -> str:
     chips = (f"<li>{_chip(verdict, record.count(verdict))}</li>" for verdict in MEANINGS)
     meanings = (f"<dt>{verdict.value}</dt><dd>{meaning}</dd>" for verdict, meaning in MEANINGS.items())
     links = (_link(area, results) for area, results in areas(record).items())
-    told = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts(record).items())
+    entries = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts(record).items())
     return f"""<p class="conclusion {tone}">{_text(conclusion(record))}</p>
 {early}
 <ul class="chips">
@@ -187,7 +187,7 @@ def _summary(record: Record, failed: bool) -> str:
 </dl>
 </details>
 <dl class="facts">
-{_lines(told)}
+{_lines(entries)}
 </dl>
 <nav aria-label="Areas">
 <ul class="areas">

@@ -1,7 +1,7 @@
 """Report as text: a line while a run goes on, and afterwards all that a person has to know of it.
 
-The words that every report shares are here too: verdicts, reach, what it comes to. Files for other programs
-are report_files' business, the page for a browser report_html's.
+The words that every report shares are here too: verdicts, scope, conclusion. Files for other programs are in
+report_files, the page for a browser is in report_html.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from discosbackend import __version__
+from discosbackend._version import __version__
 from discosbackend.testing.cases import Level
-from discosbackend.testing.caution import Reach
 from discosbackend.testing.citations import citation
-from discosbackend.testing.trial import Record, Result, Verdict
+from discosbackend.testing.runner import Record, Result, Verdict
+from discosbackend.testing.send_guard import Scope
 
 __all__ = [
     "LEVELS",
@@ -46,10 +46,10 @@ LEVELS = {
 }
 """How much a requirement weighs, in words."""
 
-_REACHES = {
-    Reach.READS: "reads only, nothing was touched",
-    Reach.MEASURE: "reads and measurements",
-    Reach.FULL: "everything, start and stop and configuration included",
+_SCOPES = {
+    Scope.READS: "reads only, nothing was touched",
+    Scope.MEASURE: "reads and measurements",
+    Scope.FULL: "everything, start and stop and configuration included",
 }
 
 _STRICT = "yes: what works, but not as the document says, has failed"
@@ -101,7 +101,7 @@ def facts(record: Record) -> dict[str, str]:
         "server": record.server,
         "profile": record.profile,
         "began": f"{record.began:%Y-%m-%d %H:%M:%S} UTC, took {record.seconds:.1f} s",
-        "reach": _REACHES[record.reach],
+        "scope": _SCOPES[record.scope],
         "strict": _STRICT if record.strict else _NOT_STRICT,
         "checked by": f"discosbackend {__version__}",
     }
@@ -174,20 +174,20 @@ def _sections(record: Record) -> Iterator[str]:
     quiet: list[str] = []
     for area, results in areas(record).items():
         line = f"{area:18} {counts(results)}"
-        told = [_told(result) for result in results if result.verdict in (Verdict.NON_STRICT, Verdict.KNOWN)]
-        told += [_failure(result) for result in results if result.verdict is Verdict.FAIL]
-        if told and quiet:
+        details = [_note(result) for result in results if result.verdict in (Verdict.NON_STRICT, Verdict.KNOWN)]
+        details += [_failure(result) for result in results if result.verdict is Verdict.FAIL]
+        if details and quiet:
             yield "\n".join(quiet)
             quiet = []
-        if told:
-            yield "\n".join([line, *told])
+        if details:
+            yield "\n".join([line, *details])
         else:
             quiet.append(line)
     if quiet:
         yield "\n".join(quiet)
 
 
-def _told(result: Result) -> str:
+def _note(result: Result) -> str:
     return f"  {_label(result)} {result.case.id}: {printable(result.explanation)}"
 
 

@@ -1,0 +1,32 @@
+"""What punctuality is compared with: a bare process that sleeps until shortly before an instant, and spins.
+
+    python -m benchmarks.bare_wait
+
+Reads an instant, in counts of 100 ns since 1970, from each line of standard input, waits for it, and says by
+how many ns it was late.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+__all__ = ["wait_for"]
+
+_SPIN_NS = 300_000
+
+
+def wait_for(instant: int) -> int:
+    """Wait until that count of 100 ns; by how many ns that was late."""
+    due = instant * 100
+    left = due - time.time_ns()
+    if left > _SPIN_NS:
+        time.sleep((left - _SPIN_NS) / 1e9)
+    while (now := time.time_ns()) < due:
+        pass
+    return now - due
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(wait_for(int(line)), flush=True)

@@ -1,0 +1,138 @@
+"""False alarms: all conformance cases on right servers, over and over, several at a time, on a busy machine.
+
+    python -m benchmarks.false_alarms
+
+The servers are our simulated instruments, each with its profile. Nothing may be reported but passes, commands
+that the instrument has not, and cases that its profile leaves out. The exit status is 0 if that is so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.load import ask, connect
+from benchmarks.servers import ROOT, Companion, NotMeasured, Server
+from benchmarks.table import median
+
+__all__ = ["INSTRUMENTS", "Tally", "check_on", "main", "server_of"]
+
+INSTRUMENTS = ("discos", "sardara", "skarab", "mistral", "totalpower")
+
+_AT_A_TIME = 3
+_PATIENCE = 300.0
+_RIGHT = {"pass", "unsupported", "skipped"}
+
+# The minutes of its tasks pass at once.
+_MISTRAL = """
+from discosbackend import DBProtocolHandler, run_server
+from discosbackend.simulator import SimulatedBackend
+run_server(0, DBProtocolHandler(SimulatedBackend("mistral", time_scale=0)), "127.0.0.1")
+"""
+_BUSY = "while True: pass"
+
+
+@dataclass
+class Tally:
+    """What the runs on one instrument have come to."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What was reported and should not be, a text each."""
+
+
+def server_of(instrument: str) -> Server:
+    """The simulated instrument of that name, ready to start."""
+    if instrument != "mistral":
+        return Server("scripts/discos-backend-server", "--port", "0", "--simulate", instrument, "--no-data")
+    server = Server("-c", _MISTRAL)
+    with connect(server.address) as connection:
+        # It does not start without.
+        ask(connection, "?setup")
+    return server
+
+
+def check_on(instrument: str, server: Server, runs: int, options: Sequence[str] = ("--full",)) -> Tally:
+    """So many runs in a row on a server of their own."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [
+            "scripts/discos-backend-check",
+            ":".join(map(str, server.address)),
+            "--profile",
+            instrument,
+            *options,
+        ]
+        for run in range(1, runs + 1):
+            done = subprocess.run(
+                [sys.executable, *command, "--json", str(report)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
+            )
+            if not report.exists():
+                raise NotMeasured(f"{instrument}: {done.stderr.strip()[-500:]}")
+            found = json.loads(report.read_text(encoding="utf-8"))
+            report.unlink()
+            tally.seconds.append(found["seconds"])
+            tally.verdicts.update(case["verdict"] for case in found["results"])
+            for case in found["results"]:
+                if case["verdict"] not in _RIGHT:
+                    tally.wrong.append(f"{instrument}, run {run}: {case['id']}: {case['reasons']}")
+            if done.returncode != 0:
+                tally.wrong.append(f"{instrument}, run {run}: exit status {done.returncode}")
+    return tally
+
+
+def _rows(found: dict[str, Tally]) -> Iterator[tuple[str, ...]]:
+    yield "instrument", "runs", "cases passed", "unsupported", "skipped", "wrong", "median s", "slowest s"
+    for instrument, tally in found.items():
+        counts = [tally.verdicts[verdict] for verdict in ("pass", "unsupported", "skipped")]
+        times = [f"{median(tally.seconds):.1f}", f"{max(tally.seconds):.1f}"]
+        yield (instrument, *map(str, (len(tally.seconds), *counts, len(tally.wrong))), *times)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, and print what was found; the exit status, 0 if nothing was reported that should not be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.false_alarms", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--runs", type=int, default=50, help="on each instrument (%(default)s)")
+    parser.add_argument("--idle", action="store_true", help="do not keep the processors busy")
+    parser.add_argument("--only", nargs="+", choices=INSTRUMENTS, default=INSTRUMENTS, help="these instruments")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error(f"--runs {options.runs} is none")
+    with ExitStack() as stack:
+        for _ in range(0 if options.idle else os.cpu_count() or 1):
+            stack.enter_context(Companion("-c", _BUSY))
+        try:
+            servers = {name: stack.enter_context(server_of(name)) for name in options.only}
+            with ThreadPoolExecutor(_AT_A_TIME) as pool:
+                tallies = pool.map(lambda name: check_on(name, servers[name], options.runs), servers)
+                found = dict(zip(servers, tallies, strict=True))
+        except (NotMeasured, OSError, subprocess.TimeoutExpired) as problem:
+            sys.exit(f"not measured: {problem}")
+    for row in _rows(found):
+        print("  ".join(cell.rjust(12) for cell in row))
+    wrong = [text for tally in found.values() for text in tally.wrong]
+    print(*wrong[:20], f"{len(wrong)} wrong" if wrong else "nothing is wrong", sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

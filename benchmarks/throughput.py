@@ -1,0 +1,81 @@
+"""Throughput and latency: one client and fifty, one request at a time and pipelining, against bare ones."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from benchmarks.load import STATUS, Load, alone, connected, together
+from benchmarks.presets import Preset
+from benchmarks.servers import Server, asyncio_server, our_server, twisted_server, unchecked_server
+from benchmarks.table import Row, against, at_least, at_most, rate_text, time_text
+
+__all__ = ["fifty_clients", "fifty_pipelining", "one_client", "one_pipelining"]
+
+_MANY = 50
+_DEPTH = 100
+_P99 = at_most(1.2)
+
+
+def one_client(preset: Preset) -> list[Row]:
+    """One client, one request at a time."""
+    return _with_latencies(_measure(preset, 1, preset.requests, 1), 0.9)
+
+
+def fifty_clients(preset: Preset) -> list[Row]:
+    """Fifty clients, one request each at a time."""
+    return _with_latencies(_measure(preset, _MANY, 160, 1), 0.95)
+
+
+def one_pipelining(preset: Preset) -> list[Row]:
+    """One client that sends a hundred requests at once."""
+    return _rates(_measure(preset, 1, preset.batches, _DEPTH), 0.5)
+
+
+def fifty_pipelining(preset: Preset) -> list[Row]:
+    """Fifty clients that do."""
+    return _rates(_measure(preset, _MANY, 20, _DEPTH), 0.4)
+
+
+# Rounds of ours, of bare Twisted, of bare asyncio, and of bare Twisted that asks our backend.
+_Rounds = tuple[list[Load], list[Load], list[Load], list[Load]]
+
+
+def _measure(preset: Preset, clients: int, each: int, depth: int) -> _Rounds:
+    """All four servers are there all the time, one of them is loaded at a time, in turn."""
+    loads: _Rounds = ([], [], [], [])
+    with ExitStack() as stack:
+        makers = (our_server, twisted_server, asyncio_server, unchecked_server)
+        servers = [stack.enter_context(maker()) for maker in makers]
+        for server in servers:
+            _round(server, clients, each, depth)
+        for server, found in preset.turns(list(zip(servers, loads, strict=True))):
+            found.append(_round(server, clients, each, depth))
+    return loads
+
+
+def _round(server: Server, clients: int, each: int, depth: int) -> Load:
+    with connected(server.address, clients) as connections:
+        if clients == 1:
+            return alone(connections[0], STATUS, each, depth)
+        return together(connections, STATUS, each, depth)
+
+
+def _rates(loads: _Rounds, goal: float) -> list[Row]:
+    ours, twisted, asyncio, unchecked = ([load.rate for load in found] for found in loads)
+    return [
+        against("rate against bare Twisted", ours, twisted, rate_text, at_least(goal)),
+        against("rate against bare asyncio", ours, asyncio, rate_text),
+        against("rate against the floor", ours, unchecked, rate_text),
+        against("the floor against bare Twisted", unchecked, twisted, rate_text),
+    ]
+
+
+def _with_latencies(loads: _Rounds, goal: float) -> list[Row]:
+    p50 = [[load.p50 for load in found] for found in loads]
+    p99 = [[load.p99 for load in found] for found in loads]
+    return [
+        *_rates(loads, goal),
+        against("p50 against bare Twisted", p50[0], p50[1], time_text),
+        against("p99 against bare Twisted", p99[0], p99[1], time_text, _P99),
+        against("p99 against bare asyncio", p99[0], p99[2], time_text),
+    ]

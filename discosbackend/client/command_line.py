@@ -1,0 +1,65 @@
+"""The command line of the client: `python -m discosbackend.client HOST:PORT COMMAND [ARGUMENT...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from discosbackend.client.blocking import Client
+from discosbackend.commands import COMMANDS
+from discosbackend.errors import (
+    GrammarException,
+    NoReply,
+)
+from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.toml import did_you_mean
+
+__all__ = ["host_and_port", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Print the reply to one request. Exit status 0 if it is `ok`, 1 if not or if none comes, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m discosbackend.client",
+        description="Send one request to a DISCOS backend server and print the reply.",
+        epilog=(
+            "examples:\n  %(prog)s 127.0.0.1:8978 status\n  %(prog)s 127.0.0.1:8978 set-enable 0 3\n"
+            "  %(prog)s 127.0.0.1:8978 '?get-tpi,0,0'"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("address", metavar="HOST:PORT", type=host_and_port, help="where the server listens")
+    parser.add_argument("name", help="the command, or a whole request as it stands on the wire")
+    parser.add_argument("arguments", nargs="*", help="its arguments, as they are: escapes are added")
+    parser.add_argument(
+        "--timeout", type=float, default=100.0, metavar="SECONDS", help="for the reply (default: %(default)g)"
+    )
+    options = parser.parse_args(arguments)
+    request = Message(message_type=REQUEST, name=options.name, arguments=options.arguments)
+    if not options.arguments and (options.name.startswith(REQUEST) or SEPARATOR in options.name):
+        try:
+            request = parse_message(REQUEST + options.name.removeprefix(REQUEST))
+        except GrammarException as problem:
+            parser.error(f"{options.name!r} is no request: {problem}")
+    if not request.check_synthax():
+        near = did_you_mean(options.name, COMMANDS)
+        parser.error(f"no message can carry that: a name has letters, digits and hyphens, no argument is empty{near}")
+    host, port = options.address
+    try:
+        with Client(host, port, timeout=options.timeout) as client:
+            reply = client.exchange(request)
+    except NoReply as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
+    print(reply)
+    sys.exit(0 if reply.code == OK else 1)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Where a server listens, from a command line. ArgumentTypeError for what is not HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8978")
+    return host.strip("[]"), int(port)

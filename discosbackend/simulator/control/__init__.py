@@ -1,0 +1,1 @@
+"""Control of a running simulator: the operations, their execution, server and client."""

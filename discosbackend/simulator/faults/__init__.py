@@ -1,0 +1,1 @@
+"""Faults on purpose: their kinds, when they apply, and what they do."""

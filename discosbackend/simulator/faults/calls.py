@@ -1,0 +1,125 @@
+"""FaultyCalls: commands that fail, hang or take their time on purpose, as Faults decides.
+
+It stands between a handler and the methods of its backend. What a backend calls of itself is not touched;
+what happens to the reply is in protocol.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from discosbackend.errors import BackendError
+from discosbackend.handlers import BackendCommand, Handler
+from discosbackend.scheduler import deferred_of
+from discosbackend.simulator.faults.script import Fault, Faults
+
+__all__ = ["FaultyCalls"]
+
+
+class FaultyCalls:
+    """Puts itself before every command of a handler, the backend's own ones too.
+
+    `reactor` gives the reactor, when one is first needed. A handler that has no commands stays as it is.
+    """
+
+    def __init__(self, handler: Handler, faults: Faults, reactor: Callable[[], Any]) -> None:
+        self._faults = faults
+        self._reactor = reactor
+        self._hanging: set[Deferred[Any]] = set()
+        # What threads wait for, or only so many seconds.
+        self._released = threading.Event()
+        self._given_up = False
+        for command in getattr(handler, "commands", {}).values():
+            if isinstance(command, BackendCommand):
+                command.method = self._wrapped(command)
+
+    def release(self) -> None:
+        """The server goes down: what hangs fails now, and so does what is slow in a thread."""
+        released, self._released = self._released, threading.Event()
+        released.set()
+        for hanging in list(self._hanging):
+            hanging.errback(_released())
+
+    @contextmanager
+    def given_up(self) -> Iterator[None]:
+        """Release what hangs, and carry out nothing that gets its turn meanwhile: it is to be cancelled here."""
+        self._given_up = True
+        try:
+            self.release()
+            yield
+        finally:
+            self._given_up = False
+
+    def _wrapped(self, command: BackendCommand) -> Callable[..., Any]:
+        # Not on the backend itself, whose status() may well ask its own time().
+        name, method = command.name, command.method
+        blocks = command.worker is not None
+
+        @wraps(method)
+        def call(*arguments: Any) -> Any:
+            if self._given_up:
+                raise _released()
+            # Before it is struck, lest it wait for the next release.
+            released = self._released
+            applied = self._faults.on_call(name) if self._faults.on_calls else None
+            if not applied:
+                return method(*arguments)
+            go_on = partial(_carried_out, applied, partial(method, *arguments))
+            return _in_thread(applied, go_on, released) if blocks else self._in_place(applied, go_on)
+
+        return call
+
+    def _in_place(self, applied: list[Fault], go_on: Callable[[], Any]) -> Any:
+        """What a method that does not block comes to: its result, later perhaps, or never."""
+        seconds, hangs = _waits(applied)
+        if not seconds and not hangs:
+            return go_on()
+        waiting: Deferred[Any]
+        if hangs:
+            waiting = Deferred()
+            self._hanging.add(waiting)
+            waiting.addBoth(self._forget_hanging, waiting)
+        else:
+            waiting = Deferred(lambda _: timer.cancel())
+            timer = self._reactor().callLater(seconds, waiting.callback, None)
+        return waiting.addCallback(lambda _: _result_of(go_on))
+
+    def _forget_hanging(self, outcome: Any, hanging: Deferred[Any]) -> Any:
+        self._hanging.discard(hanging)
+        return outcome
+
+
+def _in_thread(applied: list[Fault], go_on: Callable[[], Any], released: threading.Event) -> Any:
+    """The same for a method marked @blocking, in its own thread."""
+    seconds, hangs = _waits(applied)
+    if (hangs or seconds) and released.wait(None if hangs else seconds):
+        raise _released()
+    return go_on()
+
+
+def _waits(applied: list[Fault]) -> tuple[float, bool]:
+    """For how many seconds a call is held up, and whether for ever."""
+    seconds = sum(fault.seconds or 0.0 for fault in applied if fault.kind == "slow")
+    return seconds, any(fault.kind == "hang" for fault in applied)
+
+
+def _carried_out(applied: list[Fault], call: Callable[[], Any]) -> Any:
+    for fault in applied:
+        if fault.kind == "fail":
+            raise BackendError(fault.text)
+    return call()
+
+
+def _result_of(call: Callable[[], Any]) -> Any:
+    result = call()
+    return deferred_of(result) if hasattr(type(result), "__await__") else result
+
+
+def _released() -> BackendError:
+    return BackendError("server is stopping")

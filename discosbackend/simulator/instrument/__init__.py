@@ -1,0 +1,1 @@
+"""What an instrument is: its records, the profiles they are read from, sections, channels and tasks."""

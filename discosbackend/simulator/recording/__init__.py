@@ -1,0 +1,1 @@
+"""Recordings on disk: making dumps, storing them, and converting them to FITS files."""

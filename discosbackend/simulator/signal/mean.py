@@ -1,0 +1,215 @@
+"""The mean number of counts in each bin of a simulated backend, without noise.
+
+The mean of a bin, in counts, is
+
+    drift * gain * shape * (Tsys + diode + sources + interference) * bin width * 10^(-att/10) + zero / bins
+
+in K, MHz and dB, with the factors of DC bin and spur in the shape. Where bins lie and how they respond is
+in passband, what there is to see in sky, an instrument's numbers in instrument.model, and the noise in spectra.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy
+from numpy.typing import NDArray
+
+from discosbackend.simulator.instrument.model import Channel, Setup
+from discosbackend.simulator.signal.passband import HOTTEST, Bins, Patch, cross_pattern, shape
+from discosbackend.simulator.signal.sky import Sky, Source
+
+__all__ = ["Moment", "Buffers", "ChannelMean", "Values", "moment_of", "channel_means"]
+
+Values = NDArray[numpy.float32]
+"""What is worked with: a dump has no more digits, and twice as many would take twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is in front of the receiver during a dump. `seconds` is None outside of acquisitions.
+
+    A source drifts across the beam at its time of an acquisition; without one it is not in it.
+    """
+
+    sky: Sky
+    seconds: float | None
+    diode: bool
+
+    def beam(self, source: Source) -> float:
+        """What the beam lets through of a source."""
+        if self.seconds is None:
+            return 1.0 if source.transit is None else 0.0
+        return source.beam(self.seconds)
+
+
+def moment_of(setup: Setup, sky: Sky, dump: int) -> Moment:
+    """The middle of a dump."""
+    return Moment(sky, (dump + 0.5) * setup.integration * 1e-3, sky.diode_at(dump))
+
+
+class Buffers:
+    """Where a dump is worked out, a channel at a time: small enough to stay in the processor's cache."""
+
+    __slots__ = ("autos", "noise", "spare")
+
+    def __init__(self, bins: int) -> None:
+        self.autos: tuple[Values, ...] = (numpy.empty(bins, numpy.float32), numpy.empty(bins, numpy.float32))
+        self.noise: Values = numpy.empty(bins, numpy.float32)
+        self.spare: Values = numpy.empty(bins, numpy.float32)
+
+    def cut(self, bins: int) -> Buffers:
+        """The same room for fewer bins."""
+        part = Buffers(0)
+        part.autos = tuple(each[:bins] for each in self.autos)
+        part.noise, part.spare = self.noise[:bins], self.spare[:bins]
+        return part
+
+
+class _View:
+    """What there is to see in bins of the same frequencies, in K: the sources of a sky, and interference."""
+
+    def __init__(self, setup: Setup, channel: Channel) -> None:
+        self._bins = Bins(channel, setup.receiver)
+        combs = (self._bins.comb(comb) for comb in setup.receiver.interference)
+        self._interference = [(1.0, comb) for comb in combs if comb is not None]
+        self._sources: Mapping[str, Source] | None = None
+        self._seen: list[tuple[Source, Patch | None]] = []
+
+    def total(self, feed: int, kelvin: float, moment: Moment, out: Values, spare: Values) -> float | Values:
+        """What a feed sees, on top of `kelvin`: a number where all bins see the same, else `out`, filled."""
+        patches = list(self._interference)
+        for source, lines in self._look(moment.sky):
+            if feed in source.feeds and (beam := moment.beam(source)):
+                kelvin += beam * source.level
+                if lines is not None:
+                    patches.append((beam, lines))
+        return _summed(kelvin, patches, out, spare)
+
+    def polarised(self, feed: int, part: int, moment: Moment, out: Values, spare: Values) -> float | Values:
+        """Q (`part` 0) or U (1) of the sources, as total()."""
+        kelvin, patches = 0.0, []
+        for source, lines in self._look(moment.sky):
+            if feed in source.feeds and source.linear:
+                angle = 2 * math.radians(source.angle)
+                weight = moment.beam(source) * source.linear * (math.sin(angle) if part else math.cos(angle))
+                kelvin += weight * source.level
+                if lines is not None:
+                    patches.append((weight, lines))
+        return _summed(kelvin, patches, out, spare)
+
+    def _look(self, sky: Sky) -> list[tuple[Source, Patch | None]]:
+        # A line's profile is dear. A sky is never changed but replaced, and one with another Tsys or diode
+        # has the very same sources.
+        if sky.sources is not self._sources:
+            self._seen = [(source, self._bins.lines(source)) for source in sky.sources.values()]
+            self._sources = sky.sources
+        return self._seen
+
+
+def _summed(kelvin: float, patches: list[tuple[float, Patch]], out: Values, spare: Values) -> float | Values:
+    kelvin = min(max(kelvin, -HOTTEST), HOTTEST)
+    if not patches:
+        return kelvin
+    out.fill(kelvin)
+    for weight, patch in patches:
+        part = out[patch.where]
+        part += numpy.multiply(patch.kelvin, weight, out=spare[: len(part)])
+    return out
+
+
+class _Input:
+    """One polarisation of a feed: its temperatures, and counts a K of each bin."""
+
+    def __init__(self, setup: Setup, channel: Channel, number: int) -> None:
+        if not 0 <= number < min(len(setup.tsys), len(setup.marks)):
+            raise ValueError(f"input {number} of feed {channel.feed} needs a tsys and a mark: give the setup one")
+        self.number = number
+        self._tsys = setup.tsys[number]
+        self._mark = setup.marks[number]
+        response = setup.response
+        counts = response.gain * channel.bandwidth / channel.bins * 10 ** (-setup.attenuation / 10)
+        bins = counts * shape(channel.bins, response, setup.seed, number)
+        if channel.bins > 1:
+            bins[0] *= response.dc
+            bins[channel.bins // 2] *= response.spur
+        self.counts: Values = bins.astype(numpy.float32)
+
+    def kelvin(self, moment: Moment) -> float:
+        """Of the receiver, with the noise diode if it is on."""
+        kelvin = moment.sky.tsys.get(self.number, self._tsys)
+        return kelvin + moment.sky.mark.get(self.number, self._mark) if moment.diode else kelvin
+
+
+class ChannelMean:
+    """The means of one channel, and the number of samples that decides the noise around them."""
+
+    def __init__(self, setup: Setup, channel: Channel, view: _View, buffers: Buffers) -> None:
+        self.channel = channel
+        self.buffers = buffers.cut(channel.bins)
+        self.samples = max(1.0, channel.bandwidth * 1e6 / channel.bins * setup.integration * 1e-3)
+        self.inputs = tuple(_Input(setup, channel, number) for number in channel.inputs)
+        self._view = view
+        self._zero = setup.response.zero / channel.bins
+        if channel.stokes:
+            self._pattern = cross_pattern(channel.bins, setup.response, setup.seed, channel.feed)
+            left, right = (each.counts for each in self.inputs)
+            self._root: Values = numpy.sqrt(left) * numpy.sqrt(right)
+
+    def auto(self, which: int, moment: Moment, gain: float) -> Values:
+        """The mean of L or R, of its one input or the second one: in a room that the next dump needs."""
+        out, each = self.buffers.autos[which], self.inputs[which]
+        kelvin = self._view.total(self.channel.feed, each.kelvin(moment), moment, out, self.buffers.spare)
+        if isinstance(kelvin, numpy.ndarray):
+            # A line in absorption may be deeper than all that there is.
+            numpy.clip(kelvin, 0.0, HOTTEST, out=out)
+            numpy.multiply(out, each.counts, out=out)
+            numpy.multiply(out, gain, out=out)
+        else:
+            numpy.multiply(each.counts, max(kelvin, 0.0) * gain, out=out)
+        if self._zero:
+            numpy.add(out, self._zero, out=out)
+        return out
+
+    def root(self) -> Values:
+        """The root of L times R, whose means are replaced by it."""
+        left, right = self.buffers.autos
+        numpy.multiply(left, right, out=left)
+        return numpy.sqrt(left, out=left)
+
+    def cross(self, part: int, moment: Moment, gain: float, root: Values, deviates: Values) -> Values:
+        """Q or U in place of the deviates.
+
+        With E_L and E_R complex Gaussian and independent, Re(E_L E_R*) has the variance L R / 2, and so has
+        the imaginary part, independently; a mean over N samples has it N times smaller. The correlation that
+        there is would change it by (Q^2 - U^2) / (L R), a percent, and is left out.
+        """
+        numpy.multiply(deviates, 1 / math.sqrt(2 * self.samples), out=deviates)
+        numpy.add(deviates, self._pattern[part], out=deviates)
+        numpy.multiply(deviates, root, out=deviates)
+        # The second mean has gone into the root, so that its room is free.
+        free = self.buffers.autos[1]
+        kelvin = self._view.polarised(self.channel.feed, part, moment, free, self.buffers.spare)
+        if isinstance(kelvin, numpy.ndarray) or kelvin:
+            numpy.multiply(self._root, kelvin, out=free)
+            numpy.multiply(free, gain, out=free)
+            # No more than there is, where a line absorbs all of it.
+            numpy.minimum(free, root, out=free)
+            numpy.maximum(free, numpy.negative(root, out=self.buffers.spare), out=free)
+            numpy.add(deviates, free, out=deviates)
+        return deviates
+
+
+def channel_means(setup: Setup) -> tuple[ChannelMean, ...]:
+    """One for each channel; they work in the same room, so that only one of them can at a time."""
+    buffers = Buffers(max((channel.bins for channel in setup.channels), default=0))
+    views: dict[tuple[float, float, int], _View] = {}
+    found = []
+    for channel in setup.channels:
+        frequencies = channel.start_frequency, channel.bandwidth, channel.bins
+        if frequencies not in views:
+            views[frequencies] = _View(setup, channel)
+        found.append(ChannelMean(setup, channel, views[frequencies], buffers))
+    return tuple(found)
