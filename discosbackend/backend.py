@@ -26,6 +26,7 @@ __all__ = [
     "blocking",
     "blocking_of",
     "command",
+    "commands_of",
     "declared_commands",
 ]
 
@@ -178,6 +179,12 @@ class Backend:
         """Park the backend (wire name `backend-park`)."""
         raise NotSupportedError
 
+    # -- commands that depend on the instance ---------------------------------------------------------
+
+    def own_commands(self) -> Iterable[Callable[..., Any]]:
+        """Functions marked with `@command`, beside the marked methods; asked for once, when the handler is made."""
+        return ()
+
     # -- the server's life ----------------------------------------------------------------------------
 
     def server_started(self) -> Awaitable[object] | None:
@@ -280,6 +287,25 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
             if row.name in found:
                 raise ValueError(f"{row.name!r} is declared by {found[row.name][1]}() and by {attribute}()")
             found[row.name] = (row, attribute)
+    return found
+
+
+def commands_of(backend: object) -> dict[str, tuple[Command, Callable[..., Any]]]:
+    """All own commands of a backend: wire name -> (row, what answers it).
+
+    Those that its class declares, and those that its own_commands() returns. TypeError for a function there
+    without `@command`, ValueError when two declare the same name.
+    """
+    found = {name: (row, getattr(backend, method)) for name, (row, method) in declared_commands(backend).items()}
+    # On the class: an instance may be a proxy that asks the hardware for whatever attribute it has not.
+    if callable(getattr(type(backend), "own_commands", None)):
+        for function in backend.own_commands():  # type: ignore[attr-defined]
+            row = inspect.getattr_static(function, "__discos_command__", None)
+            if not isinstance(row, Command):
+                raise TypeError(f"own_commands() returned {function!r}, which has no @command")
+            if row.name in found:
+                raise ValueError(f"{row.name!r} is declared twice, by own_commands() the second time")
+            found[row.name] = (row, function)
     return found
 
 

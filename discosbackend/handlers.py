@@ -23,7 +23,7 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from discosbackend._version import __protocol_version__
-from discosbackend.backend import Backend, blocking_of, declared_commands
+from discosbackend.backend import Backend, blocking_of, commands_of
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
@@ -189,8 +189,8 @@ class DBProtocolHandler(Handler):
         for row in COMMANDS.values():
             bound[row.name] = self._bind(row, getattr(self.backend, row.method, None))
         bound["version"] = self._bind(COMMANDS["version"], lambda: __protocol_version__)
-        for row, attribute in declared_commands(self.backend).values():
-            bound[row.name] = self._bind(row, getattr(self.backend, attribute))
+        for row, method in commands_of(self.backend).values():
+            bound[row.name] = self._bind(row, method)
         return bound
 
     def _bind(self, row: Command, method: Any) -> BackendCommand:

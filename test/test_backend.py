@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import unittest
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from discosbackend import backend as module
@@ -16,9 +17,12 @@ from discosbackend.backend import (
     blocking,
     blocking_of,
     command,
+    commands_of,
     declared_commands,
 )
 from discosbackend.commands import COMMANDS, Argument, Command, Field
+from discosbackend.grammar import parse_message
+from discosbackend.handlers import DBProtocolHandler
 
 HOOKS = ("server_started", "server_stopping")
 
@@ -43,8 +47,8 @@ class BackendTests(unittest.TestCase):
 
     rows = tuple(row for row in COMMANDS.values() if row.name != "version")
 
-    def test_one_method_a_command_and_two_hooks(self) -> None:
-        self.assertEqual(set(methods_of(Backend)), {row.method for row in self.rows} | set(HOOKS))
+    def test_one_method_a_command_and_the_hooks(self) -> None:
+        self.assertEqual(set(methods_of(Backend)), {row.method for row in self.rows} | {*HOOKS, "own_commands"})
 
     def test_parameters_and_their_order(self) -> None:
         for row in self.rows:
@@ -506,6 +510,97 @@ class DeclaredCommandsTests(unittest.TestCase):
             own.__discos_command__ = "setup"  # type: ignore[attr-defined]
 
         self.assertEqual(declared_commands(Odd()), {})
+
+
+class OwnCommandsTests(unittest.TestCase):
+    """Commands that depend on the instance: own_commands()."""
+
+    class Valves(Backend):
+        """As many commands as it is given names, and one that every instance has."""
+
+        def __init__(self, *names: str) -> None:
+            self.names = names
+            self.opened: list[str] = []
+
+        @command("count", reply=[Field("count", "integer")])
+        def count(self) -> int:
+            return len(self.opened)
+
+        def own_commands(self) -> Iterable[Callable[..., Any]]:
+            return map(self.opening, self.names)
+
+        def opening(self, name: str) -> Callable[[int], str]:
+            @command(f"open-{name}", Argument("degrees", "integer", minimum=1), lane="files", timeout=5.0, help="Open.")
+            def opens(degrees: int) -> str:
+                self.opened.append(f"{name} {degrees}")
+                return name
+
+            return opens
+
+    def test_each_instance_has_its_own(self) -> None:
+        left, right = self.Valves("a", "b"), self.Valves()
+        self.assertEqual(set(commands_of(left)), {"count", "open-a", "open-b"})
+        self.assertEqual(set(commands_of(right)), {"count"})
+        row, opens = commands_of(left)["open-b"]
+        self.assertEqual(
+            row, Command("open-b", (Argument("degrees", "integer", minimum=1),), (), "files", 5.0, "Open.")
+        )
+        self.assertEqual(opens(3), "b")
+        self.assertEqual((left.opened, right.opened), (["b 3"], []))
+        self.assertEqual(commands_of(Backend()), {})
+
+    def test_they_are_answered_as_any_other(self) -> None:
+        backend = self.Valves("a")
+        handler = DBProtocolHandler(backend, timeouts={"open-a": 7.0})
+        for request, reply in (
+            ("?open-a,90", "!open-a,ok,a"),
+            ("?count", "!count,ok,1"),
+            ("?open-b,1", "HandlerException: invalid command 'open-b'"),
+            ("?open-a,0", "HandlerException: wrong degrees '0': must be an integer not below 1"),
+            ("?open-a", "HandlerException: open-a needs 1 argument"),
+        ):
+            with self.subTest(request):
+                try:
+                    answer = str(handler.handle(parse_message(request)))
+                except errors.HandlerException as problem:
+                    answer = f"{type(problem).__name__}: {problem}"
+                self.assertEqual(answer, reply)
+        self.assertEqual(backend.opened, ["a 90"])
+
+    def test_they_may_block(self) -> None:
+        class Slow(Backend):
+            """With one that blocks."""
+
+            def own_commands(self) -> Iterable[Callable[..., Any]]:
+                @command("wait")
+                @blocking(lock="link")
+                def wait() -> None:
+                    """Wait."""
+
+                return [wait]
+
+        self.assertEqual(blocking_of(commands_of(Slow())["wait"][1]), Blocking("link"))
+
+    def test_on_a_class_that_is_no_backend(self) -> None:
+        plain = type("Plain", (), {"own_commands": lambda self: [command("reset")(lambda: "done")]})()
+        self.assertEqual(str(DBProtocolHandler(plain).handle(parse_message("?reset"))), "!reset,ok,done")
+        # A proxy is not asked.
+        self.assertEqual(commands_of(Proxy()), {})
+
+    def test_what_cannot_be(self) -> None:
+        def unmarked() -> None:
+            """Without @command."""
+
+        for functions, problem, text in (
+            ([unmarked], TypeError, r"own_commands\(\) returned <function .*unmarked.*>, which has no @command"),
+            ([Command("reset")], TypeError, "which has no @command"),
+            ([command("reset")(lambda: None)] * 2, ValueError, "'reset' is declared twice"),
+            ([command("count")(lambda: 0)], ValueError, "'count' is declared twice"),
+        ):
+            kind = type("Odd", (self.Valves,), {"own_commands": lambda self, found=functions: found})
+            for use in (commands_of, DBProtocolHandler):
+                with self.subTest(text, use=use), self.assertRaisesRegex(problem, text):
+                    use(kind())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from unittest import mock
 
 from twisted.internet.task import Clock
 
+from discosbackend.backend import commands_of
 from discosbackend.errors import BackendError
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, name_of, recordings_in
@@ -293,7 +294,7 @@ class RecordingTests(InstrumentMixin):
 
     def test_mistral_records_nothing(self) -> None:
         self.backend = self.make("mistral")
-        cast(Any, self.backend).begin_setup()
+        self.backend.run_task("setup")
         self.fake.advance(60)
         self.backend.start()
         self.backend.stop()
@@ -460,7 +461,8 @@ class StateTests(InstrumentMixin):
         self.backend = self.make("mistral")
         self.backend.fault = "broken"
         self.backend.clock.jump(5)
-        cast(Any, self.backend).reset()
+        _, reset = commands_of(self.backend)["reset"]
+        reset()
         self.assertEqual(self.backend.status()[:2], (NOON + 5 * SECOND, "broken"))
 
 

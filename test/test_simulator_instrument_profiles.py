@@ -494,7 +494,7 @@ class WrongTests(_Files):
             return
         clock = Clock()
         backend: Any = SimulatedBackend(mine, clock=clock, time_scale=0)
-        backend.run(mine.tasks[0])
+        backend.run_task(mine.tasks[0].command)
         clock.advance(0)
         for name in mine.configurations:
             backend.set_configuration(name)

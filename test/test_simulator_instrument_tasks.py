@@ -10,9 +10,9 @@ from unittest import mock
 
 from twisted.internet.task import Clock
 
-from discosbackend.backend import declared_commands
+from discosbackend.backend import commands_of, declared_commands
 from discosbackend.errors import NotSupportedError
-from discosbackend.simulator import SimulatedBackend, TaskedBackend, profile_text
+from discosbackend.simulator import SimulatedBackend, profile_text
 from discosbackend.ticks import TICKS_PER_SECOND
 
 from .test_simulator import NOON, answer, simulated
@@ -206,7 +206,6 @@ class FileTests(unittest.TestCase):
         renamed = profile_text("mistral").replace('name = "mistral"', 'name = "scirocco"')
         backend = self.made(renamed + FURTHER)
         self.assertEqual("simulated scirocco", str(backend))
-        self.assertIsInstance(backend, TaskedBackend)
         self.assertEqual("!warm-up,fail,system not initialized (setup required)", answer(backend, "?warm-up"))
         self.assertEqual("!setup,ok", answer(backend, "?setup"))
         self.clock.advance(60)
@@ -224,13 +223,16 @@ class FileTests(unittest.TestCase):
         self.assertEqual("!warm-up,fail,invalid command 'warm-up'", answer(SimulatedBackend("mistral"), "?warm-up"))
 
     def test_the_help_of_its_commands(self):
-        commands = declared_commands(self.made(profile_text("mistral") + FURTHER))
+        backend = self.made(profile_text("mistral") + FURTHER)
+        self.assertEqual({}, declared_commands(backend))
+        commands = commands_of(backend)
         self.assertEqual({"setup", "vna-sweep", "target-sweep", "warm-up", "reset"}, set(commands))
-        for name, (row, method) in commands.items():
+        for name, (row, _) in commands.items():
             with self.subTest(name):
                 self.assertEqual(name == "warm-up", row.help == "")
-                self.assertEqual("device", row.lane)
-                self.assertEqual("reset" if name == "reset" else "begin_" + name.replace("-", "_"), method)
+                self.assertEqual((name, "device", (), ()), (row.name, row.lane, row.arguments, row.reply))
+        for name in ("discos", "sardara", "skarab", "totalpower"):
+            self.assertEqual({}, commands_of(SimulatedBackend(name)), name)
 
     def test_tasks_and_configurations(self):
         backend = self.made(TUNED)
@@ -249,7 +251,7 @@ class FileTests(unittest.TestCase):
         self.clock.advance(5)
         backend.set_configuration("C1")
         self.assertEqual("C1", backend.get_configuration())
-        backend.reset()
+        backend.power_cycle()
         self.assertEqual(("unconfigured", 0), (backend.get_configuration(), len(backend.sections)))
 
     def test_what_it_lacks_it_lacks_with_tasks_too(self):
@@ -269,25 +271,28 @@ class FileTests(unittest.TestCase):
                 self.assertEqual("ready", backend.status_text)
         self.assertEqual("!backend-park,ok", answer(backend, "?backend-park"))
         # None of them hides an attribute, and none is hidden by one.
-        self.assertEqual([], [name for name in vars(backend) if name.startswith("begin_")])
-        self.assertEqual([], [name for name in dir(TaskedBackend) if name.startswith("begin_")])
+        self.assertEqual(set(names) | {"reset"}, set(commands_of(backend)))
+        self.assertEqual(set(vars(SimulatedBackend())), set(vars(backend)))
 
     def test_a_class_of_ones_own(self):
-        class Mine(TaskedBackend, instrument="mistral"):
-            """With more to do in a setup."""
+        class Mine(SimulatedBackend, instrument="mistral"):
+            """With more to do in a setup, and another reset."""
 
-            setups = 0
+            setups = resets = 0
 
-            def begin_setup(self) -> None:
-                self.setups += 1
-                super().begin_setup()  # type: ignore[misc]  # its instrument brings it
+            def run_task(self, name: str) -> None:
+                self.setups += name == "setup"
+                super().run_task(name)
+
+            def power_cycle(self) -> None:
+                self.resets += 1
+                super().power_cycle()
 
             def set_shift(self, shift: int) -> None:
                 self.setups = shift
 
         for backend in (Mine(clock=Clock()), Mine("mistral", clock=Clock()), self.made(TUNED, Mine)):
-            self.assertIsInstance(backend, Mine)
-            self.assertEqual("Mine", type(backend).__name__)
+            self.assertIs(Mine, type(backend))
             self.assertEqual("!set-shift,ok", answer(backend, "?set-shift,0"))
         self.assertRaises(NotSupportedError, backend.start)
         backend = Mine(clock=Clock())
@@ -295,37 +300,19 @@ class FileTests(unittest.TestCase):
             self.assertEqual(expected, answer(backend, "?setup"))
         self.assertEqual(2, backend.setups)
         self.assertEqual("!vna-sweep,fail,setup in progress", answer(backend, "?vna-sweep"))
-        # Made twice, it is the same class.
-        self.assertIs(type(Mine()), type(Mine()))
+        self.assertEqual("!set-configuration,fail,setup in progress", answer(backend, "?set-configuration,setup"))
+        self.assertEqual(("!reset,ok", 1), (answer(backend, "?reset"), backend.resets))
+        self.assertEqual("!set-configuration,ok", answer(backend, "?set-configuration,setup"))
+        self.assertEqual(4, backend.setups)
 
-    def test_a_class_that_hides_its_instrument(self):
-        class Mine(TaskedBackend):
-            """Its commands would have to be there before __init__ is called."""
-
-            def __init__(self) -> None:
-                super().__init__("mistral")
-
-        with self.assertRaisesRegex(TypeError, "Mine has tasks and discos none"):
-            Mine()
-
-        class Other(SimulatedBackend):
-            """Made as discos, it cannot become MISTRAL."""
+    def test_a_class_that_chooses_its_instrument_itself(self):
+        class Mine(SimulatedBackend):
+            """Its caller does not know which instrument it is."""
 
             def __init__(self) -> None:
                 super().__init__("mistral")
 
-        with self.assertRaisesRegex(TypeError, "Other has no tasks but mistral some"):
-            Other()
-
-        class Tuned(TaskedBackend, instrument="mistral"):
-            """Made with MISTRAL's tasks, it cannot have others."""
-
-            def __init__(self, path: str) -> None:
-                super().__init__(path)
-
-        self.path.write_text(TUNED, encoding="utf-8")
-        with self.assertRaisesRegex(TypeError, "Tuned was made without the tasks of tuned: "):
-            Tuned.__init__(Tuned.__new__(Tuned), str(self.path))
+        self.assertEqual("!vna-sweep,fail,system not initialized (setup required)", answer(Mine(), "?vna-sweep"))
 
     def test_a_fault_goes_before_the_phrases(self):
         backend = self.made(profile_text("mistral"))

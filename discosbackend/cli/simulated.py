@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from discosbackend.backend import declared_commands
+from discosbackend.backend import commands_of
 from discosbackend.cli.own_backend import CannotServe, find, in_one_line
 from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
@@ -191,7 +191,7 @@ def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -
         return None
     from discosbackend.simulator.faults.script import Faults, load_faults
 
-    commands = [*COMMANDS, *declared_commands(backend)]
+    commands = [*COMMANDS, *commands_of(backend)]
     if options.faults is None:
         return Faults(seed, commands=commands)
     return load_faults(options.faults, commands, seed=seed)

@@ -1,7 +1,7 @@
 """SimulatedBackend: the state machine of a simulated instrument, driven by the data in a profile.
 
-What is refused and why a value is none of an instrument's is said in sections; what is measured in spectra, and
-recorded and converted in files. An instrument with tasks, such as MISTRAL, is the subclass in tasks.
+Which values are refused is decided in instrument.sections, tasks such as MISTRAL's are in instrument.tasks; what is
+measured is in signal, what is recorded and converted in recording.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
@@ -24,6 +24,7 @@ from discosbackend.simulator.instrument.channels import channels, inputs, levels
 from discosbackend.simulator.instrument.model import Channel, Configuration, Instrument, Setup
 from discosbackend.simulator.instrument.profiles import instrument_of
 from discosbackend.simulator.instrument.sections import Section, check, check_range, initial, merged
+from discosbackend.simulator.instrument.tasks import TaskRunner
 from discosbackend.simulator.recording.queue import RecordingQueue
 from discosbackend.simulator.signal.sky import Sky, checked_sky, load_sky
 from discosbackend.ticks import Ticks
@@ -45,8 +46,8 @@ class SimulatedBackend(Backend):
     """An instrument without hardware: a name of INSTRUMENTS, the path of a TOML file, or an Instrument.
 
     InstrumentError, which is a ValueError, for a name or a file that is none. Without any it is `discos`, or what
-    the class says: `class Mine(SimulatedBackend, instrument="sardara")`. An instrument that has tasks is made of
-    tasks.TaskedBackend, or what is derived from that.
+    the class says: `class Mine(SimulatedBackend, instrument="sardara")`. Each task of an instrument has a command of
+    its own; all of them call run_task().
 
     The same `seed` and the same commands give the same measurements. `data` is the folder in which acquisitions
     are recorded; without one they are not, and convert-data finds nothing to do. Absolute paths of set-filename
@@ -67,21 +68,10 @@ class SimulatedBackend(Backend):
         if instrument is not None:
             cls._usual = instrument
 
-    def __new__(cls, instrument: str | Path | Instrument | None = None, **_settings: Any) -> Self:
-        """A class with the commands of the instrument's tasks: own commands are found on a backend's class."""
-        return cast(Self, super().__new__(cls._made_of(cls._meant(instrument))))
-
     @classmethod
     def _meant(cls, instrument: str | Path | Instrument | None) -> Instrument:
         asked = cls._usual if instrument is None else instrument
         return asked if isinstance(asked, Instrument) else instrument_of(asked)
-
-    @classmethod
-    def _made_of(cls, instrument: Instrument) -> type[SimulatedBackend]:
-        # tasks stands on this module.
-        from discosbackend.simulator.instrument.tasks import class_of
-
-        return class_of(cls, instrument)
 
     def __init__(
         self,
@@ -96,9 +86,6 @@ class SimulatedBackend(Backend):
         time_scale: float = 1.0,
     ) -> None:
         self.instrument = self._meant(instrument)
-        if self._made_of(self.instrument) is not type(self):
-            name, kind = self.instrument.name, type(self).__name__
-            raise TypeError(f"{kind} was made without the tasks of {name}: class {kind}(..., instrument={name!r})")
         if not 0 <= time_scale < float("inf"):
             raise ValueError(f"time_scale must be a finite number, 0 or more, not {time_scale!r}")
         now_ticks = ticks_of_fake(clock) if now_ticks is None else now_ticks
@@ -127,6 +114,7 @@ class SimulatedBackend(Backend):
         self._acquisitions = 0
         self._load(self.instrument.unconfigured)
         self._timing = AcquisitionTiming(self.clock)
+        self._tasks = TaskRunner(self.instrument, self._call_later)
         self._switch_on()
         for name in self.instrument.lacks:
             self._leave_out(COMMANDS[name].method)
@@ -136,14 +124,14 @@ class SimulatedBackend(Backend):
 
     def _leave_out(self, method: str) -> None:
         """What the instrument lacks is as Backend has it: not supported. A subclass may bring its own."""
-        brought_by = next(kind for kind in type(self).__mro__ if method in vars(kind))
-        if brought_by.__module__.startswith(f"{__package__}."):
+        if next(kind for kind in type(self).__mro__ if method in vars(kind)) is SimulatedBackend:
             setattr(self, method, getattr(super(), method))
 
     def _switch_on(self) -> None:
         """Besides the configuration: what the instrument forgets when its power fails."""
         self._filename: str | None = None
         self._shift = 0
+        self._tasks.reset()
 
     def _load(self, configuration: Configuration) -> None:
         self._configuration = configuration
@@ -151,12 +139,13 @@ class SimulatedBackend(Backend):
         self._feeds = configuration.feeds
         self._sections = {number: initial(configuration, number) for number in range(configuration.sections)}
 
-    def _clock(self) -> CallsLater:
+    def _call_later(self, duration: float, function: Callable[[], None]) -> Any:
+        """Call back when something that takes the real instrument `duration` seconds is over."""
         if self._given_clock is None:
             from twisted.internet import reactor
 
             self._given_clock = cast(CallsLater, reactor)
-        return self._given_clock
+        return self._given_clock.callLater(duration * self._time_scale, function)
 
     # -- clock and state ------------------------------------------------------------------------------
 
@@ -182,7 +171,8 @@ class SimulatedBackend(Backend):
     @property
     def status_text(self) -> str:
         """What status tells beside the clock: `ok`, or what is wrong, or what the instrument is busy with."""
-        return self.fault or (self._recordings.problem if self._recordings is not None else "") or "ok"
+        problem = self.fault or (self._recordings.problem if self._recordings is not None else "")
+        return problem or self._tasks.status(self.acquisition.acquiring) or "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
         return self.time(), self.status_text, self.acquisition.acquiring
@@ -256,7 +246,8 @@ class SimulatedBackend(Backend):
         }
 
     def get_configuration(self) -> str:
-        return self._configuration.name
+        """The configuration that was loaded last, or the task that was begun after it."""
+        return self._tasks.configuration or self._configuration.name
 
     def get_integration(self) -> int:
         return self._integration
@@ -266,19 +257,35 @@ class SimulatedBackend(Backend):
             raise BackendError(_NO_FILE)
         return self._filename
 
+    # -- tasks ----------------------------------------------------------------------------------------
+
+    def own_commands(self) -> Iterable[Callable[..., Any]]:
+        """One command for each task of the instrument, and `reset`."""
+        return self._tasks.commands(self.run_task, self.power_cycle)
+
+    def run_task(self, name: str) -> None:
+        """Begin the task of this command. BackendError, with the text of status, while that cannot be."""
+        self._tasks.begin(name, self.acquisition.acquiring)
+
     # -- configuration --------------------------------------------------------------------------------
 
     def set_configuration(self, configuration: str) -> None:
         """Load a configuration: integration, sections and enabled feeds are as it defines them.
 
         The file name, the interleave of cal-on and the shift stay. Refused while acquiring. Other settings may
-        change then, and hold from the next acquisition on.
+        change then, and hold from the next acquisition on. The name of a task begins that task instead.
         """
+        task = self._tasks.named(configuration)
+        if task is not None:
+            self.run_task(task.command)
+            return
         if configuration not in self.instrument.configurations:
             raise BackendError("invalid configuration")
+        self._tasks.check_ready()
         if self.acquisition.acquiring:
             raise BackendError("acquiring: set-configuration must wait for stop")
         self._load(self.instrument.configurations[configuration])
+        self._tasks.configuration = ""
         # Who measures next must not wait for numpy.
         threading.Thread(target=_load_spectra, name="discos-numpy", daemon=True).start()
 
@@ -395,12 +402,16 @@ class SimulatedBackend(Backend):
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> None:
+        """Refused while a task is in the way; with a time too, and again at that time."""
+        if not self.acquisition.acquiring:
+            self._tasks.check_ready()
         self.acquisition.start(timestamp)
 
     def stop(self, timestamp: Ticks | None = None) -> None:
         self.acquisition.stop(timestamp)
 
     def _begin(self, instant: Ticks) -> None:
+        self._tasks.check_ready()
         setup = self._setup()
         instant, since = self._timing.begin(instant, setup.dump_length)
         if self._recordings is not None:
