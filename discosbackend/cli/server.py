@@ -1,7 +1,7 @@
 """`discos-backend-server`: serve a simulated instrument, or a backend of one's own.
 
-Options, error messages and the log are set up here, the options of the simulated instruments in simulated; a class of
-one's own is found in own_backend, and serving itself is server's business.
+Options, error messages and the log are set up here. The options of a simulated instrument are in simulator_options,
+and what is served then is in simulated, which is loaded only for that; a class of one's own is found in own_backend.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend._version import __protocol_version__, __version__
-from discosbackend.cli import simulated
 from discosbackend.cli.own_backend import CannotServe, in_one_line, load
+from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
@@ -28,11 +28,11 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
-from discosbackend.simulator.errors import InstrumentError
-from discosbackend.simulator.instrument.profiles import profile_text
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
+
+    from discosbackend.cli.simulated import Simulation
 
 __all__ = ["main"]
 
@@ -63,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list is not None or options.show is not None:
-        _print_listing(parser, options)
-    if options.backend is not None and (wrong := simulated.misplaced(options)):
+        from discosbackend.cli.simulated import listing
+
+        print(listing(parser, options), end="")
+        sys.exit(0)
+    if options.backend is not None and (wrong := misplaced(options)):
         parser.error(f"{wrong} is about a simulated instrument: leave it out with --backend")
     if options.data is not None and options.no_data:
         parser.error("--data says where to record and --no-data not to: leave out one of them")
@@ -77,10 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if options.backend is not None:
             _serve(options, load(options.backend))
         else:
-            if wrong := simulated.unknown(options.simulate):
+            from discosbackend.cli.simulated import simulation, unknown
+
+            if wrong := unknown(options.simulate):
                 parser.error(wrong)
-            simulation = simulated.simulation(options)
-            _serve(options, simulation.backend, simulation)
+            simulated = simulation(options)
+            _serve(options, simulated.backend, simulated)
     except CannotServe as problem:
         print(f"{parser.prog}: {problem}", file=sys.stderr)
         sys.exit(1)
@@ -130,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--interface", metavar="ADDRESS", help="address to listen on, 0.0.0.0 for all (default: 127.0.0.1)"
     )
-    simulated.add_options(parser)
+    add_options(parser)
     _add_limits(parser)
     parser.add_argument(
         "--version",
@@ -219,16 +224,7 @@ def _configure_logging(level: str) -> None:
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
 
-def _print_listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> NoReturn:
-    try:
-        listed = simulated.listing(options.list) if options.show is None else profile_text(options.show)
-        print(listed, end="")
-    except InstrumentError as problem:
-        parser.error(str(problem))
-    sys.exit(0)
-
-
-def _serve(options: argparse.Namespace, backend: Any, simulation: simulated.Simulation | None = None) -> None:
+def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | None = None) -> None:
     from twisted.internet import reactor
 
     try:
@@ -257,7 +253,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: simulated.Simu
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
-    """Where to listen; where connections may be refused on purpose, behind a door."""
+    """Where to listen; where connections may be refused on purpose, on a pausable endpoint."""
     from twisted.internet import reactor
     from twisted.internet.endpoints import serverFromString
 

@@ -1,35 +1,33 @@
-"""The options of `discos-backend-server` that are about simulated instruments, and what is served then.
+"""What `discos-backend-server` serves when it simulates an instrument: the backend, its faults, its control.
 
-What such an instrument does is the simulator's business; the other options, and serving itself, are in server.
+Imported only then: a server of a user's own backend loads nothing of the simulator. The options are in
+simulator_options, serving itself is in server.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from discosbackend.backend import commands_of
 from discosbackend.cli.own_backend import CannotServe, find, in_one_line
+from discosbackend.cli.simulator_options import DATA
 from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
+from discosbackend.simulator.backend import SimulatedBackend
 from discosbackend.simulator.errors import ControlError, FaultScriptError, InstrumentError, SkyError
 from discosbackend.simulator.instrument.model import Instrument
-from discosbackend.simulator.instrument.profiles import instrument_of
+from discosbackend.simulator.instrument.profiles import INSTRUMENTS, instrument_of, profile_text
 
 if TYPE_CHECKING:
     from discosbackend.simulator.control.server import ControlChannel
     from discosbackend.simulator.faults.protocol import FaultyFactory
     from discosbackend.simulator.faults.script import Faults
 
-__all__ = ["Simulation", "add_options", "listing", "misplaced", "simulation", "unknown"]
-
-DATA = "discos-data"
-"""Where acquisitions are recorded unless told otherwise, below the current folder."""
+__all__ = ["Simulation", "listing", "simulation", "unknown"]
 
 
 class Simulation(NamedTuple):
@@ -75,47 +73,6 @@ class Simulation(NamedTuple):
         return channel
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Everything that makes sense with --simulate only. Defaults are None, so that `misplaced` can tell."""
-    group = parser.add_argument_group("the simulated instrument")
-    group.add_argument(
-        "--data",
-        metavar="FOLDER",
-        help=f"where acquisitions are recorded until convert-data makes files of them (default: {DATA})",
-    )
-    group.add_argument("--no-data", action="store_true", default=None, help="record nothing")
-    group.add_argument(
-        "--root", metavar="FOLDER", help="take the absolute paths of set-filename below this folder (default: /)"
-    )
-    group.add_argument("--sky", metavar="FILE", help="what there is to be seen: a TOML file of sources")
-    group.add_argument(
-        "--seed",
-        type=int,
-        help="what noise is drawn from, and faults whose script has no seed of its own (default: 0)",
-    )
-    group.add_argument(
-        "--time-scale",
-        metavar="FACTOR",
-        type=_factor,
-        help="how long MISTRAL's tasks take, against the real ones (default: 1; 0.01 makes a minute 0.6 s)",
-    )
-    group.add_argument(
-        "--control",
-        metavar="ADDRESS",
-        help="have it controlled by discos-backend-simctl: a port of 127.0.0.1, 0 for a free one, or the path of a "
-        "Unix socket (default: no control)",
-    )
-    group.add_argument("--faults", metavar="FILE", help="what goes wrong on purpose: a TOML script")
-
-
-def misplaced(options: argparse.Namespace) -> str:
-    """The first option that says something about a simulated instrument, "" if there is none."""
-    for name in ("data", "no_data", "root", "sky", "seed", "time_scale", "control", "faults"):
-        if getattr(options, name) is not None:
-            return "--" + name.replace("_", "-")
-    return ""
-
-
 def unknown(name: str) -> str:
     """What is wrong with the argument of --simulate, where it is neither an instrument nor a file; else ""."""
     # Unlike Path.exists(), this takes a name that is too long for a file for one of none.
@@ -130,9 +87,15 @@ def _is_class(name: str) -> bool:
     return ":" in name and not os.path.exists(name)
 
 
-def listing(name: str) -> str:
-    """An instrument with its configurations, by its name or from a file; or, for "", all that come with the package."""
-    return "".join(map(_listed, [instrument_of(name)] if name else INSTRUMENTS.values()))
+def listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """What --list or --show prints. An instrument that there is not is an error of the command line."""
+    try:
+        if options.show is not None:
+            return profile_text(options.show)
+        instruments = [instrument_of(options.list)] if options.list else INSTRUMENTS.values()
+        return "".join(map(_listed, instruments))
+    except InstrumentError as problem:
+        parser.error(str(problem))
 
 
 def _listed(instrument: Instrument) -> str:
@@ -195,13 +158,3 @@ def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -
     if options.faults is None:
         return Faults(seed, commands=commands)
     return load_faults(options.faults, commands, seed=seed)
-
-
-def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 0 <= factor < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no factor: 0 or more, such as 0.01")
-    return factor
