@@ -1,74 +1,77 @@
-"""Who may import whom, as docs/architecture.md draws it."""
+"""Which module may import which: the list in docs/architecture.md, held against every import statement."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
+import tempfile
+import textwrap
 import unittest
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+
+import discosbackend
 
 from .serving import ROOT
 from .settings import PATIENCE
 
-PACKAGE = ROOT / "discosbackend"
+# The one that is tested, which may be installed.
+PACKAGE = Path(discosbackend.__file__).parent
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-# Top to bottom only: a room may import from the lines above its own.
-LAYERS = (
-    {"errors"},
-    {"grammar", "ticks", "framing", "toml"},
-    {"values"},
-    {"commands"},
-    {"backend", "acquisition"},
-    {"lanes"},
-    {"handlers"},
-    {"complaints"},
-    {"replies", "turns"},
-    {"protocol"},
-    {"server"},
-    {"cli"},
-)
-ABOVE = {room: set[str]().union(*LAYERS[:number]) for number, layer in enumerate(LAYERS) for room in layer}
-ALLOWED = ABOVE | {
-    "": set(),
-    "timediscos": {"ticks"},
-    "connection": {"errors", "grammar"},
-    "client": {"errors", "grammar", "ticks", "values", "commands", "connection", "toml"},
-    "simulator": ABOVE["lanes"],
-    "testing": ABOVE["cli"] | {"client"},
-    "cli": ABOVE["cli"] | {"simulator", "client", "testing"},
-}
-# Inside a function, when a Time is asked for.
-ON_DEMAND = {("ticks", "timediscos"), ("handlers", "timediscos")}
+# Inside a function, when a Time is asked for: the only import that goes down.
+ON_DEMAND = ("ticks", "timediscos")
+NUMPY = {"passband", "mean", "spectra", "total_power", "pointing", "layout", "metadata"}
+ASTROPY = {"layout", "metadata"}
 
-# The same inside the simulator.
-SIMULATOR_LAYERS = (
-    {"instruments", "sky", "clock", "profile_tables", "fault_kinds"},
-    {"sections", "levels", "profile_file", "passband", "faults"},
-    {"theory", "recording", "pointing", "channels", "goals", "course"},
-    {"spectra", "meter", "recorder"},
-    {"dumping", "merging", "converter"},
-    {"files", "convert", "visibility"},
-    {"backend"},
-    {"tasks"},
-    {"door", "faulty_calls", "faulty_replies", "operations"},
-    {"faulty", "controls", "remote"},
-    {"control"},
-)
-# Inside a function, for the class of an instrument that has tasks.
-SIMULATOR_ON_DEMAND = {("backend", "tasks")}
-# Rooms of the simulator that are about connections; the others know of none.
-OF_CONNECTIONS = {"door", "faulty", "faulty_calls"}
-NUMPY = {"passband", "theory", "spectra", "meter", "pointing", "recorder", "merging"}
-ASTROPY = {"recorder", "merging"}
+
+@dataclass
+class Layers:
+    """What the list says: packages with their modules from top to bottom, and what else may be imported."""
+
+    level: dict[str, int] = field(default_factory=dict)
+    """Of each module, by its name below discosbackend."""
+    package: dict[str, str] = field(default_factory=dict)
+    """Of each module the package of the list in which it stands, "" for discosbackend itself."""
+    others: dict[str, set[str]] = field(default_factory=dict)
+    """Which modules and packages a package, or a module, may import besides."""
+
+    @classmethod
+    def read(cls, text: str) -> Layers:
+        """The list. ValueError for a module that stands there twice."""
+        layers, package = cls(), ""
+        for number, line in enumerate(text.splitlines()):
+            head, colon, names = line.partition(":")
+            if line.startswith(" "):
+                for name in filter(None, line.strip().split(", ")):
+                    full = f"{package}.{name}".strip(".")
+                    if full in layers.level:
+                        raise ValueError(f"{full} is listed twice")
+                    layers.level[full], layers.package[full] = number, package
+            elif line:
+                package = "" if head == "discosbackend" else head
+                layers.others[package] = set(names.strip().split(", ")) if colon else set()
+        return layers
+
+    def may_import(self, module: str, wanted: str) -> bool:
+        """Whether one module may import another."""
+        if self.package[module] == self.package[wanted]:
+            return self.level[wanted] < self.level[module]
+        allowed = self.others[self.package[module]] | self.others.get(module, set())
+        return wanted in allowed or (self.package[wanted] or "discosbackend") in allowed
 
 
 def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
     """Every imported name, in full, and whether it is imported inside of a function."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
         if isinstance(child, ast.Import):
             yield from ((alias.name, inside) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
@@ -76,94 +79,168 @@ def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
         yield from imports(child, inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
 
-def only_for_types(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+def name_of(path: Path) -> str:
+    """The name of a module below discosbackend; `__init__` and `client.__init__` are those of packages."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a path or a module name inside the package, "" for the package itself."""
-    return parts[0].removesuffix(".py").replace("__init__", "") if parts else ""
+def files() -> dict[str, Path]:
+    return {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 class ImportTests(unittest.TestCase):
-    found: list[tuple[Path, str, str, bool]]
-    relative: list[Path]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        """Read the package once: every import, and the files with relative ones."""
-        cls.found, cls.relative = [], []
-        for path in sorted(PACKAGE.rglob("*.py")):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
-                cls.relative.append(path)
-            tree.body = [node for node in tree.body if not only_for_types(node)]
-            room = room_of(path.relative_to(PACKAGE).parts)
-            cls.found += [(path, room, name, inside) for name, inside in imports(tree)]
-
     def setUp(self) -> None:
-        self.assertGreater(len(self.found), 100)
+        self.files = files()
+        # A package below the simulator has an __init__ with nothing but a docstring.
+        empty = {
+            name for name, path in self.files.items() if name.endswith("__init__") and len(tree_of(path).body) == 1
+        }
+        self.listed = set(self.files) - empty - {"__init__"}
+        (block,) = re.findall(r"```text layers\n(.*?)```", PAGE, re.DOTALL)
+        self.layers = Layers.read(block)
+        self.found = [(name, *each) for name, path in self.files.items() for each in imports(tree_of(path))]
+        self.assertGreater(len(self.found), 400)
 
-    def test_every_room_has_its_place(self) -> None:
-        self.assertEqual({room for _, room, _, _ in self.found} - set(ALLOWED), set())
-        page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-        for room in sorted(filter(None, ALLOWED)):
-            self.assertRegex(page, rf"`{room}(\.py|/)`", room)
+    def module_of(self, name: str) -> str | None:
+        """The module of the package from which a name comes; None for somebody else's."""
+        parts = name.split(".")
+        if parts[0] != "discosbackend":
+            return None
+        for count in (len(parts), len(parts) - 1):
+            short = ".".join(parts[1:count])
+            for module in (short, f"{short}.__init__".strip(".")):
+                if module in self.files:
+                    return module
+        raise AssertionError(f"{name} is nowhere")
 
-    def test_imports_go_upwards_only(self) -> None:
-        for path, room, name, inside in self.found:
-            where, *rest = name.split(".")
-            wanted = room_of(tuple(rest))
-            if where != "discosbackend" or wanted.startswith("_") or wanted == room:
-                continue
-            with self.subTest(str(path.relative_to(ROOT)), name=name):
-                allowed = ABOVE["cli"] if room == "simulator" and path.stem in OF_CONNECTIONS else ALLOWED[room]
-                self.assertTrue(wanted in allowed or (inside and (room, wanted) in ON_DEMAND))
+    def edges(self) -> Iterator[tuple[str, str, bool]]:
+        for module, name, inside in self.found:
+            wanted = self.module_of(name)
+            if wanted is not None:
+                yield module, wanted, inside
 
-    def test_imports_inside_the_simulator_go_upwards_only(self) -> None:
-        layers = {room: number for number, layer in enumerate(SIMULATOR_LAYERS) for room in layer}
-        found = {path.stem for path, room, _, _ in self.found if room == "simulator"} - {"__init__"}
-        self.assertEqual(found, set(layers))
-        page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-        for room in sorted(layers):
-            self.assertRegex(page, rf"\b{room}\b", room)
-        for path, room, name, inside in self.found:
-            _, simulator, wanted, *_ = [*name.split("."), "", "", ""]
-            if (room, simulator) != ("simulator", "simulator") or path.stem in ("__init__", wanted):
-                continue
-            with self.subTest(path.stem, name=name):
-                upwards = layers[wanted] < layers[path.stem]
-                self.assertTrue(upwards or (inside and (path.stem, wanted) in SIMULATOR_ON_DEMAND))
+    def test_every_module_is_listed(self) -> None:
+        self.assertEqual(set(self.layers.level), self.listed)
+
+    def test_every_module_has_its_question(self) -> None:
+        tables = "\n".join(line for line in PAGE.splitlines() if line.startswith("|"))
+        for module in sorted(self.listed):
+            package, _, leaf = module.rpartition(".")
+            if leaf not in ("__init__", "__main__") and not package.startswith("cli"):
+                self.assertIn(f"`{leaf}.py`", tables, module)
+
+    def test_imports_are_from_the_lines_above(self) -> None:
+        for module, wanted, inside in self.edges():
+            if module in self.listed and not (inside and (module, wanted) == ON_DEMAND):
+                with self.subTest(module, wanted=wanted):
+                    self.assertIn(wanted, self.layers.level)
+                    self.assertTrue(self.layers.may_import(module, wanted))
+
+    def test_there_is_no_cycle(self) -> None:
+        graph: dict[str, set[str]] = {}
+        for module, wanted, _ in self.edges():
+            if (module, wanted) != ON_DEMAND:
+                graph.setdefault(module, set()).add(wanted)
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as problem:
+            self.fail(f"an import cycle: {' <- '.join(problem.args[1])}")
+
+    def test_no_module_imports_the_init_of_its_own_package(self) -> None:
+        for module, wanted, _ in self.edges():
+            package, _, leaf = wanted.rpartition(".")
+            if leaf == "__init__" or wanted == "__init__":
+                with self.subTest(module, wanted=wanted):
+                    self.assertFalse(f"{module}.".startswith(f"{package}.") or not package)
 
     def test_imports_are_absolute(self) -> None:
-        self.assertEqual(self.relative, [])
+        for path in self.files.values():
+            for node in ast.walk(tree_of(path)):
+                self.assertFalse(isinstance(node, ast.ImportFrom) and node.level, path)
 
     def test_the_reactor_is_imported_inside_functions_only(self) -> None:
-        for path, _, name, inside in self.found:
+        for module, name, inside in self.found:
             if name == "twisted.internet.reactor":
-                self.assertTrue(inside, path)
+                self.assertTrue(inside, module)
 
     def test_who_imports_numpy_and_astropy(self) -> None:
         for library, of_simulator in (("numpy", NUMPY), ("astropy", ASTROPY)):
-            rooms = {path.stem for path, _, name, _ in self.found if name.split(".")[0] == library}
-            self.assertEqual(rooms, {"timediscos"} | of_simulator, library)
+            modules = {module.rpartition(".")[2] for module, name, _ in self.found if name.split(".")[0] == library}
+            self.assertEqual(modules, {"timediscos"} | of_simulator, library)
+
+
+class ReaderTests(unittest.TestCase):
+    """That the checks above would find something."""
 
     def test_what_the_reader_of_imports_finds(self) -> None:
-        code = "import a.b\nfrom c import d\nclass E:\n  def f(self):\n    if self:\n      from g import h\n"
-        tree = ast.parse(code)
-        self.assertEqual(list(imports(tree)), [("a.b", False), ("c.d", False), ("g.h", True)])
+        code = (
+            "import a.b\nfrom c import d\nclass E:\n  def f(self):\n    if self:\n      from g import h\n"
+            "if TYPE_CHECKING:\n  import i\n"
+        )
+        self.assertEqual(list(imports(ast.parse(code))), [("a.b", False), ("c.d", False), ("g.h", True)])
+
+    def test_what_the_list_allows(self) -> None:
+        layers = Layers.read(
+            textwrap.dedent(
+                """\
+                discosbackend
+                    a, b
+                    c
+
+                p: a
+                    d
+                    q.e
+                    __init__
+
+                p.d: c
+
+                r: discosbackend, p
+                    f
+                """
+            )
+        )
+        for module, wanted, allowed in (
+            ("c", "a", True),
+            ("a", "c", False),
+            ("a", "b", False),
+            ("c", "p.d", False),
+            ("p.q.e", "p.d", True),
+            ("p.d", "p.q.e", False),
+            ("p.__init__", "p.q.e", True),
+            ("p.q.e", "p.__init__", False),
+            ("p.d", "a", True),
+            ("p.d", "b", False),
+            ("p.d", "c", True),
+            ("p.q.e", "c", False),
+            ("p.d", "r.f", False),
+            ("r.f", "p.q.e", True),
+            ("r.f", "c", True),
+        ):
+            with self.subTest(module, wanted=wanted):
+                self.assertEqual(layers.may_import(module, wanted), allowed)
+        with self.assertRaisesRegex(ValueError, "p.a is listed twice"):
+            Layers.read("p\n    a\n    b, a\n")
 
 
 class LoadingTests(unittest.TestCase):
     """What an import loads, in a fresh interpreter."""
 
+    def loaded(self, code: str, folder: str | Path = ROOT) -> set[str]:
+        """The modules that are loaded at the end of a program, which may end by itself."""
+        program = f"import atexit, sys; atexit.register(lambda: print('loaded', *sys.modules)); {code}"
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded ")]
+        self.assertIn("discosbackend", line.split())
+        return set(line.split())
+
     def check(self, code: str, *unwanted: str) -> None:
-        told = f"{code}; import sys; print(*sys.modules)"
-        command = [sys.executable, "-c", told]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
-        loaded = set(done.stdout.split())
-        self.assertIn("discosbackend", loaded)
-        self.assertEqual(loaded & set(unwanted), set())
+        self.assertEqual(self.loaded(code) & set(unwanted), set())
 
     def test_the_package_loads_next_to_nothing(self) -> None:
         code = "import discosbackend; dir(discosbackend)"
@@ -174,10 +251,25 @@ class LoadingTests(unittest.TestCase):
         self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy")
 
     def test_the_client_loads_no_twisted(self) -> None:
-        self.check("import discosbackend.client", "twisted", "astropy", "numpy")
+        for code in ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port"):
+            self.check(code, "twisted", "astropy", "numpy")
 
     def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
         self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
+
+    def test_a_server_of_a_users_backend_loads_nothing_of_the_simulator(self) -> None:
+        # Everything but running the reactor.
+        serve = "from discosbackend.cli import server; server.run_service = lambda *_: None; server.main"
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
+            for options, wanted in ((["--backend", "mine:Mine"], False), (["--no-data"], True)):
+                with self.subTest(options):
+                    loaded = self.loaded(f"{serve}({options})", folder)
+                    self.assertIn("discosbackend.server", loaded)
+                    self.assertEqual("mine" in loaded, not wanted)
+                    simulator = {name for name in loaded if name.startswith("discosbackend.simulator")}
+                    self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
+                    self.assertEqual(bool(simulator), wanted, simulator)
 
 
 def normalized(distribution_name: str) -> str:
