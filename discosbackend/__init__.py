@@ -50,7 +50,7 @@ _MODULE_OF = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the room of a public name when the name is first asked for."""
+    """Import the module of a public name when the name is first asked for."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

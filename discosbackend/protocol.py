@@ -1,7 +1,7 @@
 """The line protocol on a connection: exactly one reply to each request, in order, within bounds.
 
-The only room that replies, so also the one that can tell what was exchanged (DBFactory.listeners). Which bytes
-answer is said in replies, what a request means is the handler's business, where a server listens is server's.
+The only module that sends replies, so also the one that can report each exchange (DBFactory.listeners). The bytes of
+a reply are made in replies, the handler knows what a request means, server where to listen.
 """
 
 from __future__ import annotations

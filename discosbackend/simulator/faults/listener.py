@@ -28,9 +28,9 @@ _RETRY = 0.2
 
 @implementer(IListeningPort)
 class PausableListener:
-    """A port of `factory` that goes on as a port: whoever stops it may do so while it is shut.
+    """A port of `factory` that goes on as a port: whoever stops it may do so while it is paused.
 
-    `clock` is a reactor. The factory does not take a shut door for the end of its last port.
+    `clock` is a reactor. The factory does not take a pause for the end of its last port.
     """
 
     def __init__(self, port: IListeningPort, factory: Factory, clock: Any) -> None:
@@ -52,10 +52,10 @@ class PausableListener:
         return not self._paused
 
     def pause(self, seconds: float) -> Deferred[None]:
-        """Refuse new connections for so long; a door that is shut already stays so for at least as long.
+        """Refuse new connections for so long; while paused already, for at least as long.
 
         The Deferred fires once they are refused. A socket that another process has opened and handed over
-        cannot be shut: that is logged.
+        cannot be paused: that is logged.
         """
         if self._stopped is not None:
             return succeed(None)
@@ -121,7 +121,7 @@ class PausableListener:
         self._port.startListening()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop for good, also while it is shut; the Deferred fires when it is closed."""
+        """Stop for good, also while it is paused; the Deferred fires when it is closed."""
         if self._stopped is not None:
             return self._stopped
         if not self._paused:

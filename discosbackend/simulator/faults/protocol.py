@@ -337,7 +337,7 @@ class FaultyFactory(DBFactory):
         self._calls = FaultyCalls(handler, self.faults, lambda: self.reactor)
 
     def pausable_endpoint(self, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-        """The same endpoint, whose port can be shut for a while."""
+        """The same endpoint, whose port can refuse connections for a while."""
         return PausableEndpoint(endpoint, self._set_listener, lambda: self.reactor)
 
     def _set_listener(self, pausable_listener: PausableListener) -> None:

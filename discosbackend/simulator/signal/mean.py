@@ -61,7 +61,7 @@ class Buffers:
         self.spare: Values = numpy.empty(bins, numpy.float32)
 
     def cut(self, bins: int) -> Buffers:
-        """The same room for fewer bins."""
+        """The same buffers for fewer bins."""
         part = Buffers(0)
         part.autos = tuple(each[:bins] for each in self.autos)
         part.noise, part.spare = self.noise[:bins], self.spare[:bins]
@@ -159,7 +159,7 @@ class ChannelMean:
             self._root: Values = numpy.sqrt(left) * numpy.sqrt(right)
 
     def auto(self, which: int, moment: Moment, gain: float) -> Values:
-        """The mean of L or R, of its one input or the second one: in a room that the next dump needs."""
+        """The mean of L or R, of its one input or the second one: in a buffer that the next dump needs."""
         out, each = self.buffers.autos[which], self.inputs[which]
         kelvin = self._view.total(self.channel.feed, each.kelvin(moment), moment, out, self.buffers.spare)
         if isinstance(kelvin, numpy.ndarray):
@@ -189,7 +189,7 @@ class ChannelMean:
         numpy.multiply(deviates, 1 / math.sqrt(2 * self.samples), out=deviates)
         numpy.add(deviates, self._pattern[part], out=deviates)
         numpy.multiply(deviates, root, out=deviates)
-        # The second mean has gone into the root, so that its room is free.
+        # The second mean has gone into the root, so that its buffer is free.
         free = self.buffers.autos[1]
         kelvin = self._view.polarised(self.channel.feed, part, moment, free, self.buffers.spare)
         if isinstance(kelvin, numpy.ndarray) or kelvin:
@@ -203,7 +203,7 @@ class ChannelMean:
 
 
 def channel_means(setup: Setup) -> tuple[ChannelMean, ...]:
-    """One for each channel; they work in the same room, so that only one of them can at a time."""
+    """One for each channel; they share the buffers, so only one of them can work at a time."""
     buffers = Buffers(max((channel.bins for channel in setup.channels), default=0))
     views: dict[tuple[float, float, int], _View] = {}
     found = []
