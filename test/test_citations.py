@@ -14,7 +14,7 @@ from pathlib import Path
 from discosbackend.testing.cases import Case
 from discosbackend.testing.citations import SECTIONS, citation
 from discosbackend.testing.conformance import CASES
-from discosbackend.testing.send_guard import Reach
+from discosbackend.testing.send_guard import Scope
 
 from .serving import ROOT
 
@@ -113,7 +113,7 @@ class RequirementTests(unittest.TestCase):
     def test_a_section_that_does_not_exist(self) -> None:
         for section in ("1.99", "10", "", "Transport"):
             with self.subTest(section), self.assertRaisesRegex(ValueError, "a/b.*section"):
-                Case("a/b", section, "A sentence.", Reach.READS, lambda _: None)
+                Case("a/b", section, "A sentence.", Scope.READS, lambda _: None)
 
     def test_how_a_report_names_a_section(self) -> None:
         self.assertEqual(citation("1.3"), "docs/protocol.md, section 1.3 Line ends")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from discosbackend import client as program
 from discosbackend.client import Client
+from discosbackend.client import command_line as program
 from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
 
 from .programs import Outcome, run_program
