@@ -11,6 +11,7 @@ import unittest
 from itertools import pairwise
 from pathlib import Path
 
+import discosbackend
 from discosbackend.testing.cases import Case
 from discosbackend.testing.citations import SECTIONS, citation
 from discosbackend.testing.conformance import CASES
@@ -22,7 +23,7 @@ PAGE = ROOT / "docs" / "protocol.md"
 
 # Here every "section" with a number is one of the protocol, whoever wrote it how.
 CITING = (
-    *sorted((ROOT / "discosbackend").rglob("*.py")),
+    *sorted(Path(discosbackend.__file__).parent.rglob("*.py")),
     *sorted((ROOT / "benchmarks").rglob("*.py")),
     *sorted((ROOT / "examples").glob("*.py")),
     *sorted((ROOT / "docs").glob("*")),
