@@ -1748,7 +1748,7 @@ class AcquisitionMachine(RuleBasedStateMachine):
 
 AcquisitionMachineTests = AcquisitionMachine.TestCase
 AcquisitionMachineTests.settings = settings(
-    deadline=None, derandomize=True, database=None, max_examples=150 if LONG else 60, stateful_step_count=40
+    deadline=None, derandomize=True, database=None, max_examples=150 if LONG else 45, stateful_step_count=40
 )
 
 
