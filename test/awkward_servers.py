@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from twisted.internet import reactor
 
 from discosbackend.acquisition import Acquisition
@@ -14,8 +16,8 @@ from .settings import LONG
 
 _LATE = 0.3
 
-# Bytes that wait to be passed on one by one; of more, a hundredth at once, which splits lines all the same.
-_MOST_SINGLE = 600
+# How many bytes are passed on at once: a few, so that lines are split anywhere. With --long one byte after the other.
+_PIECES = (1,) if LONG else (1, 1, 7, 61)
 
 
 class KnowsFewCommands(DBProtocolHandler):
@@ -86,7 +88,11 @@ class _Behind:
         self._transport.abortConnection()
 
 
-class _InBytes(_Behind):
+class _InPieces(_Behind):
+    def __init__(self, transport):
+        super().__init__(transport)
+        self._random = Random(4)
+
     def write(self, data):
         if not self._waiting:
             reactor.callLater(0, self.pass_on)
@@ -94,7 +100,7 @@ class _InBytes(_Behind):
 
     def pass_on(self):
         # What is written in one turn of the reactor is sent in one piece.
-        length = 1 if LONG or len(self._waiting) <= _MOST_SINGLE else len(self._waiting) // 100
+        length = self._random.choice(_PIECES)
         self._transport.write(bytes(self._waiting[:length]))
         del self._waiting[:length]
         if self._waiting and self._transport.connected:
@@ -113,9 +119,9 @@ class _Late(_Behind):
         self.passed_on()
 
 
-class RepliesInBytes(DBProtocol):
+class RepliesInPieces(DBProtocol):
     def makeConnection(self, transport):
-        super().makeConnection(_InBytes(transport))
+        super().makeConnection(_InPieces(transport))
 
 
 class RepliesLate(DBProtocol):

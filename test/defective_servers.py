@@ -271,7 +271,7 @@ RIGHT = {
     "refuses to start": Served(backend=awkward.RefusesToStart),
     "forgives stop": Served(backend=awkward.ForgivesStop),
     "is acquiring": Served(backend=awkward.IsAcquiring),
-    "replies in single bytes": Served(protocol=awkward.RepliesInBytes),
+    "replies in pieces": Served(protocol=awkward.RepliesInPieces),
     "writes exponents": Served(backend=awkward.WritesExponents),
     # Several, so that they can be asked at the same time.
     **{f"replies late {number}": Served(protocol=awkward.RepliesLate) for number in range(LATE_ONES)},

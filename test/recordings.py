@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from discosbackend.simulator.fits import convert
 from discosbackend.simulator.instrument.model import Channel, Receiver, Response, Setup
 from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, give_name
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
-__all__ = ["BEGINS", "CHANNELS", "STOKES", "TOTAL_POWER", "in_child", "in_children"]
-__all__ += ["opened", "record", "setup_with", "values_of"]
+__all__ = ["BEGINS", "CHANNELS", "STOKES", "TOTAL_POWER", "Child", "ForkedConversion"]
+__all__ += ["heard_in_child", "in_child", "in_children", "opened", "record", "setup_with", "values_of"]
 
 BEGINS = Ticks(17952891501234567)
 """2026-11-21T19:25:50.1234567, as no float has it."""
@@ -92,22 +96,80 @@ def in_child(work: Callable[[], object]) -> int:
 
 def in_children(works: Sequence[Callable[[], object]]) -> list[int]:
     """The same for some at once."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in list(map(_fork, works))]
+    return [child.wait() for child in list(map(Child, works))]
 
 
-def _fork(work: Callable[[], object]) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            work()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        except BaseException:  # noqa: BLE001  # nothing may come back to the tests
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
+def heard_in_child(work: Callable[[], object], told: str = "") -> tuple[int, str, str]:
+    """Do that in a process of its own, with this as its standard input; its exit status, and what it wrote."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(3)]
+        files[0].write(told)
+        files[0].seek(0)
+
+        def with_files() -> None:
+            for number, file in enumerate(files):
+                os.dup2(file.fileno(), number)
+            sys.stdin, sys.stdout, sys.stderr = files
+            try:
+                work()
+            finally:
+                for file in files:
+                    file.flush()
+
+        status = in_child(with_files)
+        for file in files:
+            file.seek(0)
+        return status, files[1].read(), files[2].read()
+
+
+class Child:
+    """A process that does some work and ends, with all that is loaded here."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._status: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._process = os.fork()
+        if self._process == 0:
+            status = 99
+            try:
+                work()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+            except BaseException:  # noqa: BLE001  # nothing may come back to the tests
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status, or minus the signal."""
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
+        return self._status
+
+    def kill(self) -> int:
+        """The same after SIGKILL, unless it has ended."""
+        if self._status is None:
+            os.kill(self._process, signal.SIGKILL)
+        return self.wait()
+
+
+class ForkedConversion:
+    """In place of the process that a Converter starts: the same program in a fork, which has astropy already."""
+
+    def __init__(self, command: Sequence[str], **_: Any) -> None:
+        assert command[1:3] == ["-m", "discosbackend.simulator.fits.convert"], command
+        self.arguments = command[3:]
+        self.returncode: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.returncode is not None
+
+    def communicate(self, told: str) -> tuple[str, str]:
+        """What it writes to standard output and error when it is told that."""
+        self.returncode, *written = heard_in_child(lambda: convert.main(self.arguments), told)
+        return written[0], written[1]

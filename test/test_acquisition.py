@@ -1745,7 +1745,7 @@ class AcquisitionMachine(RuleBasedStateMachine):
 
 
 AcquisitionMachineTests = AcquisitionMachine.TestCase
-AcquisitionMachineTests.settings = settings(max_examples=150 if LONG else 60, stateful_step_count=40)
+AcquisitionMachineTests.settings = settings(max_examples=150 if LONG else 45, stateful_step_count=40)
 
 
 if __name__ == "__main__":

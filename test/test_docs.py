@@ -31,6 +31,7 @@ from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 
+import discosbackend
 from discosbackend.client import Client
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply

@@ -10,7 +10,9 @@ import functools
 import importlib
 import importlib.util
 import math
+import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -30,8 +32,9 @@ from discosbackend.simulator.recording.dump_files import RecordingReader
 from discosbackend.simulator.signal.sky import load_sky
 
 from .in_memory import fewer, quiet
+from .recordings import ForkedConversion, heard_in_child
 from .serving import ROOT, served
-from .settings import long_only
+from .settings import LONG, long_only
 from .test_docs import file_in_the_docs, run, temporary_folder
 from .test_simulator_acquisition import InstrumentMixin
 
@@ -234,25 +237,38 @@ class NoiseTests(unittest.TestCase):
 class PageTests(unittest.TestCase):
     """What a reader of the page does."""
 
+    def run_program(self, folder: Path, *command: str) -> tuple[int, str, str]:
+        """Exit status and output of a program in a folder; without --long in a fork, which has astropy already."""
+        if LONG:
+            done = run([sys.executable, *command], folder)
+            return done.returncode, done.stdout, done.stderr
+
+        def work() -> None:
+            os.chdir(folder)
+            sys.argv[:] = command
+            subprocess.Popen = ForkedConversion  # type: ignore[misc, assignment]
+            runpy.run_path(command[0], run_name="__main__")
+
+        return heard_in_child(work)
+
     def test_from_nothing_to_a_file(self) -> None:
         folder = temporary_folder(self)
         for name in ("observe.py", "read.py"):
             code = file_in_the_docs(name)
             (folder / name).write_text(code.replace("sleep(2)", "sleep(0.3)"), encoding="utf-8")
         with served("--simulate", "sardara", "--data", "discos-data", cwd=folder) as server:
-            done = run([sys.executable, "observe.py", f"127.0.0.1:{server.address[1]}"], folder)
-            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""), server.log())
-        done = run([sys.executable, "read.py", "discos-data/first.fits"], folder)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
+            done = self.run_program(folder, "observe.py", f"127.0.0.1:{server.address[1]}")
+            self.assertEqual(done, (0, "", ""), server.log())
+        status, said, complaints = self.run_program(folder, "read.py", "discos-data/first.fits")
+        self.assertEqual((status, complaints), (0, ""))
         section = r": 1024 bins of spectra, 21235 to 22735 MHz\n    counts: \[.+\]\n"
         wanted = r"\d+ dumps, the first at MJD 6\d{4}\.\d+\nCh0" + section + "Ch1" + section
-        self.assertRegex(done.stdout, rf"\A{wanted}\Z")
+        self.assertRegex(said, rf"\A{wanted}\Z")
 
     def test_in_a_program_of_ones_own(self) -> None:
         folder = temporary_folder(self)
         (folder / "simulated.py").write_text(file_in_the_docs("simulated.py"), encoding="utf-8")
-        done = run([sys.executable, "simulated.py"], folder)
-        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "50 dumps\n", ""))
+        self.assertEqual(self.run_program(folder, "simulated.py"), (0, "50 dumps\n", ""))
         self.assertTrue((folder / "recordings" / "w3.fits").exists())
 
     def test_the_sky(self) -> None:

@@ -12,6 +12,8 @@ from benchmarks import false_alarms
 from benchmarks.false_alarms import Tally
 from benchmarks.servers import NotMeasured, Server
 
+from .settings import LONG
+
 OTHER_VERSION = """
 from discosbackend import Backend, DBProtocolHandler, protocol, run_server
 protocol.GREETING = b"!version,ok,0.9"
@@ -65,11 +67,12 @@ class FalseAlarmTests(unittest.TestCase):
                 self.assertEqual(self.run_wolf({}, *arguments)[0], 2)
 
     def test_the_command(self) -> None:
-        """Two short runs of it on a right server, and one on a server of another protocol version."""
+        """A short run of it on a right server, two with --long, and one on a server of another protocol version."""
+        runs = 2 if LONG else 1
         options = ("--only", "version", "status")
         with false_alarms.server_of("discos") as server:
-            tally = false_alarms.check_on("discos", server, 2, options)
-        self.assertEqual((tally.verdicts, len(tally.seconds), tally.wrong), (Counter({"pass": 8}), 2, []))
+            tally = false_alarms.check_on("discos", server, runs, options)
+        self.assertEqual((tally.verdicts, len(tally.seconds), tally.wrong), (Counter({"pass": 4 * runs}), runs, []))
         with Server("-c", OTHER_VERSION) as server:
             tally = false_alarms.check_on("discos", server, 1, ("--only", "greeting"))
         first, second = tally.wrong

@@ -41,7 +41,7 @@ from discosbackend.simulator.faults.script import Faults
 from discosbackend.simulator.instrument.model import Configuration, Instrument, Limits
 from discosbackend.simulator.signal.sky import REST_FREQUENCIES, Line, Sky, Source
 
-from .in_memory import quiet
+from .in_memory import fewer, quiet
 from .serving import ROOT, Server
 from .settings import LONG, PATIENCE
 
@@ -698,6 +698,7 @@ class ChannelTests(unittest.TestCase):
                 self.assertIn("cannot be told", errors(answers[:1])[0])
                 self.assertEqual(answers[1], b'{"ok": []}')
 
+    @fewer(40)
     @given(st.lists(st.binary(max_size=40) | st.sampled_from(list(OPERATIONS)).map(asking_for)))
     def test_any_bytes(self, pieces: list[bytes]) -> None:
         """Only whole answers come out, one a line at most, and none after a line that is no request."""
@@ -709,7 +710,7 @@ class ChannelTests(unittest.TestCase):
             self.assertEqual(len(answer.keys() & {"ok", "error"}), 1)
         self.assertEqual(channel.wire.ended, len(answers) < len(lines) or _is_refusal(answers))
 
-    @settings(max_examples=200 if LONG else 60)
+    @settings(max_examples=200 if LONG else 50)
     @given(
         st.sampled_from(list(OPERATIONS)),
         st.dictionaries(

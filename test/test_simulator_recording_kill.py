@@ -8,14 +8,17 @@ import sys
 import tempfile
 import time
 import unittest
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, pause
 
 from astropy.io import fits
 
+from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.recording.dump_files import RecordingReader, recordings_in
 
+from .recordings import Child
 from .serving import ROOT, ask, served
 from .settings import LONG, PATIENCE, wait_until
 
@@ -32,26 +35,49 @@ class KillTests(unittest.TestCase):
         self.data = Path(self.enterContext(folder))
         self.draw = random.Random(20)
 
+    def record_by_server(self, data: str, seed: int, stack: ExitStack) -> Callable[[], int]:
+        """Have a server record; what kills it and returns its exit status."""
+        server = stack.enter_context(served("--simulate", "sardara", "--data", data, "--seed", str(seed)))
+        connection = stack.enter_context(server.connect())
+        replies = ask(connection, b"?set-configuration,SK00", b"?set-integration,%d" % INTEGRATION, b"?start")
+        self.assertTrue(all(reply.endswith(b",ok\r\n") for reply in replies), replies)
+
+        def kill() -> int:
+            server.process.send_signal(SIGKILL)
+            return server.process.wait(PATIENCE)
+
+        return kill
+
+    def record_by_instrument(self, data: str, seed: int, stack: ExitStack) -> Callable[[], int]:
+        """The same by the instrument alone, in a fork of this process."""
+
+        def record() -> None:
+            backend = SimulatedBackend("sardara", data=data, seed=seed)
+            backend.set_configuration("SK00")
+            backend.set_integration(INTEGRATION)
+            backend.start()
+            pause()
+
+        child = Child(record)
+        stack.callback(child.kill)
+        return child.kill
+
     def kill_some(self, number: int) -> dict[str, float]:
         """Servers that record and are killed; their data folders, and when each was killed."""
         with ExitStack() as stack:
-            servers = {}
+            recording = {}
             for each in range(number, number + AT_ONCE):
                 data = str(self.data / str(each))
-                server = stack.enter_context(served("--simulate", "sardara", "--data", data, "--seed", str(each)))
-                connection = stack.enter_context(server.connect())
-                replies = ask(connection, b"?set-configuration,SK00", b"?set-integration,%d" % INTEGRATION, b"?start")
-                self.assertTrue(all(reply.endswith(b",ok\r\n") for reply in replies), replies)
-                servers[data] = server, connection
+                record = self.record_by_server if LONG or each == KILLS - 1 else self.record_by_instrument
+                recording[data] = record(data, each, stack)
             killed = {}
-            for data, (server, connection) in servers.items():
+            for data, kill in recording.items():
                 # A busy host may take a while to import numpy: then there is nothing to lose yet.
-                wait_until(lambda: ask(connection, b"?status") and self.size_of(data), "the first dump")
+                wait_until(lambda: self.size_of(data), "the first dump")
                 moment = time.time() + self.draw.uniform(0.0, 0.7)
-                wait_until(lambda: ask(connection, b"?status") and time.time() >= moment)
-                server.process.send_signal(SIGKILL)
-                killed[data] = time.time()
-                self.assertEqual(server.process.wait(PATIENCE), -SIGKILL)
+                wait_until(lambda: time.time() >= moment)
+                status, killed[data] = kill(), time.time()
+                self.assertEqual(status, -SIGKILL)
         return killed
 
     @staticmethod

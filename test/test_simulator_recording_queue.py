@@ -21,7 +21,8 @@ from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import RecordingWriter, give_name, name_of, recordings_in
 from discosbackend.simulator.recording.dump_thread import DumpThread
 
-from .settings import PATIENCE
+from .recordings import ForkedConversion
+from .settings import LONG, PATIENCE
 from .test_simulator_acquisition import InstrumentMixin
 
 
@@ -257,6 +258,11 @@ class ConverterTests(InstrumentMixin):
         self.acquire(0.2)
         self.backend.set_filename(f"{self.site}/{name}")
 
+    def convert_in_forks(self) -> None:
+        """From here on, but with --long: an interpreter of its own for each conversion takes its time."""
+        if not LONG:
+            self.enterContext(mock.patch("subprocess.Popen", ForkedConversion))
+
     def test_files_one_folder_up(self) -> None:
         self.scan("1.fits")
         self.scan("2.fits")
@@ -279,12 +285,14 @@ class ConverterTests(InstrumentMixin):
     def test_below_a_root(self) -> None:
         root = self.data.parent / "root"
         self.backend = self.make(root=root)
+        self.convert_in_forks()
         self.acquire(0.2)
         self.backend.set_filename("/roach2/tmp/a.fits")
         self.backend.convert_data()
         self.assertTrue((root / "roach2" / "a.fits").exists())
 
     def test_one_that_cannot_be_written_stays_and_the_others_are_written(self) -> None:
+        self.convert_in_forks()
         self.scan("1.fits")
         wrong = self.data.parent / "file"
         wrong.write_text("not a folder")

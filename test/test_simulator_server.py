@@ -22,37 +22,22 @@ setUp and tearDown to launch your own; all that the cases need is where it liste
 
 The attributes that tell what is valid are those of discosbackend.testing.Profile. Tests of your own, as the
 one in SimulatorServerTests, have `self.client`.
+
+The simulated instruments differ in their profiles. By default one of them is tried here; test_profile_file tries the
+quicker cases on all of them.
 """
 
 from __future__ import annotations
 
-import re
 import unittest
 
 from discosbackend.errors import RequestFailed
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.testing import BackendConformance
-from discosbackend.testing.cases import Case
+from discosbackend.testing.hostile_cases import HOSTILE_CASES
 
 from .backend_simulator import BackendSimulator
-from .settings import LONG
-
-# What a server does with lines and connections, whatever instrument is behind it.
-OF_THE_SERVER = re.compile("(hostile|framing|grammar)/")
-# What becomes of start and stop after the first answer, which Acquisition decides for all simulated instruments.
-OF_ACQUISITION = re.compile("(start|stop)/(?!wrong|now-and|timed|twice|while|elapsed|far)")
-
-
-class OfManyTests(BackendConformance, mixin=True):
-    """For servers of the same kind: without --long a case is tried on as many of them as can differ in it."""
-
-    left_to_others: tuple[re.Pattern[str], ...] = (OF_THE_SERVER, OF_ACQUISITION)
-    late_tolerance = 0.5
-
-    def run_case(self, case: Case) -> None:
-        if not LONG and any(pattern.match(case.id) for pattern in self.left_to_others):
-            self.skipTest("tried on an instrument of the same kind; on this one with ./run_tests --long")
-        super().run_case(case)
+from .settings import long_only
 
 
 class SimulatorServerTests(BackendConformance, unittest.TestCase):
@@ -76,10 +61,8 @@ class SimulatorServerTests(BackendConformance, unittest.TestCase):
             self.client.request("set-section", "2", "*", "*", "*", "*", "*", "*")
 
 
-class SimulatedDiscosTests(OfManyTests, unittest.TestCase):
+class SimulatedDiscosTests(BackendConformance, unittest.TestCase):
     """The simulated instrument of the program, with a configuration of SARDARA's."""
-
-    left_to_others = (OF_THE_SERVER,)
 
     valid_configuration = "SK00"
     valid_integration = 10
@@ -94,7 +77,13 @@ class SimulatedDiscosTests(OfManyTests, unittest.TestCase):
         return SimulatedBackend()
 
 
-class SimulatedSkarabTests(OfManyTests, unittest.TestCase):
+# The same server is behind it.
+for _case in HOSTILE_CASES.values():
+    setattr(SimulatedDiscosTests, _case.method, long_only(getattr(BackendConformance, _case.method)))
+
+
+@long_only
+class SimulatedSkarabTests(BackendConformance, unittest.TestCase):
     """SKARAB, with the numbers that its deployed client sends."""
 
     valid_configuration = "SKARAB_1"
@@ -108,7 +97,8 @@ class SimulatedSkarabTests(OfManyTests, unittest.TestCase):
         return SimulatedBackend("skarab")
 
 
-class SimulatedTotalPowerTests(OfManyTests, unittest.TestCase):
+@long_only
+class SimulatedTotalPowerTests(BackendConformance, unittest.TestCase):
     """A detector with one value an input and a dump."""
 
     valid_configuration = "TP00"
@@ -122,7 +112,8 @@ class SimulatedTotalPowerTests(OfManyTests, unittest.TestCase):
         return SimulatedBackend("totalpower")
 
 
-class SimulatedMistralTests(OfManyTests, unittest.TestCase):
+@long_only
+class SimulatedMistralTests(BackendConformance, unittest.TestCase):
     """MISTRAL, on which the minute of its setup passes at once."""
 
     valid_configuration = "setup"
