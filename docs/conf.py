@@ -91,6 +91,8 @@ def lead_to_pages(app: Sphinx, docname: str, content: list[str]) -> None:
     """Make links to the top-level documents lead to their pages."""
     for name, page in TOP_LEVEL.items():
         content[0] = content[0].replace(f"](../{name}", f"]({page}")
+    # Another Markdown file outside of this folder is no page of the site: its link becomes a download.
+    content[0] = re.sub(r"\]\((\.\./[^)#\s]+\.md\))", r"](path:\1", content[0])
 
 
 def improve_signature(
