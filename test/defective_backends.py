@@ -310,7 +310,8 @@ class TimeInWholeSeconds(BackendSimulator):
 class TimeGoesBack(BackendSimulator):
     def __init__(self):
         super().__init__()
-        self.steps = itertools.count(0.0, -0.05)
+        # More than a slow host takes between two requests.
+        self.steps = itertools.count(0.0, -60.0)
 
     def time(self):
         return Ticks.now().unix + next(self.steps)

@@ -80,7 +80,14 @@ def _full_runs() -> dict[str, list[Result]]:
 
     def run(server: str) -> list[Result]:
         cases, attributes = _RUNS[server]
-        return [tried(case, server, **attributes) for case in cases]
+        return [tried_with_enough_lead(case, server, attributes) for case in cases]
+
+    def tried_with_enough_lead(case: str, server: str, attributes: dict[str, Any]) -> Result:
+        """On a busy machine a time 0.1 s ahead may have passed when it arrives."""
+        result = tried(case, server, **attributes)
+        if "say lead" in result.explanation:
+            result = tried(case, server, **{**attributes, "lead": 10.0})
+        return result
 
     def run_late(number: int) -> list[Result]:
         # It would take minutes, so there are several of it. A case of many times need not try how far ahead is enough.
