@@ -311,7 +311,7 @@ class TimeGoesBack(BackendSimulator):
     def __init__(self):
         super().__init__()
         # More than a slow host takes between two requests.
-        self.steps = itertools.count(0.0, -60.0)
+        self.steps = itertools.count(3.0, -1.0)
 
     def time(self):
         return Ticks.now().unix + next(self.steps)
