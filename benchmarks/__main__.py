@@ -1,4 +1,4 @@
-"""The command line: which measurements there are, in which order, and how they are printed."""
+"""The command line of the benchmarks: runs the measurements and prints the table."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "a simulated SKARAB recording 92 MB/s": recording.recording,
 }
 
-# What fifty clients, pipes, logs and libraries need.
+# Open files for fifty clients, pipes, logs and libraries.
 _FEW_FILES = 150
-# What ends the command, after it has stopped its servers: they would outlive it.
+# The signals that end the command. Its servers must be stopped first, else they would continue to run.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _DESCRIPTION = """\
@@ -53,10 +53,10 @@ docs/performance.md says how each figure is measured.
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Measure, and print the table. Exit status 0 whatever the figures, 1 when one is not there.
+    """Run the measurements and print the table. Exit status: 0, also for missed goals; 1 if a measurement failed.
 
-    What cannot be measured is left out of the table, and said on standard error. SIGINT, SIGTERM and SIGHUP
-    end early: the table has what was measured until then.
+    A measurement that fails is not in the table; the reason is printed to standard error. After SIGINT, SIGTERM or
+    SIGHUP the table has what was measured until then.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -81,17 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=_DESCRIPTION)
-    parser.add_argument("--quick", action="store_true", help="less of everything: rough figures in a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds: rough figures in a minute")
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", default=[""], help="only those whose name has one of these words"
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        default=[""],
+        help="only measurements whose name contains one of these words",
     )
-    parser.add_argument("--list", action="store_true", help="print the names of the measurements, no figures")
-    parser.add_argument("--markdown", action="store_true", help="print the table as the docs have it")
+    parser.add_argument("--list", action="store_true", help="print the names of the measurements and exit")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown, as for the docs")
     return parser
 
 
 def _conditions() -> str:
-    """What the figures depend on, as far as it has no name."""
+    """Return a sentence on the conditions of the measurement: versions, processors and load."""
     places = "not pinned"
     if SERVER is not None:
         load = "with them" if LOAD == CLIENT else "on a third"
@@ -103,7 +107,7 @@ def _conditions() -> str:
 
 
 def _raise_open_files(names: Sequence[str], preset: Preset) -> None:
-    """Allow all open files that can be had, here and in the servers, which inherit this; exit if too few."""
+    """Raise the limit of open files, here and for the servers, which inherit it; exit if it is too low."""
     crowded: dict[_Measurement, int] = {
         many_connections.idle: preset.idle,
         many_connections.storm: many_connections.STORM,
@@ -116,7 +120,7 @@ def _raise_open_files(names: Sequence[str], preset: Preset) -> None:
 
 
 def _end(number: int, _: object) -> NoReturn:
-    """End early, once: nothing may interrupt what stops the servers and prints the table."""
+    """End early. Further signals are ignored: they must not interrupt the stop of the servers and the printing."""
     _ignore_signals()
     raise KeyboardInterrupt(signal.Signals(number).name)
 
@@ -127,7 +131,7 @@ def _ignore_signals() -> None:
 
 
 def _measured(names: Sequence[str], preset: Preset) -> tuple[dict[str, list[table.Row]], list[str]]:
-    """The rows of what could be measured, and why the rest could not."""
+    """Return the rows of the successful measurements, and the reasons why others failed."""
     found: dict[str, list[table.Row]] = {}
     problems = []
     name = names[0]

@@ -1,4 +1,4 @@
-"""The other limit: the same in asyncio, without Twisted. Prints where it listens."""
+"""A second reference server: bare asyncio, which answers every line with a constant. It prints its address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GREETING = b"!version,ok,1.4\r\n"
 
 
 class Constant(asyncio.Protocol):
-    """Greets, and answers every line with the same. A transport of asyncio has TCP_NODELAY set."""
+    """Greets, and answers every line with a constant. asyncio sets TCP_NODELAY by default."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -24,7 +24,7 @@ class Constant(asyncio.Protocol):
         transport.write(_GREETING)
 
     def data_received(self, data: bytes) -> None:
-        """Answer each line, in one write for all of a chunk, as Twisted's transport does by itself."""
+        """Answer the lines of a chunk in one write, as Twisted's transport does."""
         *lines, self._rest = (self._rest + data).split(b"\r\n")
         assert self._transport is not None
         self._transport.write(b"".join([self.line_received(line) for line in lines]))

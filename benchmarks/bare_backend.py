@@ -1,7 +1,7 @@
-"""The floor: bare Twisted that asks the backend under test, and writes what it says without a look at it.
+"""The floor: a bare Twisted server that calls the backend under test and writes its values unchecked.
 
-No grammar, no arguments, no lanes, no proof of the reply, no bounds. Like ours it writes in one piece
-the replies to what was read at once.
+It has no grammar, no arguments, no lanes, no check of replies and no limits. Like our server it writes the replies to
+the lines of one read in one write.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _METHODS = {b"?status": _BACKEND.status}
 
 
 class Unchecked(Constant):
-    """Answers `status`, the only line that it knows."""
+    """Answers `status`, the only command that it supports."""
 
     def __init__(self) -> None:
         self._replies: list[str] = []
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer all lines of a chunk in one write."""
+        """Answer the lines of a chunk in one write."""
         super().dataReceived(data)  # type: ignore[no-untyped-call]
         transport: Any = self.transport
         transport.write("".join(self._replies).encode("latin-1"))

@@ -1,4 +1,4 @@
-"""The limit: a LineOnlyReceiver that answers every line with a constant. Prints where it listens."""
+"""The reference server: Twisted's LineOnlyReceiver, which answers every line with a constant. It prints its address."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from twisted.protocols.basic import LineOnlyReceiver
 
 __all__ = ["Constant", "serve"]
 
-# As long as the reply to a status, so that only the path of a line differs from ours.
+# As long as a reply to status, so that only the processing of a line differs from our server.
 _REPLY = b"!status,ok,1795466385.7947171,ok,0"
 _GREETING = b"!version,ok,1.4"
 
 
 class Constant(LineOnlyReceiver):
-    """Greets, and answers every line with the same."""
+    """Greets, and answers every line with a constant."""
 
     def connectionMade(self) -> None:
         """Greet."""

@@ -1,9 +1,9 @@
-"""What punctuality is compared with: a bare process that sleeps until shortly before an instant, and spins.
+"""The reference for punctuality: a process that sleeps until shortly before an instant, then spins until it.
 
     python -m benchmarks.bare_wait
 
-Reads an instant, in counts of 100 ns since 1970, from each line of standard input, waits for it, and says by
-how many ns it was late.
+It reads one instant per line from standard input, in counts of 100 ns since 1970, waits for it, and prints how many ns
+it was late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SPIN_NS = 300_000
 
 
 def wait_for(instant: int) -> int:
-    """Wait until that count of 100 ns; by how many ns that was late."""
+    """Wait until an instant in counts of 100 ns; return how many ns this was late."""
     due = instant * 100
     left = due - time.time_ns()
     if left > _SPIN_NS:

@@ -1,4 +1,4 @@
-"""A server that is kept busy: one slow command after the other, on a connection of its own."""
+"""Keeps a server busy with one slow command after another, on a connection of its own."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SECONDS = 0.25
 
 @contextmanager
 def kept_busy(server: Server, command: str) -> Iterator[None]:
-    """Keep `command`, which takes seconds as its argument, running as long as this lasts.
+    """Keep `command`, whose argument is its duration in seconds, running within this context.
 
-    Two of a quarter of a second are asked for all the time, and the connection runs one after the other. A
-    thread sees to that, four times a second.
+    Two requests of a quarter of a second each are always pending; the connection runs one after the other. A thread
+    sends the next one when a reply arrives.
     """
     request = f"?{command},{_SECONDS}\r\n".encode()
     expected = f"!{command},ok\r\n".encode()

@@ -1,6 +1,6 @@
-"""One connection of a soaking client: it sends tagged requests, and every reply is checked.
+"""A connection of a soak test's client: it sends tagged requests and checks every reply.
 
-client_profiles decides when to send what, reply_check what is a right reply.
+client_profiles decides what is sent and when; reply_check decides whether a reply is correct.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ __all__ = ["CheckedConnection", "Wrong", "connect"]
 
 # Seconds without a byte after which a reply counts as lost.
 _PATIENCE = 10.0
-# Seconds of silence after which, something being wrong already, nothing more will come.
+# Seconds without a byte after an error, after which no further reply is expected.
 _SILENCE = 1.0
-# Seconds that make a piece arrive by itself.
+# Seconds between two pieces, so that they arrive separately.
 _BETWEEN_PIECES = 0.001
-# Linger for no time: closing resets the connection.
+# SO_LINGER with a time of 0: closing resets the connection.
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Wrong(Exception):
-    """A reply was lost, misordered or invented. It is counted, and what else comes here proves nothing."""
+    """A reply was lost, misordered or invented. It has been counted; the connection is of no further use."""
 
 
 async def connect(address: tuple[str, int], tally: Tally, *, narrow: bool = False) -> CheckedConnection:
-    """A connection, not greeted yet. OSError or TimeoutError when there is none within 10 s.
+    """Connect, without waiting for the greeting. Raise OSError or TimeoutError if that fails within 10 s.
 
-    `narrow`: what the client has not read soon fills all buffers on the way, so that the server has to wait.
+    `narrow`: use small buffers, so that unread replies soon fill them and the server has to wait.
     """
     connection = socket.socket()
     try:
@@ -44,7 +44,7 @@ async def connect(address: tuple[str, int], tally: Tally, *, narrow: bool = Fals
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if narrow:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            # With the segments of 64 KiB that loopback has, the sender's buffer would be one of megabytes.
+            # With the segments of 64 KiB of loopback the sender's buffer would be some megabytes.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         async with asyncio.timeout(_PATIENCE):
             await asyncio.get_running_loop().sock_connect(connection, address)
@@ -56,9 +56,9 @@ async def connect(address: tuple[str, int], tally: Tally, *, narrow: bool = Fals
 
 
 class CheckedConnection:
-    """A connection whose every reply is checked, as a context manager that closes it.
+    """A connection that checks every reply; a context manager.
 
-    At most `bite` bytes are read at a time, and `pause` seconds waited after each: set them to be slow.
+    To read slowly, set `bite`, the most bytes that are read at a time, and `pause`, the seconds to wait after each.
     """
 
     def __init__(self, connection: socket.socket, tally: Tally) -> None:
@@ -78,23 +78,23 @@ class CheckedConnection:
         self._connection.close()
 
     async def greeted(self) -> None:
-        """Wait for the greeting. Wrong when something else comes."""
+        """Wait for the greeting. Raise Wrong if anything else is received."""
         await self._exchange(b"", [GREETING])
 
     async def ask(self, *requests: TaggedRequest, pieces: int = 1, takes: float = 0.0) -> list[bytes]:
-        """Send questions in so many pieces and return all replies; Wrong if they are not due.
+        """Send requests and return all replies. Raise Wrong if they are not the expected ones.
 
-        `takes` is how many seconds the server is asked to take: they do not count as latency. What is sent in
-        pieces takes its time itself, and no latency is taken from it.
+        The data is sent in `pieces`; if there is more than one, no latency is measured. `takes` is the duration in
+        seconds that the requests ask for; it is subtracted from the latency.
         """
         return await self._exchange(_joined(requests), _due(requests), pieces, takes)
 
     async def finish(self, *requests: TaggedRequest, unfinished: bytes = b"", pieces: int = 1) -> None:
-        """Send the last questions, close the sending half, wait for all replies and the end; else Wrong."""
+        """Send the last requests, close the sending half, and wait for all replies and the end; else raise Wrong."""
         await self._exchange(_joined(requests) + unfinished, [*_due(requests), END], pieces)
 
     async def hang_up(self, unread: bytes, reset: bool) -> None:
-        """Send half a line, or lines whose replies nobody reads, and close or reset the connection."""
+        """Send an incomplete line, or lines whose replies are not read, and close or reset the connection."""
         async with asyncio.timeout(_PATIENCE):
             await self._send(unread, 1)
         if reset:
@@ -102,11 +102,11 @@ class CheckedConnection:
         self._connection.close()
 
     async def _exchange(self, data: bytes, due: list[bytes], pieces: int = 1, takes: float = 0.0) -> list[bytes]:
-        """Send, beside that read what is due, and judge it."""
+        """Send data, read the expected replies meanwhile, and check them."""
         since, began = time.time(), time.perf_counter()
         first = 0.0
         lines: list[bytes] = []
-        # Beside reading, because a server whose replies are not read reads no more either.
+        # While reading, because the server stops reading if its replies are not read.
         sending = asyncio.create_task(self._send(data, pieces, half_close=END in due))
         while len(lines) < len(due) and await self._read_on(lines, _PATIENCE + takes):
             first = first or time.perf_counter() - began
@@ -114,12 +114,12 @@ class CheckedConnection:
         right = not self._rest and due == [form(line, since, time.time()) for line in lines]
         if len(lines) < len(due):
             sending.cancel()
-        # The last pieces may be under way still: half a line would become part of the next one.
+        # Wait until all pieces are sent: the remaining bytes would become part of the next line.
         await asyncio.wait([sending], timeout=_PATIENCE)
         if not right:
             await self._read_rest(lines)
         if data:
-            # The greeting is nobody's request.
+            # Not for the greeting, which has no request.
             self._tally.requests += len(due) - due.count(END)
             self._tally.replies += len(lines) - lines.count(END)
         if not right:
@@ -130,7 +130,7 @@ class CheckedConnection:
         return lines
 
     async def _read_rest(self, lines: list[bytes]) -> None:
-        """See what else comes: that tells a reply too much from one that came in another's place."""
+        """Read what else arrives, which distinguishes an extra reply from a wrong one."""
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until and await self._read_on(lines, _SILENCE):
             pass
@@ -138,14 +138,14 @@ class CheckedConnection:
             lines.append(self._rest)
 
     async def _read_on(self, lines: list[bytes], patience: float) -> bool:
-        """Read once, and add the whole lines. False after so many seconds of silence, or at the end."""
+        """Read once and add the complete lines. Return False after `patience` seconds without data, or at the end."""
         try:
             async with asyncio.timeout(patience):
                 data = await asyncio.get_running_loop().sock_recv(self._connection, self.bite)
         except TimeoutError:
             return False
         except OSError:
-            # A reset is no orderly end, although the next read says that it is one.
+            # A reset is not a clean end, although the next read reports one.
             self._reset = True
             return False
         if not data:
@@ -160,8 +160,8 @@ class CheckedConnection:
 
     async def _send(self, data: bytes, pieces: int, half_close: bool = False) -> None:
         size = max(len(data) // pieces, 1)
-        # Whoever reads sees that a connection is gone. To close half of one that was reset is ENOTCONN, to
-        # go on when the client was cut off is EBADF: those are no ConnectionErrors.
+        # The reading side notices a closed connection. OSError, because a shutdown after a reset is ENOTCONN, and
+        # sending on a closed socket is EBADF; these are no ConnectionErrors.
         with contextlib.suppress(OSError):
             for start in range(0, len(data), size):
                 await asyncio.get_running_loop().sock_sendall(self._connection, data[start : start + size])

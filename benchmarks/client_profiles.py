@@ -1,6 +1,6 @@
-"""The profiles of the soak test's clients: what each of them requests, how it reads, how it leaves.
+"""The profiles of the soak test's clients: what they send, how they read, and how they disconnect.
 
-A profile is one connection from its beginning to its end; a client repeats its own until time is up.
+A profile is a function that makes one connection and ends it; a client repeats its profile until the time is up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.tagged_requests import TaggedRequest, device, garbage, lengthy, 
 
 __all__ = ["PROFILES", "Client", "Soak", "clients"]
 
-# Counts of 100 ns after which a start that came due must be seen.
+# Counts of 100 ns after its instant, within which a timed start must be visible in status.
 _LATEST = 10_000_000
 _STATUS = TaggedRequest(b"?status\r\n", b"!status,ok,*")
 _LATENESS = TaggedRequest(b"?lateness\r\n", b"!lateness,ok,*")
@@ -28,31 +28,31 @@ _STOP = TaggedRequest(b"?stop\r\n", b"!stop,ok\r\n")
 
 @dataclass(slots=True)
 class Soak:
-    """What all clients share: when to end (time.monotonic()), where the server is, and what was found."""
+    """The data that all clients share: the end (of time.monotonic()), the address of the server, and the results."""
 
     until: float
     interrupts: int = 0
-    """Signals to end before that: the first lets the clients finish, the second does not."""
+    """The number of signals to end early: after the first the clients finish, the second ends them at once."""
     address: tuple[str, int] = ("", 0)
     tallies: dict[str, Tally] = field(default_factory=dict)
     lateness: list[int] = field(default_factory=list)
-    """By how many ns each timed start was late."""
+    """The lateness of each timed start in ns."""
     early: int = 0
     elapsed: int = 0
-    """Timed starts that were refused because their time had elapsed before their turn came."""
+    """Timed starts that were refused because their time had passed before they were processed."""
 
     @property
     def over(self) -> bool:
-        """Whether it is time to end."""
+        """Whether the clients must end."""
         return self.interrupts > 0 or time.monotonic() >= self.until
 
     def tally(self, profile: str) -> Tally:
-        """What was counted for a profile."""
+        """Return the tally of a profile."""
         return self.tallies.setdefault(profile, Tally())
 
 
 class Client:
-    """One client: its profile, its random numbers, and the tags of its requests, which nobody else uses."""
+    """A client: its profile, its random numbers, and the tags of its requests, which are unique."""
 
     def __init__(self, soak: Soak, number: int, profile: str, seed: int) -> None:
         self.soak = soak
@@ -62,12 +62,12 @@ class Client:
         self._tags = (b"%d-%d" % (number, serial) for serial in itertools.count())
 
     async def run(self) -> None:
-        """Behave in this profile until time is up."""
+        """Repeat the profile until the time is up."""
         while not self.soak.over:
             try:
                 await self._behave(self)
             except Wrong:
-                # That is counted; a new connection starts afresh.
+                # It has been counted; continue with a new connection.
                 pass
             except OSError as problem:
                 self.tally.add(Discrepancies(lost=[f"a connection was due: {problem!r}"]))
@@ -75,32 +75,32 @@ class Client:
 
     @asynccontextmanager
     async def connection(self, *, tally: Tally | None = None, narrow: bool = False) -> AsyncIterator[CheckedConnection]:
-        """A connection that has been greeted."""
+        """Connect and wait for the greeting."""
         tally = self.tally if tally is None else tally
         with await connect(self.soak.address, tally, narrow=narrow) as connection:
             await connection.greeted()
             yield connection
 
     def turns(self, most: int) -> Iterator[int]:
-        """Count to `most`, or until time is up."""
+        """Count to `most`, or until the time is up."""
         return itertools.takewhile(lambda _: not self.soak.over, range(most))
 
     def requests(self, least: int, most: int, *kinds: Callable[[Random, bytes], TaggedRequest]) -> list[TaggedRequest]:
-        """From `least` to `most` questions of these kinds."""
+        """Return from `least` to `most` requests of these kinds."""
         count = self.rng.randint(least, most)
         return [self.rng.choice(kinds)(self.rng, next(self._tags)) for _ in range(count)]
 
     async def pause(self, longest: float) -> None:
-        """Do nothing for up to so many seconds."""
+        """Wait for at most `longest` seconds."""
         await asyncio.sleep(self.rng.uniform(0, longest))
 
 
-# One in ten waits for the device.
+# One in ten is a device command.
 _MIX = (*9 * (reading,), device)
 
 
 async def polite(client: Client) -> None:
-    """One request at a time, of those that wait for nobody."""
+    """Send one request at a time, none of which waits for other commands."""
     async with client.connection() as connection:
         for _ in client.turns(500):
             await connection.ask(*client.requests(1, 1, reading))
@@ -109,7 +109,7 @@ async def polite(client: Client) -> None:
 
 
 async def pipelining(client: Client) -> None:
-    """Bursts of requests."""
+    """Send bursts of requests."""
     async with client.connection() as connection:
         for _ in client.turns(100):
             await connection.ask(*client.requests(50, 200, *_MIX))
@@ -118,20 +118,20 @@ async def pipelining(client: Client) -> None:
 
 
 async def slow_reading(client: Client) -> None:
-    """More requests than all buffers hold replies, which are read in bites of 400 bytes."""
+    """Send more requests than the buffers can hold replies, and read 400 bytes at a time."""
     async with client.connection(narrow=True) as connection:
         connection.bite, connection.pause = 400, 0.001
         requests: list[TaggedRequest] = []
         for _ in range(client.rng.randint(20, 40)):
             requests += client.requests(100, 100, *9 * (lengthy,), device)
-            # So much at once would show as the latency of the other clients.
+            # Let other clients run: making all requests at once would add to their latencies.
             await asyncio.sleep(0)
         await connection.ask(*requests)
         await connection.finish()
 
 
 async def garbling(client: Client) -> None:
-    """Garbage between good requests, torn to pieces."""
+    """Send invalid lines between valid requests, in several pieces."""
     async with client.connection() as connection:
         for _ in client.turns(20):
             requests = client.requests(1, 40, garbage, garbage, *_MIX)
@@ -141,7 +141,7 @@ async def garbling(client: Client) -> None:
 
 
 async def hanging_up(client: Client) -> None:
-    """Gone in mid-line, often with replies unread."""
+    """Disconnect within a line, often with unread replies."""
     async with client.connection() as connection:
         for _ in client.turns(3):
             await connection.ask(*client.requests(1, 10, *_MIX))
@@ -151,7 +151,7 @@ async def hanging_up(client: Client) -> None:
 
 
 async def half_closing(client: Client) -> None:
-    """Everything at once, half a line behind it, the sending half closed, then the replies until the end."""
+    """Send all requests and an incomplete line, close the sending half, and read the replies until the end."""
     async with client.connection() as connection:
         requests = client.requests(0, 100, garbage, *_MIX)
         await connection.finish(*requests, unfinished=_half(client), pieces=client.rng.choice((1, 10)))
@@ -164,7 +164,7 @@ def _half(client: Client) -> bytes:
 
 
 async def reconnecting(client: Client) -> None:
-    """A connection for one request, or for none, or closed before the greeting is read."""
+    """Connect for one request or for none, or disconnect before reading the greeting."""
     kind = client.rng.randrange(5)
     if kind == 0:
         with await connect(client.soak.address, client.tally):
@@ -180,7 +180,7 @@ async def reconnecting(client: Client) -> None:
 
 
 async def napping(client: Client) -> None:
-    """Naps in a thread and dawdles in a coroutine; another connection asks for `status` meanwhile."""
+    """Request commands that wait in a thread or in a coroutine; request `status` on a second connection meanwhile."""
     beside = client.soak.tally("status beside a nap")
     async with client.connection() as connection, client.connection(tally=beside) as other:
         for _ in client.turns(50):
@@ -199,11 +199,11 @@ async def napping(client: Client) -> None:
 
 
 async def timing(client: Client) -> None:
-    """Starts for 20 to 80 ms ahead, watched by `status`; how late each was; a stop."""
+    """Request timed starts 20 to 80 ms ahead, wait for them with `status`, request their lateness, then stop."""
     async with client.connection() as connection:
         (status,) = await connection.ask(_STATUS)
         if not _idle(status):
-            # Left over from a connection on which something was wrong.
+            # A connection with a wrong reply may have left an acquisition.
             await connection.ask(_STOP)
         for _ in client.turns(50):
             await _timed_start(client, connection)
@@ -236,7 +236,7 @@ def _idle(status: bytes) -> bool:
 
 
 def _moment(status: bytes) -> int:
-    """When a status was told, in counts of 100 ns."""
+    """Return the timestamp of a status in counts of 100 ns."""
     return int(status.split(b",")[2].replace(b".", b""))
 
 
@@ -252,7 +252,7 @@ PROFILES: dict[str, Callable[[Client], Awaitable[None]]] = {
     "reconnecting": reconnecting,
 }
 
-# One each, because device commands and naps wait for one another.
+# One client each, because their commands wait for one another.
 _ONCE = ("timed starts", "napping")
 _IN_TURN = (
     "polite",
@@ -267,6 +267,6 @@ _IN_TURN = (
 
 
 def clients(soak: Soak, count: int, seed: int, first: int = 0) -> list[Client]:
-    """So many clients, numbered from `first`, at least one of each profile if there are as many as that."""
+    """Return `count` clients, numbered from `first`, with at least one of each profile if `count` permits."""
     profiles = itertools.islice(itertools.chain(_ONCE, itertools.cycle(_IN_TURN)), count)
     return [Client(soak, number, profile, seed) for number, profile in enumerate(profiles, first)]

@@ -1,4 +1,4 @@
-"""The latency of one polite client during a flood, and while commands take their time."""
+"""Measures the latency of one client during a flood of requests, and during slow commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLITE = at_most(5e-3, time_text)
 
 
 def during_flood(preset: Preset) -> list[Row]:
-    """One request at a time while 50 others pipeline 200 deep; bare Twisted under the same flood."""
+    """Send one request at a time while 50 others pipeline 200; compare with bare Twisted under the same flood."""
     ours: list[Load] = []
     bare: list[Load] = []
     with our_server() as our, twisted_server() as twisted:
@@ -34,7 +34,7 @@ def during_flood(preset: Preset) -> list[Row]:
 
 
 def during_commands(preset: Preset) -> list[Row]:
-    """`status` on a server that runs a @blocking sleep, or a slow coroutine, and when it runs none."""
+    """Send `status` while the server runs a @blocking sleep, a slow coroutine, or neither."""
     without: list[Load] = []
     beside: dict[str, list[Load]] = {"nap": [], "dawdle": []}
     with our_server() as server:

@@ -1,4 +1,4 @@
-"""What an expected failure costs beside a success, and how much of the log a flood of them fills."""
+"""Measures the cost of expected failures compared with a success, and the size of the log after a flood of failures."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _LOG_WINDOW = 1.2
 
 
 def failures(preset: Preset) -> list[Row]:
-    """The server's processor time for each kind of failure against that for `status`, all pipelined.
+    """Compare the processor time of the server for each kind of failure with that for `status`, all pipelined.
 
-    The server is the program, so that it logs as one does: at info, to a file.
+    The server is the program discos-backend-server, so that it logs as in operation: at level info, to a file.
     """
     successes: list[float] = []
     costs: dict[str, list[float]] = {name: [] for name in _FAILURES}
@@ -46,8 +46,8 @@ def failures(preset: Preset) -> list[Row]:
 
 
 def _log_of_a_flood(server: Server, connection: socket.socket) -> int:
-    """How many bytes of log a flood of refusals leaves."""
-    # The log says once a second what it has left out: of what was before, and of the flood.
+    """Return how many bytes of log a flood of refusals produces."""
+    # Once a second the log reports how many lines were suppressed: wait for those before the flood and of the flood.
     time.sleep(_LOG_WINDOW)
     before = server.log_size
     alone(connection, _FAILURES["refused by the backend"], _FLOOD // _DEPTH, _DEPTH)
@@ -56,7 +56,7 @@ def _log_of_a_flood(server: Server, connection: socket.socket) -> int:
 
 
 def _cost(server: Server, connection: socket.socket, request: Request, rounds: int) -> float:
-    """Processor time of the server for one such request, in seconds."""
+    """Return the processor time of the server for one such request in seconds."""
     before = server.processor_time
     alone(connection, request, rounds, _DEPTH)
     return (server.processor_time - before) / (rounds * _DEPTH)

@@ -1,9 +1,10 @@
-"""False alarms: all conformance cases on right servers, over and over, several at a time, on a busy machine.
+"""Looks for false alarms: runs all conformance cases many times on correct servers on a busy machine.
 
     python -m benchmarks.false_alarms
 
-The servers are our simulated instruments, each with its profile. Nothing may be reported but passes, commands
-that the instrument has not, and cases that its profile leaves out. The exit status is 0 if that is so.
+The servers are the simulated instruments, each with its profile, several at a time. The only allowed verdicts are pass,
+unsupported (commands that the instrument lacks) and skipped (cases that its profile leaves out). The exit status is 0
+if there is no other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _AT_A_TIME = 3
 _PATIENCE = 300.0
 _RIGHT = {"pass", "unsupported", "skipped"}
 
-# The minutes of its tasks pass at once.
+# With a time scale of 0 its tasks finish at once.
 _MISTRAL = """
 from discosbackend import DBProtocolHandler, run_server
 from discosbackend.simulator import SimulatedBackend
@@ -44,27 +45,27 @@ _BUSY = "while True: pass"
 
 @dataclass
 class Tally:
-    """What the runs on one instrument have come to."""
+    """The results of the runs on one instrument."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """What was reported and should not be, a text each."""
+    """The false alarms, one text each."""
 
 
 def server_of(instrument: str) -> Server:
-    """The simulated instrument of that name, ready to start."""
+    """Start a server for the simulated instrument of that name, ready for `start`."""
     if instrument != "mistral":
         return Server("scripts/discos-backend-server", "--port", "0", "--simulate", instrument, "--no-data")
     server = Server("-c", _MISTRAL)
     with connect(server.address) as connection:
-        # It does not start without.
+        # MISTRAL cannot start an acquisition before its setup.
         ask(connection, "?setup")
     return server
 
 
 def check_on(instrument: str, server: Server, runs: int, options: Sequence[str] = ("--full",)) -> Tally:
-    """So many runs in a row on a server of their own."""
+    """Run the conformance cases several times in sequence on a server."""
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -107,13 +108,13 @@ def _rows(found: dict[str, Tally]) -> Iterator[tuple[str, ...]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, and print what was found; the exit status, 0 if nothing was reported that should not be."""
+    """Run the cases and print the results; return the exit status, 0 if there was no false alarm."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.false_alarms", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--runs", type=int, default=50, help="on each instrument (%(default)s)")
+    parser.add_argument("--runs", type=int, default=50, help="runs on each instrument (default: %(default)s)")
     parser.add_argument("--idle", action="store_true", help="do not keep the processors busy")
-    parser.add_argument("--only", nargs="+", choices=INSTRUMENTS, default=INSTRUMENTS, help="these instruments")
+    parser.add_argument("--only", nargs="+", choices=INSTRUMENTS, default=INSTRUMENTS, help="only these instruments")
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error(f"--runs {options.runs} is none")

@@ -1,9 +1,9 @@
-"""A load in a process of its own: 50 clients, each pipelining 200 deep, until standard input ends.
+"""A load in a process of its own: 50 clients, each pipelining 200 requests, until standard input has data or ends.
 
     python -m benchmarks.flood 127.0.0.1 PORT
 
-Says `flooding` once every client has had its replies, and at the end how many requests were answered since.
-Every reply is checked; a lost one ends it.
+It prints `flooding` once every client has received replies, and at the end how many requests were answered since then.
+Every reply is checked; if one is lost, the process exits.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.servers import LOAD, Companion, NotMeasured, Server
 __all__ = ["flooded"]
 
 _CLIENTS, _DEPTH = 50, 200
-# More than can be answered before somebody ends it: a quarter of an hour at a million a second.
+# More batches than can be answered before it is ended: a quarter of an hour at a million requests a second.
 _MOST = 5_000_000
 
 
 @contextmanager
 def flooded(server: Server) -> Iterator[None]:
-    """A flood on that server, as long as this lasts. NotMeasured when a reply was lost, or few came."""
+    """Flood a server within this context. Raise NotMeasured if a reply is lost or too few are received."""
     host, port = server.address
     with Companion("-m", "benchmarks.flood", host, str(port), cpu=LOAD) as flood:
         if flood.read_line() != "flooding\n":
@@ -37,13 +37,13 @@ def flooded(server: Server) -> Iterator[None]:
 
 
 def main(address: Address) -> None:
-    """Flood that server."""
+    """Flood the server at this address."""
     enough = select.poll()
     enough.register(sys.stdin, select.POLLIN)
     answered = 0
     batch = STATUS.times(_DEPTH)
     with connected(address, _CLIENTS) as connections:
-        # One of each client.
+        # One batch of each client.
         for _, replies in batches(connections, batch, _DEPTH, _CLIENTS):
             check(replies, STATUS, _DEPTH)
         print("flooding", flush=True)

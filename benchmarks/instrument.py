@@ -1,8 +1,8 @@
-"""The server under test: the README's first backend, and commands that hold it up as backends do.
+"""The server under test: a backend like that of the README, with further commands that take time.
 
     python -m benchmarks.instrument
 
-Prints where it listens, and serves on loopback until it is told to stop.
+It prints its address and serves on loopback until it gets a signal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Instrument"]
 
 
 class Instrument(Backend):
-    """Answers at once, refuses, naps in a thread, waits in a coroutine, tells how late its starts are."""
+    """A backend with commands that answer at once, fail, sleep in a thread, or wait in a coroutine."""
 
     def __init__(self) -> None:
         self._lateness: int | None = None
@@ -56,31 +56,31 @@ class Instrument(Backend):
         self._lateness = time.time_ns() - instant * 100
 
     def _end(self, instant: Ticks) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
     @command("lateness", lane="reads")
     def lateness(self) -> int:
-        """By how many ns the last start was late: when the backend was told, by the clock it starts by."""
+        """Return the lateness of the last start in ns: when the backend was called, on the clock of timed starts."""
         if self._lateness is None:
             raise BackendError("not started yet")
         return self._lateness
 
     @command("allocated", lane="reads")
     def allocated(self) -> int:
-        """How many blocks of memory Python's objects take, garbage collected."""
+        """Return the number of allocated memory blocks of Python, after a garbage collection."""
         gc.collect()
         return sys.getallocatedblocks()
 
     @blocking
     @command("nap", Argument("seconds", "float"), lane="files")
     def nap(self, seconds: float) -> None:
-        """Hold up a thread."""
+        """Sleep in a thread."""
         time.sleep(seconds)
 
     @blocking
     @command("compute", Argument("seconds", "float"), lane="files")
     def compute(self, seconds: float) -> None:
-        """Hold up the interpreter: a thread that computes in Python."""
+        """Compute in a thread, which keeps the interpreter lock busy."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             pass

@@ -1,7 +1,7 @@
-"""Load generators. Each checks that every request got its reply, whole and of the right name.
+"""Load generators. Each checks that every request got a complete and correct reply.
 
-Inside a measured loop replies are only counted, by their line ends; what they say is checked afterwards, so
-that the client's work is a small part of what is timed.
+Inside a measured loop replies are only counted, by their line ends. Their content is checked afterwards, so that the
+client takes only a small part of the measured time.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ += ["receive", "together", "undisturbed"]
 
 Address = tuple[str, int]
 
-# Seconds without any reply after which one counts as lost.
+# Seconds without any reply after which a reply counts as lost.
 _PATIENCE = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A line to send, and what the whole line of its reply looks like, without line ends."""
+    """A request, and a pattern for its reply; both are complete lines without line ends."""
 
     line: bytes
     reply: re.Pattern[bytes]
 
     def times(self, count: int) -> bytes:
-        """So many of them, as they are sent."""
+        """Return the bytes of `count` such requests."""
         return (self.line + b"\r\n") * count
 
 
@@ -45,24 +45,24 @@ STATUS = Request(b"?status", re.compile(rb"!status,ok,[0-9]{10}\.[0-9]{7},ok,[01
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load generator saw: requests a second, and how many seconds each batch of replies took."""
+    """The result of a load generator: requests per second, and the latency of each batch of replies in seconds."""
 
     rate: float
     latencies: Sequence[float]
 
     @property
     def p50(self) -> float:
-        """The middle of the latencies."""
+        """The median of the latencies."""
         return quantile(self.latencies, 0.5)
 
     @property
     def p99(self) -> float:
-        """What one latency in a hundred exceeds."""
+        """The latency that one in a hundred exceeds."""
         return quantile(self.latencies, 0.99)
 
 
 def check(replies: bytes, request: Request, count: int) -> None:
-    """Raise NotMeasured unless these are `count` whole replies to that request."""
+    """Raise NotMeasured unless these are `count` complete replies to that request."""
     *lines, torn = replies.split(b"\r\n")
     for line in lines:
         if not request.reply.fullmatch(line):
@@ -75,13 +75,13 @@ def check(replies: bytes, request: Request, count: int) -> None:
 
 @contextmanager
 def connected(address: Address, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections, one after the other, that have been greeted."""
+    """Make `count` connections, one after the other, and wait for their greetings."""
     with ExitStack() as stack:
         yield [stack.enter_context(connect(address)) for _ in range(count)]
 
 
 def connect(address: Address) -> socket.socket:
-    """A connection that has been greeted."""
+    """Connect and wait for the greeting."""
     connection = socket.create_connection(address, _PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
@@ -93,7 +93,7 @@ def connect(address: Address) -> socket.socket:
 
 
 def receive(connection: socket.socket, count: int) -> bytes:
-    """Read so many lines, or a few more if they are there; NotMeasured when they do not come."""
+    """Read at least `count` lines. Raise NotMeasured if they do not arrive."""
     data, missing = b"", count
     while missing > 0:
         try:
@@ -108,14 +108,14 @@ def receive(connection: socket.socket, count: int) -> bytes:
 
 
 def ask(connection: socket.socket, line: str) -> str:
-    """One request, and its reply as it came, without line ends."""
+    """Send one request and return its reply, both without line ends."""
     connection.sendall(line.encode() + b"\r\n")
     return receive(connection, 1).decode().removesuffix("\r\n")
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep this process' garbage collector out of what is being timed."""
+    """Disable the garbage collector of this process within the context."""
     gc.collect()
     gc.disable()
     try:
@@ -125,7 +125,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def alone(connection: socket.socket, request: Request, rounds: int, depth: int = 1) -> Load:
-    """One client that sends `depth` requests at once and waits for all the replies, so many rounds."""
+    """Send `depth` requests at once, wait for all replies, and repeat that for `rounds` rounds, with one client."""
     batch = request.times(depth)
     moments, replies = [], []
     with undisturbed():
@@ -140,7 +140,7 @@ def alone(connection: socket.socket, request: Request, rounds: int, depth: int =
 
 
 class _Client:
-    """One of many: what it still waits for, and since when."""
+    """One of many clients: how many replies it waits for, and since when."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -152,10 +152,10 @@ class _Client:
 def batches(
     connections: Sequence[socket.socket], batch: bytes, depth: int, total: int
 ) -> Iterator[tuple[float, bytes]]:
-    """Many clients, each sending its next batch of `depth` lines once it has all replies to the last.
+    """Run many clients; each sends its next batch of `depth` lines when it has all replies to the previous one.
 
-    Yields what each batch took in seconds and its replies, unchecked; ends when `total` batches have been
-    answered. NotMeasured when no reply comes.
+    Yield the latency of each batch in seconds and its unchecked replies; end after `total` batches. Raise NotMeasured
+    if no reply arrives.
     """
     clients = {connection.fileno(): _Client(connection) for connection in connections}
     poll = select.poll()
@@ -173,7 +173,7 @@ def batches(
             raise NotMeasured(f"{total - answered} of {total} batches are not answered")
         for number, _ in ready:
             client = clients[number]
-            # It is ready, so this does not wait.
+            # This does not block, because the socket is ready.
             chunk = client.connection.recv(65536)
             if not chunk:
                 raise NotMeasured(f"a connection was closed, with {client.missing} replies missing")
@@ -191,7 +191,7 @@ def batches(
 
 
 def together(connections: Sequence[socket.socket], request: Request, rounds: int, depth: int = 1) -> Load:
-    """Many clients as in `batches`, so many rounds each on average."""
+    """Run many clients as in batches(), with `rounds` batches each on average."""
     total = rounds * len(connections)
     latencies, replies = [], []
     with undisturbed():

@@ -1,4 +1,4 @@
-"""Many connections: thousands that are silent, a thousand that arrive at once, and one that never reads."""
+"""Measures thousands of idle connections, a thousand clients that connect at once, and a client that never reads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from benchmarks.table import Goal, Row, against, at_most, bytes_text, median, ti
 __all__ = ["STORM", "idle", "never_reading", "storm"]
 
 STORM = 1000
-"""Clients that arrive at once."""
+"""The number of clients that connect at once."""
 
 _GIB = 1024**3
 _BELOW_MIB = Goal("< 1 MiB", lambda grown: grown < 1024**2)
-# Seconds for which a server is offered more than it wants to read.
+# Seconds without progress after which the client stops sending to a server that does not read.
 _INSISTENCE = 1.0
 _PATIENCE = 15.0
-# Seconds that a dying server may have to be gone after its connections.
+# Seconds from the loss of its connections within which a crashing server exits.
 _DYING = 0.5
 
 
 def idle(preset: Preset) -> list[Row]:
-    """Memory of silent connections; one busy client beside them, and one of a server without any."""
+    """Measure the memory of idle connections, and the latency of one busy client with and without them."""
     beside: list[Load] = []
     without: list[Load] = []
     with our_server() as crowded, our_server() as quiet, twisted_server() as bare:
@@ -58,7 +58,7 @@ def _busy(server: Server, preset: Preset) -> Load:
 
 
 def storm(preset: Preset) -> list[Row]:
-    """A thousand clients connect at once: the slowest greeting of each round, and who was refused in any."""
+    """Connect a thousand clients at once; measure the slowest greeting of each round, and count refused clients."""
     ours: list[float] = []
     bare: list[float] = []
     refused = 0
@@ -66,7 +66,7 @@ def storm(preset: Preset) -> list[Row]:
         for _ in range(preset.storms):
             took, refusals = _storm(our)
             if refusals:
-                # A dead server does not refuse.
+                # If the server has crashed, its clients were not refused.
                 our.outlive(_DYING)
             ours.append(took)
             refused += refusals
@@ -84,7 +84,7 @@ def storm(preset: Preset) -> list[Row]:
 
 
 def _storm(server: Server) -> tuple[float, int]:
-    """Seconds from a client's connect to its greeting, of the slowest client; and how many got none."""
+    """Return the time from connect to greeting of the slowest client in seconds, and how many got no greeting."""
     clients = [socket.socket() for _ in range(STORM)]
     poll = select.poll()
     began: dict[int, float] = {}
@@ -119,7 +119,7 @@ def _storm(server: Server) -> tuple[float, int]:
 
 
 def never_reading(preset: Preset) -> list[Row]:
-    """A client that sends requests as long as they are taken, up to 1 GiB, and reads no reply."""
+    """Send requests without reading replies, as long as the server accepts them, up to 1 GiB."""
     grown: list[float] = []
     taken: list[float] = []
     for _ in range(preset.never_reading):
@@ -130,9 +130,9 @@ def never_reading(preset: Preset) -> list[Row]:
             before = server.memory
             with connect(server.address) as rude:
                 taken.append(_insist(rude))
-                # The others are served all the same.
+                # Other clients must be served meanwhile.
                 _busy(server, preset)
-                # The peak since its start is no lower than the one since `before`.
+                # The peak since the start of the server is an upper bound of the peak since `before`.
                 grown.append(server.peak_memory - before)
     growth = Row("largest growth of resident memory", bytes_text(max(grown)))
     return [
@@ -142,14 +142,14 @@ def never_reading(preset: Preset) -> list[Row]:
 
 
 def _insist(connection: socket.socket) -> int:
-    """Send until nothing has been taken for a second, or a GiB; how many bytes were taken."""
+    """Send until no byte was accepted for a second, or 1 GiB; return the number of accepted bytes."""
     connection.setblocking(False)
     requests = STATUS.times(10_000)
     sent = 0
     last = time.monotonic()
     while sent < _GIB and time.monotonic() < last + _INSISTENCE:
         try:
-            # Where it was interrupted it goes on: a request is not torn.
+            # Continue within the request at which the previous send() ended.
             sent += connection.send(requests[sent % len(STATUS.times(1)) :])
             last = time.monotonic()
         except BlockingIOError:

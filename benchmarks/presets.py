@@ -1,4 +1,4 @@
-"""How much is measured, and in which order. The quick preset is the same code with fewer and smaller rounds."""
+"""The number and the size of rounds of each measurement, and their order. QUICK has fewer and smaller rounds."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ _Compared = TypeVar("_Compared")
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Counts for every measurement."""
+    """The counts for all measurements."""
 
     rounds: int
     requests: int
-    """One round's, for a quantile at 0.99."""
+    """Requests of a round, enough for a quantile of 0.99."""
     batches: int
-    """One round's, of 100 requests each."""
+    """Batches of 100 requests in a round."""
     failures: int
-    """One round's, of a kind."""
+    """Failures of one kind in a round."""
     starts: int
-    """Cold ones."""
+    """Cold starts of a server."""
     idle: int
-    """Connections."""
+    """Idle connections."""
     storms: int
     never_reading: int
-    """Rounds, each with a server of its own."""
+    """Rounds with a client that never reads, each with a server of its own."""
     floods: int
-    """Rounds beside a flood."""
+    """Rounds during a flood."""
     timed_starts: int
     recording: float
-    """Seconds of one acquisition."""
+    """The length of an acquisition in seconds."""
 
     def turns(self, compared: Sequence[_Compared]) -> Iterator[_Compared]:
-        """All of them in every round, each round beginning with the next: none is always first or last."""
+        """Yield all of them in every round. Each round begins with the next one, so that none is always first."""
         for number in range(self.rounds):
             first = number % len(compared)
             yield from (*compared[first:], *compared[:first])

@@ -1,4 +1,4 @@
-"""Timed starts: how late the backend is told, idle and under load, beside a control."""
+"""Measures how late timed starts reach the backend, idle and under load, compared with a bare process (control)."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ __all__ = ["during_compute", "during_nap", "idle", "under_load"]
 
 Background = Callable[[Server], AbstractContextManager[None]]
 
-# Seconds ahead, drawn from this range: a random phase of the millisecond to which epoll rounds.
+# The range of the time from a request to its start in seconds. It is random, because epoll rounds to milliseconds.
 _AHEAD = (0.012, 0.030)
-# Beside a thread that computes, a request takes several times as long as that holds the interpreter.
+# The same during a thread that computes: it holds the interpreter lock, which delays a request several times.
 _FAR_AHEAD = (0.060, 0.080)
-# Seconds after the instant at which the server is asked, and for how long.
+# Seconds from the instant to the question how late the start was; and how long to wait for the start.
 _AFTERWARDS, _PATIENCE = 0.003, 5.0
 _P50, _P50_COMPUTING = 20e-6, 1e-3
 _ABOVE_IDLE, _ABOVE = 100e-6, 1e-3
 
 
 def idle(preset: Preset) -> list[Row]:
-    """A server that has nothing else to do."""
+    """Measure an idle server."""
     return _rows(*_measure(preset, lambda _: nullcontext()), above=_ABOVE_IDLE)
 
 
 def under_load(preset: Preset) -> list[Row]:
-    """While 50 clients pipeline 200 deep."""
+    """Measure while 50 clients pipeline 200 requests."""
     return _rows(*_measure(preset, flooded))
 
 
 def during_nap(preset: Preset) -> list[Row]:
-    """While a @blocking command sleeps."""
+    """Measure while a @blocking command sleeps."""
     return _rows(*_measure(preset, lambda server: kept_busy(server, "nap")))
 
 
 def during_compute(preset: Preset) -> list[Row]:
-    """While a @blocking command computes in Python."""
+    """Measure while a @blocking command computes in Python."""
     lateness = _measure(preset, lambda server: kept_busy(server, "compute"), _FAR_AHEAD)
     return _rows(*lateness, p50=_P50_COMPUTING, above=None)
 
@@ -54,11 +54,11 @@ def during_compute(preset: Preset) -> list[Row]:
 def _measure(
     preset: Preset, background: Background, ahead: tuple[float, float] = _AHEAD
 ) -> tuple[list[float], list[float]]:
-    """Starts of the server and of the control in turn: by how many seconds each was late."""
+    """Return the lateness of starts of the server and of the control in seconds, measured in turn."""
     draw = random.Random(3)
     ours, bare = [], []
     with our_server() as server, Companion("-m", "benchmarks.bare_wait") as control:
-        # Pinned to one processor, the control would wait for the server, and the server for its own thread.
+        # On one processor the control would wait for the server, and the server for its own thread.
         unpin(server.pid)
         unpin(control.pid)
         with connect(server.address) as connection, background(server):
@@ -72,7 +72,7 @@ def _measure(
 def _rows(
     ours: Sequence[float], bare: Sequence[float], *, p50: float = _P50, above: float | None = _ABOVE
 ) -> list[Row]:
-    """`p50` is the goal for the server's own, `above` the one for its p99 less the control's."""
+    """Return the rows. `p50` is the goal of the server's p50, `above` that of its p99 minus that of the control."""
 
     def row(figure: str, share: float) -> Row:
         limit = f"{time_text(quantile(bare, share))} (control)"
@@ -92,12 +92,12 @@ def _rows(
 
 
 def _instant(ahead: float) -> int:
-    """The count of 100 ns so many seconds from now."""
+    """Return the instant `ahead` seconds from now in counts of 100 ns."""
     return time.time_ns() // 100 + round(ahead * 1e7)
 
 
 def _start(connection: socket.socket, ahead: float) -> float:
-    """One timed start and its stop; by how many seconds the backend was told late."""
+    """Request a timed start and a stop; return how many seconds late the backend was called."""
     instant = _arm(connection, ahead)
     until = time.monotonic() + ahead + _PATIENCE
     time.sleep(max(instant / 1e7 - time.time() + _AFTERWARDS, 0))
@@ -111,7 +111,7 @@ def _start(connection: socket.socket, ahead: float) -> float:
 
 
 def _arm(connection: socket.socket, ahead: float) -> int:
-    """Ask for a start so many seconds ahead, or more where that has elapsed when the request is read."""
+    """Request a start `ahead` seconds ahead, or later if that time has passed when the server reads the request."""
     for _ in range(5):
         instant = _instant(ahead)
         reply = ask(connection, f"?start,{instant // 10**7}.{instant % 10**7:07d}")

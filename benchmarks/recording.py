@@ -1,4 +1,4 @@
-"""A simulated SKARAB that records as fast as the largest configuration asks: 14 inputs of 65536 bins every 40 ms."""
+"""Measures a simulated SKARAB that records its largest configuration: 14 inputs of 65536 bins every 40 ms."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from discosbackend.simulator.control.client import SimulatorControl
 __all__ = ["recording"]
 
 _CONFIGURATION, _BYTES, _DUMP = "SKARAB_3", 14 * 65536 * 4, 0.040
-# Seconds between two questions: a screen asks five times a second, this is more than anybody does.
+# Seconds between two requests. This is more often than in operation, where displays send five a second.
 _PAUSE = 0.01
-# Seconds within which a dump must be on disk: a kill may cost the last half of one.
+# Seconds within which a dump must be on disk, so that a kill loses at most half a second.
 _LATE = 0.5
-# Bytes: what the server may have more in the second half than in the first.
+# Bytes by which the memory of the server may grow from the first half to the second.
 _GROWTH = 2 * 2**20
 # Seconds for the last dumps after stop.
 _PATIENCE = 10.0
 
 
 class _Run(NamedTuple):
-    """What one acquisition came to: its dumps as state tells them, latencies of status, memory at times."""
+    """The results of one acquisition: the state of its dumps, latencies of status, and samples of the memory."""
 
     seconds: float
     dumps: dict[str, Any]
@@ -40,14 +40,14 @@ class _Run(NamedTuple):
 
 
 def recording(preset: Preset) -> list[Row]:
-    """One long acquisition, while `status` is asked a hundred times a second."""
+    """Record one long acquisition while `status` is requested a hundred times a second."""
     run = _record(preset.recording)
     half = len(run.memory) // 2
     due = round(run.seconds / _DUMP)
     made, lost, lag = (run.dumps[name] for name in ("dumps", "lost", "lag"))
     none_lost = Goal("all of them", lambda missing: missing <= 0)
     return [
-        # One may have begun just before stop.
+        # The last dump may have been incomplete at the stop.
         Row("dumps recorded", f"{made - lost}", f"{due} (due)").judged(max(lost, due - 1 - made), none_lost),
         Row("data", f"{bytes_text((made - lost) * _BYTES / run.seconds)}/s", f"{bytes_text(_BYTES / _DUMP)}/s (due)"),
         Row("latest dump on disk, after its end", time_text(lag)).judged(lag, at_most(_LATE, time_text)),
@@ -79,7 +79,7 @@ def _record(seconds: float) -> _Run:
             asked = time.perf_counter()
             _demand(connection, "?status")
             latencies.append(time.perf_counter() - asked)
-            # The first second is for numpy and the buffers.
+            # Not in the first second, in which numpy and the buffers are allocated.
             if passed > min(1.0, seconds / 3):
                 memory.append(server.memory)
             time.sleep(_PAUSE)
@@ -96,7 +96,7 @@ def _demand(connection: socket.socket, line: str) -> None:
 
 @contextmanager
 def _folder(seconds: float) -> Iterator[Path]:
-    """A folder for the data, on a disk that has room for them twice."""
+    """Make a folder for the data on a disk with enough space for twice their size."""
     with tempfile.TemporaryDirectory() as name:
         needed = round(2 * seconds / _DUMP * _BYTES)
         free = shutil.disk_usage(name).free
@@ -116,7 +116,7 @@ def _server(folder: Path) -> Server:
 
 
 def _finished(control: Path) -> dict[str, Any]:
-    """What state tells of the recording once its last dump has been made."""
+    """Wait until the last dump is recorded; return the state of the recording."""
     with SimulatorControl(str(control)) as simulator:
         until = time.monotonic() + _PATIENCE
         while (newest := simulator.state()["files"]["newest"])["running"]:

@@ -1,6 +1,6 @@
-"""Whether the replies that came are the ones that were due, each of them and in this order.
+"""Checks that the received replies are the expected ones, in order.
 
-Pure: no sockets, no clocks. Which reply is due to which line is in tagged_requests.
+These are pure functions, without sockets and clocks. tagged_requests defines the expected reply to each line.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ GREETING = b"!version,ok,1.4\r\n"
 ELAPSED = b"!start,fail,starting time already elapsed\r\n"
 
 END = b""
-"""Stands among the replies for the end of the connection."""
+"""The end of the connection, in a list of replies."""
 
-# What no client can know beforehand: the moment, whether it is acquiring, how late a start was, and the
+# Replies with parts that a client cannot predict: the time, whether it is acquiring, how late a start was, and the
 # wording of a syntax error.
 _VARIABLE = re.compile(
     rb"!time,ok,([0-9]{10}\.[0-9]{7})\r\n"
@@ -26,20 +26,20 @@ _VARIABLE = re.compile(
     rb"|!lateness,ok,-?[0-9]{1,18}\r\n"
     rb"|![A-Za-z][A-Za-z0-9-]{0,63},invalid,syntax error: [ \"-+\--~]+\r\n"
 )
-# Seconds: a timestamp is cut off at 100 ns, and a double holds one to 240 ns.
+# Seconds. A timestamp is truncated to 100 ns, and a double has a resolution of 240 ns.
 _TOLERANCE = 1e-6
 _LONGEST_REPLY = 511
 
 
 def form(line: bytes, since: float = 0.0, until: float = float("inf")) -> bytes:
-    """A reply with `*` for what varies in it.
+    """Replace the variable part of a valid reply by `*`.
 
-    `!time,ok,*`, `!status,ok,*`, `!lateness,ok,*`, `!NAME,invalid,*`, `!start,*`, but only of one that is as
-    the protocol demands, with a timestamp between `since` and `until` (Unix seconds). A line that is not so,
-    or does not vary, is returned as it stands.
+    The result is `!time,ok,*`, `!status,ok,*`, `!lateness,ok,*`, `!NAME,invalid,*` or `!start,*`. A reply that violates
+    the protocol, whose timestamp is not between `since` and `until` (Unix seconds), or that has no variable part, is
+    returned unchanged.
     """
     if line in (b"!start,ok\r\n", ELAPSED):
-        # Whether a time a little ahead is still ahead when its turn comes is for the client to judge.
+        # The client decides whether its time could have passed before the server processed the request.
         return b"!start,*"
     found = _VARIABLE.fullmatch(line)
     if found is None or len(line) > _LONGEST_REPLY:
@@ -53,7 +53,7 @@ def form(line: bytes, since: float = 0.0, until: float = float("inf")) -> bytes:
 
 @dataclass(slots=True)
 class Discrepancies:
-    """What is wrong with the replies of one exchange, each as a text that says what was due and what came."""
+    """The wrong replies of one exchange, each as a text that says what was expected and what was received."""
 
     lost: list[str] = field(default_factory=list)
     misordered: list[str] = field(default_factory=list)
@@ -61,11 +61,11 @@ class Discrepancies:
 
 
 def compare(due: Sequence[bytes], came: Sequence[bytes]) -> Discrepancies:
-    """What of `due` is missing in `came`, what came too much or in another's place; all in their form().
+    """Compare the expected replies (`due`) with the received ones (`came`), all converted by form().
 
-    The longest runs that agree are taken to be right. What came beside them although something else is
-    missing is misordered: another request's reply, or a wrong one. What is missing beyond that is lost, what
-    came beyond that is invented. The END is lost if it was due and did not come; undue, it is no reply.
+    The longest equal runs are taken as correct. Of the rest, a received reply and a missing one together count as
+    misordered: it is the reply to another request, or a wrong one. Further missing replies are lost, further received
+    ones are invented. END counts as lost if it was expected and is missing; an unexpected END is ignored.
     """
     discrepancies = Discrepancies()
     if END in due and END not in came:
@@ -92,7 +92,7 @@ _EXAMPLES = 10
 
 @dataclass(slots=True)
 class Tally:
-    """What the clients of one profile have asked and been answered. Latencies in seconds."""
+    """The counts of the clients of one profile, and the longest latencies in seconds."""
 
     connections: int = 0
     requests: int = 0
@@ -105,7 +105,7 @@ class Tally:
     examples: list[str] = field(default_factory=list)
 
     def add(self, discrepancies: Discrepancies) -> None:
-        """Count what is wrong, and keep the first of them as examples."""
+        """Count discrepancies, and keep the first ones as examples."""
         self.lost += len(discrepancies.lost)
         self.misordered += len(discrepancies.misordered)
         self.invented += len(discrepancies.invented)
@@ -114,5 +114,5 @@ class Tally:
         del self.examples[_EXAMPLES:]
 
     def time(self, first: float, last: float) -> None:
-        """Remember the longest waits, for the first and for the last reply of an exchange."""
+        """Update the longest latencies of the first and of the last reply of an exchange."""
         self.first, self.last = max(self.first, first), max(self.last, last)

@@ -1,6 +1,6 @@
-"""Processes on loopback: servers and their companions, started, measured from outside, stopped.
+"""Processes: starts servers and other processes, measures them from outside, and stops them.
 
-What they do is their modules' affair. Also here: which processor each of them is pinned to.
+It also decides to which processor each process is pinned.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _ADDRESS = re.compile(r"(127\.0\.0\.1):([0-9]+)")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Seconds within which a process must have said what it was asked.
+# Seconds within which a process must print the expected line.
 _PATIENCE = 30.0
 
 
 class NotMeasured(Exception):
-    """Why a figure could not be measured, in a line: a server that does not start, a reply that is lost."""
+    """A figure could not be measured, for example because a server does not start. The message is one line."""
 
 
-# The processors that may be used: none where a process cannot be pinned.
+# The processors that may be used; empty if processes cannot be pinned.
 _ALLOWED = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
 def _places() -> tuple[int | None, int | None, int | None]:
-    """Processors for the server, for its clients, and for clients that are only there as a load."""
+    """Return the processors for the server, for measuring clients, and for clients that only generate load."""
     if len(_ALLOWED) < 2:
         return None, None, None
     return _ALLOWED[0], _ALLOWED[1], _ALLOWED[min(2, len(_ALLOWED) - 1)]
@@ -49,22 +49,22 @@ SERVER, CLIENT, LOAD = _places()
 
 
 def pin(pid: int, processor: int | None) -> None:
-    """Keep a process (0: this one) on one processor; None: leave it where it is."""
+    """Pin a process (0: this one) to a processor; with None do nothing."""
     if processor is not None:
         os.sched_setaffinity(pid, {processor})
 
 
 def unpin(pid: int) -> None:
-    """Let a process, and the threads that it will make, use every processor."""
+    """Let a process and its future threads use all processors."""
     if _ALLOWED:
         os.sched_setaffinity(pid, _ALLOWED)
 
 
 @contextmanager
 def _signals_put_off() -> Iterator[None]:
-    """Let signals that would end this process wait: one that is just made or ended would be left behind.
+    """Defer signals that end this process: a child that is being started or stopped would be left running.
 
-    Their handlers are replaced, not the signals blocked: that, the new process would inherit.
+    The handlers are replaced; a new process would inherit a mask of blocked signals.
     """
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -81,12 +81,20 @@ def _signals_put_off() -> Iterator[None]:
 
 
 class Companion:
-    """`python` with these arguments, as a process of its own that is told and tells by lines.
+    """A process `python ARGUMENTS` that communicates in lines; a context manager, which stops the process.
 
-    As a context manager; it is ended at the latest when that is left. What it writes to standard error goes
-    to a file of which failures quote the end, unless `stderr` says where to. `cpu` pins it to one processor,
-    `start_new_session` keeps the terminal's Ctrl-C from it. `started` is perf_counter() just before the
-    process was made.
+    The attribute `started` is perf_counter() just before the process was started.
+
+    Parameters
+    ----------
+    arguments
+        The arguments of python.
+    cpu
+        The processor to which it is pinned. Default: it is not pinned.
+    stderr
+        A file descriptor for its standard error. Default: a temporary file, whose last line error messages quote.
+    start_new_session
+        Whether to start it in a new session, in which Ctrl-C does not reach it.
     """
 
     def __init__(
@@ -98,7 +106,7 @@ class Companion:
     ) -> None:
         self.command = f"python {' '.join(arguments)}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # stop() closes it
-        # Modules are compiled once, as they are where packages are installed.
+        # Let python write its compiled modules, as for an installed package.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with ExitStack() as undo:
             with _signals_put_off():
@@ -110,7 +118,7 @@ class Companion:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._log if stderr is None else stderr,
-                    # What is read ahead into a buffer would be invisible to read_line()'s poll.
+                    # Unbuffered, because the poll in read_line() does not see data in a buffer.
                     bufsize=0,
                     start_new_session=start_new_session,
                 )
@@ -120,7 +128,7 @@ class Companion:
             undo.pop_all()
 
     def _prepare(self) -> None:
-        """Wait for what the process says before it can be used."""
+        """Wait until the process is ready."""
 
     def __enter__(self) -> Self:
         return self
@@ -131,14 +139,14 @@ class Companion:
         self.stop()
 
     def write_line(self, line: str) -> None:
-        """Write one line to its standard input; NotMeasured when it is gone."""
+        """Write one line to its standard input. Raise NotMeasured if the process has exited."""
         try:
             self._pipe(self._process.stdin).write(f"{line}\n".encode())
         except OSError:
             raise NotMeasured(f"{self.command} is gone{self._last_words()}") from None
 
     def read_line(self) -> str:
-        """The next line that it prints; NotMeasured when there is none within 30 s."""
+        """Return the next line that it prints. Raise NotMeasured if there is none within 30 s."""
         output = self._pipe(self._process.stdout)
         poll = select.poll()
         poll.register(output, select.POLLIN)
@@ -148,7 +156,7 @@ class Companion:
         return line.decode()
 
     def stop(self) -> None:
-        """End the process, at the latest after five seconds."""
+        """Terminate the process; kill it after five seconds."""
         with _signals_put_off():
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGTERM)
@@ -162,7 +170,7 @@ class Companion:
             self._log.close()
 
     def outlive(self, seconds: float) -> None:
-        """NotMeasured when the process is gone, or is so within that time."""
+        """Raise NotMeasured if the process has exited or exits within this time."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -171,16 +179,16 @@ class Companion:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def log_size(self) -> int:
-        """Bytes that it has written to standard error, if `stderr` was left alone."""
+        """The bytes that it has written to standard error, if `stderr` was not given."""
         return os.fstat(self._log.fileno()).st_size
 
     def _last_words(self) -> str:
-        """The last line of its log, for the end of a sentence."""
+        """Return the last line of its log, for the end of an error message."""
         end = os.pread(self._log.fileno(), 2000, max(0, self.log_size - 2000)).split(b"\n")
         words = [line.decode(errors="replace") for line in end if line.strip()]
         return f": {words[-1]}" if words else ""
@@ -192,7 +200,7 @@ class Companion:
 
 
 class Server(Companion):
-    """A companion that prints 127.0.0.1:PORT once it serves, its `address`; NotMeasured when it does not."""
+    """A Companion that prints 127.0.0.1:PORT when it serves, which becomes `address`; else NotMeasured is raised."""
 
     def _prepare(self) -> None:
         announced = self.read_line()
@@ -203,23 +211,23 @@ class Server(Companion):
 
     @property
     def memory(self) -> int:
-        """Resident memory in bytes."""
+        """The resident memory in bytes."""
         return int(self._read("statm").split()[1]) * _PAGE
 
     @property
     def peak_memory(self) -> int:
-        """The most resident memory that it ever had, in bytes."""
+        """The peak of the resident memory in bytes."""
         return int(self._read("status").partition("VmHWM:")[2].split()[0]) * 1024
 
     @property
     def processor_time(self) -> float:
-        """Seconds that all threads of the process have used a processor."""
+        """The processor time of all threads of the process in seconds."""
         tasks = Path(f"/proc/{self.pid}/task")
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
 
     @property
     def descriptors(self) -> int:
-        """Open file descriptors."""
+        """The number of open file descriptors."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def _read(self, name: str) -> str:
@@ -227,20 +235,20 @@ class Server(Companion):
 
 
 def our_server() -> Server:
-    """The server under test, on the server's processor."""
+    """Start the server under test, on the server's processor."""
     return Server("-m", "benchmarks.instrument", cpu=SERVER)
 
 
 def twisted_server() -> Server:
-    """The limit: bare Twisted, on the same processor as ours."""
+    """Start the reference server, bare Twisted, on the same processor."""
     return Server("benchmarks/bare_twisted.py", cpu=SERVER)
 
 
 def unchecked_server() -> Server:
-    """Bare Twisted that asks our backend, on the same processor as ours."""
+    """Start bare Twisted with the backend under test, on the same processor."""
     return Server("-m", "benchmarks.bare_backend", cpu=SERVER)
 
 
 def asyncio_server() -> Server:
-    """Bare asyncio, on the same processor as ours."""
+    """Start bare asyncio, on the same processor."""
     return Server("benchmarks/bare_asyncio.py", cpu=SERVER)

@@ -1,8 +1,8 @@
-"""The long run: clients of mixed profiles, every reply checked, timed starts, memory and descriptors watched.
+"""Soak test: clients of several profiles check every reply; the memory and descriptors of the server are monitored.
 
     python -m benchmarks.soak [--minutes 10] [--seed N] [--clients 30] [--markdown]
 
-What the clients do is in client_profiles, what a right reply is in tagged_requests and reply_check.
+client_profiles defines the clients; tagged_requests and reply_check define correct replies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.table import quantile
 
 __all__ = ["Health", "Report", "complaints", "main"]
 
-# The server under test, logging as the server program does.
+# The server under test. It logs as the server program does.
 _SERVER = """
 import logging, runpy
 from twisted.logger import STDLibLogObserver, globalLogBeginner
@@ -38,15 +38,15 @@ runpy.run_module("benchmarks.instrument", run_name="__main__", alter_sys=True)
 _HARMLESS = ("DEBUG ", "INFO ", "WARNING ")
 
 _INTERVAL = 0.01
-# Seconds for the server to notice that its last clients are gone.
+# Seconds within which the server must notice that its last clients have disconnected.
 _LEAVING = 5.0
 _LONGEST_WARM_UP = 30.0
-# Objects that a server may have more of at the end, with nobody connected, than after warming up: caches of
-# short requests fill, the standard library remembers something.
+# The number of memory blocks by which a server without clients may grow after warming up: caches of short requests and
+# of the standard library fill.
 _FEW_OBJECTS = 500
-# Resident memory is judged loosely, because it follows the largest load that there ever was by chance, and
-# Python's allocator settles for minutes: with the same number of objects all the time it took 0.8 MiB more
-# in the first 90 s, and 0.5 MiB in the next five minutes. Seconds and bytes.
+# Seconds and bytes. The limits of resident memory are loose: it depends on the largest load that occurred by chance,
+# and Python's allocator takes minutes to settle. With a constant number of objects it grew by 0.8 MiB in the first 90 s
+# and by 0.5 MiB in the next five minutes.
 _SETTLED = 300.0
 _UNSETTLED_GROWTH = 4 * 1024 * 1024
 _SETTLED_GROWTH = 1024 * 1024
@@ -57,40 +57,40 @@ _COUNTS = ("connections", "requests", "replies", *_DEFECTS)
 
 @dataclass(slots=True)
 class Health:
-    """The server from outside: descriptors before all clients and after them, objects, memory, log."""
+    """Measurements of the server: descriptors before and after all clients, objects, memory and log."""
 
     before: int
     after: int = 0
     objects: list[int] = field(default_factory=list)
-    """Blocks of memory that its objects take while nobody is connected: after warming up, and at the end."""
+    """Memory blocks of its objects without clients: after warming up, and at the end."""
     memory: list[int] = field(default_factory=list)
-    """In bytes, at equal intervals."""
+    """Resident memory in bytes, at equal intervals."""
     lag: float = 0.0
-    """By how many seconds the clients were late themselves, at worst: so much of a latency may be theirs."""
+    """The largest delay of the clients themselves in seconds, which is a part of the measured latencies."""
     log: list[str] = field(default_factory=list)
     """Lines of the server's log above WARNING, and of tracebacks."""
 
     def growth(self, seconds: float) -> int:
-        """Bytes by which the last quarter's median is above the second's; 0 for what such a run may show."""
+        """Return the growth of the memory in bytes from the second quarter to the last; 0 if within the limits."""
         quarter = len(self.memory) // 4
         before = median(self.memory[quarter : 2 * quarter] or self.memory)
         grown = int(median(self.memory[3 * quarter :]) - before)
         return 0 if grown <= (_UNSETTLED_GROWTH if seconds < _SETTLED else _SETTLED_GROWTH) else grown
 
     def kept(self) -> int:
-        """Objects that the server has kept of the run; 0 for a few."""
+        """Return the number of memory blocks that the server has kept; 0 if they are few."""
         kept = self.objects[-1] - self.objects[0] if self.objects else 0
         return 0 if kept <= _FEW_OBJECTS else kept
 
 
 async def _soak(soak: Soak, server: Server, count: int, seed: int, seconds: float) -> Health:
-    """Run clients until they end, some for warming up and then others; CancelledError on a second signal."""
+    """Run clients for warming up, then others, until they end. Raise CancelledError on a second signal."""
     health = Health(server.descriptors)
     began = time.monotonic()
     for first, end in ((0, _warm_up(seconds)), (count, seconds)):
         soak.until = began + end
         await _watch(soak, server, health, clients(soak, count, seed, first))
-        # It may have died of their leaving.
+        # The server may have crashed when they disconnected.
         health.memory.append(server.memory)
         if health.memory[-1] == 0:
             break
@@ -103,18 +103,18 @@ def _warm_up(seconds: float) -> float:
 
 
 def _objects(server: Server) -> int:
-    """How many blocks of memory the server's objects take."""
+    """Return the number of memory blocks of the server's objects."""
     with connect(server.address) as connection:
         return int(ask(connection, "?allocated").rpartition(",")[2])
 
 
 async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Client]) -> None:
-    """Run these clients until they end and have left, and watch the server meanwhile."""
+    """Run these clients until they have disconnected, and monitor the server meanwhile."""
     running = asyncio.gather(*[client.run() for client in asking])
     while not running.done():
         health.memory.append(server.memory)
         if health.memory[-1] == 0:
-            # What is left of a process that has ended.
+            # The process has exited.
             soak.until = 0
         if soak.interrupts > 1:
             running.cancel()
@@ -123,7 +123,7 @@ async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Cl
         health.lag = max(health.lag, time.perf_counter() - slept - _INTERVAL)
     await running
     patience = time.monotonic() + _LEAVING
-    # Only root may look at those of a server that has died: none.
+    # Only root may list the descriptors of an exited process, which has none.
     with contextlib.suppress(PermissionError):
         while (left := server.descriptors) > health.before and time.monotonic() < patience:  # noqa: ASYNC110
             await asyncio.sleep(_INTERVAL)
@@ -132,18 +132,18 @@ async def _watch(soak: Soak, server: Server, health: Health, asking: Sequence[Cl
 
 @dataclass(slots=True)
 class Report:
-    """What a run of so many seconds has found, as tables and as what is wrong."""
+    """The results of a run, as tables and as a list of defects."""
 
     soak: Soak
     health: Health
     seconds: float
 
     def total(self, figure: str) -> int:
-        """A count over all profiles."""
+        """Return the sum of a count over all profiles."""
         return sum(getattr(tally, figure) for tally in self.soak.tallies.values())
 
     def wrong(self) -> list[str]:
-        """Everything that should not be, most of it with its number."""
+        """Return the defects, most of them with their number."""
         found = {
             **{kind: self.total(kind) for kind in _DEFECTS},
             "timed starts early": self.soak.early,
@@ -157,7 +157,7 @@ class Report:
         return wrong if self.total("requests") else [*wrong, "nothing was measured"]
 
     def profiles(self) -> Iterator[tuple[str, ...]]:
-        """The table of the profiles, with its headings."""
+        """Yield the table of the profiles, with its headings."""
         yield ("profile", *_COUNTS, "first reply, worst ms", "last reply, worst ms")
         for profile, tally in self.soak.tallies.items():
             counts = [f"{getattr(tally, figure):,}" for figure in _COUNTS]
@@ -165,7 +165,7 @@ class Report:
         yield ("all", *[f"{self.total(figure):,}" for figure in _COUNTS], "", "")
 
     def figures(self) -> Iterator[tuple[str, str]]:
-        """The table of everything else, with its headings."""
+        """Yield the table of the other figures, with its headings."""
         health, starts = self.health, self.soak.lateness
         warm = int(len(health.memory) * _warm_up(self.seconds) / self.seconds)
         yield "figure", "value"
@@ -187,7 +187,7 @@ class Report:
         yield "server log lines above WARNING", f"{len(health.log)}"
 
     def examples(self) -> list[str]:
-        """The first that were lost, misordered or invented, and what the log says."""
+        """Return the first lost, misordered or invented replies, and the first lines of the log."""
         tallies = self.soak.tallies.items()
         found = [f"{profile}: {text}" for profile, tally in tallies for text in tally.examples]
         return found[:_EXAMPLES] + [f"log: {line}" for line in self.health.log[:_EXAMPLES]]
@@ -210,7 +210,7 @@ def _as_markdown(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def complaints(log: IO[bytes]) -> list[str]:
-    """The lines of a log that are above WARNING or no log lines at all, such as those of tracebacks."""
+    """Return the lines of a log above WARNING, and those that are no log lines, such as tracebacks."""
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
     return [line for line in lines if line and not line.startswith(_HARMLESS)]
@@ -219,10 +219,10 @@ def complaints(log: IO[bytes]) -> list[str]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     description = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=description)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long, fractions allowed (10)")
-    parser.add_argument("--seed", type=int, help="repeats what the clients of another run asked, not when")
-    parser.add_argument("--clients", type=int, default=30, help="how many, at least one of each profile (30)")
-    parser.add_argument("--markdown", action="store_true", help="the tables for the docs")
+    parser.add_argument("--minutes", type=float, default=10.0, help="the duration; may be a fraction (default: 10)")
+    parser.add_argument("--seed", type=int, help="repeat the requests of another run, though not their times")
+    parser.add_argument("--clients", type=int, default=30, help="number of clients (default: 30)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown, as for the docs")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < 1e6:
         parser.error(f"--minutes {options.minutes:g} is no time to run for")
@@ -232,16 +232,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _server(log: IO[bytes]) -> Server:
-    """The server under test; NotMeasured, with the end of its log, when it does not start."""
+    """Start the server under test. Raise NotMeasured, with the end of its log, if it does not start."""
     try:
-        # In a session of its own Ctrl-C does not reach it: the clients end first.
+        # In a new session Ctrl-C does not reach it, so that the clients can finish first.
         return Server("-c", _SERVER, stderr=log.fileno(), start_new_session=True)
     except NotMeasured:
         raise NotMeasured(": ".join(["the server does not start", *complaints(log)[-1:]])) from None
 
 
 def _measure(soak: Soak, seconds: float, count: int, seed: int) -> Report:
-    """A server, its clients, and what was found once both are gone."""
+    """Run a server and its clients, and return the results."""
     with tempfile.TemporaryFile() as log:
         with _server(log) as server:
             began = time.monotonic()
@@ -253,17 +253,17 @@ def _measure(soak: Soak, seconds: float, count: int, seed: int) -> Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak, print the tables and what is wrong; the exit status, 0 if nothing is.
+    """Run the test, print the tables and the defects, and return the exit status, 0 if there are none.
 
-    Ctrl-C, SIGTERM and SIGHUP end early; the second of them does not wait for replies, and leaves no tables.
-    SystemExit with the reason then, and when nothing could be measured.
+    Ctrl-C, SIGTERM and SIGHUP end the run early. A second signal ends it without waiting for replies and without
+    tables. In that case, and if nothing could be measured, SystemExit is raised with the reason.
     """
     options = _options(arguments)
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     soak = Soak(float("inf"))
 
     def end_early(*_: object) -> None:
-        """Only counts: an exception could leave a server behind that is just being started or stopped."""
+        """Count the signal. An exception here could leave a server running that is being started or stopped."""
         soak.interrupts += 1
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Cold start and what it leaves in memory: the program with the simulator, against bare Twisted."""
+"""Measures the cold start and the memory after it: the program with the simulator, compared with bare Twisted."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["cold_start"]
 
 _PROGRAM = ("scripts/discos-backend-server", "--port", "0")
 _BARE = ("benchmarks/bare_twisted.py",)
-# Bare Twisted answers everything with its constant.
+# Bare Twisted answers every request with its constant.
 _VERSION = Request(b"?version", re.compile(rb"!version,ok,1\.4|!status,ok,.*"))
 
 
 class _Start(NamedTuple):
-    """How one start went: seconds from before exec to the first reply, and bytes in memory then."""
+    """The result of a start: seconds from before exec to the first reply, and the resident memory then in bytes."""
 
     took: float
     memory: int
 
 
 def cold_start(preset: Preset) -> list[Row]:
-    """From before exec until `version` has its reply, in turn; resident memory at that time."""
+    """Measure the time from before exec to the reply to `version`, and the memory then, in turn with bare Twisted."""
     for command in (_PROGRAM, _BARE):
-        # The first import of a module compiles it.
+        # Once before, because the first import of a module compiles it.
         _start(command)
     pairs = [(_start(_PROGRAM), _start(_BARE)) for _ in range(preset.starts)]
     ours, bare = ([pair[place] for pair in pairs] for place in (0, 1))

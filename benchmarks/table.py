@@ -1,4 +1,4 @@
-"""Figures and how they are shown: quantiles, rows with a verdict, the table as text and as Markdown."""
+"""Figures and their presentation: quantiles, rows with a verdict, and the table as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ += ["median", "number_text", "quantile", "rate_text", "ratio", "text", "
 _HEADINGS = ("figure", "ours", "limit", "compared", "goal", "verdict")
 
 Show = Callable[[float], str]
-"""Writes a figure with its unit."""
+"""A function that formats a figure with its unit."""
 
 
 def number_text(value: float) -> str:
-    """A number, to three digits."""
+    """Format a number with three digits."""
     return f"{float(f'{value:.3g}'):g}"
 
 
 def rate_text(per_second: float) -> str:
-    """A rate, to three digits."""
+    """Format a rate with three digits."""
     return f"{float(f'{per_second:.3g}'):,.0f}/s"
 
 
 def time_text(seconds: float) -> str:
-    """A time in ns, µs, ms or s, to three digits."""
+    """Format a time in ns, µs, ms or s, with three digits."""
     for unit, size in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)):
         if abs(seconds) < 999.5 * size:
             return f"{number_text(seconds / size)} {unit}"
@@ -35,7 +35,7 @@ def time_text(seconds: float) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """A size in B, KiB or MiB, to three digits."""
+    """Format a size in B, KiB or MiB, with three digits."""
     for unit, size in (("B", 1), ("KiB", 1024)):
         if abs(count) < 999.5 * size:
             return f"{number_text(count / size)} {unit}"
@@ -44,25 +44,25 @@ def bytes_text(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should be: `text` says it, `holds` tells whether it is."""
+    """A goal for a figure: its `text`, and `holds`, which returns whether a value meets it."""
 
     text: str
     holds: Callable[[float], bool]
 
 
 def at_least(bound: float, show: Show = number_text) -> Goal:
-    """The goal that a figure is no smaller."""
+    """Return the goal that a figure is not smaller than `bound`."""
     return Goal(f"≥ {show(bound)}", lambda value: value >= bound)
 
 
 def at_most(bound: float, show: Show = number_text) -> Goal:
-    """The goal that a figure is no larger."""
+    """Return the goal that a figure is not larger than `bound`."""
     return Goal(f"≤ {show(bound)}", lambda value: value <= bound)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `met` is None for a figure that has no goal."""
+    """One row of the table. `met` is None for a figure without a goal."""
 
     figure: str
     ours: str
@@ -77,31 +77,31 @@ class Row:
         return {None: "", True: "met", False: "missed"}[self.met]
 
     def judged(self, value: float, goal: Goal, unit: str = "") -> Row:
-        """This row with a goal, and whether that value holds it; `unit` is written behind the goal."""
+        """Return this row with a goal and whether `value` meets it; `unit` is appended to the goal."""
         return replace(self, goal=goal.text + unit, met=goal.holds(value))
 
 
 def against(figure: str, ours: Sequence[float], limit: Sequence[float], show: Show, goal: Goal | None = None) -> Row:
-    """The medians of each round's figure of ours and of the limit, and their ratio, which a goal is for."""
+    """Return a row with the medians over all rounds and their ratio, to which the goal applies."""
     compared = ratio(ours, limit)
     row = Row(figure, show(median(ours)), show(median(limit)), f"{compared:.2f} ×")
     return row if goal is None else row.judged(compared, goal, " ×")
 
 
 def ratio(ours: Sequence[float], limit: Sequence[float]) -> float:
-    """The median of the rounds' ratios: what was measured side by side is compared."""
+    """Return the median of the ratios of each round, so that figures measured at the same time are compared."""
     return median([one / other for one, other in zip(ours, limit, strict=True)])
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed: 0.5 the lower median, 1 the largest."""
-    # 0.07 * 100 is a little more than 7.
+    """Return the smallest value that `share` of the values do not exceed: 0.5 is the lower median, 1 the largest."""
+    # Rounded, because 0.07 * 100 is slightly more than 7.
     rank = math.ceil(round(len(values) * share, 9))
     return sorted(values)[max(rank, 1) - 1]
 
 
 Table = Mapping[str, Sequence[Row]]
-"""What was measured, and its rows."""
+"""The rows of each measurement, by its name."""
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def text(table: Table) -> str:
-    """The table for a terminal: what was measured, its rows below."""
+    """Format the table for a terminal: the name of each measurement, followed by its rows."""
     everything = [_HEADINGS, *(_cells(row) for rows in table.values() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
 
@@ -124,7 +124,7 @@ def text(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table for the docs: what was measured stands in the first of its rows."""
+    """Format the table in Markdown: the name of a measurement is in the first of its rows."""
     lines = [("what", *_HEADINGS), ("---",) * (len(_HEADINGS) + 1)]
     for what, rows in table.items():
         lines += [(what if number == 0 else "", *_cells(row)) for number, row in enumerate(rows)]

@@ -1,7 +1,7 @@
-"""Lines that clients send, each with the one reply that the protocol gives it: sensible ones and garbage.
+"""Makes lines that clients send, valid and invalid ones, each with the reply that the protocol requires.
 
-A tag, new for every line, is in the line and in its reply wherever the protocol allows it, so that no reply
-can be taken for another's. The replies are written down from the protocol, not made with the library's code.
+Every line has a new tag, which its reply contains if the protocol permits it, so that replies cannot be confused. The
+replies are taken from the protocol, not made with the code of the library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNDEFINED = b"!undefined,invalid,*"
 
 
 class TaggedRequest(NamedTuple):
-    """A line with its end, and the form (see verdict) of its reply; None for a line that gets no reply."""
+    """A line with its end, and its reply as reply_check.form() returns it; None for a line without a reply."""
 
     line: bytes
     answer: bytes | None
@@ -36,7 +36,7 @@ def _ended(line: bytes, answer: bytes | None, rng: Random) -> TaggedRequest:
     return TaggedRequest(line + rng.choice(_ENDS), answer)
 
 
-# -- sensible ones ------------------------------------------------------------------------------------
+# -- valid lines --------------------------------------------------------------------------------------
 
 _PLAIN = (
     TaggedRequest(b"?time\r\n", b"!time,ok,*"),
@@ -48,29 +48,29 @@ _PLAIN = (
 )
 
 
-# What stands behind a configuration's name, and how it comes back in the refusal.
+# Text appended to the name of a configuration, and how the reply contains it.
 _ECHOED = ((b"", b""), (rb"\,\\", rb"\,\\"), (rb"\t", rb"\t"), (b"\t", rb"\t"), (b"\xe9", b"\xe9"))
 
 
 def reading(rng: Random, tag: bytes) -> TaggedRequest:
-    """A line that waits for nobody's command: every second one is answered with its own tag."""
+    """Make a line that does not wait for other commands. Every second one has its tag in the reply."""
     return _unknown(tag) if rng.random() < 0.5 else rng.choice(_PLAIN)
 
 
 def lengthy(rng: Random, tag: bytes) -> TaggedRequest:
-    """What reading() gives, but most replies are three times as long."""
+    """Make a line as reading() does, but most replies are three times as long."""
     if rng.random() < 0.2:
         return reading(rng, tag)
     return _unknown(tag.ljust(_LONGEST_NAME - len("nope-"), b"-"))
 
 
 def device(rng: Random, tag: bytes) -> TaggedRequest:
-    """A line that waits for its turn at the device, and for a dawdle there."""
+    """Make a line in the device lane, which waits for other device commands, or which takes 1 ms."""
     kind = rng.randrange(6)
     if kind == 0:
         return TaggedRequest(b"?dawdle,0.001\r\n", b"!dawdle,ok\r\n")
     if kind == 1:
-        # A time before 1970 never is one that could be armed.
+        # A time before 1970 is always refused.
         text = b"-1" + tag.replace(b"-", b"")
         return TaggedRequest(b"?start,%b\r\n" % text, b"!start,fail,wrong timestamp '%b'\r\n" % text)
     sent, back = rng.choice(_ECHOED)
@@ -80,11 +80,11 @@ def device(rng: Random, tag: bytes) -> TaggedRequest:
     )
 
 
-# -- garbage ------------------------------------------------------------------------------------------
+# -- invalid lines ------------------------------------------------------------------------------------
 
-# What may stand behind `?bad-TAG` so that the line does not parse, but names a command.
+# Text after `?bad-TAG` with which the line is invalid but has the name of a command.
 _BAD_ARGUMENTS = (b",", b",,", b",a,,b", b",a\\", b",\\x", b",a\0b", b",\x1b", b",a\rb", b",\xff\0\xff")
-# Without a name that the reply could have.
+# Lines without a name that the reply could contain.
 _NAMELESS = (
     *(b"", b"?", b"?,1", b"?9", b"? status", b"?bad_name", b"?sta\0tus", b"?status\r", b" ?status"),
     b"?" + (_LONGEST_NAME + 1) * b"n",
@@ -100,7 +100,7 @@ def _bad(rng: Random, tag: bytes) -> TaggedRequest:
 
 def _nameless(rng: Random, tag: bytes) -> TaggedRequest:
     line = rng.choice((*_NAMELESS, b"bad-" + tag))
-    # An LF directly after the CR NUL of the line before would belong to that.
+    # Always CR LF: an LF directly after the CR NUL of the previous line would belong to that line.
     return TaggedRequest(line + b"\r\n", _UNDEFINED)
 
 
@@ -123,7 +123,7 @@ def _telnet(rng: Random, tag: bytes) -> TaggedRequest:
 
 
 def _long(rng: Random, tag: bytes) -> TaggedRequest:
-    """A line just short enough, a byte too long, or much too long; with telnet's bytes too, which count."""
+    """Make a line of the largest length, one byte longer, or much longer. Telnet's bytes count too."""
     start = rng.choice((b"", *_TELNET)) + b"?nope-" + tag + b","
     much = rng.randrange(_LONGEST_LINE + 1, 5 * _LONGEST_LINE)
     length = rng.choice((_LONGEST_LINE, _LONGEST_LINE + 1, much))
@@ -144,5 +144,5 @@ _GARBAGE: tuple[Callable[[Random, bytes], TaggedRequest], ...] = (
 
 
 def garbage(rng: Random, tag: bytes) -> TaggedRequest:
-    """A line of which nobody knows what it was meant for, or a good one that looks odd."""
+    """Make an invalid line, or a valid one in an unusual form."""
     return rng.choice(_GARBAGE)(rng, tag)

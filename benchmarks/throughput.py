@@ -1,4 +1,4 @@
-"""Throughput and latency: one client and fifty, one request at a time and pipelining, against bare ones."""
+"""Measures throughput and latency of one and of fifty clients, also pipelining, compared with bare servers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _P99 = at_most(1.2)
 
 
 def one_client(preset: Preset) -> list[Row]:
-    """One client, one request at a time."""
+    """Measure one client with one request at a time."""
     return _with_latencies(_measure(preset, 1, preset.requests, 1), 0.9)
 
 
 def fifty_clients(preset: Preset) -> list[Row]:
-    """Fifty clients, one request each at a time."""
+    """Measure fifty clients with one request each at a time."""
     return _with_latencies(_measure(preset, _MANY, 160, 1), 0.95)
 
 
 def one_pipelining(preset: Preset) -> list[Row]:
-    """One client that sends a hundred requests at once."""
+    """Measure one client that sends a hundred requests at once."""
     return _rates(_measure(preset, 1, preset.batches, _DEPTH), 0.5)
 
 
 def fifty_pipelining(preset: Preset) -> list[Row]:
-    """Fifty clients that do."""
+    """Measure fifty clients that send a hundred requests each at once."""
     return _rates(_measure(preset, _MANY, 20, _DEPTH), 0.4)
 
 
-# Rounds of ours, of bare Twisted, of bare asyncio, and of bare Twisted that asks our backend.
+# The rounds of our server, of bare Twisted, of bare asyncio, and of bare Twisted with our backend.
 _Rounds = tuple[list[Load], list[Load], list[Load], list[Load]]
 
 
 def _measure(preset: Preset, clients: int, each: int, depth: int) -> _Rounds:
-    """All four servers are there all the time, one of them is loaded at a time, in turn."""
+    """Run all four servers, and load one at a time, in turn."""
     loads: _Rounds = ([], [], [], [])
     with ExitStack() as stack:
         makers = (our_server, twisted_server, asyncio_server, unchecked_server)

@@ -1,13 +1,13 @@
-"""A backend whose methods block: an attenuator and two counters on a serial link, each exchange 0.1 s long.
+"""A backend whose methods block: an attenuator and two counters on a serial link, on which an exchange takes 0.1 s.
 
     python examples/blocking_serial.py [port]
     cd examples && discos-backend-server --backend blocking_serial:SerialBackend
 
-`@blocking(lock="link")` runs a method in a thread of the server's, and never two of them at once: a link
-carries one question at a time. Put your own class with an exchange() in place of FakeLink.
+`@blocking(lock="link")` runs a method in a thread of the server, and only one of them at a time, because a link carries
+one exchange at a time. Replace FakeLink by your own class with a method exchange().
 """
 
-# Backend leaves open whether get_tpi selects a band.
+# get_tpi takes no arguments here: a backend need not support the selection of a band.
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from discosbackend import Acquisition, Backend, BackendError, DBProtocolHandler,
 
 
 class FakeLink:
-    """A serial line with a device behind it. exchange() blocks until the device has answered."""
+    """A serial line to a device. exchange() blocks until the device has answered."""
 
     def __init__(self, latency: float = 0.1) -> None:
         self.latency = latency
@@ -34,19 +34,19 @@ class FakeLink:
         return {"ATT?": self._attenuation, "CNT?": "2048 2051", "TEMP?": "31.5"}.get(word, "OK")
 
     def set_gate(self, level: bool) -> None:
-        """Raise or drop a control line of the port, which takes no time."""
+        """Set a control line of the port, which takes no time."""
         self.gate = level
 
 
 class SerialBackend(Backend):
-    """Two counters behind one attenuator; the gate line says when they count."""
+    """Two counters behind an attenuator; they count while the gate line is set."""
 
     def __init__(self, link: FakeLink | None = None) -> None:
         self.link = FakeLink() if link is None else link
         self.configuration = "unconfigured"
         self.acquisition = Acquisition(self.begin, self.end)
 
-    # Ordinary methods: the reactor's thread. They use what is in memory, and the gate, which takes no time.
+    # Ordinary methods run in the reactor's thread. They use data in memory, and the gate, which takes no time.
 
     def status(self) -> tuple[Ticks, str, bool]:
         return Ticks.now(), "ok", self.acquisition.acquiring
@@ -69,7 +69,8 @@ class SerialBackend(Backend):
     def end(self, _: Ticks) -> None:
         self.link.set_gate(False)
 
-    # Blocking methods: other threads. They share nothing with the ones above but a name, replaced as a whole.
+    # Blocking methods run in other threads. They share only `configuration` with the methods above; assigning it is
+    # atomic.
 
     @blocking(lock="link")
     def set_configuration(self, configuration: str) -> None:

@@ -1,13 +1,13 @@
-"""A backend in coroutines: the instrument is at the other end of a TCP connection, speaking its own protocol.
+"""A backend in coroutines: the instrument is connected by TCP and has a protocol of its own.
 
     python examples/coroutine.py [port]
     cd examples && discos-backend-server --backend coroutine:CoroutineBackend
 
-While one command waits for the instrument, the server answers everybody else. Without an instrument, the fake
-one at the end of this file is started and used.
+While a command waits for the instrument, the server answers other requests. Without an instrument, the simulated one at
+the end of this file is started and used.
 """
 
-# Backend leaves open how a method is written, and whether get_tpi selects a band.
+# get_tpi takes no arguments here: a backend need not support the selection of a band.
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from discosbackend import Backend, BackendError, DBProtocolHandler, Ticks, run_s
 
 
 class Instrument(LineReceiver):
-    """Our end of the connection: a line out, a line in, in order."""
+    """The client's end of the connection: each line sent gets a line as its answer, in order."""
 
     def __init__(self) -> None:
         self.waiting: deque[Deferred[str]] = deque()
@@ -38,7 +38,7 @@ class Instrument(LineReceiver):
     def ask(self, text: str) -> Deferred[str]:
         if not self.connected_now:
             return fail(ConnectionLost())
-        # It may be cancelled, at a time limit; it stays in the queue then, to swallow its late answer.
+        # The server may cancel it at the time limit. It stays in the queue then, so that its late answer is discarded.
         answer: Deferred[str] = Deferred()
         self.waiting.append(answer)
         self.sendLine(text.encode("ascii"))
@@ -54,7 +54,7 @@ class Instrument(LineReceiver):
 
 
 class CoroutineBackend(Backend):
-    """Commands become lines for the instrument; what it answers becomes the reply."""
+    """Sends commands to the instrument as lines, and returns its answers."""
 
     def __init__(self, endpoint: Any = None) -> None:
         self.endpoint = endpoint
@@ -91,7 +91,7 @@ class CoroutineBackend(Backend):
         return [float(text) for text in (await self.ask("power?")).split()]
 
     async def start(self, timestamp: Ticks | None = None) -> None:
-        # This instrument does its own timing: it is told the instant, and judges it.
+        # This instrument times the start itself: it gets the instant, and refuses it if it cannot.
         await self.ask("run" if timestamp is None else f"run {timestamp}")
         self.acquiring = True
 
@@ -105,7 +105,7 @@ class CoroutineBackend(Backend):
 
 
 class FakeInstrument(LineReceiver):
-    """The other end, for want of one."""
+    """A simulated instrument, for this example."""
 
     mode = "unconfigured"
 
@@ -126,7 +126,7 @@ class FakeInstrument(LineReceiver):
 
 
 def fake_instrument() -> TCP4ClientEndpoint:
-    """Start a fake instrument in this process; the endpoint at which it answers."""
+    """Start a simulated instrument in this process; return an endpoint that connects to it."""
     from twisted.internet import reactor as installed
 
     reactor = cast(Any, installed)

@@ -1,9 +1,9 @@
-"""A backend with commands of its own: attenuators that can be set and read, and a sweep that takes a while.
+"""A backend with commands of its own: to set and read attenuators, and for a sweep that takes 20 s.
 
     python examples/own_commands.py [port]
     cd examples && discos-backend-server --backend own_commands:OwnCommandsBackend
 
-Their arguments are checked, their replies written and their lanes kept like those of the built-in commands.
+The server checks their arguments, formats their replies and schedules them in lanes as for the built-in commands.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class OwnCommandsBackend(Backend):
 
 
 def seconds(duration: float) -> Deferred[None]:
-    """A Deferred that fires after so long; cancelling it ends the wait."""
+    """Return a Deferred that fires after `duration` seconds; cancelling it ends the wait."""
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 

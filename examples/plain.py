@@ -1,4 +1,4 @@
-"""A complete backend in ordinary methods: a spectrometer of one section, all of it in memory.
+"""A complete backend with ordinary methods: a spectrometer with one section, without hardware.
 
 python examples/plain.py [port]
 cd examples && discos-backend-server --backend plain:PlainBackend
@@ -10,12 +10,12 @@ import sys
 
 from discosbackend import Acquisition, Backend, BackendError, DBProtocolHandler, Ticks, run_server
 
-# Bandwidth in MHz and number of bins of each configuration.
+# The bandwidth in MHz and the number of bins of each configuration.
 CONFIGURATIONS = {"WIDE": (500.0, 1024), "ZOOM": (16.0, 4096)}
 
 
 class PlainBackend(Backend):
-    """Two inputs; what is measured is made up."""
+    """A spectrometer with two inputs and constant measurements."""
 
     def __init__(self) -> None:
         self.configuration = "unconfigured"
@@ -61,7 +61,7 @@ class PlainBackend(Backend):
         sample_rate: float | str,
         bins: int | str,
     ) -> None:
-        # "*" leaves a value as it is; what this instrument cannot change is not looked at.
+        # "*" keeps a value. The values that this instrument cannot change are ignored.
         if section not in (0, "*"):
             raise BackendError("backend supports 1 sections")
         if bandwidth != "*":

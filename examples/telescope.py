@@ -1,6 +1,6 @@
-"""A telescope on the desk: a simulated backend, observed with as DISCOS does, and the reading of its files.
+"""Observes with a simulated backend as DISCOS does, and reads its files.
 
-What the programs telescope_*.py share; it runs nothing by itself. What they compute is said there.
+This module is used by the programs telescope_*.py.
 """
 
 from __future__ import annotations
@@ -29,17 +29,26 @@ SERVER = Path(__file__).resolve().parent.parent / "scripts" / "discos-backend-se
 # Ticks are 100 ns.
 SECOND = 10**7
 
-# Of the plots: left circular, right circular, and what was to be expected.
+# Colours of the plots: left circular, right circular, and expected values.
 BLUE, ORANGE, GREY = "#1f6091", "#d07020", "0.35"
 
 Values = NDArray[np.float64]
 
 
 class Telescope:
-    """A simulated instrument in a process of its own, its files in a temporary folder; a context manager.
+    """A simulated instrument in a process of its own, with its files in a temporary folder; a context manager.
 
-    `backend` is what DISCOS is connected to, `control` switches what is no business of a backend: the noise
-    diode and the sky. `sky` is the text of a TOML file. The same seed and commands give the same data.
+    The attribute `backend` is the client of the protocol, which DISCOS would be. The attribute `control` changes what
+    the backend does not control: the noise diode and the sky. The same seed and commands give the same data.
+
+    Parameters
+    ----------
+    instrument
+        The name of a simulated instrument, or the path of a profile.
+    sky
+        The text of a TOML file of sources.
+    seed
+        The seed of the noise.
     """
 
     def __init__(self, instrument: str, *, sky: str = "", seed: int = 1) -> None:
@@ -66,7 +75,7 @@ class Telescope:
             raise
 
     def _announced(self) -> str:
-        """Where it is served, once it is: "... is served on 127.0.0.1:37813, protocol version 1.4"."""
+        """Return the address from the line "... is served on 127.0.0.1:37813, protocol version 1.4"."""
         assert self._server.stdout is not None
         for line in self._server.stdout:
             if " is served on " in line:
@@ -82,7 +91,7 @@ class Telescope:
         self.close()
 
     def close(self) -> None:
-        """End the server, and remove the folder with the files."""
+        """Stop the server, and remove the folder with the files."""
         for connection in (getattr(self, "backend", None), getattr(self, "control", None)):
             if connection is not None:
                 connection.close()
@@ -93,16 +102,16 @@ class Telescope:
         self._folder.cleanup()
 
     def observe(self, name: str, seconds: float) -> None:
-        """Acquire for so long, in whole dumps, and give the recording its name; returns when it is over."""
-        # Both at a given time, so that the number of dumps does not depend on how busy the host is. The last
-        # one is over half a dump before the end.
+        """Acquire for `seconds`, in whole dumps, wait for the end, and send the name of the file."""
+        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
+        # is half a dump after the end of the last dump.
         duration = round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
         lead = SECOND // 10
         while True:
             begin = self.backend.time() + lead
             end = begin + duration
             try:
-                # The newer stop replaces an older one; with the stop pending, a start is never without its end.
+                # The stop first, so that a started acquisition always has an end. A new stop replaces a pending one.
                 self.backend.stop(end)
                 self.backend.start(begin)
                 break
@@ -112,45 +121,45 @@ class Telescope:
                 lead *= 2
         while (status := self.backend.status()).acquiring or status.timestamp < end:
             time.sleep(0.05)
-        # The telescope's metadata file. There is none here, so the backend's will be whole by itself.
+        # The path of the telescope's metadata file. There is no such file, so the backend writes a self-contained one.
         self.backend.set_filename(f"/archive/tmp/{name}.fits")
 
     def files(self) -> dict[str, Observation]:
-        """Have files made of everything that was observed, and read them, by their names."""
+        """Convert all recordings to files, and read them; return them by name."""
         self.backend.convert_data()
-        # One folder up from tmp/, below --root.
+        # The backend writes them to the parent of tmp/, below --root.
         return {path.stem: read(path) for path in (self.folder / "archive").glob("*.fits")}
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a file has of an acquisition, in arrays; for sections of one input and of the same bins each."""
+    """The data of a file as arrays. All sections must have one input and the same number of bins."""
 
     seconds: Values
-    """Middles of the dumps since the middle of the first."""
+    """The times of the dumps in s since the first; shape (dumps,)."""
     offsets: Values
-    """How far from the source the telescope looked, along right ascension, in arcmin on the sky; by dump."""
+    """The offsets of the telescope from the source along right ascension, in arcmin on the sky; shape (dumps,)."""
     diode: NDArray[np.bool_]
-    """Whether the noise diode was on, by dump."""
+    """Whether the noise diode was on; shape (dumps,)."""
     integration: float
-    """Seconds a dump."""
+    """The integration time in s."""
     frequencies: Values
-    """MHz on the sky, by bin."""
+    """The sky frequencies in MHz; shape (bins,)."""
     marks: Values
-    """K of the noise diode, by section."""
+    """The temperatures of the noise diode in K; shape (sections,)."""
     tsys: Values
-    """K of the system, by section."""
+    """The system temperatures in K; shape (sections,)."""
     counts: Values
-    """By section, dump and bin."""
+    """The spectra in counts; shape (sections, dumps, bins)."""
 
     @property
     def width(self) -> float:
-        """MHz a bin."""
+        """The width of a bin in MHz."""
         return float(self.frequencies[1] - self.frequencies[0])
 
 
 def read(path: Path) -> Observation:
-    """Read a file that a backend has handed on, with astropy."""
+    """Read a file of the backend with astropy."""
     with fits.open(path) as file:
         primary, sections, inputs = file[0].header, file["SECTION TABLE"], file["RF INPUTS"].data
         data, temperatures = file["DATA TABLE"].data, file["ANTENNA TEMP TABLE"].data
@@ -161,7 +170,7 @@ def read(path: Path) -> Observation:
             offsets=np.degrees(ascension * np.cos(data["decj2000"])) * 60,
             diode=data["flag_cal"] != 0,
             integration=sections.header["Integration"] / 1000,
-            # Bin b is at local oscillator + start of the section + b * width of a bin.
+            # The frequency of bin b is local oscillator + start frequency + b * width of a bin.
             frequencies=inputs["localOscillator"][0]
             + first["frequency"]
             + np.arange(first["bins"]) * first["bandWidth"] / first["bins"],
@@ -172,8 +181,8 @@ def read(path: Path) -> Observation:
 
 
 def gaussian(x: Values, y: Values) -> tuple[float, float, float]:
-    """Height, centre and full width at half maximum of the Gaussian with the least squares."""
-    # To begin with: the highest point, and as wide as what is above half of it.
+    """Fit a Gaussian by least squares; return its height, centre and full width at half maximum."""
+    # The initial values: the highest point, and the width of the points above half of it.
     height, centre = float(y.max()), float(x[np.argmax(y)])
     width = float(np.count_nonzero(y > height / 2) * np.abs(np.diff(x)).mean())
     for _ in range(20):
@@ -187,8 +196,8 @@ def gaussian(x: Values, y: Values) -> tuple[float, float, float]:
 
 
 def panels(*heights: float) -> tuple[Any, Any]:
-    """A figure of matplotlib, 900 pixels wide when saved, and its axes: one below the other, so high each."""
-    # Here and not at the top: the tests do everything but plotting, and do not require it.
+    """Return a figure of matplotlib, 900 pixels wide, and its axes, one below the other with these relative heights."""
+    # Imported here, because the tests do not plot and do not require matplotlib.
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left"})

@@ -1,9 +1,9 @@
-"""The noise against integration time: of a bin and of the sum over the band, beside the radiometer equation.
+"""Compares the noise of a bin, and of the sum over the band, with the radiometer equation.
 
     python examples/telescope_noise.py noise.png
 
-starts a simulated SARDARA, observes an empty sky with six integration times, reads the files and plots their
-noise. It needs matplotlib.
+starts a simulated SARDARA, observes an empty sky with six integration times, reads the files and plots their noise
+against the integration time. It needs matplotlib.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ INTEGRATIONS = (5, 10, 20, 40, 80, 160)  # ms
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noise relative to the level, against integration times in s."""
+    """The noise relative to the level, by integration time in s."""
 
     seconds: Values
     measured: Values
     bandwidth: float
-    """MHz that go into it."""
+    """The bandwidth in MHz."""
 
     @property
     def expected(self) -> Values:
-        """1 / sqrt(bandwidth * time)"""
+        """The noise by the radiometer equation: 1 / sqrt(bandwidth * time)."""
         return np.asarray(1 / np.sqrt(self.bandwidth * 1e6 * self.seconds))
 
     @property
     def slope(self) -> float:
-        """The power of the time with which it goes: -0.5 unless dumps have something in common."""
+        """The exponent of the integration time: -0.5 if dumps are independent."""
         return float(np.polyfit(np.log(self.seconds), np.log(self.measured), 1)[0])
 
 
 def observe(
     integrations: Iterable[int] = INTEGRATIONS, dumps: int = 10, seconds: float = 5.12
 ) -> dict[str, Observation]:
-    """A file of so many dumps for each integration time in ms, named so; and `long`, so long, of 5 ms."""
+    """Observe a number of dumps with each integration time in ms, and `seconds` with 5 ms.
+
+    The files are named by their integration time; the last one is `long`.
+    """
     with Telescope("sardara") as telescope:
         telescope.backend.set_configuration("SK00")
         for integration in integrations:
@@ -53,19 +56,19 @@ def observe(
 
 
 def of_a_bin(files: Sequence[Observation]) -> Noise:
-    """The noise of single bins, from how much each dump differs from the one before."""
+    """Return the noise of single bins, from the differences of consecutive dumps."""
     measured = []
     for each in files:
-        # The outer ones have hardly any power, and there the zero level counts.
+        # Without the outer bins, whose power is so low that the zero level matters.
         bins = each.counts[:, :, len(each.frequencies) // 20 : -len(each.frequencies) // 20]
         steps = np.diff(bins, axis=1) / bins.mean(axis=1, keepdims=True)
-        # Two dumps are in a difference.
+        # The variance of a difference of two dumps is twice that of a dump.
         measured.append(np.sqrt(np.mean(steps**2) / 2))
     return Noise(np.array([each.integration for each in files]), np.array(measured), files[0].width)
 
 
 def of_the_sum(long: Observation) -> Noise:
-    """The noise of the sum over the band: of more and more dumps together, against as many following them."""
+    """Return the noise of the sum over the band, from the differences of consecutive means of 1, 2, 4 ... dumps."""
     power = long.counts.sum(axis=2)
     counts = np.array([2**n for n in range(20) if 2**n <= power.shape[1] // 8])
     measured = []
@@ -73,14 +76,14 @@ def of_the_sum(long: Observation) -> Noise:
         whole = power[:, : power.shape[1] // count * count]
         means = whole.reshape(len(power), -1, count).mean(axis=2) / whole.mean(axis=1, keepdims=True)
         measured.append(np.sqrt(np.mean(np.diff(means, axis=1) ** 2) / 2))
-    # Bins count by their level, so that the band is narrower than it is wide.
+    # The bins contribute by their level, so the effective bandwidth is below the full bandwidth.
     level = long.counts.mean(axis=1)
     bandwidth = long.width * float(np.mean(level.sum(axis=1) ** 2 / (level**2).sum(axis=1)))
     return Noise(counts * long.integration, np.array(measured), bandwidth)
 
 
 def plot(single: Noise, band: Noise, path: str) -> None:
-    """Both, with their lines."""
+    """Plot both kinds of noise with the radiometer equation."""
     figure, (axes,) = panels(1)
     for noise, marker, colour, name in (
         (single, "o", BLUE, f"a bin of {single.bandwidth:.2f} MHz: a file for each integration time"),
@@ -105,7 +108,7 @@ def plot(single: Noise, band: Noise, path: str) -> None:
 
 
 def main(path: str) -> None:
-    """Do all of it."""
+    """Observe, reduce, print and plot."""
     files = observe()
     single, band = of_a_bin([files[str(each)] for each in INTEGRATIONS]), of_the_sum(files["long"])
     for seconds, measured, expected in zip(single.seconds, single.measured, single.expected, strict=True):

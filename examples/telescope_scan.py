@@ -1,9 +1,8 @@
-"""A scan over a source: what is left of it when the receiver and interference are taken away.
+"""Scans over a source, and removes the receiver's power and interference from the data.
 
     python examples/telescope_scan.py scan.png
 
-starts a simulated SARDARA in C band, observes for eight seconds, reads the file and plots it. It needs
-matplotlib.
+starts a simulated SARDARA in C band, observes for eight seconds, reads the file and plots it. It needs matplotlib.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from telescope import BLUE, GREY, ORANGE, Observation, Telescope, Values, gaussian, panels
 
-# What there is to be found. The receiver's beam is that of the profile.
+# The simulated source. The beam is that of the receiver in the profile.
 LEVEL = 4.0  # K
 BEAM = 2.8  # arcmin
 
@@ -28,7 +27,7 @@ crossing = {crossing}
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What came out, by input: the light curve in K over its baseline, and a Gaussian fitted to it."""
+    """The result for each input: the light curve in K above its baseline, and a Gaussian fitted to it."""
 
     offsets: Values
     kelvin: Values
@@ -38,7 +37,7 @@ class Scan:
 
 
 def observe(seconds: float = 8.0) -> Observation:
-    """The file of one scan, with the source in its middle and eight beams from end to end."""
+    """Observe one scan of eight beam widths, with the source in its middle."""
     sky = SKY.format(level=LEVEL, transit=seconds / 2, crossing=seconds / 8)
     with Telescope("sardara", sky=sky) as telescope:
         telescope.backend.set_configuration("SCC00")
@@ -47,21 +46,21 @@ def observe(seconds: float = 8.0) -> Observation:
 
 
 def reduce(scan: Observation) -> Scan:
-    """T = Tsys (P / P beside the source - 1), over the band; Tsys as the file tells it."""
+    """Compute T = Tsys (P / P beside the source - 1), over the band, with the Tsys of the file."""
     beside = np.abs(scan.offsets) > 1.5 * BEAM
     base = scan.counts[:, beside].mean(axis=1)
     ratio = scan.counts / base[:, np.newaxis, :] - 1
-    # A bin with interference has less of the source in its power. They are few: the median does not see them.
+    # In a bin with interference the source is a smaller part of the power. The median ignores these few bins.
     kelvin = scan.tsys[:, np.newaxis] * np.median(ratio, axis=2)
     for each in kelvin:
-        # The gain has drifted meanwhile.
+        # Remove the drift of the gain.
         each -= np.polyval(np.polyfit(scan.offsets[beside], each[beside], 1), scan.offsets)
     fits = [gaussian(scan.offsets, each) for each in kelvin]
     return Scan(scan.offsets, kelvin, *map(np.array, zip(*fits, strict=True)))
 
 
 def plot(scan: Observation, found: Scan, path: str) -> None:
-    """The light curve with what was put in, and what is left when that is taken away."""
+    """Plot the light curve with the simulated source, and the difference between them."""
     figure, (light, rest) = panels(2, 1)
     shape = LEVEL * np.exp(-4 * np.log(2) * (scan.offsets / BEAM) ** 2)
     for name, kelvin, colour in zip(("left", "right"), found.kelvin, (BLUE, ORANGE), strict=True):
@@ -82,7 +81,7 @@ def plot(scan: Observation, found: Scan, path: str) -> None:
 
 
 def main(path: str) -> None:
-    """Do all of it."""
+    """Observe, reduce, print and plot."""
     scan = observe()
     found = reduce(scan)
     fits = zip(("left", "right"), found.heights, found.centres, found.widths, strict=True)

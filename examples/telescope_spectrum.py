@@ -1,4 +1,4 @@
-"""A spectrum with its line: a galaxy's hydrogen on and off source, calibrated by the noise diode.
+"""Observes the hydrogen line of a galaxy on and off source, and calibrates it with the noise diode.
 
     python examples/telescope_spectrum.py spectrum.png
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from telescope import BLUE, GREY, ORANGE, Observation, Telescope, Values, gaussian, panels
 
-# What there is to be found.
+# The simulated line.
 REST = 1420.4058  # MHz
 VELOCITY, WIDTH, PEAK = -300.0, 200.0, 3.0  # km/s, km/s, K
 SKY = f"""
@@ -23,27 +23,27 @@ lines = [{{rest = "HI", velocity = {VELOCITY}, width = {WIDTH}, peak = {PEAK}}}]
 """
 
 LIGHT = 299792.458  # km/s
-REACH = 1000.0  # km/s to either side of the line, that are looked at
+REACH = 1000.0  # km/s on either side of the line that are used
 
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """What came out: both inputs together in `kelvin`, and a Gaussian fitted to the line."""
+    """The result: the mean of both inputs in `kelvin`, and a Gaussian fitted to the line."""
 
     frequencies: Values
     velocities: Values
     kelvin: Values
     noise: float
-    """K, rms of a bin beside the line."""
+    """The rms of a bin beside the line in K."""
     tsys: Values
-    """K by input, as the noise diode has it."""
+    """The system temperatures from the noise diode in K; shape (inputs,)."""
     peak: float
     velocity: float
     width: float
 
 
 def observe(seconds: float = 4.0) -> dict[str, Observation]:
-    """The files: `on` the source, and `off` it with the noise diode on in every other dump."""
+    """Observe `on` source, and `off` source with the noise diode on in every other dump."""
     with Telescope("sardara", sky=SKY) as telescope:
         backend = telescope.backend
         backend.set_configuration("SL00")
@@ -51,7 +51,7 @@ def observe(seconds: float = 4.0) -> dict[str, Observation]:
         backend.set_section(bandwidth=500.0, bins=16384)
         backend.set_integration(40)
         telescope.observe("on", seconds)
-        # The telescope moves away, and has the diode interleaved.
+        # The telescope moves off the source, and interleaves the diode.
         telescope.control.remove("galaxy")
         backend.cal_on(1)
         telescope.observe("off", seconds)
@@ -59,16 +59,16 @@ def observe(seconds: float = 4.0) -> dict[str, Observation]:
 
 
 def reduce(on: Observation, off: Observation) -> Spectrum:
-    """T = Tsys (on - off) / off, with Tsys from the diode, and the line that is in it."""
+    """Compute T = Tsys (on - off) / off, with Tsys from the diode, and fit the line."""
     place = np.arange(len(on.frequencies)) / len(on.frequencies)
-    # Neither edges nor the bin in the middle, which has a spur, nor that of DC.
+    # Without the edges, the spur in the middle bin, and the DC bin.
     sound = (place > 0.1) & (place < 0.95) & (place != 0.5)
     lit = off.counts[:, off.diode].mean(axis=1)
     dark = off.counts[:, ~off.diode].mean(axis=1)
     tsys = off.marks * np.median(dark[:, sound] / (lit - dark)[:, sound], axis=1)
-    # The shape of the band is the same with and without diode, so all of the dumps may show it.
+    # The shape of the band is the same with and without the diode, so use all dumps for it.
     ratio = on.counts.mean(axis=1) / off.counts.mean(axis=1)
-    # What is not line is 1, whatever the gain has done in between.
+    # Outside of the line the ratio is 1. Normalising removes a drift of the gain between the observations.
     ratio /= np.median(ratio[:, sound], axis=1, keepdims=True)
     kelvin = (tsys[:, np.newaxis] * (ratio - 1)).mean(axis=0)
     velocities = LIGHT * (1 - on.frequencies / REST)
@@ -81,7 +81,7 @@ def reduce(on: Observation, off: Observation) -> Spectrum:
 
 
 def plot(on: Observation, found: Spectrum, path: str) -> None:
-    """What the backend has counted, and what became of it."""
+    """Plot the counts of the backend, and the calibrated line."""
     figure, (raw, line) = panels(1, 1.25)
     counts = on.counts.mean(axis=1)
     for name, each, colour in zip(("left", "right"), counts, (BLUE, ORANGE), strict=True):
@@ -96,7 +96,7 @@ def plot(on: Observation, found: Spectrum, path: str) -> None:
 
 
 def plot_line(line: Any, found: Spectrum) -> None:
-    """What was measured, and what was put in."""
+    """Plot the measured line and the simulated one."""
     near = np.abs(found.velocities - VELOCITY) < REACH
     velocities = found.velocities[near]
     shape = PEAK * np.exp(-4 * np.log(2) * ((velocities - VELOCITY) / WIDTH) ** 2)
@@ -113,12 +113,12 @@ def plot_line(line: Any, found: Spectrum) -> None:
 
 
 def told(found: Spectrum) -> str:
-    """The line in words."""
+    """Format the result for the line."""
     return f"{found.peak:.2f} K at {found.velocity:.1f} km/s, {found.width:.0f} km/s wide"
 
 
 def main(path: str) -> None:
-    """Do all of it."""
+    """Observe, reduce, print and plot."""
     files = observe()
     found = reduce(files["on"], files["off"])
     left, right = found.tsys

@@ -294,7 +294,7 @@ class ServingTests(FolderMixin):
             with served_in_memory("--no-data", "--faults", script, "--seed", seed) as server:
                 replies = server.ask(*[b"?time"] * 40)
                 struck = [number for number, reply in enumerate(replies, 1) if b",fail," in reply]
-                logged = re.findall(r"fault 1, fail, strikes match (\d+): the call of time", server.log())
+                logged = re.findall(r"fault 1, fail, applies to match (\d+): the call of time", server.log())
                 self.assertEqual(list(map(int, logged)), struck)
                 return [b",ok," in reply for reply in replies]
 

@@ -8,7 +8,9 @@ makes a file of it.
 from __future__ import annotations
 
 import contextlib
+import doctest
 import importlib.util
+import inspect
 import io
 import re
 import shlex
@@ -296,6 +298,37 @@ class CodeTests(unittest.TestCase):
                         reply = connection.ask(line[2:].encode() + b"\r\n")
                         played += [line, f"< {reply.decode().rstrip()}"]
                 self.assertEqual(played, block.code.splitlines())
+
+
+class DocstringTests(unittest.TestCase):
+    """The section Examples of a docstring runs, and prints what it says."""
+
+    def run_examples(self, documented: type, replaced: tuple[str, str] | None = None) -> None:
+        """Run the examples of a class, with one text in them replaced by another, such as a port."""
+        _, heading, examples = (inspect.getdoc(documented) or "").partition("\nExamples\n--------\n")
+        self.assertTrue(heading, f"{documented.__name__} has no section Examples")
+        if replaced is not None:
+            old, new = replaced
+            self.assertIn(old, examples)
+            examples = examples.replace(old, new)
+        test = doctest.DocTestParser().get_doctest(examples, {}, documented.__name__, None, None)
+        self.assertTrue([example for example in test.examples if example.want], "no example prints anything")
+        report = io.StringIO()
+        failed, _ = doctest.DocTestRunner(verbose=False).run(test, out=report.write)
+        self.assertEqual(failed, 0, report.getvalue())
+
+    def test_a_simulated_backend(self) -> None:
+        from discosbackend.simulator import SimulatedBackend
+
+        self.run_examples(SimulatedBackend)
+
+    def test_the_control_of_a_simulator(self) -> None:
+        from discosbackend.simulator.control.client import SimulatorControl
+
+        with served("--control", "0") as server:
+            found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)", server.next_line())
+            assert found is not None
+            self.run_examples(SimulatorControl, ("SimulatorControl(4321)", f"SimulatorControl({found[1]!r})"))
 
 
 class LinkTests(unittest.TestCase):

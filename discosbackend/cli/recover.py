@@ -1,7 +1,6 @@
-"""`discos-backend-recover`: make files of the recordings that a killed server has left, or list them.
+"""`discos-backend-recover`: converts the recordings that a killed server has left to files, or lists them.
 
-Only the command line is here. Converting is simulator.convert's business, which a server has done too:
-recovery is nothing else.
+This module is the command line. simulator.fits.convert converts a recording, as for convert-data of a server.
 """
 
 from __future__ import annotations
@@ -28,37 +27,37 @@ _DATA = "discos-data"
 
 EXAMPLES = """\
 examples:
-  %(prog)s --list                         what a server has left in ./discos-data
-  %(prog)s                                make files of all of it that is not in use
-  %(prog)s /data/simulated --root /data   set-filename's /archive/... is below /data
+  %(prog)s --list                         list the recordings in ./discos-data
+  %(prog)s                                convert all of them that are not in use
+  %(prog)s /data/simulated --root /data   write /archive/... to /data/archive/...
   %(prog)s discos-data/20261128-105550.123-SK77 --output hi.fits
-                                                  one recording, to a file of your choice
-  %(prog)s --without-metadata             when the telescope's metadata file cannot be used
+                                                  convert one recording to this file
+  %(prog)s --without-metadata             if the telescope's metadata file cannot be used
 
-The file of a recording goes where set-filename said: one folder up from tmp/. A recording without a name
-becomes NAME.fits in the data folder. Nothing is overwritten, and a recording is removed only when its file is
-on disk.
+The file of a recording is written to the path of set-filename, or, if that is in a folder tmp, to its parent.
+The file of a recording without such a path is NAME.fits in the data folder. No file is overwritten. A recording
+is removed only after its file is on disk.
 
 exit status:
-  0    all recordings that are not in use have become files, or there were none, or they were listed
-  1    one has not: the reason was told, and the recording is as it was
-  2    nothing was tried: there is no such folder, or the command line was wrong
-  130  interrupted: the recording that it was about is as it was
+  0    all recordings that are not in use were converted, or listed, or there were none
+  1    a recording was not converted: the reason was printed, and the recording is unchanged
+  2    nothing was done: the folder does not exist, or the command line is invalid
+  130  interrupted: the recording that was being converted is unchanged
 """
 
 
 class _CannotRecover(Exception):
-    """Why nothing is tried, in one line."""
+    """The reason why no recording can be converted, in one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Recover or list the recordings that the options name. Exit status: see EXAMPLES."""
+    """Convert or list the recordings that the options name. For the exit status see EXAMPLES."""
     parser = _parser()
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # What there is to be said of damaged dumps and of files that exist already.
+    # For the warnings about damaged dumps and existing files.
     logging.basicConfig(level="WARNING", stream=sys.stderr, format=f"{parser.prog}: %(message)s")
     try:
         folders = _recordings(options.folder)
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-recover",
-        description="Make FITS files of the recordings that a simulated instrument has left on disk.",
+        description="Convert the recordings that a simulated instrument has left on disk to FITS files.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -93,16 +92,19 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(_DATA),
         help="the server's data folder, or one recording in it (default: %(default)s)",
     )
-    parser.add_argument("--list", action="store_true", help="only tell what is there")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="where the file goes, if FOLDER is one recording")
+    parser.add_argument("--list", action="store_true", help="list the recordings, convert nothing")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="the path of the file, if FOLDER is one recording")
     parser.add_argument(
         "--without-metadata",
         action="store_true",
-        help="do not merge with the telescope's metadata file: the file is whole by itself",
+        help="do not merge with the telescope's metadata file: write a self-contained file",
     )
     parser.add_argument("--keep", action="store_true", help="do not remove the recording afterwards")
     parser.add_argument(
-        "--root", metavar="DIR", type=Path, help="where set-filename's absolute paths begin (default: /)"
+        "--root",
+        metavar="DIR",
+        type=Path,
+        help="the folder that stands for / in set-filename's paths (default: /)",
     )
     parser.add_argument(
         "--version",
@@ -113,10 +115,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _recordings(folder: Path) -> list[Path]:
-    """The recordings that FOLDER means: itself, or those in it."""
+    """Return the recordings that FOLDER means: the folder itself, or those in it."""
     if not folder.is_dir():
         raise _CannotRecover(f"there is no folder {folder}: say where the server's data are")
-    # Its own name, which `.` does not tell.
+    # The real name of the folder, also if it is given as `.`.
     folder = folder.absolute() if folder.name else folder.resolve()
     return [folder] if folder.resolve() in recordings_in(folder.resolve().parent) else recordings_in(folder)
 
@@ -130,7 +132,7 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
 
 
 def _recover(folder: Path, options: argparse.Namespace) -> int:
-    """Convert one recording, and tell; the exit status."""
+    """Convert one recording and print the result; return the exit status."""
     if in_use(folder):
         print(f"{folder}: in use, left alone")
         return 0
@@ -144,11 +146,11 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
         )
     except RecordingError as problem:
         if is_gone(folder):
-            print(f"{folder}: somebody else has recovered it")
+            print(f"{folder}: already converted by another process")
             return 0
         print(f"{folder}: not recovered: {problem}", file=sys.stderr)
         return 1
-    except Exception as problem:  # the others are recovered still
+    except Exception as problem:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
         print(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
         return 1
@@ -160,7 +162,7 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _listed(folder: Path) -> str:
-    """What there is to tell of one recording: some lines."""
+    """Return the lines of --list about one recording."""
     try:
         recorded = RecordingReader(folder, hold=False)
         setup, name = recorded.setup, recorded.name

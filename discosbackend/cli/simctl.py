@@ -1,7 +1,7 @@
-"""`discos-backend-simctl`: control a simulated instrument from the shell.
+"""`discos-backend-simctl`: controls a simulated instrument from the shell.
 
-The command line is here; the operations are the table in simulator.operations, the connection is
-simulator.remote.
+This module is the command line. simulator.control.operations has the table of operations, simulator.control.client the
+connection.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from discosbackend.simulator.faults.kinds import RULES
 
 __all__ = ["main"]
 
-# Behind ADDRESS nothing is an option for argparse.
+# After ADDRESS argparse parses no options.
 _HELP = ("--help", "-h")
 
 EXAMPLES = """\
 examples, for a server that was started with --control 4321:
-  %(prog)s 4321                           the whole state, in JSON
-  %(prog)s 4321 diode on                  as the receiver switches it
-  %(prog)s 4321 tsys 80                   of every input, in K
-  %(prog)s 4321 tsys 95 0 1               of inputs 0 and 1
+  %(prog)s 4321                           print the whole state in JSON
+  %(prog)s 4321 diode on                  switch the noise diode on
+  %(prog)s 4321 tsys 80                   set Tsys of all inputs, in K
+  %(prog)s 4321 tsys 95 0 1               set Tsys of the inputs 0 and 1
   %(prog)s 4321 source W3 level=2.5 feeds=0,3
   %(prog)s 4321 line W3 rest=water width=2 peak=5
-  %(prog)s 4321 clock jump -2.5           back by 2.5 s
-  %(prog)s 4321 fault receiver too warm   what status reports
+  %(prog)s 4321 clock jump -2.5           step the clock back by 2.5 s
+  %(prog)s 4321 fault receiver too warm   set the text that status reports
   %(prog)s 4321 faults add kind=late seconds=2 rate=0.1
   %(prog)s ./control.sock reset           over a Unix socket
 
 exit status:
-  0  done
-  1  refused, or nothing is controlled there: one line on standard error says why
-  2  the command line was wrong, and nothing was done
+  0  success
+  1  the operation failed, or no server was reached: one line on standard error says why
+  2  invalid command line: nothing was done
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Have one operation carried out. Exit status: see EXAMPLES."""
+    """Execute one operation. For the exit status see EXAMPLES."""
     parser = _parser()
     options = parser.parse_args(arguments)
     words = options.words or ["state"]
@@ -81,30 +81,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-simctl",
         usage="%(prog)s [--timeout SECONDS] ADDRESS [OPERATION [VALUE ...]]",
-        description="Control a simulated instrument, beside the protocol.",
-        epilog=f"operations (ADDRESS OPERATION --help tells their values):\n{listed}\n{EXAMPLES}",
+        description="Control a simulated instrument over its control channel.",
+        epilog=f"operations (for their values: ADDRESS OPERATION --help):\n{listed}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "address",
         metavar="ADDRESS",
-        help="where the server is controlled, as it announced: a port of this host, or the path of a socket",
+        help="the control address that the server announced: a port of this host, or the path of a socket",
     )
-    # All that follows, so that a negative number is no option.
-    parser.add_argument("words", metavar="OPERATION", nargs=argparse.REMAINDER, help="what to do (default: state)")
+    # REMAINDER, so that a negative number is not parsed as an option.
+    parser.add_argument("words", metavar="OPERATION", nargs=argparse.REMAINDER, help="the operation (default: state)")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=positive_seconds,
         default=10.0,
-        help="how long to wait for the answer (default: %(default)g)",
+        help="how long to wait for an answer (default: %(default)g)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
 def _described(operation: Operation) -> str:
-    """What --help behind an operation tells."""
+    """Return the text of --help after an operation."""
     lines = [f"discos-backend-simctl ADDRESS {operation.usage}", "", operation.help]
     if operation.parameters:
         widest = max(len(parameter.name) for parameter in operation.parameters)
@@ -114,18 +114,18 @@ def _described(operation: Operation) -> str:
         ]
     if operation.open:
         keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
-        lines += ["", f"Keys: {', '.join(keys)}; which of them a kind takes is told when one is wrong."]
+        lines += ["", f"Keys: {', '.join(keys)}; an error message says which of them a kind takes."]
     if operation.result:
         lines += ["", f"It prints {operation.result}."]
     return "\n".join(lines) + "\n"
 
 
 def _say(text: str) -> None:
-    """Write to standard output; where nobody reads any more, that is no failure. ControlError where it cannot be."""
+    """Write to standard output. A closed pipe is not an error; raise ControlError if writing fails otherwise."""
     try:
         print(text, end="", flush=True)
     except OSError as problem:
-        # What is left in its buffer must not fail once more when the interpreter ends.
+        # The data left in the buffer must not cause a second error when the interpreter exits.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(problem, BrokenPipeError):

@@ -1,7 +1,7 @@
-"""What `discos-backend-server` serves when it simulates an instrument: the backend, its faults, its control.
+"""Makes what `discos-backend-server` serves for a simulated instrument: the backend, its faults and its control.
 
-Imported only then: a server of a user's own backend loads nothing of the simulator. The options are in
-simulator_options, serving itself is in server.
+It is imported only in that case: a server of a user's own backend loads nothing of the simulator. simulator_options has
+the options; server runs the server.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["Simulation", "listing", "simulation", "unknown"]
 
 
 class Simulation(NamedTuple):
-    """What is served: the backend, its faults if there can be any, and where it is controlled, if anywhere."""
+    """A simulated instrument to serve: the backend, its faults, if any, and the control address, if any."""
 
     backend: SimulatedBackend
     faults: Faults | None
     address: str | None
 
     def factory(self, handler: DBProtocolHandler, greeting_delay: float) -> DBFactory:
-        """What makes its connections: bare of faults, where there can never be any."""
+        """Return the factory of its connections: a plain DBFactory if faults are not enabled."""
         if self.faults is None:
             return DBFactory(handler, greeting_delay=greeting_delay)
         from discosbackend.simulator.faults.protocol import FaultyFactory
@@ -52,7 +52,7 @@ class Simulation(NamedTuple):
         )
 
     def control(self, factory: DBFactory) -> ControlChannel | None:
-        """The channel on which it is controlled, open; None where none was asked for. CannotServe."""
+        """Open its control channel and return it; None if there is no control address. Raise CannotServe on failure."""
         if self.address is None:
             return None
         from discosbackend.simulator.control.executor import OperationExecutor
@@ -74,8 +74,8 @@ class Simulation(NamedTuple):
 
 
 def unknown(name: str) -> str:
-    """What is wrong with the argument of --simulate, where it is neither an instrument nor a file; else ""."""
-    # Unlike Path.exists(), this takes a name that is too long for a file for one of none.
+    """Return the error if the argument of --simulate is neither an instrument nor a file nor a class; else ""."""
+    # os.path.exists(), because Path.exists() raises OSError if the name is too long.
     if name in INSTRUMENTS or os.path.exists(name) or _is_class(name):
         return ""
     known = ", ".join(INSTRUMENTS)
@@ -83,12 +83,12 @@ def unknown(name: str) -> str:
 
 
 def _is_class(name: str) -> bool:
-    """Whether it can only be MODULE:CLASS."""
+    """Return whether the name is MODULE:CLASS."""
     return ":" in name and not os.path.exists(name)
 
 
 def listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
-    """What --list or --show prints. An instrument that there is not is an error of the command line."""
+    """Return what --list or --show prints. Exit with an error if there is no such instrument."""
     try:
         if options.show is not None:
             return profile_text(options.show)
@@ -115,7 +115,7 @@ def _listed(instrument: Instrument) -> str:
 
 
 def simulation(options: argparse.Namespace) -> Simulation:
-    """What the options ask for. CannotServe when it cannot be."""
+    """Make the simulation that the options describe. Raise CannotServe if that is not possible."""
     seed = options.seed or 0
     try:
         backend = _backend(options, seed)
@@ -149,7 +149,7 @@ def _backend(options: argparse.Namespace, seed: int) -> SimulatedBackend:
 
 
 def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -> Faults | None:
-    """The faults that are armed at first; None where there can never be any, so that nothing is in the way."""
+    """Return the initial faults; None if neither --faults nor --control is given, so that faults cost nothing."""
     if options.faults is None and options.control is None:
         return None
     from discosbackend.simulator.faults.script import Faults, load_faults

@@ -1,7 +1,7 @@
-"""The simulated instruments: a Backend for every one of them, without hardware.
+"""Simulated instruments: a Backend without hardware, described by a TOML profile.
 
-`SimulatedBackend("sardara")` is all that a user needs; INSTRUMENTS has those that come with the package, and
-`SimulatedBackend("mine.toml")` is one of a user's own. docs/architecture.md lists the modules.
+`SimulatedBackend("sardara")` simulates an instrument of the package; INSTRUMENTS lists them.
+`SimulatedBackend("mine.toml")` simulates an instrument of the user. docs/architecture.md lists the modules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""SimulatedBackend: the state machine of a simulated instrument, driven by the data in a profile.
+"""SimulatedBackend: the commands and the state of a simulated instrument, as its profile describes it.
 
-Which values are refused is decided in instrument.sections, tasks such as MISTRAL's are in instrument.tasks; what is
-measured is in signal, what is recorded and converted in recording.
+instrument.sections checks the values of sections, instrument.tasks runs tasks such as MISTRAL's. The package signal
+computes measurements; the package recording records dumps and converts them to files.
 """
 
 from __future__ import annotations
@@ -38,32 +38,70 @@ logger = logging.getLogger(__name__)
 
 _NO_FILE = "no file: set-filename was not sent"
 
-# ms; what an acquisition is made with when it begins before a configuration has brought one.
+# ms, for an acquisition that begins while the integration time is 0.
 _INTEGRATION = 40
 
 
 class SimulatedBackend(Backend):
-    """An instrument without hardware: a name of INSTRUMENTS, the path of a TOML file, or an Instrument.
+    """A simulated instrument.
 
-    InstrumentError, which is a ValueError, for a name or a file that is none. Without any it is `discos`, or what
-    the class says: `class Mine(SimulatedBackend, instrument="sardara")`. Each task of an instrument has a command of
+    Its methods are the commands of the protocol, documented in Backend. Each task of the instrument has a command of
     its own; all of them call run_task().
 
-    The same `seed` and the same commands give the same measurements. `data` is the folder in which acquisitions
-    are recorded; without one they are not, and convert-data finds nothing to do. Absolute paths of set-filename
-    are taken below `root`. `sky`, or a file of it, is what there is to be seen at first; SkyError, which is a
-    ValueError, for what cannot be seen. `clock` needs callLater only (default: the reactor, looked up when it is
-    first needed); `now_ticks` gives the true UTC as an integer count of 100 ns (default: the host's clock, or that
-    of a task.Clock). `time_scale` stretches what takes an instrument time; 0.01 makes a minute 0.6 s.
+    Parameters
+    ----------
+    instrument
+        A name of INSTRUMENTS, the path of a TOML profile, or an Instrument. Default: `discos`, or the instrument of
+        the class: `class Mine(SimulatedBackend, instrument="sardara")`.
+    seed
+        The seed of the noise. The same seed and the same commands give the same measurements.
+    data
+        The folder in which acquisitions are recorded. Default: nothing is recorded, and convert-data does nothing.
+    root
+        The folder that stands for `/` in the paths of set-filename. Default: absolute paths are used as they are.
+    sky
+        The initial sky, or the path of a TOML file that describes it. Default: an empty sky.
+    clock
+        An object with `callLater`. Default: the reactor, imported when it is first needed.
+    now_ticks
+        Returns the true UTC as an integer in 100 ns. Default: the clock of the host, or the time of `clock` if that
+        is Twisted's `task.Clock`.
+    time_scale
+        The factor on the duration of tasks: with 0.01 a task of one minute takes 0.6 s.
 
-    Before a configuration is loaded there is one input and no section: set-section is judged by the
-    instrument's limits and then forgotten. `discos` has no limits until then, and forgets set-enable too.
+    Raises
+    ------
+    InstrumentError
+        If there is no such instrument, or if its profile is invalid. It is a ValueError.
+    SkyError
+        If the sky is invalid, or if the instrument cannot see it. It is a ValueError.
+    ValueError
+        If `time_scale` is negative or not finite.
+
+    Notes
+    -----
+    Before a configuration is loaded, the instrument has one input and no section. set-section then checks its values
+    by the limits of the instrument and stores nothing. `discos` has no limits before that: it accepts every value of
+    set-section and set-enable, and stores none.
+
+    Examples
+    --------
+    >>> from discosbackend.simulator import SimulatedBackend
+    >>> backend = SimulatedBackend("sardara", seed=1)
+    >>> backend.set_configuration("SK00")
+    >>> backend.get_integration()
+    40
+    >>> backend.set_section(0, "*", 300.0, "*", "*", "*", "*")
+    >>> backend.sections[0].bandwidth
+    300.0
+    >>> len(backend.get_tpi()) == len(backend.get_tp0())
+    True
     """
 
     _usual: ClassVar[str | Path | Instrument] = "discos"
 
     def __init_subclass__(cls, *, instrument: str | Path | Instrument | None = None, **others: Any) -> None:
-        """`instrument` is what it simulates unless it is told otherwise."""
+        """Set the default instrument of the class."""
         super().__init_subclass__(**others)
         if instrument is not None:
             cls._usual = instrument
@@ -96,11 +134,11 @@ class SimulatedBackend(Backend):
             self._end,
             clock=clock,
             now_ticks=self.clock.now,
-            # A fake clock does not move while it is waited for.
+            # precise_wait() would wait forever for a fake clock.
             final_wait=precise_wait if now_ticks is None else None,
         )
         self.fault = ""
-        """What status reports instead of `ok`, "" for nothing."""
+        """The fault text that status reports instead of `ok`; "" if there is no fault."""
         self._given_clock = clock
         self._time_scale = time_scale
         self._seed = seed
@@ -123,12 +161,12 @@ class SimulatedBackend(Backend):
         return f"simulated {self.instrument.name}"
 
     def _leave_out(self, method: str) -> None:
-        """What the instrument lacks is as Backend has it: not supported. A subclass may bring its own."""
+        """Restore Backend's method, which is answered `not supported`, unless a subclass has its own."""
         if next(kind for kind in type(self).__mro__ if method in vars(kind)) is SimulatedBackend:
             setattr(self, method, getattr(super(), method))
 
     def _switch_on(self) -> None:
-        """Besides the configuration: what the instrument forgets when its power fails."""
+        """Reset what a power failure resets, except the configuration."""
         self._filename: str | None = None
         self._shift = 0
         self._tasks.reset()
@@ -140,7 +178,7 @@ class SimulatedBackend(Backend):
         self._sections = {number: initial(configuration, number) for number in range(configuration.sections)}
 
     def _call_later(self, duration: float, function: Callable[[], None]) -> Any:
-        """Call back when something that takes the real instrument `duration` seconds is over."""
+        """Call `function` after `duration` seconds, scaled by `time_scale`."""
         if self._given_clock is None:
             from twisted.internet import reactor
 
@@ -151,14 +189,17 @@ class SimulatedBackend(Backend):
 
     @property
     def sections(self) -> Mapping[int, Section]:
-        """The sections as they are now, by their number."""
+        """The current sections by number; read-only."""
         return MappingProxyType(self._sections)
 
     @property
     def sky(self) -> Sky:
-        """What there is to be seen; replaced as a whole, and seen by dumps and measurements from then on.
+        """The current sky. Assign a new Sky to change it; the next dumps and measurements see it.
 
-        SkyError for what the instrument could never see.
+        Raises
+        ------
+        SkyError
+            If the instrument cannot see the assigned sky: a feed, an input or a frequency that it does not have.
         """
         return self._sky
 
@@ -170,7 +211,7 @@ class SimulatedBackend(Backend):
 
     @property
     def status_text(self) -> str:
-        """What status tells beside the clock: `ok`, or what is wrong, or what the instrument is busy with."""
+        """The text that status reports: a fault, the state of a task, or `ok`."""
         problem = self.fault or (self._recordings.problem if self._recordings is not None else "")
         return problem or self._tasks.status(self.acquisition.acquiring) or "ok"
 
@@ -181,9 +222,9 @@ class SimulatedBackend(Backend):
         return self.clock.now()
 
     def power_cycle(self) -> None:
-        """The instrument as when it is switched on: an acquisition ends, and its recording stays.
+        """Switch the instrument off and on: a running acquisition ends, its recording is kept.
 
-        Of the sky only cal-on's interleave changes, which is the instrument's own.
+        Of the sky only the interleave of cal-on is reset: it is a setting of the instrument.
         """
         self._abandon_acquisition()
         self._load(self.instrument.unconfigured)
@@ -194,9 +235,9 @@ class SimulatedBackend(Backend):
             self._recordings.give_up_conversion()
 
     def start_over(self) -> None:
-        """Everything as when it was made: after a power cycle, no fault, the clock right, the first sky.
+        """Restore the initial state: power_cycle(), then no fault, the true time and the initial sky.
 
-        The same commands give the same measurements again. What has been recorded stays.
+        The same commands then give the same measurements again. Recordings are kept.
         """
         self.power_cycle()
         self._acquisitions = 0
@@ -207,9 +248,12 @@ class SimulatedBackend(Backend):
         self.sky = self._first_sky
 
     def state(self) -> dict[str, Any]:
-        """All that there is to know about it, in JSON's terms.
+        """Return the whole state as JSON values.
 
-        Times are Unix seconds, temperatures K, the rest is as in the commands.
+        Returns
+        -------
+        dict
+            Times are Unix seconds, temperatures are K. Other values have the units of the commands.
         """
         pending = {"start": self.acquisition.pending_start, "stop": self.acquisition.pending_stop}
         return {
@@ -234,7 +278,7 @@ class SimulatedBackend(Backend):
         }
 
     def _input_to_dict(self, channel: Channel) -> dict[str, Any]:
-        """An input, and the temperatures that hold there now."""
+        """Return an input with its current temperatures in K."""
         tsys, marks = levels(self._configuration.receiver, self._seed)
         (number,) = channel.inputs
         return {
@@ -246,7 +290,7 @@ class SimulatedBackend(Backend):
         }
 
     def get_configuration(self) -> str:
-        """The configuration that was loaded last, or the task that was begun after it."""
+        """Return the name of the loaded configuration, or of the task that was started after it was loaded."""
         return self._tasks.configuration or self._configuration.name
 
     def get_integration(self) -> int:
@@ -260,20 +304,27 @@ class SimulatedBackend(Backend):
     # -- tasks ----------------------------------------------------------------------------------------
 
     def own_commands(self) -> Iterable[Callable[..., Any]]:
-        """One command for each task of the instrument, and `reset`."""
+        """Return one command for each task of the instrument, and `reset`."""
         return self._tasks.commands(self.run_task, self.power_cycle)
 
     def run_task(self, name: str) -> None:
-        """Begin the task of this command. BackendError, with the text of status, while that cannot be."""
+        """Start the task of this command.
+
+        Raises
+        ------
+        BackendError
+            If the instrument is busy or acquiring; its text is the text of status.
+        """
         self._tasks.begin(name, self.acquisition.acquiring)
 
     # -- configuration --------------------------------------------------------------------------------
 
     def set_configuration(self, configuration: str) -> None:
-        """Load a configuration: integration, sections and enabled feeds are as it defines them.
+        """Load a configuration, which sets the integration time, the sections and the enabled feeds.
 
-        The file name, the interleave of cal-on and the shift stay. Refused while acquiring. Other settings may
-        change then, and hold from the next acquisition on. The name of a task begins that task instead.
+        The file name, the interleave of cal-on and the shift keep their values. set-configuration fails during an
+        acquisition. Other settings may be changed then; they apply from the next acquisition on. If the name is that
+        of a task, the task is started instead.
         """
         task = self._tasks.named(configuration)
         if task is not None:
@@ -286,7 +337,7 @@ class SimulatedBackend(Backend):
             raise BackendError("acquiring: set-configuration must wait for stop")
         self._load(self.instrument.configurations[configuration])
         self._tasks.configuration = ""
-        # Who measures next must not wait for numpy.
+        # Import numpy now, so that the next measurement does not wait for the import.
         threading.Thread(target=_load_spectra, name="discos-numpy", daemon=True).start()
 
     def set_integration(self, integration: int) -> None:
@@ -305,9 +356,9 @@ class SimulatedBackend(Backend):
         sample_rate: float | str,
         bins: int | str,
     ) -> None:
-        """Change a section, or with `*` all of them; if one of them cannot be so, none is changed.
+        """Change a section, or all sections with `*`; if a value is invalid for one section, none is changed.
 
-        A sample rate of `*` follows the bandwidth, of which it is the double.
+        If the bandwidth is given and the sample rate is `*`, the sample rate becomes twice the bandwidth.
         """
         limits = self._configuration.limits
         if limits is None:
@@ -329,7 +380,7 @@ class SimulatedBackend(Backend):
             self._sections.update(changed)
 
     def set_enable(self, feed1: int, feed2: int) -> None:
-        """Choose the feeds that are measured, in this order, whether or not the configuration has them."""
+        """Select the feeds to measure, in this order. The configuration need not contain them."""
         limits = self._configuration.limits
         if limits is None:
             return
@@ -342,23 +393,26 @@ class SimulatedBackend(Backend):
         self._feeds = (feed1,) if feed1 == feed2 and limits.equal_feeds_once else (feed1, feed2)
 
     def set_shift(self, shift: int) -> None:
-        """Set the bit shift of the FFT stages: a bit a stage, 16 bits. It changes no measurement yet."""
+        """Set the bit shift of the FFT stages: 16 bits, one for each stage. It has no effect on measurements."""
         limits = self._configuration.limits
         if limits is not None:
             check_range("shift", shift, limits.shift)
         self._shift = shift
 
     def cal_on(self, interleave: int) -> None:
-        """Switch the noise diode every so many dumps, beginning with on; with 0, leave it as the receiver has it."""
+        """Switch the noise diode on for `interleave` dumps, then off for as many, and so on.
+
+        With 0 the diode is as the receiver switches it.
+        """
         self.sky = replace(self.sky, interleave=interleave)
 
     # -- measurements ---------------------------------------------------------------------------------
 
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> list[float]:
-        """Total power of each input, over `bandwidth` MHz of its section or, with 0, over all of it.
+        """Return the total power of each input in counts, over `bandwidth` MHz of its section, or the whole with 0.
 
-        Clients send sky frequencies, and the local oscillator is not the backend's: so where in the
-        section the band lies does not matter, and a band wider than the section is all of it.
+        `frequency` has no effect: clients send sky frequencies, and a backend does not know the local oscillator. A
+        band that is wider than the section is the whole section.
         """
         dump = self._timing.dump if self.acquisition.acquiring else None
         return self._metered.total_power(self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=dump)
@@ -370,7 +424,7 @@ class SimulatedBackend(Backend):
         return self._metered.rms(self._setup(measured=True))
 
     def get_ddcoffset(self) -> float:
-        """The start frequency of the first section in MHz; 0 until a configuration is loaded."""
+        """Return the start frequency of the first section in MHz; 0 until a configuration is loaded."""
         return self._sections[0].start_frequency if self._sections else 0.0
 
     @property
@@ -382,7 +436,10 @@ class SimulatedBackend(Backend):
         return self._meter
 
     def _setup(self, *, measured: bool = False) -> Setup:
-        """What an acquisition that begins now is made with; `measured`: with a channel for each input instead."""
+        """Return the settings for an acquisition that begins now.
+
+        Its channels are those that are recorded, or, if `measured`, one for each input.
+        """
         configuration = self._configuration
         tsys, marks = levels(configuration.receiver, self._seed)
         return Setup(
@@ -402,7 +459,7 @@ class SimulatedBackend(Backend):
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> None:
-        """Refused while a task is in the way; with a time too, and again at that time."""
+        """Start acquiring. It fails while a task runs; with a time, the task is checked again at that time."""
         if not self.acquisition.acquiring:
             self._tasks.check_ready()
         self.acquisition.start(timestamp)
@@ -426,37 +483,47 @@ class SimulatedBackend(Backend):
         logger.info("%s: acquisition ends at %s", self.instrument.name, instant.unix_text())
 
     def _abandon_acquisition(self) -> None:
-        """Stop, and drop what is pending; nothing where there is neither."""
+        """End a running acquisition and cancel pending times; do nothing if there is neither."""
         if self.acquisition.acquiring:
             self.acquisition.stop()
         self.acquisition.cancel()
 
     def set_filename(self, path: str) -> None:
-        """Name the telescope's file: that of the newest recording, or, where there is none, of the next."""
+        """Set the file of the newest recording, or of the next one if there is none."""
         if self._recordings is not None:
             self._recordings.name(path)
         self._filename = path
 
     @blocking
     def convert_data(self) -> None:
-        """Make files of what was recorded, which takes a while; accepted also when there is nothing to do."""
+        """Convert the recordings to files. It succeeds without doing anything if there is no recording."""
         if self._recordings is not None:
             self._recordings.convert()
         else:
             logger.info("%s: nothing is recorded, nothing to convert", self.instrument.name)
 
     def end_schedule(self) -> None:
-        """The schedule is over: logged, nothing changes."""
+        """Log the end of the schedule; the state does not change."""
         logger.info("%s: end of the schedule", self.instrument.name)
 
     def park(self) -> None:
-        """Stop an acquisition and drop what is pending; the configuration stays."""
+        """End a running acquisition and cancel pending times; the configuration is kept."""
         self._abandon_acquisition()
 
     def wait_for_dumps(self, seconds: float | None = None) -> bool:
-        """Wait until the dumps of acquisitions that are over are recorded; whether they are, after so many seconds.
+        """Wait until all dumps of finished acquisitions are on disk.
 
-        Without this a program that reads recordings by itself could be too soon; convert-data waits by itself.
+        Call it before reading a recording directly. convert-data waits by itself.
+
+        Parameters
+        ----------
+        seconds
+            The longest wait in seconds. Default: no limit.
+
+        Returns
+        -------
+        bool
+            Whether all dumps are on disk.
         """
         return self._recordings is None or self._recordings.wait(seconds)
 
@@ -466,8 +533,8 @@ class SimulatedBackend(Backend):
 
 
 def _load_spectra() -> None:
-    """Import numpy, for half a second of which nobody waits here."""
+    """Import numpy, which takes half a second, in a thread of its own."""
     try:
         importlib.import_module("discosbackend.simulator.signal.total_power")
-    except Exception:  # a thread has nobody to raise to
+    except Exception:  # an exception in a thread would reach no caller
         logger.exception("numpy cannot be imported: nothing can be measured")

@@ -1,6 +1,7 @@
-"""The simulated clock, and when an acquisition begins and ends by the steady clock.
+"""The simulated clock, and the begin and end of an acquisition on the steady clock.
 
-Which instants are requested is decided in acquisition; AcquisitionTiming says what they mean for dumps.
+The acquisition module decides at which instants an acquisition begins and ends. AcquisitionTiming converts these
+instants to the steady clock, by which dumps are made.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ __all__ = ["AcquisitionTiming", "SimulatedClock", "ticks_of_fake"]
 
 _PER_MILLION = 1_000_000
 
-# A clock that is off by more is a mistake of whoever asks for it.
+# Seconds. A larger offset is a mistake of the caller.
 _FARTHEST = 100 * 366 * 86400
 
 
 class SimulatedClock:
-    """The instrument's UTC clock, an integer count of 100 ns, and a steady one beside it.
+    """The UTC clock of the instrument, and a steady clock that is never stepped.
 
-    `now_ticks` is the true UTC that it is derived from (default: the host's); the steady clock is the host's
-    monotonic one, or, where `now_ticks` is given, that.
+    Both clocks count 100 ns as an integer. The attribute `true` is the function that returns the true UTC; `steady`
+    is the function that returns the steady clock.
+
+    Parameters
+    ----------
+    now_ticks
+        Returns the true UTC in 100 ns. Default: the UTC clock of the host, with its monotonic clock as the steady
+        clock. If it is given, it is the steady clock too.
     """
 
     def __init__(self, now_ticks: Callable[[], int] | None = None) -> None:
@@ -36,34 +43,64 @@ class SimulatedClock:
         self._drifts_since = 0
 
     def now(self) -> Ticks:
-        """What the instrument takes for UTC."""
+        """Return the UTC of the instrument: the true UTC plus the offset and the drift."""
         return Ticks(self.true() + self._offset + self._drifted())
 
     @property
     def offset(self) -> float:
-        """By how many seconds it is ahead of the true one now."""
+        """The current difference to the true UTC in seconds; positive if this clock is ahead."""
         return (self._offset + self._drifted()) / TICKS_PER_SECOND
 
     @property
     def drift(self) -> float:
-        """By how many parts in a million it runs fast."""
+        """The drift in parts per million; positive if this clock runs fast."""
         return self._drift
 
     def jump(self, seconds: float) -> None:
-        """Step the clock, backwards with a negative number.
+        """Step the clock.
 
-        ValueError for no finite number, or if the clock were off by more than a century then.
+        Parameters
+        ----------
+        seconds
+            The step in seconds; negative: backwards.
+
+        Raises
+        ------
+        ValueError
+            If the number is not finite, or if the offset would exceed a century.
         """
         offset = self._offset + _checked(seconds)
         _checked(offset / TICKS_PER_SECOND)
         self._offset = offset
 
     def set_offset(self, seconds: float) -> None:
-        """Have it ahead of the true one by so much from now on. ValueError as for jump()."""
+        """Set the difference to the true UTC.
+
+        Parameters
+        ----------
+        seconds
+            The new offset in seconds; positive: ahead of the true UTC. A drift continues from there.
+
+        Raises
+        ------
+        ValueError
+            If the number is not finite or exceeds a century.
+        """
         self._offset = _checked(seconds) - self._drifted()
 
     def set_drift(self, ppm: float) -> None:
-        """Have it run fast by so many parts in a million. ValueError beyond a thousandfold or half the speed."""
+        """Set how fast the clock drifts from now on.
+
+        Parameters
+        ----------
+        ppm
+            Parts per million, -500000 to 1e9; positive: the clock runs fast.
+
+        Raises
+        ------
+        ValueError
+            If the number is out of this range.
+        """
         if not -_PER_MILLION / 2 <= ppm <= 1000 * _PER_MILLION:
             raise ValueError(f"drift must be -500000 to 1e9 parts in a million, not {ppm!r}")
         self._offset += self._drifted()
@@ -77,7 +114,7 @@ class SimulatedClock:
 
 
 def ticks_of_fake(clock: object) -> Callable[[], int] | None:
-    """The time of a task.Clock of Twisted's, which is its own measure; None for anything else, such as a reactor."""
+    """Return a function that reads Twisted's `task.Clock` in 100 ns; None if `clock` is anything else."""
     task = sys.modules.get("twisted.internet.task")
     if task is None or not isinstance(clock, task.Clock):
         return None
@@ -94,17 +131,17 @@ def _monotonic_ticks() -> int:
     return time.monotonic_ns() // 100
 
 
-# Ticks; a step of the clock is followed within a second (protocol section 7.5), so a transition that is later than
-# this did not come due but was stepped over.
+# Ticks. The server notices a step of the clock within a second (protocol section 7.5). If a transition is later than
+# this, the clock was stepped over its instant.
 _LATEST = 2 * TICKS_PER_SECOND
 
-# Ticks; two clocks are never read at the same instant, and who is suspended between them reads again.
+# Ticks. Two clocks cannot be read at the same instant. If the thread is preempted in between, both are read again.
 _READ_APART = TICKS_PER_SECOND // 1000
 _READINGS = 10
 
 
 class AcquisitionTiming:
-    """The latest acquisition on both clocks, in ticks."""
+    """The begin and end of the latest acquisition, on the instrument's clock and on the steady clock, in ticks."""
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
@@ -113,9 +150,20 @@ class AcquisitionTiming:
         self._dump_length = 1
 
     def begin(self, instant: Ticks, dump_length: int) -> tuple[Ticks, int]:
-        """An acquisition begins at that instant, which is hardly over: the instant, and the steady clock's then.
+        """Note that an acquisition begins.
 
-        Where the clock was stepped over it the instant tells nothing of when it begins: that is now.
+        Parameters
+        ----------
+        instant
+            When it begins: now or a moment ago, on the instrument's clock. If the clock was stepped over this
+            instant, the acquisition begins now.
+        dump_length
+            The length of a dump in 100 ns.
+
+        Returns
+        -------
+        tuple[Ticks, int]
+            The begin on the instrument's clock and on the steady clock.
         """
         self._began = self._recent_or_now(instant)
         self._began_steady = self._steady_at(self._began)
@@ -123,15 +171,16 @@ class AcquisitionTiming:
         return self._began, self._began_steady
 
     def end(self, instant: Ticks) -> int:
-        """It ends at that instant, which is hardly over: what the steady clock showed then."""
+        """Note that the acquisition ends at this instant, now or a moment ago; return it on the steady clock."""
         instant = self._recent_or_now(instant)
         steady, elapsed = self._steady_at(instant), instant - self._began
-        # Where nothing was stepped meanwhile, a stop at the very end of a dump is not before it.
+        # If no clock was stepped, compute with the exact difference of the instants: a stop exactly at the end of a
+        # dump must not lose that dump to the uncertainty of two readings.
         return self._began_steady + elapsed if abs(steady - self._began_steady - elapsed) < _READ_APART else steady
 
     @property
     def dump(self) -> int:
-        """The number of the dump that is being made now."""
+        """The number of the current dump, from 0."""
         return (self._clock.steady() - self._began_steady) // self._dump_length
 
     def _recent_or_now(self, instant: Ticks) -> Ticks:
@@ -139,7 +188,7 @@ class AcquisitionTiming:
         return instant if now - instant < _LATEST else now
 
     def _steady_at(self, instant: Ticks) -> int:
-        """What the steady clock showed at an instant of the other."""
+        """Convert an instant of the instrument's clock to the steady clock."""
         for _ in range(_READINGS):
             before, now, after = self._clock.steady(), self._clock.now(), self._clock.steady()
             if after - before < _READ_APART // 2:

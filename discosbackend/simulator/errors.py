@@ -1,4 +1,4 @@
-"""The exceptions of the simulator, one sentence each."""
+"""The exceptions of the simulator. Each message is one sentence for the user."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ __all__ = ["ControlError", "FaultScriptError", "InstrumentError", "RecordingErro
 
 
 class SkyError(ValueError):
-    """What a simulated telescope shall look at cannot be; the text says what is wrong, and what would be right."""
+    """A sky or one of its values is invalid. The message says what is wrong and what is accepted."""
 
 
 class RecordingError(Exception):
-    """A recording of the simulator cannot be read, or not be made into a file; the text says why."""
+    """A recording cannot be read or cannot be converted to a FITS file. The message says why."""
 
 
 class InstrumentError(ValueError):
-    """An instrument cannot be simulated as its profile says; the text says what is wrong, and what would be right."""
+    """The profile of an instrument is invalid. The message says what is wrong and what is accepted."""
 
 
 class FaultScriptError(ValueError):
-    """A fault cannot be armed as it was described; the text says what is wrong, and what would be right."""
+    """The description of a fault is invalid. The message says what is wrong and what is accepted."""
 
 
 class ControlError(Exception):
-    """A simulator cannot be controlled as asked; the text says what is wrong, and what would be right."""
+    """A control operation failed or is invalid. The message says what is wrong and what is accepted."""

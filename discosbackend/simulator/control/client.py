@@ -1,7 +1,7 @@
-"""SimulatorControl: control a simulated instrument from another program, one method per operation.
+"""SimulatorControl: control a simulated instrument from another program, with one method per operation.
 
-Sockets only, without Twisted. The address of the channel is parsed here, for both ends. The operations and
-their values are in operations.
+It uses blocking sockets, not Twisted. The address of the control channel is parsed here for the client and the
+server. The operations and their values are in operations.
 """
 
 from __future__ import annotations
@@ -27,15 +27,40 @@ _RIGHT = "a port such as 4321, or the path of a Unix socket such as ./control.so
 
 
 class SimulatorControl:
-    """A connection to the control of a simulated instrument, as a context manager.
+    """A connection to the control channel of a simulated instrument; a context manager.
 
-        with SimulatorControl(4321) as control:
-            control.diode(True)
+    Several threads may share it. An optional value that is not given is not changed.
 
-    `address` is what the server was started with or announced: a port of this host, HOST:PORT, or the path of
-    a Unix socket, with a slash. `timeout` is in seconds, for the connection and for each answer. Every method
-    raises ControlError, with the server's sentence, for what is refused, and for a server that cannot be
-    reached or does not answer; the connection is closed then. A value that is left out stays as it is.
+    Parameters
+    ----------
+    address
+        The address that the server announced: a port of this host, HOST:PORT, or the path of a Unix socket, which
+        contains a slash.
+    timeout
+        Seconds to wait for the connection and for each answer.
+
+    Raises
+    ------
+    ControlError
+        From every method: if the server refuses the operation, with its reason; if a value is invalid; or if the
+        server cannot be reached or does not answer, in which case the connection is closed.
+
+    Examples
+    --------
+    For a server that was started with `discos-backend-server --control 4321`:
+
+    >>> from discosbackend.simulator.control.client import SimulatorControl
+    >>> with SimulatorControl(4321) as control:
+    ...     control.diode(True)
+    ...     control.tsys(80, inputs=[0, 1])
+    ...     control.source("W3", level=2.5, feeds=0)
+    ...     sky = control.state()["sky"]
+    >>> sky["diode"]
+    True
+    >>> sky["tsys"]
+    {'0': 80.0, '1': 80.0}
+    >>> sky["sources"]["W3"]["level"]
+    2.5
     """
 
     def __init__(self, address: str | int, *, timeout: float = 10.0) -> None:
@@ -70,7 +95,7 @@ class SimulatorControl:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what was changed stays so."""
+        """Close the connection. All changes remain."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -78,42 +103,56 @@ class SimulatorControl:
     # -- state ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that there is to know, of instrument, clock, sky, pending times, recordings and faults."""
+        """Return the whole state: instrument, clock, sky, pending times, recordings and faults.
+
+        Returns
+        -------
+        dict
+            Times are Unix seconds, temperatures are K. docs/control.md lists the keys.
+        """
         found: dict[str, Any] = self.ask("state")
         return found
 
     def reset(self) -> None:
-        """As when the instrument is switched on; a pause ends, armed faults stay."""
+        """Restore the initial state of the instrument and end a pause. Armed faults remain."""
         self.ask("reset")
 
     def pause(self) -> None:
-        """Freeze the protocol: nothing that clients send is looked at, and no reply leaves."""
+        """Pause the server: it processes no request and sends no reply."""
         self.ask("pause")
 
     def resume(self) -> None:
-        """End the pause: all that came meanwhile is answered, in order."""
+        """End the pause: the requests received meanwhile are answered in order."""
         self.ask("resume")
 
     def fault(self, text: str) -> None:
-        """Have `status` report this text instead of `ok`."""
+        """Make `status` report this text instead of `ok`."""
         self.ask("fault", text=text)
 
     def fault_clear(self) -> None:
-        """Have `status` report no fault."""
+        """Make `status` report no fault."""
         self.ask("fault-clear")
 
     # -- receiver and sky -------------------------------------------------------------------------------
 
     def diode(self, on: bool) -> None:
-        """Switch the noise diode, as the receiver does."""
+        """Switch the noise diode of the receiver on or off."""
         self.ask("diode", on=on)
 
     def tsys(self, kelvin: float, inputs: int | Iterable[int] | None = None) -> None:
-        """Change the system temperature in K, of all inputs or of these: 2 * feed, + 1 for right circular."""
+        """Set the system temperature.
+
+        Parameters
+        ----------
+        kelvin
+            In K, above 0.
+        inputs
+            The numbers of the inputs: 2 * feed for left circular, 2 * feed + 1 for right circular. Default: all.
+        """
         self.ask("tsys", kelvin=kelvin, inputs=inputs)
 
     def mark(self, kelvin: float, inputs: int | Iterable[int] | None = None) -> None:
-        """Change the noise diode's temperature in K, at all inputs or at these."""
+        """Set the temperature of the noise diode; the parameters are those of tsys()."""
         self.ask("mark", kelvin=kelvin, inputs=inputs)
 
     def source(
@@ -126,12 +165,25 @@ class SimulatorControl:
         linear: float | None = None,
         angle: float | None = None,
     ) -> None:
-        """Put a source into the sky, or change what is given of one that is there.
+        """Add a source to the sky, or change the given values of an existing source.
 
-        `level` is its continuum in K of antenna temperature in mid-beam, `feeds` those in whose beams it is.
-        With `transit` and `crossing`, in s, it drifts: it is in mid-beam so long after an acquisition began,
-        and takes so long from half power to half power. `linear` is the fraction that is linearly polarised,
-        0 to 1, at `angle` degrees.
+        Parameters
+        ----------
+        name
+            A name of your choice.
+        level
+            The continuum in K of antenna temperature at the centre of the beam.
+        feeds
+            The feeds that see the source.
+        transit
+            Seconds from the begin of an acquisition until the source is at the centre of the beam. A source with
+            `transit` and `crossing` drifts through the beam; a source without them stays at its centre.
+        crossing
+            Seconds that the source takes from half power to half power.
+        linear
+            The fraction of linear polarisation, 0 to 1.
+        angle
+            The angle of the polarisation in degrees.
         """
         self.ask(
             "source",
@@ -145,44 +197,67 @@ class SimulatorControl:
         )
 
     def line(self, name: str, rest: float | str, width: float, peak: float, velocity: float | None = None) -> None:
-        """Add a spectral line to a source, which is put in where it is missing.
+        """Add a spectral line to a source. A source of this name is added if there is none.
 
-        `rest` in MHz, or "HI", "methanol", "water"; `width` in km/s at half its height; `peak` in K;
-        `velocity` in km/s, positive is away from us.
+        Parameters
+        ----------
+        name
+            The name of the source.
+        rest
+            The rest frequency in MHz, or "HI", "methanol" or "water".
+        width
+            The full width at half maximum in km/s.
+        peak
+            The peak in K of antenna temperature at the centre of the beam.
+        velocity
+            The velocity in km/s; positive: receding.
         """
         self.ask("line", name=name, rest=rest, width=width, peak=peak, velocity=velocity)
 
     def remove(self, name: str) -> None:
-        """Take a source, with its lines, out of the sky."""
+        """Remove a source and its lines from the sky."""
         self.ask("remove", name=name)
 
     def clear_sky(self) -> None:
-        """Take every source out of the sky."""
+        """Remove all sources from the sky."""
         self.ask("clear-sky")
 
     # -- clock ------------------------------------------------------------------------------------------
 
     def clock_jump(self, seconds: float) -> None:
-        """Step the instrument's clock by so many s, backwards with a negative number."""
+        """Step the instrument's clock by this many seconds; negative: backwards."""
         self.ask("clock-jump", seconds=seconds)
 
     def clock_drift(self, ppm: float) -> None:
-        """Have the clock run fast by so many parts in a million."""
+        """Set the drift of the clock in parts per million; positive: it runs fast."""
         self.ask("clock-drift", ppm=ppm)
 
     def clock_offset(self, seconds: float) -> None:
-        """Have the clock ahead of the true time by so many s from now on."""
+        """Set the difference of the clock to the true time in seconds; positive: it is ahead."""
         self.ask("clock-offset", seconds=seconds)
 
     # -- faults of the protocol -------------------------------------------------------------------------
 
     def faults_add(self, kind: str, **keys: Any) -> int:
-        """Arm a fault with the keys of a script: `faults_add("late", seconds=2, rate=0.1)`; its number."""
+        """Arm a fault, for example `faults_add("late", seconds=2, rate=0.1)`.
+
+        Parameters
+        ----------
+        kind
+            The kind of fault.
+        **keys
+            The other keys of the fault as in a script; docs/faults.md lists them.
+
+        Returns
+        -------
+        int
+            The number of the fault, for faults_remove().
+        """
         number: int = self.ask("faults-add", kind=kind, **keys)
         return number
 
     def faults_list(self) -> list[dict[str, Any]]:
-        """The faults that are armed, each with its number, its keys, and how often it matched and struck."""
+        """Return the armed faults: their numbers, their keys, and how often each has matched and was applied."""
         found: list[dict[str, Any]] = self.ask("faults-list")
         return found
 
@@ -191,16 +266,27 @@ class SimulatorControl:
         self.ask("faults-remove", number=number)
 
     def faults_clear(self, seed: int | None = None) -> None:
-        """Disarm every fault; `seed` is for what is armed from now on."""
+        """Disarm all faults; with `seed`, faults that are armed later use this seed."""
         self.ask("faults-clear", seed=seed)
 
     # -- the wire ---------------------------------------------------------------------------------------
 
     def ask(self, operation: str, **values: Any) -> Any:
-        """Have an operation of the table carried out, by its name; None values are left out. What it answers
-        with.
+        """Execute an operation and return its result.
 
-        A value that the table refuses is not sent.
+        The values are checked before they are sent.
+
+        Parameters
+        ----------
+        operation
+            A key of OPERATIONS, such as "clock-jump".
+        **values
+            The values of the operation by name. None stands for a value that is not given.
+
+        Returns
+        -------
+        Any
+            The result as JSON values; None if the operation has no result.
         """
         row = OPERATIONS[operation]
         given = row.checked({key: value for key, value in values.items() if value is not None})
@@ -221,7 +307,7 @@ class SimulatorControl:
         try:
             deadline = time.monotonic() + self.timeout
             self._socket.settimeout(self.timeout)
-            # Who closes without being asked may have said why.
+            # A server that closes the connection may have sent the reason before; read it below.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.sendall(line)
             return self._read_answer(deadline)
@@ -233,7 +319,7 @@ class SimulatorControl:
             reason = problem.strerror or str(problem)
             raise ControlError(f"connection to {self.address} lost: {reason}") from problem
         except BaseException:
-            # An interrupt too: the answer that was on its way would be taken for the next one's.
+            # Also after an interrupt: the outstanding answer would be read as the answer to the next request.
             self.close()
             raise
 
@@ -260,9 +346,22 @@ class SimulatorControl:
 
 
 def control_address(address: str | int) -> str | tuple[str, int]:
-    """Where a server is controlled: a path, or a loopback address and a port.
+    """Parse the address of a control channel.
 
-    ControlError, with what would be right, for what is neither, and for what other machines could reach.
+    Parameters
+    ----------
+    address
+        A port of this host, HOST:PORT with a loopback address, or the path of a Unix socket, which contains a slash.
+
+    Returns
+    -------
+    str or tuple[str, int]
+        The path, or a loopback address and a port.
+
+    Raises
+    ------
+    ControlError
+        If it is none of these. Other hosts must not reach the channel, because it has no password.
     """
     text = str(address)
     if "/" in text:
@@ -287,7 +386,7 @@ def control_address(address: str | int) -> str | tuple[str, int]:
 
 
 def address_text(where: str | tuple[str, int]) -> str:
-    """The same in words, as SimulatorControl takes it."""
+    """Format a result of control_address() as an address for SimulatorControl."""
     if isinstance(where, str):
         return where
     host, port = where

@@ -1,7 +1,6 @@
-"""OperationExecutor: what each operation does to a simulated instrument.
+"""OperationExecutor: executes the control operations on a simulated instrument.
 
-The table of operations, and what their values may be, is in operations; how requests arrive is in server.
-Nothing here knows of connections.
+The operations and their values are defined in operations; server receives the requests.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class ControllableInstrument(Protocol):
-    """What OperationExecutor need of a simulated instrument; SimulatedBackend has it."""
+    """The interface of a simulated instrument that OperationExecutor uses; SimulatedBackend implements it."""
 
     sky: Sky
     fault: str
@@ -38,35 +37,49 @@ class ControllableInstrument(Protocol):
 
     @property
     def instrument(self) -> Instrument:
-        """Which instrument it is."""
+        """Its description."""
 
     def start_over(self) -> None:
-        """All of it as when it was made."""
+        """Restore the initial state."""
 
     def state(self) -> dict[str, Any]:
-        """All of it, in JSON's terms."""
+        """Return the whole state as JSON values."""
 
 
 class PausableServer(Protocol):
-    """What OperationExecutor need of a server; FaultyFactory has it."""
+    """The interface of a server that OperationExecutor uses; FaultyFactory implements it."""
 
     @property
     def paused(self) -> bool:
-        """Whether it is frozen; a restart thaws it too."""
+        """Whether it is paused. A restart ends a pause."""
 
     def pause(self) -> None:
-        """Freeze it."""
+        """Process no requests and send no replies until resume()."""
 
     def resume(self) -> None:
-        """Thaw it."""
+        """End the pause."""
 
 
 class OperationExecutor:
-    """What can be done to a simulated instrument from outside: one method an operation of the table.
+    """Executes control operations: one method for each operation of the table.
 
-    `faults` are those that `server` draws from, which is what is paused; what is None is refused. `extra_state`
-    adds to the state. To be called where the instrument lives, in the reactor's thread. Every method raises
-    ControlError, with what is wrong and what would be right, for what cannot be done.
+    Call it in the reactor's thread.
+
+    Parameters
+    ----------
+    backend
+        The simulated instrument.
+    faults
+        The faults that `server` applies. Default: the operations on faults are refused.
+    server
+        The server that `pause` pauses. Default: `pause` and `resume` are refused.
+    extra_state
+        Returns further entries for the state.
+
+    Raises
+    ------
+    ControlError
+        From every method, if the operation is not possible: the message says what is wrong and what is accepted.
     """
 
     def __init__(
@@ -83,7 +96,7 @@ class OperationExecutor:
         self._extra_state = extra_state
 
     def execute(self, request: Mapping[str, Any]) -> Any:
-        """Do what a request asks for, such as {"do": "tsys", "kelvin": 80}; the answer, in JSON's terms."""
+        """Execute a request such as {"do": "tsys", "kelvin": 80} and return its result as JSON values."""
         operation, values = requested(request)
         logger.log(logging.DEBUG if operation.result else logging.INFO, "control: %s %r", operation.words, values)
         return getattr(self, operation.method)(**values)
@@ -91,7 +104,7 @@ class OperationExecutor:
     # -- state ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """The instrument's state, whether the protocol is paused, and the faults with their seed."""
+        """Return the state of the instrument, whether the server is paused, and the faults with their seed."""
         faults = self._given_faults
         armed = None if faults is None else {"seed": faults.seed, "armed": list(map(_armed_to_dict, faults.armed))}
         extra = {} if self._extra_state is None else self._extra_state()
@@ -99,7 +112,10 @@ class OperationExecutor:
         return {**self._backend.state(), "paused": paused, "faults": armed, **extra}
 
     def reset(self) -> None:
-        """As when it was made, and no longer paused. Armed faults are the tester's, and what they do stays."""
+        """Restore the initial state of the instrument and end a pause.
+
+        Armed faults remain. Faults that changed the clock are applied again, since start_over() has reset it.
+        """
         with _refusals():
             self._backend.start_over()
         if self._given_faults is not None:
@@ -108,11 +124,11 @@ class OperationExecutor:
             self._given_server.resume()
 
     def pause(self) -> None:
-        """Freeze the protocol; nothing when it is frozen already."""
+        """Pause the server; do nothing if it is paused."""
         self._server.pause()
 
     def resume(self) -> None:
-        """Thaw it; nothing when it is not frozen."""
+        """End the pause; do nothing if there is none."""
         self._server.resume()
 
     @property
@@ -122,32 +138,32 @@ class OperationExecutor:
         return self._given_server
 
     def fault(self, text: str) -> None:
-        """Have status report this."""
+        """Make status report this text."""
         self._backend.fault = text
 
     def fault_clear(self) -> None:
-        """Have status report no fault."""
+        """Make status report no fault."""
         self._backend.fault = ""
 
     # -- receiver and sky -------------------------------------------------------------------------------
 
     def diode(self, on: bool) -> None:
-        """Switch the noise diode. What cal-on has set to be interleaved stays so."""
+        """Switch the noise diode. The interleave of cal-on is not changed."""
         self._backend.sky = replace(self._backend.sky, diode=on)
 
     def tsys(self, kelvin: float, inputs: Iterable[int] | None = None) -> None:
-        """Change the system temperature of these inputs, or of all."""
+        """Set the system temperature of these inputs, or of all."""
         with _refusals():
             self._backend.sky = self._backend.sky.with_tsys(kelvin, self._inputs(inputs))
 
     def mark(self, kelvin: float, inputs: Iterable[int] | None = None) -> None:
-        """Change the noise diode's temperature at these inputs, or at all."""
+        """Set the temperature of the noise diode at these inputs, or at all."""
         with _refusals():
             self._backend.sky = self._backend.sky.with_mark(kelvin, self._inputs(inputs))
 
     def _inputs(self, inputs: Iterable[int] | None) -> Iterable[int]:
         instrument = self._backend.instrument
-        # Feeds that set-enable accepts count, whether or not a configuration has them.
+        # Include all feeds that set-enable accepts, also those that no configuration has.
         feeds = [1]
         for configuration in (instrument.unconfigured, *instrument.configurations.values()):
             feeds.append(configuration.limits.feeds if configuration.limits is not None else 0)
@@ -162,7 +178,7 @@ class OperationExecutor:
         return chosen
 
     def source(self, name: str, **values: Any) -> None:
-        """Put a source in, or change what is given of one that is there."""
+        """Add a source, or change the given values of an existing one."""
         if "feeds" in values:
             values["feeds"] = tuple(values["feeds"])
         with _refusals():
@@ -170,7 +186,7 @@ class OperationExecutor:
             self._backend.sky = self._backend.sky.with_source(name, source)
 
     def line(self, name: str, **values: Any) -> None:
-        """Add a line to a source; one that is missing is put in."""
+        """Add a line to a source; add the source if there is none of this name."""
         before = self._backend.sky.sources.get(name, Source())
         with _refusals():
             (line,) = source_of({"lines": [values]}).lines
@@ -178,12 +194,12 @@ class OperationExecutor:
             self._backend.sky = self._backend.sky.with_source(name, source)
 
     def remove(self, name: str) -> None:
-        """Take a source out of the sky."""
+        """Remove a source from the sky."""
         with _refusals():
             self._backend.sky = self._backend.sky.without_source(name)
 
     def clear_sky(self) -> None:
-        """Take every source out of the sky; diode, Tsys and marks stay."""
+        """Remove all sources from the sky; the diode, Tsys and the marks are not changed."""
         self._backend.sky = replace(self._backend.sky, sources=MappingProxyType({}))
 
     # -- clock ------------------------------------------------------------------------------------------
@@ -194,24 +210,24 @@ class OperationExecutor:
             self._backend.clock.jump(seconds)
 
     def clock_drift(self, ppm: float) -> None:
-        """Have the clock run fast."""
+        """Set the drift of the clock."""
         with _refusals():
             self._backend.clock.set_drift(ppm)
 
     def clock_offset(self, seconds: float) -> None:
-        """Have the clock ahead of the true time."""
+        """Set the difference of the clock to the true time."""
         with _refusals():
             self._backend.clock.set_offset(seconds)
 
     # -- faults of the protocol -------------------------------------------------------------------------
 
     def faults_add(self, **keys: Any) -> int:
-        """Arm a fault; its number."""
+        """Arm a fault and return its number."""
         with _refusals():
             return self._faults.add(fault_of(keys))
 
     def faults_list(self) -> list[dict[str, Any]]:
-        """What is armed."""
+        """Return the armed faults."""
         return list(map(_armed_to_dict, self._faults.armed))
 
     def faults_remove(self, number: int) -> None:
@@ -223,7 +239,7 @@ class OperationExecutor:
         self._faults.remove(number)
 
     def faults_clear(self, seed: int | None = None) -> None:
-        """Disarm all of them."""
+        """Disarm all faults."""
         self._faults.clear(seed)
 
     @property
@@ -235,7 +251,7 @@ class OperationExecutor:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the sky, the clock, the faults or the instrument refuse, in their own words."""
+    """Convert an error of the sky, the clock, the faults or the instrument to a ControlError with the same text."""
     try:
         yield
     except (BackendError, ValueError) as problem:

@@ -1,7 +1,7 @@
-"""The table of operations that control a simulated instrument, and what their values may be.
+"""The table of the operations that control a simulated instrument, and the types of their values.
 
-One row per operation. The server, the client, the command (cli/simctl) and the page docs/control.md derive from
-it, or a test compares them with it. What an operation does is in executor.
+It has one row per operation. The server and the command (cli/simctl) derive from it; tests compare the client and the
+page docs/control.md with it. executor executes the operations.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from discosbackend.toml import did_you_mean
 __all__ = ["LONGEST_LINE", "OPERATIONS", "Operation", "Parameter", "find_operation", "requested"]
 
 LONGEST_LINE = 65536
-"""Bytes of the longest line of the channel, its end not counted."""
+"""The longest line of the channel in bytes, without its line end."""
 
 _LONGEST_NAME = 64
 
-# With clock, flag and line end around it, the reply to `status` stays within 511 bytes.
+# The reply to `status` must not exceed 511 bytes, with the timestamp, the flag and the line end.
 _LONGEST_STATUS = 400
 
 _MOST = 999_999_999
@@ -34,9 +34,11 @@ _MOST = 999_999_999
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """What a type of value may be: `expected` in words, `convert` a JSON value, `read` from a word of a command line.
+    """A type of value.
 
-    `convert` raises for what is none. `read` gives `convert` something to refuse where a word is none.
+    `expected` describes it for error messages. `convert` checks and converts a JSON value; it raises ValueError,
+    TypeError or OverflowError for an invalid one. `read` converts a word of a command line to a JSON value; it returns
+    an invalid word unchanged, so that `convert` refuses it.
     """
 
     expected: str
@@ -46,10 +48,10 @@ class ValueType:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One value that an operation takes; `type` is a key of TYPES, `unit` and `help` are for the reader.
+    """One parameter of an operation.
 
-    `optional`: may be left out, and what it is about stays as it is. `keyword`: is written KEY=VALUE on a
-    command line.
+    `type` is a key of TYPES; `unit` and `help` are texts for the user. An `optional` parameter need not be given; then
+    the setting is not changed. A `keyword` parameter is written KEY=VALUE on a command line.
     """
 
     name: str
@@ -60,7 +62,7 @@ class Parameter:
     keyword: bool = False
 
     def checked(self, value: Any) -> Any:
-        """The value, as its type has it. ControlError, with what would be right, for anything else."""
+        """Return the converted value. Raise ControlError, with what is accepted, for an invalid one."""
         try:
             return TYPES[self.type].convert(value)
         except (ValueError, TypeError, OverflowError):
@@ -68,13 +70,13 @@ class Parameter:
 
     @property
     def expected(self) -> str:
-        """What it may be, in words."""
+        """What is accepted, in words."""
         expected = TYPES[self.type].expected
         return expected.replace("number", f"number in {self.unit}", 1) if self.unit else expected
 
     @property
     def usage(self) -> str:
-        """How it stands in a line that tells how an operation is used."""
+        """The parameter in the usage line of the operation."""
         text = self.name.upper()
         if self.type == "switch":
             text = "on|off"
@@ -87,9 +89,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row of the table: `words` as on the command line, `help` what it does.
+    """One row of the table.
 
-    `result` is what it answers with, "" for nothing. `open`: it takes further keys, those of a fault.
+    `words` is the name on a command line, `help` a sentence about the operation. `result` describes its result, "" if
+    it has none. An `open` operation accepts further keys: those of a fault.
     """
 
     words: str
@@ -100,22 +103,22 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """What a request's `do` calls it."""
+        """The name in the key `do` of a request."""
         return self.words.replace(" ", "-")
 
     @property
     def method(self) -> str:
-        """The method that is called so, of Controls and of SimulatorControl."""
+        """The name of its method in OperationExecutor and in SimulatorControl."""
         return self.name.replace("-", "_")
 
     @property
     def usage(self) -> str:
-        """How it is written on a command line."""
+        """The usage line for a command line."""
         further = ["[KEY=VALUE ...]"] if self.open else []
         return " ".join([self.words, *(parameter.usage for parameter in self.parameters), *further])
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a request, as their types have them. ControlError, with what would be right."""
+        """Return the converted values of a request. Raise ControlError for an unknown, missing or invalid one."""
         known = {parameter.name: parameter for parameter in self.parameters}
         for key in values:
             if key not in known and not self.open:
@@ -126,10 +129,15 @@ class Operation:
         return {key: known[key].checked(value) if key in known else value for key, value in values.items()}
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values that the words behind the operation's own mean. ControlError if they mean none.
+        """Parse the words that follow the name of the operation on a command line.
 
-        Each is KEY=VALUE, or the next one in order. A text or a list at the end takes all the words that are
-        left.
+        A word is KEY=VALUE, or the value of the next parameter. If the last parameter is a text or a list, it takes
+        all remaining words.
+
+        Raises
+        ------
+        ControlError
+            If a key or a value is unknown, missing or invalid.
         """
         texts = self._texts(words)
         if self.open:
@@ -170,7 +178,7 @@ class Operation:
 
 
 def find_operation(words: Sequence[str]) -> tuple[Operation, Sequence[str]]:
-    """The operation that a command line names, and the words behind it. ControlError if it names none."""
+    """Return the operation that a command line names and the words after the name. ControlError if there is none."""
     for count in (2, 1):
         found = _BY_WORDS.get(" ".join(words[:count]))
         if found is not None and len(words) >= count:
@@ -180,14 +188,14 @@ def find_operation(words: Sequence[str]) -> tuple[Operation, Sequence[str]]:
     if group:
         wrong = f", not {_shown(words[1])}" if len(words) > 1 else ""
         raise ControlError(f"{first} needs one of {', '.join(group)}{wrong}")
-    # Also written as a request has it.
+    # The name of a request is accepted too: clock-jump.
     if first in OPERATIONS:
         return OPERATIONS[first], words[1:]
     raise ControlError(f"no operation is called {_shown(first)}{_near_operation(first)}")
 
 
 def requested(request: Mapping[str, Any]) -> tuple[Operation, dict[str, Any]]:
-    """The operation that a request asks for, and its values. ControlError for one that cannot be meant."""
+    """Return the operation of a request and its converted values. Raise ControlError for an invalid request."""
     values = dict(request)
     if "do" not in values:
         raise ControlError('do is missing: a request is such as {"do": "diode", "on": true}')
@@ -209,7 +217,7 @@ def _shown(value: Any) -> str:
         return "that number"
 
 
-# -- what each type of value may be -------------------------------------------------------------------
+# -- the types of values ------------------------------------------------------------------------------
 
 
 def _number(value: Any) -> float:
@@ -265,7 +273,7 @@ def _rest(value: Any) -> float | str:
 
 
 def _or_text(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A word as what `read` makes of it, or else as it is: so a complaint can show it."""
+    """Make a function that returns an invalid word unchanged, so that the error message can show it."""
 
     def reader(text: str) -> Any:
         try:
@@ -297,13 +305,13 @@ TYPES: Mapping[str, ValueType] = MappingProxyType(
         "rest": ValueType(f"a finite number or one of {', '.join(REST_FREQUENCIES)}", _rest, _or_text(float)),
     }
 )
-"""What the values of each type may be."""
+"""The types of values by name."""
 
 
 # -- the table ----------------------------------------------------------------------------------------
 
 _NAME = Parameter("name", "name", help="of your choice, such as W3")
-_INPUTS = Parameter("inputs", "integers", help="2 * feed, + 1 for right circular; all without", optional=True)
+_INPUTS = Parameter("inputs", "integers", help="2 * feed, + 1 for right circular (default: all)", optional=True)
 
 
 def _optional(name: str, kind: str, unit: str, what: str) -> Parameter:
@@ -311,72 +319,72 @@ def _optional(name: str, kind: str, unit: str, what: str) -> Parameter:
 
 
 _ROWS = (
-    Operation("state", "Tell the whole state, in JSON.", result="the state"),
+    Operation("state", "Print the whole state in JSON.", result="the state"),
     Operation(
         "diode",
-        "Switch the noise diode, as the receiver does.",
+        "Switch the noise diode of the receiver on or off.",
         (Parameter("on", "switch"),),
     ),
     Operation(
         "tsys",
-        "Change the system temperature of these inputs, or of all.",
+        "Set the system temperature of these inputs, or of all.",
         (Parameter("kelvin", "number", "K", "above 0"), _INPUTS),
     ),
     Operation(
         "mark",
-        "Change the noise diode's temperature at these inputs, or at all.",
+        "Set the temperature of the noise diode at these inputs, or at all.",
         (Parameter("kelvin", "number", "K", "above 0"), _INPUTS),
     ),
     Operation(
         "source",
-        "Put a source into the sky, or change what is given of one that is there.",
+        "Add a source to the sky, or change the given values of an existing source.",
         (
             _NAME,
-            _optional("level", "number", "K", "continuum in mid-beam, as antenna temperature"),
-            _optional("feeds", "integers", "", "in whose beams it is"),
-            _optional("transit", "number", "s", "when it is in mid-beam, after an acquisition began"),
-            _optional("crossing", "number", "s", "from half power to half power"),
-            _optional("linear", "number", "0..1", "the fraction that is linearly polarised"),
-            _optional("angle", "number", "degrees", "of the polarisation"),
+            _optional("level", "number", "K", "continuum as antenna temperature at the centre of the beam"),
+            _optional("feeds", "integers", "", "the feeds that see it"),
+            _optional("transit", "number", "s", "from the begin of an acquisition to the centre of the beam"),
+            _optional("crossing", "number", "s", "time from half power to half power"),
+            _optional("linear", "number", "0..1", "fraction of linear polarisation"),
+            _optional("angle", "number", "degrees", "angle of the polarisation"),
         ),
     ),
     Operation(
         "line",
-        "Add a spectral line to a source, which is put in where it is missing.",
+        "Add a spectral line to a source; the source is added if there is none.",
         (
             _NAME,
             Parameter("rest", "rest", "MHz", f"or one of {', '.join(REST_FREQUENCIES)}", keyword=True),
             Parameter("width", "number", "km/s", "full width at half maximum", keyword=True),
-            Parameter("peak", "number", "K", "as antenna temperature in mid-beam", keyword=True),
-            _optional("velocity", "number", "km/s", "positive is away from us"),
+            Parameter("peak", "number", "K", "as antenna temperature at the centre of the beam", keyword=True),
+            _optional("velocity", "number", "km/s", "positive: receding"),
         ),
     ),
-    Operation("remove", "Take a source, with its lines, out of the sky.", (_NAME,)),
-    Operation("clear-sky", "Take every source out of the sky."),
+    Operation("remove", "Remove a source and its lines from the sky.", (_NAME,)),
+    Operation("clear-sky", "Remove all sources from the sky."),
     Operation(
         "clock jump",
-        "Step the instrument's clock, backwards with a negative number.",
+        "Step the instrument's clock; negative: backwards.",
         (Parameter("seconds", "number", "s"),),
     ),
     Operation(
         "clock drift",
-        "Have the clock run fast by so many parts in a million, slow by a negative number.",
-        (Parameter("ppm", "number", "parts in a million"),),
+        "Set the drift of the clock; positive: it runs fast.",
+        (Parameter("ppm", "number", "parts per million"),),
     ),
     Operation(
         "clock offset",
-        "Have the clock ahead of the true time by so much from now on.",
+        "Set the difference of the clock to the true time; positive: it is ahead.",
         (Parameter("seconds", "number", "s"),),
     ),
     Operation(
         "fault",
-        "Have `status` report a fault.",
+        "Make `status` report a fault.",
         (Parameter("text", "status", help="what it reports instead of ok"),),
     ),
-    Operation("fault clear", "Have `status` report no fault."),
-    Operation("pause", "Freeze the protocol: nothing is looked at, and no reply leaves."),
-    Operation("resume", "End the pause: all that came meanwhile is answered, in order."),
-    Operation("reset", "As when the instrument is switched on; a pause ends, armed faults stay."),
+    Operation("fault clear", "Make `status` report no fault."),
+    Operation("pause", "Pause the server: it processes no request and sends no reply."),
+    Operation("resume", "End the pause: the requests received meanwhile are answered in order."),
+    Operation("reset", "Restore the initial state of the instrument and end a pause; armed faults remain."),
     Operation(
         "faults add",
         "Arm a fault of the protocol.",
@@ -384,16 +392,16 @@ _ROWS = (
         result="its number",
         open=True,
     ),
-    Operation("faults list", "Tell which faults are armed, in JSON.", result="a list of them"),
+    Operation("faults list", "Print the armed faults in JSON.", result="a list of them"),
     Operation("faults remove", "Disarm a fault.", (Parameter("number", "integer"),)),
     Operation(
         "faults clear",
-        "Disarm every fault.",
-        (_optional("seed", "integer", "", "for what is armed from now on"),),
+        "Disarm all faults.",
+        (_optional("seed", "integer", "", "the seed of faults that are armed later"),),
     ),
 )
 
 _BY_WORDS = {row.words: row for row in _ROWS}
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({row.name: row for row in _ROWS})
-"""Every operation, by the name that a request's `do` has."""
+"""All operations, by the name in the key `do` of a request."""

@@ -1,6 +1,6 @@
-"""The control channel of a simulated instrument: a line of JSON each way, on a loopback port or a Unix socket.
+"""The control channel of a simulated instrument: one line of JSON for each request and for each answer.
 
-executor carries out what is requested, by the table in operations; client is the other end.
+It listens on a loopback port or a Unix socket. executor executes the requests; client is the client.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ControlChannel", "ControlProtocol", "OperationExecutor"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a client to read why its connection is closed.
+# Seconds that a client has to read why its connection is closed.
 _LINGER = 1.0
 
 _NOT_A_REQUEST = 'no request: each line is a JSON object such as {"do": "state"}'
@@ -38,13 +38,13 @@ _NOT_A_REQUEST = 'no request: each line is a JSON object such as {"do": "state"}
 
 @implementer(IHalfCloseableProtocol)
 class ControlProtocol(LineReceiver):  # there is no raw data
-    """One client of the channel: a line, an answer, in order.
+    """The connection of one client: one answer to each line, in order.
 
-    The first line that is no JSON object is the last one that is looked at: so a web page that makes a
-    browser post to the port, which no firewall keeps it from, commands nothing.
+    A line that is not a JSON object closes the connection; nothing after it is processed. So a web page cannot control
+    the simulator by making the browser send an HTTP request to the port, which no firewall prevents.
     """
 
-    # A stream's, which has more than ITransport.
+    # Any, because a stream transport has methods that ITransport lacks.
     transport: Any
     delimiter = b"\n"
     MAX_LENGTH = LONGEST_LINE
@@ -58,7 +58,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
 
     def connectionMade(self) -> None:
         self._connections.add(self)
-        # While a client does not read, its next lines are not looked at.
+        # While a client does not read its answers, its further lines are not read.
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -75,7 +75,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
             answer = {"ok": self._executor.execute(request)}
         except ControlError as problem:
             answer = {"error": str(problem)}
-        except Exception:  # one answer, whatever it is
+        except Exception:  # every request gets an answer
             logger.exception("control: %.200r failed", line)
             answer = {"error": "not carried out, for a reason that is not yours: the server's log has it"}
         self._answer(answer)
@@ -87,15 +87,16 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         try:
             text = json.dumps(answer, allow_nan=False)
         except (TypeError, ValueError):
-            logger.exception("control: an answer that JSON cannot carry: %.200r", answer)
+            logger.exception("control: the answer cannot be encoded as JSON: %.200r", answer)
             problem = "carried out, but the answer cannot be told: the server's log has it"
             text = json.dumps({"error": problem})
         self.transport.write(text.encode("ascii") + b"\n")
 
     def _refuse(self, sentence: str) -> None:
-        """The last answer. What came with the line is forgotten.
+        """Send a last answer and close the connection; discard the rest of the received data.
 
-        What still comes is read and dropped: if it were left unread, a reset could overtake the answer.
+        Data that arrives until then is read and discarded: closing with unread data would send a TCP reset, which can
+        destroy the answer before the client reads it.
         """
         logger.warning("control: connection closed: %s", sentence)
         self._over = True
@@ -105,16 +106,16 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         self._timer = self._reactor.callLater(_LINGER, self.transport.abortConnection)
 
     def readConnectionLost(self) -> None:
-        """The client has sent all that it has to send; it gets every answer."""
+        """Close after the client has closed its side; all answers have been written."""
         if not self._over and self._rest():
             self._refuse("a line without its end: nothing was done for it")
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The last answer is on its way."""
+        """Do nothing: the last answer has been sent."""
 
     def _rest(self) -> bytes:
-        """What has been received and not been looked at; it is forgotten."""
+        """Return the received data that has not been processed, and discard it."""
         return cast(bytes, self.clearLineBuffer())  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -124,7 +125,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line. ValueError, with a sentence, for anything else."""
+    """Parse the JSON object of a line. Raise ValueError, with the text for the client, for anything else."""
     try:
         request = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_once)
     except _NotJson as problem:
@@ -137,7 +138,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 class _NotJson(Exception):
-    """What Python reads as JSON though it is none, or says two things."""
+    """Text that Python's parser accepts although it is no JSON, or in which a key occurs twice."""
 
 
 def _refuse_constant(name: str) -> Any:
@@ -164,11 +165,22 @@ class _ControlFactory(Factory):
 
 
 class ControlChannel:
-    """Where OperationExecutor can be reached from other programs of this host: a loopback port, or a Unix socket.
+    """Serves an OperationExecutor to other programs on this host.
 
-    `address` is a port of 127.0.0.1 (0 for a free one), or a path with a slash; ControlError for anything
-    that other hosts could reach. A Unix socket is for its owner alone, and one that a dead server has left is
-    replaced.
+    Parameters
+    ----------
+    executor
+        Executes the requests.
+    address
+        A port of 127.0.0.1 (0: a free port), or the path of a Unix socket, which contains a slash. Only the owner can
+        connect to the Unix socket. A socket that a killed server has left is replaced.
+    reactor
+        Default: the global reactor.
+
+    Raises
+    ------
+    ControlError
+        If the address is invalid, or if other hosts could reach it.
     """
 
     def __init__(self, executor: OperationExecutor, address: str | int, *, reactor: Any = None) -> None:
@@ -183,22 +195,22 @@ class ControlChannel:
 
     @property
     def address(self) -> str:
-        """Where it is, as SimulatorControl takes it; with the port that was picked, once it is open."""
+        """The address for SimulatorControl. Once the channel is open, a port of 0 is replaced by the actual port."""
         if self._port is None or isinstance(self._where, str):
             return address_text(self._where)
         host = cast(Any, self._port.getHost())
         return address_text((host.host, host.port))
 
     def announcement(self) -> str:
-        """One line that says where, for standard output."""
+        """Return a line for standard output that announces the address."""
         return f"discosbackend: controlled at {self.address}"
 
     def open(self) -> None:
-        """Listen. ControlError when that is not possible."""
+        """Listen. Raise ControlError if that is not possible."""
         try:
             if isinstance(self._where, str):
                 _remove_stale_socket(Path(self._where))
-                # Twisted sets the mode before it listens: no moment at which others could connect.
+                # Twisted sets the mode before it listens, so that nobody else can connect in between.
                 self._port = self._reactor.listenUNIX(self._where, self._factory, mode=0o600)
             else:
                 host, number = self._where
@@ -209,19 +221,19 @@ class ControlChannel:
         logger.info("controlled at %s", self.address)
 
     def close(self) -> Deferred[None]:
-        """Stop listening and close the connections; nothing when it is not open."""
+        """Stop listening and close the connections; do nothing if the channel is not open."""
         port, self._port = self._port, None
         for connection in list(self._factory.connections):
             connection.transport.loseConnection()
         if port is None:
             return succeed(None)
         if isinstance(self._where, str) and not getattr(self._reactor, "running", True):
-            # A reactor that has never run, because the server could not listen, would leave the file there.
+            # If the server could not listen, the reactor has never run and Twisted would not remove the file.
             Path(self._where).unlink(missing_ok=True)
             return succeed(None)
         if isinstance(self._where, str):
             try:
-                # Twisted removes the file, and closes nothing where somebody was faster.
+                # Twisted removes the file. If the file is missing already, Twisted does not close the port.
                 Path(self._where).touch()
             except OSError as problem:
                 logger.warning("control: %s cannot be removed: %s", self._where, problem)
@@ -230,11 +242,11 @@ class ControlChannel:
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """Remove the socket of a server that is no more. ControlError when anything else is there."""
+    """Remove the socket of a server that was killed. Raise ControlError if anything else is at the path."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        # Nothing is there, or listening will say what is wrong with the path.
+        # The path does not exist, or listening will report what is wrong with it.
         return
     if not stat.S_ISSOCK(mode):
         raise ControlError(f"control cannot listen on {path}: something that is no socket is there")
@@ -243,11 +255,11 @@ def _remove_stale_socket(path: Path) -> None:
         try:
             knock.connect(str(path))
         except ConnectionRefusedError:
-            logger.info("control: %s was left by a server that is gone, and is replaced", path)
+            logger.info("control: %s was left by a server that no longer runs, replacing it", path)
             path.unlink()
             return
         except BlockingIOError:
-            # Alive, but too busy to accept: a Unix socket says so at once.
+            # A running server whose queue of connections is full.
             pass
         except OSError as problem:
             raise ControlError(f"control cannot listen on {path}: {problem.strerror}") from problem

@@ -1,1 +1,1 @@
-"""Faults on purpose: their kinds, when they apply, and what they do."""
+"""Fault injection for testing clients: the kinds of fault, when they apply, and their effects."""

@@ -1,7 +1,7 @@
-"""FaultyCalls: commands that fail, hang or take their time on purpose, as Faults decides.
+"""FaultyCalls: makes commands fail, hang or run slowly, as Faults decides.
 
-It stands between a handler and the methods of its backend. What a backend calls of itself is not touched;
-what happens to the reply is in protocol.
+It wraps the methods that a handler calls. Calls of a backend to its own methods are not affected. protocol applies
+faults to replies.
 """
 
 from __future__ import annotations
@@ -23,16 +23,25 @@ __all__ = ["FaultyCalls"]
 
 
 class FaultyCalls:
-    """Puts itself before every command of a handler, the backend's own ones too.
+    """Wraps all commands of a handler, including the backend's own ones.
 
-    `reactor` gives the reactor, when one is first needed. A handler that has no commands stays as it is.
+    A handler without commands is not changed.
+
+    Parameters
+    ----------
+    handler
+        The handler, whose commands are replaced.
+    faults
+        Decides which faults apply.
+    reactor
+        Returns the reactor; called when it is first needed.
     """
 
     def __init__(self, handler: Handler, faults: Faults, reactor: Callable[[], Any]) -> None:
         self._faults = faults
         self._reactor = reactor
         self._hanging: set[Deferred[Any]] = set()
-        # What threads wait for, or only so many seconds.
+        # Hanging and slow calls in threads wait for this event.
         self._released = threading.Event()
         self._given_up = False
         for command in getattr(handler, "commands", {}).values():
@@ -40,7 +49,7 @@ class FaultyCalls:
                 command.method = self._wrapped(command)
 
     def release(self) -> None:
-        """The server goes down: what hangs fails now, and so does what is slow in a thread."""
+        """Fail all hanging calls and all slow calls in threads now, because the server shuts down."""
         released, self._released = self._released, threading.Event()
         released.set()
         for hanging in list(self._hanging):
@@ -48,7 +57,7 @@ class FaultyCalls:
 
     @contextmanager
     def given_up(self) -> Iterator[None]:
-        """Release what hangs, and carry out nothing that gets its turn meanwhile: it is to be cancelled here."""
+        """Fail all hanging calls, and, within the context, all calls that begin: the caller cancels them here."""
         self._given_up = True
         try:
             self.release()
@@ -57,7 +66,7 @@ class FaultyCalls:
             self._given_up = False
 
     def _wrapped(self, command: BackendCommand) -> Callable[..., Any]:
-        # Not on the backend itself, whose status() may well ask its own time().
+        # Wrap the handler's command, not the method of the backend: status() may call time().
         name, method = command.name, command.method
         blocks = command.worker is not None
 
@@ -65,7 +74,7 @@ class FaultyCalls:
         def call(*arguments: Any) -> Any:
             if self._given_up:
                 raise _released()
-            # Before it is struck, lest it wait for the next release.
+            # Read it before a fault is chosen, so that a release in between is not missed.
             released = self._released
             applied = self._faults.on_call(name) if self._faults.on_calls else None
             if not applied:
@@ -76,7 +85,7 @@ class FaultyCalls:
         return call
 
     def _in_place(self, applied: list[Fault], go_on: Callable[[], Any]) -> Any:
-        """What a method that does not block comes to: its result, later perhaps, or never."""
+        """Return the result of a method that does not block, or a Deferred that fires later or never."""
         seconds, hangs = _waits(applied)
         if not seconds and not hangs:
             return go_on()
@@ -96,7 +105,7 @@ class FaultyCalls:
 
 
 def _in_thread(applied: list[Fault], go_on: Callable[[], Any], released: threading.Event) -> Any:
-    """The same for a method marked @blocking, in its own thread."""
+    """Delay and call a method marked @blocking, in its thread."""
     seconds, hangs = _waits(applied)
     if (hangs or seconds) and released.wait(None if hangs else seconds):
         raise _released()
@@ -104,7 +113,7 @@ def _in_thread(applied: list[Fault], go_on: Callable[[], Any], released: threadi
 
 
 def _waits(applied: list[Fault]) -> tuple[float, bool]:
-    """For how many seconds a call is held up, and whether for ever."""
+    """Return the delay of a call in seconds, and whether it hangs."""
     seconds = sum(fault.seconds or 0.0 for fault in applied if fault.kind == "slow")
     return seconds, any(fault.kind == "hang" for fault in applied)
 

@@ -1,6 +1,6 @@
-"""The kinds of fault, which keys each takes, and what the values of the keys may be.
+"""The kinds of fault, the keys of each kind, and the rules for the values of the keys.
 
-Data only, and the words of the error messages; when a fault applies is decided in script.
+script decides when a fault applies.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _LONGEST_REPLY = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What there is to say about a kind of fault before it strikes.
+    """A kind of fault.
 
-    `applies_to` is what it strikes: a "reply", a "call", or a "moment", which is one by the clock or that of a
-    reply. `required` are the keys that it cannot do without, `optional` those that have a default. `lasts`: it
-    strikes once and then stays until it is removed, which undoes it.
+    `applies_to` is "reply", "call" or "moment". A fault of the kind "moment" applies to the server at a time, or when
+    a reply is sent. `required` and `optional` are its keys; the optional ones have a default. A fault that `lasts` is
+    applied once and stays in effect until it is removed.
     """
 
     applies_to: str
@@ -53,21 +53,21 @@ KINDS: dict[str, Kind] = {
     "clock-drift": Kind("moment", required=("ppm",), lasts=True),
     "clock-step": Kind("moment", required=("seconds",)),
 }
-"""Every kind of fault by its name; docs/faults.md tells what each does."""
+"""All kinds of fault by name; docs/faults.md describes them."""
 
 
 def shown(value: Any) -> str:
-    """A value as one line that is not too long, as a script has it."""
+    """Format a value for an error message: one line of limited length, in the syntax of a script."""
     if isinstance(value, dict):
         return "a table"
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-# -- what each value may be ---------------------------------------------------------------------------
+# -- the values of the keys ---------------------------------------------------------------------------
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value may be, and what would be right."""
+"""A function that returns whether a value is valid, and a description of valid values."""
 
 
 def _is_number(value: Any, least: float, most: float) -> bool:
@@ -75,7 +75,7 @@ def _is_number(value: Any, least: float, most: float) -> bool:
 
 
 def is_integer(value: Any, least: float = float("-inf"), most: float = float("inf")) -> bool:
-    """Whether it is a whole number between these; true and false are none."""
+    """Return whether the value is an integer within the limits; true and false are not integers."""
     return isinstance(value, int) and _is_number(value, least, most)
 
 
@@ -112,9 +112,9 @@ RULES: dict[str, Rule] = {
         "a number of millionths, not 0, from -500000 to 500000",
     ),
 }
-"""What the value of each key may be; rule_of() knows where it depends on the kind."""
+"""The rule for the value of each key; for rules that depend on the kind use rule_of()."""
 
 
 def rule_of(key: str, kind: str) -> Rule:
-    """What the value of a key may be for this kind of fault."""
+    """Return the rule for the value of a key of this kind of fault."""
     return _OF_CLOCKS if key == "seconds" and kind.startswith("clock-") else RULES[key]

@@ -1,6 +1,6 @@
-"""PausableListener: a listening port that can refuse new connections for a while.
+"""PausableListener: a listening port that can refuse new connections for a time.
 
-They are refused by the operating system, as when no server runs. Existing connections are not touched.
+The port is closed meanwhile, so that the operating system refuses connections. Existing connections are not affected.
 """
 
 from __future__ import annotations
@@ -22,27 +22,36 @@ __all__ = ["PausableListener", "PausableEndpoint"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds until it is tried again to listen where somebody else does meanwhile.
+# Seconds between attempts to listen again while another process uses the address.
 _RETRY = 0.2
 
 
 @implementer(IListeningPort)
 class PausableListener:
-    """A port of `factory` that goes on as a port: whoever stops it may do so while it is paused.
+    """Wraps a listening port. It can be stopped during a pause too.
 
-    `clock` is a reactor. The factory does not take a pause for the end of its last port.
+    A pause is not the end of the factory's last port: its stopFactory() is not called.
+
+    Parameters
+    ----------
+    port
+        The port of the factory.
+    factory
+        The factory of the connections.
+    clock
+        A reactor.
     """
 
     def __init__(self, port: IListeningPort, factory: Factory, clock: Any) -> None:
         self._port = port
         self._factory = factory
         self._clock = clock
-        # While it is shut the port itself knows no more where it was.
+        # A closed port no longer knows its address.
         self._address = port.getHost()
         self._until = 0.0
         self._timer: Any = None
         self._paused = False
-        # Whoever waits for the moment in which it is closed; None while nobody can.
+        # Deferreds that wait until the port is closed; None unless it is being closed.
         self._closing: list[Deferred[None]] | None = None
         self._stopped: Deferred[None] | None = None
 
@@ -52,10 +61,19 @@ class PausableListener:
         return not self._paused
 
     def pause(self, seconds: float) -> Deferred[None]:
-        """Refuse new connections for so long; while paused already, for at least as long.
+        """Refuse new connections for a time. A pause that lasts longer is not shortened.
 
-        The Deferred fires once they are refused. A socket that another process has opened and handed over
-        cannot be paused: that is logged.
+        A socket that was opened by another process cannot be paused; that is logged.
+
+        Parameters
+        ----------
+        seconds
+            The duration in seconds.
+
+        Returns
+        -------
+        Deferred
+            It fires once connections are refused.
         """
         if self._stopped is not None:
             return succeed(None)
@@ -67,7 +85,7 @@ class PausableListener:
             if getattr(self._port, "port", number) is None:
                 logger.error("cannot refuse connections: %s was opened by another process", address_of(self))
                 return succeed(None)
-            # For one that was to be any: it has to be the very same when it listens again.
+            # If any port was requested (0), the same port must be used again.
             cast(Any, self._port).port = number
         logger.info("%s refuses connections for %g s", address_of(self), seconds)
         self._paused = True
@@ -103,25 +121,25 @@ class PausableListener:
         try:
             self._port.startListening()
         except (CannotListenError, OSError) as problem:
-            # An OSError is what listen() itself raises, where another server was faster after bind().
+            # listen() raises OSError if another process listens on the address after our bind().
             if self._factory.numPorts > uses:
-                # The port of a local socket counts itself before it knows whether it listens.
+                # The port of a Unix socket calls doStart() before it listens.
                 self._factory.doStop()
-            logger.warning("cannot listen again on %s, trying on: %s", address_of(self), problem)
+            logger.warning("cannot listen again on %s, will retry: %s", address_of(self), problem)
             self._timer = self._clock.callLater(_RETRY, self._resume_when_due)
             return
         self._paused = False
         self._factory.doStop()
         logger.info("%s accepts connections again", address_of(self))
 
-    # -- as a port ------------------------------------------------------------------------------------
+    # -- IListeningPort -------------------------------------------------------------------------------
 
     def startListening(self) -> None:
-        """Listen; CannotListenError when the address is taken."""
+        """Listen. Raise CannotListenError if the address is in use."""
         self._port.startListening()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop for good, also while it is paused; the Deferred fires when it is closed."""
+        """Stop listening, also during a pause. The Deferred fires when the port is closed."""
         if self._stopped is not None:
             return self._stopped
         if not self._paused:
@@ -135,13 +153,23 @@ class PausableListener:
         return self._stopped
 
     def getHost(self) -> IAddress:
-        """Where it listens, or will again."""
+        """Return the address of the port, also during a pause."""
         return self._address
 
 
 @implementer(IStreamServerEndpoint)
 class PausableEndpoint:
-    """An endpoint whose port is a Door; `made` is told of it, `clock` gives the reactor."""
+    """An endpoint that listens with a PausableListener.
+
+    Parameters
+    ----------
+    endpoint
+        The endpoint to wrap.
+    made
+        Called with the PausableListener.
+    clock
+        Returns the reactor.
+    """
 
     def __init__(
         self, endpoint: IStreamServerEndpoint, made: Callable[[PausableListener], object], clock: Callable[[], Any]
@@ -151,7 +179,7 @@ class PausableEndpoint:
         self._clock = clock
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:  # noqa: N803  # Twisted's name
-        """Listen; the Deferred fires with the Door, or fails with why not."""
+        """Listen. The Deferred fires with the PausableListener, or fails with the reason."""
         listening: Deferred[Any] = self._endpoint.listen(protocolFactory)
         return listening.addCallback(self._made_pausable, protocolFactory)
 

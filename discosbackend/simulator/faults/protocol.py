@@ -1,7 +1,7 @@
-"""Faults carried out on replies and connections: FaultyProtocol and FaultyFactory.
+"""FaultyProtocol and FaultyFactory: apply faults to replies and connections.
 
-Which fault applies is decided in script; calls that go wrong are in calls, a port that can refuse connections is
-in listener. Replies without a fault are sent unchanged.
+script decides which faults apply, calls applies faults to commands, listener has the port that can refuse connections.
+Replies without a fault are sent unchanged.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class FaultyReply:
-    """A reply that waits to leave: its bytes, from when on it may, and how.
+    """A queued reply.
 
-    `swaps`: it waits for the next one and leaves behind it. `drops`: its connection is closed after it.
+    `data` are its bytes; they are sent at the time `due` (seconds of the reactor) or later. If it `swaps`, it waits for
+    the next reply and is sent after it. `byte_by_byte`: its bytes are sent one at a time. `drops`: the connection is
+    closed after it.
     """
 
     data: bytes
@@ -44,9 +46,24 @@ class FaultyReply:
 
 
 def faulty_reply(line: bytes, faults: Mapping[str, Fault], now: float) -> FaultyReply:
-    """What the faults, by their kind, make of a line together. Of drops, the earliest counts."""
+    """Apply faults to a reply.
+
+    Parameters
+    ----------
+    line
+        The reply without its line end.
+    faults
+        The faults by kind. Of several kinds that drop the connection, the one that drops it earliest applies.
+    now
+        The time of the reactor in seconds.
+
+    Returns
+    -------
+    FaultyReply
+        The reply to send.
+    """
     if "long" in faults:
-        # A comma, CR and LF are three; one byte at least, because no argument is empty.
+        # 3: a comma, CR and LF. At least one byte, because the argument must not be empty.
         line += b"," + b"x" * max((faults["long"].bytes or 0) - len(line) - 3, 1)
     half = line[: len(line) // 2]
     data = half if "cut" in faults else line + (b"\n" if "lf" in faults else b"\r\n")
@@ -61,30 +78,30 @@ def faulty_reply(line: bytes, faults: Mapping[str, Fault], now: float) -> Faulty
     return FaultyReply(data, now + seconds, "swap" in faults and not drops, "bytes" in faults, drops)
 
 
-# A reply that waits for the next one, to leave after it, waits so many seconds.
+# Seconds that a reply with the fault `swap` waits for the next reply.
 _SWAP_PATIENCE = 1.0
 
-# Seconds between two bytes of a reply in single bytes: without them the system hands over several at once.
+# Seconds between single bytes of a reply; without a pause the system would combine several.
 _BETWEEN_BYTES = 0.001
 
-# Bytes of replies that wait to leave, from which on no more are made.
+# Bytes. If more are queued, no further requests are read.
 _OUTBOX_LIMIT = 65536
 
 
 class AdjustableClock(Protocol):
-    """What is asked of the clock of a simulated instrument; SimulatedClock has it."""
+    """The interface of the simulated clock that the clock faults use; SimulatedClock implements it."""
 
     def jump(self, seconds: float) -> None:
-        """Step by so much. ValueError if it were off by too much then."""
+        """Step the clock by this many seconds. Raise ValueError if its offset would be too large."""
 
     def set_drift(self, ppm: float) -> None:
-        """Run too fast by so many millionths from now on. ValueError for too many."""
+        """Set the drift in parts per million. Raise ValueError if it is too large."""
 
 
 class FaultyProtocol(DBProtocol):
-    """A connection whose replies may be struck.
+    """A connection with faults.
 
-    From a reply that has to wait on, all leave through an outbox, so that they keep their order behind it.
+    A reply that has to wait is queued, and all replies after it, so that their order is kept.
     """
 
     factory: FaultyFactory
@@ -94,20 +111,20 @@ class FaultyProtocol(DBProtocol):
         self._outbox: deque[FaultyReply] = deque()
         self._weight = 0
         self._timer: Any = None
-        # Whether replies must not just be written: some wait, all is paused, or the connection was dropped.
+        # Whether replies cannot be written directly: some are queued, the server is paused, or it drops the connection.
         self._diverted = False
         self._dropped = False
         self._unread = False
 
     @property
     def busy(self) -> bool:
-        """Whether a request that was read has no reply yet, or its reply has not left."""
+        """Whether a received request has no reply yet, or a reply is queued."""
         return bool(self._outbox) or super().busy
 
     # -- from a reply to its bytes --------------------------------------------------------------------
 
     def sendLine(self, line: bytes) -> None:
-        """Send one line, or what the faults that strike it make of it."""
+        """Send a reply, with the faults that apply to it."""
         if self._diverted or self.factory.faults.on_replies:
             self._send_faulty(line)
         else:
@@ -122,7 +139,7 @@ class FaultyProtocol(DBProtocol):
             if KINDS[fault.kind].applies_to == "moment":
                 self.factory.apply(fault)
                 if fault.kind == "restart":
-                    # The reply to the request at which the server goes down is not sent.
+                    # The request that triggers a restart gets no reply.
                     self._mute()
                     return
         if not applied and not self._diverted:
@@ -141,7 +158,7 @@ class FaultyProtocol(DBProtocol):
             super().pauseProducing()
 
     def _pump(self) -> None:
-        """Let leave what may leave now, in order; come back when the next one is due."""
+        """Send the queued replies that are due, in order, and set a timer for the next one."""
         now = self.factory.reactor.seconds()
         while self._outbox and self._timer is None and not self.factory.paused:
             held = self._outbox[0]
@@ -165,12 +182,12 @@ class FaultyProtocol(DBProtocol):
             self._transport().write(held.data)
 
     def _stop_delaying(self, held: FaultyReply) -> None:
-        """It has waited long enough."""
+        """Send a reply that has waited long enough."""
         held.swaps, held.due = False, 0.0
         self._continue()
 
     def _next_byte(self, held: FaultyReply) -> None:
-        """One byte; what is behind the last one keeps its distance too."""
+        """Send one byte. The data after the last byte is delayed too."""
         if not self.factory.paused:
             self._transport().write(held.data[:1])
             held.data = held.data[1:]
@@ -181,7 +198,7 @@ class FaultyProtocol(DBProtocol):
         self._continue()
 
     def _continue(self) -> None:
-        """What was waited for is over: so may be the reasons to read no more, or not to close."""
+        """Continue after a timer: send what is due, then resume reading or close if nothing prevents it."""
         self._timer = None
         self._pump()
         self._read_on()
@@ -196,7 +213,7 @@ class FaultyProtocol(DBProtocol):
             timer.cancel()
 
     def _flush(self) -> None:
-        """Write what waits, as it is: there is no more time to wait."""
+        """Write all queued replies now, without further delay."""
         self._stop_waiting()
         while self._outbox and not self._dropped:
             held = self._outbox.popleft()
@@ -206,18 +223,18 @@ class FaultyProtocol(DBProtocol):
         self._diverted = self._dropped
 
     def _drop(self) -> None:
-        """Close once what has left is sent."""
+        """Close the connection once the written data is sent."""
         self._mute()
         if self._out:
             self._transport().write(b"".join(self._out))
             self._out.clear()
         super().close()
-        # No reply leaves any more, so none has to be read before the next request is carried out.
+        # No further reply is sent, so a client that does not read must not stop the execution of its requests.
         self._unread = False
         self._read_on()
 
     def _mute(self) -> None:
-        """What waits, and what will be answered, goes nowhere."""
+        """Discard the queued replies and all later ones."""
         self._forget()
         self._dropped = self._diverted = True
 
@@ -229,25 +246,25 @@ class FaultyProtocol(DBProtocol):
     # -- reading --------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Greet, unless the server is paused: then it reads nothing either."""
+        """Send the greeting; if the server is paused, send it later and do not read."""
         self._diverted = self.factory.paused
         super().connectionMade()
         if self.factory.paused:
             self.freeze()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The client is gone, and with it what waited to leave."""
+        """Discard the queued replies, because the connection is closed."""
         self._forget()
         self._unread = False
         super().connectionLost(reason)
 
     def pauseProducing(self) -> None:
-        """The client does not read its replies."""
+        """Stop reading requests, because the client does not read its replies."""
         self._unread = True
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The client has read on."""
+        """Resume reading, because the client has read its replies."""
         self._unread = False
         self._read_on()
 
@@ -257,28 +274,28 @@ class FaultyProtocol(DBProtocol):
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a line that could be looked at now."""
+        """Whether there is a line to process now."""
         return not self.factory.paused and super().has_work
 
     def work(self, quantum: int, deadline: float = float("inf")) -> None:
-        """Answer lines, unless the server is paused."""
+        """Process lines, unless the server is paused."""
         if not self.factory.paused:
             super().work(quantum, deadline)
 
     def freeze(self) -> None:
-        """The server is paused: look at nothing, let nothing leave."""
+        """Begin a pause: process no requests and send no replies."""
         self._diverted = True
         super().pauseProducing()
 
     def thaw(self) -> None:
-        """It goes on."""
+        """End a pause."""
         self._pump()
         self._read_on()
         self._close_if_idle()
 
     def _greet(self) -> None:
         if self.factory.paused:
-            # Whether the client is silent is seen when it is listened to again.
+            # Whether the client waits for the greeting is only known after the pause, when data is read again.
             self._greeting = self.factory.reactor.callLater(self.factory.greeting_delay, self._greet)
         else:
             super()._greet()
@@ -286,20 +303,20 @@ class FaultyProtocol(DBProtocol):
     # -- the end --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close once everything has been sent, also what was to leave later."""
+        """Send the queued replies now, then close."""
         if not self._lost:
             self._flush()
         super().close()
 
     def abandon(self) -> Deferred[Any] | None:
-        """Answer what has no reply yet; nothing waits any longer."""
+        """Answer the pending request with a failure, and send the queued replies now."""
         source = super().abandon()
         if not self._lost:
             self._flush()
         return source
 
     def cut_off(self) -> Deferred[Any] | None:
-        """Close, and carry out nothing more of what was read; returns what was waited for."""
+        """Close the connection and discard the received requests; return the pending result, if any."""
         pending, self._pending = self._pending, None
         self._lines, self._at, self._backlog = (), 0, 0
         if not self._lost:
@@ -309,11 +326,25 @@ class FaultyProtocol(DBProtocol):
 
 
 class FaultyFactory(DBFactory):
-    """Makes a FaultyProtocol for each connection, on one handler, whose calls it lets go wrong too.
+    """A DBFactory that applies faults to its connections and to the calls of its handler.
 
-    `clock` is the instrument's, which clock faults put off; `reset` makes the backend as when it was switched
-    on, for restarts. Listen on `pausable_endpoint(endpoint)`, else connections cannot be refused. Faults may be
-    armed and removed in `faults` at any time.
+    Listen on `pausable_endpoint(endpoint)`, else connections cannot be refused. Faults may be armed and removed in the
+    attribute `faults` at any time.
+
+    Parameters
+    ----------
+    handler
+        The handler of the requests.
+    faults
+        The armed faults. Default: none.
+    clock
+        The clock of the instrument, for the clock faults. Default: clock faults do nothing.
+    reset
+        Called at a restart, to reset the backend.
+    greeting_delay
+        As for DBFactory, in seconds.
+    reactor
+        Default: the global reactor.
     """
 
     protocol = FaultyProtocol
@@ -337,24 +368,24 @@ class FaultyFactory(DBFactory):
         self._calls = FaultyCalls(handler, self.faults, lambda: self.reactor)
 
     def pausable_endpoint(self, endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-        """The same endpoint, whose port can refuse connections for a while."""
+        """Wrap an endpoint, so that its port can refuse connections."""
         return PausableEndpoint(endpoint, self._set_listener, lambda: self.reactor)
 
     def _set_listener(self, pausable_listener: PausableListener) -> None:
         self.pausable_listener = pausable_listener
 
     def startFactory(self) -> None:
-        """Twisted's hook: the first port listens, so moments count from now."""
+        """Begin the faults when the first port listens; called by Twisted."""
         super().startFactory()
         self.faults.begin(self.reactor, self)
 
     def stopFactory(self) -> None:
-        """Twisted's hook: the last port is closed."""
+        """End the faults when the last port is closed; called by Twisted."""
         self._end_faults()
         super().stopFactory()
 
     def finish(self, timeout: float) -> Deferred[None]:
-        """Let the requests that are being carried out finish, what hangs fail, and late replies leave."""
+        """Shut down: running commands finish, hanging ones fail, and delayed replies are sent."""
         self._end_faults()
         return super().finish(timeout)
 
@@ -366,9 +397,9 @@ class FaultyFactory(DBFactory):
     # -- all connections at once ----------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Freeze: nothing that arrives is looked at and no reply leaves until resume(); nothing is lost.
+        """Process no requests and send no replies until resume(). Nothing is lost.
 
-        What is being carried out goes on. Each client can send as much as its connection holds.
+        Running commands continue. The requests of a client stay in the buffers of its connection.
         """
         if not self.paused:
             self.paused = True
@@ -376,24 +407,30 @@ class FaultyFactory(DBFactory):
                 connection.freeze()
 
     def resume(self) -> None:
-        """Go on: everything that came meanwhile is answered, in order."""
+        """End a pause: the requests received meanwhile are answered in order."""
         if self.paused:
             self.paused = False
             for connection in self._all():
                 connection.thaw()
 
     def restart(self, seconds: float) -> None:
-        """Go down, and come up again after `seconds` where it was, the backend as when switched on.
+        """Simulate a restart of the server.
 
-        Every connection is dropped, what was asked for is given up without a reply, a pause is over.
+        All connections are closed, their requests are discarded without a reply, the backend is reset and a pause ends.
+        Connections are refused until the restart is over.
+
+        Parameters
+        ----------
+        seconds
+            The duration in seconds.
         """
         if self.stopping:
             return
-        logger.info("restarting on purpose: back in %g s", seconds)
+        logger.info("fault: restarting, back in %g s", seconds)
         if self.pausable_listener is None:
             self._restart_now(seconds)
         else:
-            # Who sees its connection end, and makes a new one at once, is to be refused.
+            # Close the port first: a client that reconnects at once must be refused.
             self.pausable_listener.pause(seconds).addCallback(lambda _: self._restart_now(seconds))
 
     def _restart_now(self, seconds: float) -> None:
@@ -406,7 +443,7 @@ class FaultyFactory(DBFactory):
             for source in sources:
                 if source is not None:
                     maybeDeferred(source.cancel).addErrback(_log_problem, "cancelling a command failed")
-        # One that reads nothing would keep its old connection for ever.
+        # A client that does not read would keep its old connection for ever.
         self.reactor.callLater(seconds, _abort, dropped)
         if self._reset is not None:
             maybeDeferred(self._reset).addErrback(_log_problem, "the backend could not be reset")
@@ -414,13 +451,13 @@ class FaultyFactory(DBFactory):
     def _all(self) -> list[FaultyProtocol]:
         return [connection for connection in self.connections if isinstance(connection, FaultyProtocol)]
 
-    # -- what strikes no single reply -----------------------------------------------------------------
+    # -- faults of the kind "moment" ------------------------------------------------------------------
 
     def apply(self, fault: Fault) -> None:
-        """Carry out a fault of those that strike at a moment."""
+        """Apply a fault of the kind "moment"."""
         seconds = fault.seconds or 0.0
         if fault.kind == "restart":
-            # In a turn of its own: a connection may be in the middle of its lines.
+            # In a later call of the reactor, because a connection may be processing its lines now.
             self.reactor.callLater(0, self.restart, seconds)
         elif fault.kind == "refuse":
             if self.pausable_listener is None:
@@ -430,11 +467,11 @@ class FaultyFactory(DBFactory):
         elif self._clock is None:
             logger.warning("%s does nothing: this server has no simulated clock", fault.kind)
         else:
-            logger.info("the clock is put off on purpose: %s", fault.table)
+            logger.info("fault: changing the clock: %s", fault.table)
             self._adjust(self._clock, fault, fault.seconds or 0.0)
 
     def _adjust(self, clock: AdjustableClock, fault: Fault, seconds: float) -> None:
-        """Have the clock drift as all faults together make it, or step it."""
+        """Set the drift of the clock to the sum of all drift faults, or step the clock."""
         drifts = [armed.fault.ppm or 0.0 for armed in self.faults.armed if armed.applied]
         try:
             if fault.kind == "clock-drift":
@@ -442,11 +479,11 @@ class FaultyFactory(DBFactory):
             else:
                 clock.jump(seconds)
         except ValueError as problem:
-            # Each may be, but not all of them together. The reply that it struck leaves all the same.
+            # Each fault is valid, but not their sum. The reply that triggered it is sent all the same.
             logger.warning("%s does nothing: %s", fault.kind, problem)
 
     def undo(self, fault: Fault) -> None:
-        """One that lasts was removed: put the clock back, or stop its drift, which leaves it where it is."""
+        """Undo a lasting fault: step the clock back, or end the drift, which keeps the accumulated difference."""
         if self._clock is not None:
             self._adjust(self._clock, fault, -(fault.seconds or 0.0))
 

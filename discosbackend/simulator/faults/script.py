@@ -1,7 +1,7 @@
-"""Faults on purpose: when each applies, and scripts of them in TOML.
+"""Faults: decides when each armed fault applies, and reads scripts of faults in TOML.
 
-kinds lists the kinds of fault. What happens to a reply or a connection is in protocol, to a call in calls;
-both ask Faults about each of them.
+kinds defines the kinds of fault. protocol applies faults to replies and connections, calls applies them to commands;
+both ask a Faults object which faults apply.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Strikes of one fault that are logged: enough to find the one that counts, not enough to fill a disk.
+# How often the application of one fault is logged: enough to find the relevant one, too few to fill a disk.
 _LOGGED = 1000
 
-# What a reply to a line without a command's name goes by (protocol section 5.2).
+# The name in a reply to a line that has no command name (protocol section 5.2).
 _NO_NAME = "undefined"
 
 _TRIGGERS = ("rate", "at", "nth")
@@ -43,12 +43,38 @@ _DEFAULTS: dict[str, Any] = {"bytes": 600, "text": "failed on purpose"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that is to go wrong, and when. FaultScriptError for what cannot be meant.
+    """A fault and when it applies. Give exactly one of `rate`, `at` and `nth`.
 
-    Exactly one of `rate` (the probability for each match), `at` (seconds after it was armed; a script is
-    armed when the server listens) and `nth` (the match with that number). `command`: only replies to, or
-    calls of, this one. `count`: at most so many times; unless given, without end for a rate, else once. The
-    others mean what docs/faults.md says of the kind: `seconds`, `bytes` CR LF included, `text`, `ppm`.
+    A match is a reply, or, for the kinds `fail`, `hang` and `slow`, a call of a command.
+
+    Parameters
+    ----------
+    kind
+        A key of KINDS.
+    command
+        Only replies to this command, or calls of it, match. Default: all commands.
+    rate
+        The probability that the fault applies to a match, above 0, at most 1.
+    at
+        Seconds since the fault was armed: it applies to the first match after that. A script is armed when the server
+        begins to listen.
+    nth
+        The number of the match to which it applies, from 1.
+    count
+        How often it applies at most. Default: without limit with `rate`, else once.
+    seconds
+        The duration, delay or clock offset of the kinds that have one.
+    bytes
+        The length of a reply of the kind `long`, including CR LF.
+    text
+        The reason of the kind `fail`.
+    ppm
+        The drift of the kind `clock-drift` in parts per million; positive: the clock runs fast.
+
+    Raises
+    ------
+    FaultScriptError
+        If a value is invalid, missing, or has no effect for this kind.
     """
 
     kind: str
@@ -89,30 +115,30 @@ class Fault:
                 f"{self.kind} needs one of rate, at and nth, not {' and '.join(given) or 'none of them'}"
             )
         if self.count is not None and (kind.lasts or self.by_the_clock):
-            raise FaultScriptError(f"count does nothing for this {self.kind}: it strikes once, leave it out")
+            raise FaultScriptError(f"count does nothing for this {self.kind}: it applies once, leave it out")
 
     @property
     def by_the_clock(self) -> bool:
-        """Whether it waits for no reply and no call, but strikes when its time has come."""
+        """Whether the fault applies at its time `at`, without a reply or a call."""
         return KINDS[self.kind].applies_to == "moment" and self.at is not None and self.command is None
 
     @property
     def times(self) -> float:
-        """How often it can strike: infinity for a rate without a count."""
+        """How often the fault can apply: infinity for a rate without a count."""
         if self.count is not None:
             return self.count
         return float("inf") if self.rate is not None and not KINDS[self.kind].lasts else 1
 
     @property
     def table(self) -> dict[str, Any]:
-        """What it says of itself, as in a script: the keys that have a value."""
+        """The keys that have a value, as in a script."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """How far an armed fault has come: its number, what it is, how often it has matched, and struck."""
+    """The state of an armed fault: its number, and how often it has matched and was applied."""
 
     number: int
     fault: Fault
@@ -121,24 +147,24 @@ class Armed:
 
 
 class FaultTarget(Protocol):
-    """Who carries out what concerns no single reply: a factory."""
+    """The interface of the object that applies faults of the kind "moment"; FaultyFactory implements it."""
 
     def apply(self, fault: Fault) -> None:
-        """Its time has come."""
+        """Apply the fault now."""
 
     def undo(self, fault: Fault) -> None:
-        """One that lasts, and has struck, was removed."""
+        """Undo a lasting fault that was applied and is removed."""
 
 
 class _Slot:
-    """An armed fault with its own dice."""
+    """An armed fault with its own random number generator."""
 
     __slots__ = ("number", "fault", "rng", "matched", "applied", "since", "timer")
 
     def __init__(self, number: int, fault: Fault, seed: int) -> None:
         self.number = number
         self.fault = fault
-        # Of its own, so that which other faults are armed changes nothing. A text seeds alike everywhere.
+        # Its own generator, so that it does not depend on the other faults. Random(str) is the same on every platform.
         self.rng = Random(f"{seed}/{number}")
         self.matched = 0
         self.applied = 0
@@ -150,7 +176,7 @@ class _Slot:
         return self.applied < self.fault.times
 
     def applies(self, name: str, now: float) -> bool:
-        """Whether this match is one of those that it was armed for."""
+        """Count a match if this is one, and return whether the fault applies to it."""
         fault = self.fault
         if not self.live or fault.command not in (None, name):
             return False
@@ -165,21 +191,35 @@ class _Slot:
         return applies
 
     def log(self, what: str, name: str) -> None:
-        """Say which match it was that was struck, for whoever wants that failure again."""
+        """Log the number of the match, with which the failure can be repeated."""
         subject = {"reply": "the reply to", "call": "the call of"}[what]
         if self.applied <= _LOGGED:
-            text = "fault %d, %s, strikes match %d: %s %s"
+            text = "fault %d, %s, applies to match %d: %s %s"
             logger.info(text, self.number, self.fault.kind, self.matched, subject, name)
         if self.applied == _LOGGED:
-            logger.info("fault %d has struck %d times: what follows is not logged", self.number, _LOGGED)
+            logger.info("fault %d was applied %d times: further applications are not logged", self.number, _LOGGED)
 
 
 class Faults:
-    """The faults that are armed. Each has a number, from 1 on, and draws from `seed` and that number.
+    """The armed faults.
 
-    So the same seed, the same faults in the same order and the same requests give the same failures.
-    `commands` are the names that a fault may name, None is any; FaultScriptError for one that names another.
-    `on_replies` and `on_calls` say, cheaply, whether anything could strike one.
+    Each has a number, from 1, and random numbers that depend on the seed and its number. So the same seed, the same
+    faults in the same order and the same requests give the same failures. The attributes `on_replies` and `on_calls`
+    say whether any fault could still apply to a reply or to a call.
+
+    Parameters
+    ----------
+    seed
+        The seed of the random numbers.
+    faults
+        Faults to arm.
+    commands
+        The commands that a fault may name. Default: any.
+
+    Raises
+    ------
+    FaultScriptError
+        If a fault names another command.
     """
 
     def __init__(self, seed: int = 0, faults: Iterable[Fault] = (), *, commands: Iterable[str] | None = None) -> None:
@@ -192,7 +232,7 @@ class Faults:
         self._clock: Any = None
         self._over = False
         self._target: FaultTarget | None = None
-        # Blocking commands are called in threads, several at a time.
+        # Blocking commands are called in several threads at a time.
         self._lock = threading.Lock()
         for fault in faults:
             self.add(fault)
@@ -200,7 +240,7 @@ class Faults:
     # -- arming ---------------------------------------------------------------------------------------
 
     def add(self, fault: Fault) -> int:
-        """Arm a fault, from now on; its number. FaultScriptError if it names a command that there is not."""
+        """Arm a fault and return its number. Raise FaultScriptError if it names an unknown command."""
         name, known = fault.command, self._commands
         if name is not None and known is not None and name not in known:
             near = did_you_mean(name, known, listed=True)
@@ -214,10 +254,7 @@ class Faults:
         return slot.number
 
     def remove(self, number: int) -> None:
-        """Disarm a fault; a clock that it has put off, or made drift, goes right again.
-
-        KeyError if there is none of this number.
-        """
+        """Disarm a fault, and undo it if it is a lasting one. Raise KeyError if there is no fault of this number."""
         with self._lock:
             slot = self._slots.pop(number)
             self._update_flags()
@@ -226,9 +263,12 @@ class Faults:
             self._target.undo(slot.fault)
 
     def clear(self, seed: int | None = None) -> None:
-        """Disarm all of them, and begin again with number 1: what is armed next fails as it did at first.
+        """Disarm all faults. Numbers begin with 1 again, so that arming the same faults gives the same failures.
 
-        `seed` is the new one, if there is to be a new one.
+        Parameters
+        ----------
+        seed
+            The new seed. Default: the seed is not changed.
         """
         for number in list(self._slots):
             self.remove(number)
@@ -237,20 +277,28 @@ class Faults:
             self.seed = seed
 
     def reapply(self) -> None:
-        """Strike once more with what lasts and has struck: a reset has set the clock right."""
+        """Apply lasting faults again, after a reset of the clock."""
         for slot in self._slots.values():
             if slot.applied and KINDS[slot.fault.kind].lasts and self._target is not None:
                 self._target.apply(slot.fault)
 
     @property
     def armed(self) -> list[Armed]:
-        """Every fault that was armed and not removed, also those that have struck for the last time."""
+        """All armed faults, also those that will not apply any more."""
         return [Armed(slot.number, slot.fault, slot.matched, slot.applied) for slot in self._slots.values()]
 
-    # -- striking -------------------------------------------------------------------------------------
+    # -- applying -------------------------------------------------------------------------------------
 
     def begin(self, clock: Any, target: FaultTarget) -> None:
-        """The server listens: moments count from now. `clock` is a reactor, `target` strikes by the clock."""
+        """Begin when the server listens: times count from now.
+
+        Parameters
+        ----------
+        clock
+            A reactor.
+        target
+            Applies the faults of the kind "moment".
+        """
         self._clock, self._target = clock, target
         with self._lock:
             self._over = False
@@ -259,7 +307,7 @@ class Faults:
             self._start(slot)
 
     def end(self) -> None:
-        """The server goes down: nothing strikes any more, until the next begin()."""
+        """End when the server shuts down: no fault applies until the next begin()."""
         self._clock = None
         with self._lock:
             self._over = True
@@ -268,11 +316,11 @@ class Faults:
             self._stop(slot)
 
     def on_reply(self, name: str) -> list[Fault]:
-        """A reply to this command is about to leave: what strikes it, or strikes with it."""
+        """Return the faults that apply to the next reply to this command, including those of the kind "moment"."""
         return self._applying("reply", name)
 
     def on_call(self, name: str) -> list[Fault]:
-        """This command is about to be carried out: what strikes it. For any thread."""
+        """Return the faults that apply to the next call of this command. Thread-safe."""
         return self._applying("call", name)
 
     def _applying(self, what: str, name: str) -> list[Fault]:
@@ -290,7 +338,7 @@ class Faults:
         return [slot.fault for slot in applied]
 
     def _update_flags(self) -> None:
-        """See what could still strike."""
+        """Update `on_replies` and `on_calls`."""
         targets = {_drawn_on(slot.fault) for slot in self._slots.values() if slot.live and not self._over}
         self.on_replies, self.on_calls = "reply" in targets, "call" in targets
 
@@ -313,7 +361,7 @@ class Faults:
 
 
 def _drawn_on(fault: Fault) -> str:
-    """On what it is drawn: a "call", a "reply", or "" for what strikes by the clock."""
+    """Return what a fault is matched with: "call", "reply", or "" if it applies at its time."""
     if fault.by_the_clock:
         return ""
     return "call" if KINDS[fault.kind].applies_to == "call" else "reply"
@@ -323,7 +371,7 @@ def _drawn_on(fault: Fault) -> str:
 
 
 def fault_of(table: Mapping[str, Any]) -> Fault:
-    """The fault that a table of a script describes. FaultScriptError, with what would be right, if none."""
+    """Make a Fault from a table of a script. Raise FaultScriptError, with what is accepted, for an invalid one."""
     for key in table:
         if key not in RULES:
             raise FaultScriptError(f"{key} is not known{did_you_mean(key, RULES, listed=True)}")
@@ -333,20 +381,35 @@ def fault_of(table: Mapping[str, Any]) -> Fault:
 
 
 def fault_from_texts(texts: Mapping[str, str]) -> Fault:
-    """The same for values that are texts, as on a command line: `{"kind": "late", "seconds": "2", ...}`."""
+    """Make a Fault from texts, as on a command line: `{"kind": "late", "seconds": "2", ...}`; like fault_of()."""
     return fault_of({key: _read(key, text) for key, text in texts.items()})
 
 
 def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed: int = 0) -> Faults:
-    """The faults that a script arms, with its seed, or `seed` if it has none.
+    """Read a script of faults. A script without faults is logged.
 
-    `commands` are those that they may name, None is any. A script that arms none is told of in the log.
+    Parameters
+    ----------
+    path
+        The TOML file.
+    commands
+        The commands that a fault may name. Default: any.
+    seed
+        The seed if the script has none.
 
-    FaultScriptError, with what is wrong and what would be right, for a file that is no such script.
+    Returns
+    -------
+    Faults
+        The armed faults.
+
+    Raises
+    ------
+    FaultScriptError
+        If the file cannot be read, or if a key or a value is invalid; the message says what is accepted.
     """
     seed, tables = _script(path, seed)
     if not tables:
-        logger.warning("faults %s: there is no [[fault]] in it, so nothing will go wrong", path)
+        logger.warning("faults %s: it has no [[fault]], so no fault is armed", path)
     faults = Faults(seed, commands=commands)
     for number, table in enumerate(tables, 1):
         try:
@@ -357,7 +420,7 @@ def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed
 
 
 def _script(path: str | Path, seed: int) -> tuple[int, list[dict[str, Any]]]:
-    """The seed and the tables of a script."""
+    """Return the seed and the tables of a script."""
     script = read_toml(Path(path), f"faults {path}", FaultScriptError)
     known = ("seed", "fault")
     for key in script:
@@ -372,7 +435,7 @@ def _script(path: str | Path, seed: int) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _read(key: str, text: str) -> Any:
-    """The value that a text has for a key; the text itself where it is none, for the complaint."""
+    """Convert a text to the value of a key; return an invalid text unchanged, for the error message."""
     if key in ("kind", "command", "text"):
         return text
     for read in (int, float):

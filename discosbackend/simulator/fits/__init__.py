@@ -1,1 +1,1 @@
-"""FITS files: their layout, the telescope's metadata, and the conversion of a recording."""
+"""The conversion of recordings to FITS files: layout, pointing, and the merge with the telescope's metadata."""

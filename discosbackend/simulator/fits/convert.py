@@ -1,10 +1,10 @@
-"""Converts a recording into a FITS file, in a process of its own; no reader ever sees half a file.
+"""Converts recordings to FITS files, atomically, in a process of its own.
 
     python -m discosbackend.simulator.fits.convert [--root DIR] [--gently] [FOLDER...]
 
-prints a line of JSON for each recording. Without a FOLDER it reads them from standard input: a list of them, each
-with its name or null, in JSON. The contents of the file are in layout and metadata, which load astropy and are
-imported when needed; what a recording is, in recording.dump_files.
+prints one line of JSON for each recording. Without FOLDER it reads a JSON list from standard input, with a pair for
+each recording: its folder, and its name or null. layout and metadata define the contents of the file; they import
+astropy, so they are imported when needed. recording.dump_files defines a recording.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ __all__ = ["Converted", "convert", "output_path", "main"]
 
 logger = logging.getLogger(__name__)
 
-# Bytes of a file's name on the filesystems that there are.
+# The longest file name in bytes on common file systems.
 _LONGEST_NAME = 255
 
-# What a filesystem answers that does not know links, or that cannot set room aside.
+# The errors of a file system without hard links, and of one that cannot reserve space.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _CANNOT_RESERVE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
-# The same of synchronising a folder, which takes the right to list it as well.
+# The errors of a file system that cannot synchronise a folder, or if we may not read the folder.
 _NOT_SYNCHRONISED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of a recording: its folder, the file, how many dumps that has, what the user should know.
+    """The result of a conversion: the folder of the recording, the file, its number of dumps, and warnings.
 
-    `written` is None for one that was nothing but begun, and is removed.
+    `written` is None if the recording had no dumps.
     """
 
     folder: Path
@@ -66,23 +66,46 @@ def convert(
     keep: bool = False,
     name: str | None = None,
 ) -> Converted:
-    """Make the file of a recording, and remove the recording unless it is to be kept.
+    """Convert a recording to a FITS file, then remove the recording.
 
-    At `output`, or where output_path() says; what is there already is never overwritten, then it is NAME_2 and so
-    on. `name` is the telescope's path, unless it is the one that was noted. Without `metadata` its file is not
-    looked for. RecordingError, with the reason, when it cannot be: then the recording is as it was, and there is
-    no file.
+    If the conversion fails, the recording is not changed and no file is left.
+
+    Parameters
+    ----------
+    folder
+        The folder of the recording.
+    output
+        The path of the file. Default: output_path(). An existing file is not overwritten: then the file is NAME_2,
+        NAME_3 and so on.
+    root
+        The folder that stands for `/` in the name. Default: an absolute name is used as it is.
+    metadata
+        Whether to merge with the telescope's metadata file, if it exists.
+    keep
+        Whether to keep the recording.
+    name
+        The path that set-filename gave. Default: the path stored in the recording.
+
+    Returns
+    -------
+    Converted
+        The file and the warnings.
+
+    Raises
+    ------
+    RecordingError
+        If the recording or the metadata file cannot be read, or if the file cannot be written.
     """
     with RecordingReader(folder) as recorded:
         if not recorded.dumps:
             return _without_dumps(recorded, keep)
-        # One that cannot be read does not matter to who has a goal of his own.
+        # Do not read the name if it is not needed, because reading it may fail.
         if name is None and (metadata or output is None):
             name = recorded.name
         path = metadata_path(name, recorded.folder, root) if name else None
         layout, ours = _laid_out(recorded, path if metadata else None)
         if output is None:
-            # One of our own at the path is none of the telescope's, and just takes the name.
+            # A file at the path that we have written is no metadata file: keep the path, which will be numbered.
             output = path if ours and path is not None else output_path(name, recorded.folder, root)
         complaints = [*_missing(recorded), *layout.warnings]
         try:
@@ -99,8 +122,11 @@ def convert(
 
 
 def _laid_out(recorded: RecordingReader, path: Path | None) -> tuple[Layout, bool]:
-    """The file's layout, with the telescope's metadata file if there is one at the path; or a file of our own there."""
-    # Both load astropy.
+    """Return the layout of the file, and whether the file at the path is one that we have written.
+
+    If the telescope's metadata file is at the path, the layout merges it.
+    """
+    # Both import astropy.
     from discosbackend.simulator.fits import layout as fits_layout
     from discosbackend.simulator.fits import metadata
 
@@ -111,9 +137,9 @@ def _laid_out(recorded: RecordingReader, path: Path | None) -> tuple[Layout, boo
 
 
 def _without_dumps(recorded: RecordingReader, keep: bool) -> Converted:
-    """A recording that ended within its first dump is removed: no reader takes a file without rows.
+    """Remove a recording that ended within its first dump: programs cannot read a file without rows.
 
-    One whose dumps are all damaged stays, for someone to look at.
+    A recording whose dumps are all damaged is kept for inspection.
     """
     if not recorded.empty:
         raise RecordingError(f"no whole dump is left: {str(recorded.folder)!a}")
@@ -123,7 +149,7 @@ def _without_dumps(recorded: RecordingReader, keep: bool) -> Converted:
 
 
 def _missing(recorded: RecordingReader) -> list[str]:
-    """What lacks between the first dump and the last, if anything."""
+    """Return a warning if dumps are missing."""
     missing = recorded.dumps[-1].number + 1 - len(recorded.dumps)
     return [f"{missing} dumps are missing of {recorded.dumps[-1].number + 1}"] if missing else []
 
@@ -140,13 +166,13 @@ def _remove(recorded: RecordingReader) -> list[str]:
 
 
 def _put(layout: Layout, recorded: RecordingReader, output: Path) -> Path:
-    """Write the file beside its goal and put it there whole, overwriting nothing; where it is then."""
+    """Write a temporary file beside `output` and link it to its name, without overwriting; return the final path."""
     from discosbackend.simulator.fits import layout as fits_layout
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as problem:
-        # What Python calls it when a folder of the path is a file.
+        # mkdir() raises this if a parent in the path is a file.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), problem.filename) from None
     candidates = _candidates(output)
     for candidate in candidates:
@@ -171,7 +197,7 @@ def _put(layout: Layout, recorded: RecordingReader, output: Path) -> Path:
 
 
 def _part_of(output: Path) -> Path:
-    """Where a file is written until it is whole: beside its goal, by a name that is no longer than a name may be."""
+    """Return the path of the temporary file: beside `output`, with a name that is not too long."""
     name = f".{output.name}.part"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = f".{zlib.crc32(os.fsencode(output.name)):08x}.part"
@@ -188,9 +214,9 @@ def _candidates(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def _reserved(part: Path) -> Iterator[int | None]:
-    """The empty file of that name, for nobody else; None if somebody else has it. It is removed in the end.
+    """Create and lock the temporary file, and remove it at the end; None if another process has locked it.
 
-    What a killed conversion has left there is used again, unless it is another name of a finished file.
+    A file that a killed conversion has left is used again, unless it is a link to a finished file.
     """
     while True:
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -201,11 +227,11 @@ def _reserved(part: Path) -> Iterator[int | None]:
                 yield None
                 return
             if not _is_at(part, file):
-                # Its owner has removed it while we waited for the lock.
+                # Another process has removed the file before we locked it.
                 continue
             try:
                 if os.fstat(file).st_nlink > 1:
-                    # Killed between link and unlink: the finished file must not be written to.
+                    # A conversion was killed between link and unlink. Do not overwrite the finished file.
                     continue
                 os.ftruncate(file, 0)
                 yield file
@@ -224,7 +250,7 @@ def _is_at(path: Path, file: int) -> bool:
 
 
 def _reserve_space(file: int, size: int) -> None:
-    """Have a disk that is too small say so before minutes of writing."""
+    """Reserve disk space, so that a full disk is reported now and not after minutes of writing."""
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as problem:
@@ -233,7 +259,7 @@ def _reserve_space(file: int, size: int) -> None:
 
 
 def _place(part: Path, output: Path) -> bool:
-    """Give the finished file its name; False if the name is taken."""
+    """Give the finished file its name; return False if the name exists."""
     try:
         os.link(part, output)
     except FileExistsError:
@@ -241,7 +267,7 @@ def _place(part: Path, output: Path) -> bool:
     except OSError as problem:
         if problem.errno not in _NO_LINKS:
             raise
-        # Other conversions are kept away by the lock on the part.
+        # Between the check and the rename, the lock on the temporary file excludes other conversions.
         if os.path.lexists(output):
             return False
         os.rename(part, output)
@@ -249,7 +275,7 @@ def _place(part: Path, output: Path) -> bool:
 
 
 def _synchronise(folder: Path) -> None:
-    """Have the name reach the disk too, before the recording goes; as far as that can be."""
+    """Synchronise the folder to disk, if possible, before the recording is removed."""
     try:
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -262,7 +288,7 @@ def _synchronise(folder: Path) -> None:
 
 
 def _refusal(problem: OSError, output: Path) -> str:
-    """Why a file could not be written, for status and for a reply."""
+    """Return why a file could not be written, as a text for status and for a reply."""
     if problem.errno == errno.ENOSPC:
         return f"disk full: {str(output)!a}"
     return f"file cannot be written: {_reason(problem)}: {str(problem.filename or output)!a}"
@@ -276,39 +302,39 @@ def _reason(problem: OSError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Convert the recordings that are named.
+    """Convert the given recordings.
 
-    Exit status 0 when all were, 1 otherwise; 143 after SIGTERM, 130 after SIGINT.
+    Exit status: 0 if all were converted, else 1; 143 after SIGTERM, 130 after SIGINT.
     """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
-    parser.add_argument("--root", metavar="DIR", type=Path, help="where absolute paths begin (default: /)")
-    parser.add_argument("--gently", action="store_true", help="leave the processor to others")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="the folder for absolute paths (default: /)")
+    parser.add_argument("--gently", action="store_true", help="run at a low priority")
     options = parser.parse_args(arguments)
     logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(message)s")
-    # A Ctrl-C is for a server and its conversion alike.
+    # Ctrl-C in a terminal sends SIGINT to the server and to its conversion.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     if options.gently:
         os.nice(10)
-    # A server may have more of them than a command line can carry.
+    # Standard input, because a server may have more recordings than fit on a command line.
     wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
     sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
 
 
 def _leave(number: int, _: object) -> NoReturn:
-    """As an exception, so that the part of a file that is there is removed."""
+    """Exit by an exception, so that the temporary file is removed."""
     sys.exit(128 + number)
 
 
 def _report(folder: Path, root: Path | None, name: str | None) -> int:
-    """Convert one recording, and say what became of it; the exit status."""
+    """Convert one recording and print the result; return the exit status."""
     report: dict[str, object] = {"recording": str(folder)}
     try:
         done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         report["refused"] = str(problem)
-    except Exception as problem:  # the others are converted still
+    except Exception as problem:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
         report["refused"] = f"conversion failed: {type(problem).__name__}: {str(folder)!a}"
     else:

@@ -1,7 +1,8 @@
-"""Layout: how the FITS file of a recording is laid out, and the writing of its rows.
+"""The layout of the FITS file of a recording, and the writing of its rows.
 
-A file without the telescope's metadata is laid out here, one with them in metadata; convert decides where it is
-written. The tables are those that the reduction package srttools reads.
+This module makes the layout of a self-contained file; the module metadata makes the layout of a file that is merged
+with the telescope's metadata. convert decides where the file is written. The tables are those that the reduction
+package srttools reads.
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ __all__ = [
 ]
 
 _BLOCK = 2880
-"""A FITS file consists of blocks of so many bytes."""
+"""The size of a block of a FITS file in bytes."""
 
-# How many bytes of rows are put together before they are written, and for how many rows at a time everything
-# but the spectra is computed. What is written with both is what a conversion needs of memory.
+# Bytes of rows that are written at a time, and the number of rows for which the columns other than spectra are computed
+# at a time. They limit the memory of a conversion.
 _BUFFER = 4 * 2**20
 _STRETCH = 4096
 
 _DAY = 86400 * TICKS_PER_SECOND
 _MJD_OF_1970 = 40587
 
-# By this card a file is known for one of ours.
+# The keyword that marks a file written by this program.
 _RECORDING = "Acquisition Recording"
 
-# Chosen, plausible at the telescope: relative humidity in %, temperature in °C, pressure in hPa.
+# Plausible values at the telescope: relative humidity in %, temperature in °C, pressure in hPa.
 _WEATHER = (50.0, 15.0, 940.0)
 
-# FITS's letters, as numpy has them in a file.
+# The numpy types of FITS's format letters.
 _LETTERS = {"D": ">f8", "I": ">i2", "J": ">i4", "A": "S"}
 
 
 class _Column(NamedTuple):
-    """A column of a table: its name, format in FITS's terms such as 3D, and unit."""
+    """A column of a table: its name, its FITS format such as 3D, and its unit."""
 
     name: str
     form: str
@@ -64,7 +65,7 @@ class _Column(NamedTuple):
 
     @property
     def field(self) -> tuple[Any, ...]:
-        """The same as a field of a numpy record."""
+        """The column as a field of a numpy record."""
         count, letter = self.form[:-1], self.form[-1]
         if letter == "A":
             return (self.name, f"S{count}")
@@ -100,7 +101,7 @@ _FEED_TABLE = (
     _Column("relativePower", "D"),
 )
 
-# Of DATA TABLE, what stands before the spectra. A multiple of four bytes, so that numpy finds them aligned.
+# The columns of DATA TABLE before the spectra. Their size is a multiple of four bytes, so that the spectra are aligned.
 _DATA_TABLE = (
     _Column("time", "D", "d"),
     _Column("raj2000", "D", "rad"),
@@ -124,10 +125,21 @@ _SERVO_TABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A file but for its spectra: the bytes before DATA TABLE, that table's header, and the bytes behind it.
+    """A file without its spectra.
 
-    `heads` gives, for some dumps in a row, what stands before the spectra in their rows: a numpy record each,
-    of the bytes that go to the file. `warnings` are what the user should know of it.
+    Parameters
+    ----------
+    before
+        The bytes before DATA TABLE.
+    data
+        The header of DATA TABLE.
+    heads
+        Returns the columns before the spectra for some consecutive dumps: a numpy record array of shape (dumps,), with
+        the bytes of the file.
+    after
+        The bytes after DATA TABLE.
+    warnings
+        Warnings for the user.
     """
 
     before: bytes
@@ -138,42 +150,47 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """How many bytes the file will have."""
+        """The size of the file in bytes."""
         rows = int(self.data["NAXIS1"]) * int(self.data["NAXIS2"])
         return len(self.before) + len(self.data.tostring()) + rows + -rows % _BLOCK + len(self.after)
 
 
-# -- what both kinds of file have ---------------------------------------------------------------------
+# -- for both kinds of file ---------------------------------------------------------------------------
 
 
 def mjd(ticks: Any) -> Any:
-    """Modified Julian Dates of instants, an integer or an array of them.
+    """Convert instants to Modified Julian Dates.
 
-    To 0.4 us, and from 2038 on, when there is one more digit before the point, to 0.7 us: a double's limits.
+    A double has a resolution of 0.4 us, and of 0.7 us from the year 2038 on.
+
+    Parameters
+    ----------
+    ticks
+        An integer or an array of integers, in 100 ns.
     """
     days, rest = divmod(ticks, _DAY)
     return (days + _MJD_OF_1970) + rest / _DAY
 
 
 def times(recorded: RecordingReader, dumps: Sequence[Dump]) -> Any:
-    """Ticks of the middles of dumps, as an array of integers."""
+    """Return the middles of dumps in 100 ns: int64, shape (dumps,)."""
     return np.array([recorded.middle(dump.number) for dump in dumps], dtype=np.int64)
 
 
 def diodes(dumps: Sequence[Dump]) -> Any:
-    """In which dumps the noise diode was on, as an array."""
+    """Return whether the noise diode was on: bool, shape (dumps,)."""
     return np.array([dump.flags & DIODE for dump in dumps], dtype=bool)
 
 
 def channel_kind(channel: Channel) -> str:
-    """What SECTION TABLE calls a channel of this kind."""
+    """Return the type of a channel in SECTION TABLE."""
     if channel.stokes:
         return "stokes"
     return "spectra" if channel.bins > 1 else "simple"
 
 
 def channel_columns(channels: Sequence[Channel]) -> list[tuple[str, str, str]]:
-    """Name, format and unit of the spectra's columns, in the order in which a dump has them."""
+    """Return the name, format and unit of the columns of spectra, in the order of a dump."""
     return [
         (f"Ch{number}", f"{channel.values if channel.values > 1 else ''}J", "count")
         for number, channel in enumerate(channels)
@@ -181,7 +198,7 @@ def channel_columns(channels: Sequence[Channel]) -> list[tuple[str, str, str]]:
 
 
 def mark(header: fits.Header, recorded: RecordingReader) -> None:
-    """Say in a header what the rows are: simulated, by what, from when exactly, and how to get them again."""
+    """Add cards to a header that say that the data are simulated, when they begin, and how to repeat the simulation."""
     setup = recorded.setup
     header["HIERARCH Acquisition Begin"] = (_iso(recorded.begins, 7), "UTC")
     header["HIERARCH Acquisition Integration"] = (setup.integration, "ms a dump")
@@ -194,12 +211,27 @@ def mark(header: fits.Header, recorded: RecordingReader) -> None:
 
 
 def is_marked(header: fits.Header) -> bool:
-    """Whether mark() was here."""
+    """Return whether mark() has marked this header."""
     return _RECORDING in header
 
 
 def write(layout: Layout, recorded: RecordingReader, file: int) -> None:
-    """Write the whole file to an empty one that is open. OSError for whatever the disk refuses."""
+    """Write a file.
+
+    Parameters
+    ----------
+    layout
+        The file without its spectra.
+    recorded
+        The recording, entered.
+    file
+        The descriptor of an empty file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     _write_all(file, layout.before)
     _write_all(file, layout.data.tostring().encode("ascii"))
     rows = 0
@@ -211,7 +243,7 @@ def write(layout: Layout, recorded: RecordingReader, file: int) -> None:
 
 
 def _blocks(layout: Layout, recorded: RecordingReader) -> Iterator[Any]:
-    """The rows, some megabytes at a time; each time in the same memory."""
+    """Yield the rows, some megabytes at a time, always in the same buffer."""
     values = recorded.setup.values
     row = np.dtype([("head", f"V{layout.data['NAXIS1'] - 4 * values}"), ("values", ">i4", (values,))])
     most = max(1, min(_STRETCH, _BUFFER // row.itemsize))
@@ -234,11 +266,17 @@ def _write_all(file: int, data: bytes | memoryview) -> None:
         left = left[os.write(file, left) :]
 
 
-# -- the file that is whole by itself -----------------------------------------------------------------
+# -- the self-contained file --------------------------------------------------------------------------
 
 
 def whole(recorded: RecordingReader) -> Layout:
-    """The file of a recording for which the telescope has none: its tables are made up from setup and sky."""
+    """Return the layout of a self-contained file, with tables computed from the settings and the sky.
+
+    Parameters
+    ----------
+    recorded
+        The recording, entered. It must have dumps.
+    """
     channels = recorded.setup.channels
     warnings = []
     if len({channel.bins for channel in channels}) > 1:
@@ -276,7 +314,7 @@ def _primary(recorded: RecordingReader, pointing: Pointing) -> fits.Header:
     header["ANTENNA"] = "SRT"
     header["SOURCE"] = _text(next(iter(recorded.sky["sources"]), "simulated sky"))
     header["HIERARCH Receiver Code"] = _text(setup.receiver.code)
-    # A detector's readers take the frequencies from RF INPUTS; by this name they know one.
+    # Programs recognise a total power detector by this name, and then take the frequencies from RF INPUTS.
     detector = all(channel.bins == 1 for channel in setup.channels)
     header["HIERARCH Backend Name"] = "TP" if detector else _text(setup.instrument.upper())
     header["HIERARCH RightAscension"] = (pointing.right_ascension, "rad, J2000")
@@ -314,7 +352,7 @@ def _inputs(recorded: RecordingReader) -> list[tuple[Any, ...]]:
             channel.feed,
             "LR".index(polarisation),
             f"{polarisation}CP",
-            # The sky's, unlike that of SECTION TABLE, to which readers add the local oscillator.
+            # The sky frequency. That of SECTION TABLE is in the band; programs add the local oscillator to it.
             oscillator + channel.start_frequency,
             channel.bandwidth,
             oscillator,
@@ -328,13 +366,13 @@ def _inputs(recorded: RecordingReader) -> list[tuple[Any, ...]]:
 
 
 def _kelvin(recorded: RecordingReader, name: str, profile: Sequence[float], number: int) -> float:
-    """Tsys or mark of an input: what the sky had when the acquisition began, or else the profile's."""
+    """Return `tsys` or `mark` of an input in K: that of the sky at the begin, or else that of the profile."""
     values: Mapping[str, float] = recorded.sky[name]
     return float(values.get(str(number), profile[number]))
 
 
 def _feeds(recorded: RecordingReader, warnings: list[str]) -> list[tuple[Any, ...]]:
-    """The rows of FEED TABLE. Readers take its row n for feed n, so there is one for every number."""
+    """Return the rows of FEED TABLE. Programs use row n for feed n, so there is a row for every feed number."""
     receiver = recorded.setup.receiver
     offsets = list(receiver.offsets)
     count = 1 + max(channel.feed for channel in recorded.setup.channels)
@@ -349,7 +387,7 @@ def _feeds(recorded: RecordingReader, warnings: list[str]) -> list[tuple[Any, ..
 
 
 def _temperatures(recorded: RecordingReader) -> tuple[list[_Column], list[tuple[Any, ...]]]:
-    """Columns and rows of ANTENNA TEMP TABLE: Tsys at the begin and at the end, as readers interpolate."""
+    """Return the columns and rows of ANTENNA TEMP TABLE: Tsys at the begin and at the end, as programs interpolate."""
     columns, row = [], []
     for section, channel in enumerate(recorded.setup.channels):
         kelvins = [_kelvin(recorded, "tsys", recorded.setup.tsys, number) for number in channel.inputs]
@@ -359,7 +397,7 @@ def _temperatures(recorded: RecordingReader) -> tuple[list[_Column], list[tuple[
 
 
 class _Heads:
-    """What stands before the spectra, with the telescope where the simulated sky needs it."""
+    """Computes the columns before the spectra, with the simulated position of the telescope."""
 
     def __init__(self, recorded: RecordingReader, pointing: Pointing) -> None:
         self._recorded = recorded
@@ -378,7 +416,7 @@ class _Heads:
         return rows
 
 
-# -- FITS itself --------------------------------------------------------------------------------------
+# -- FITS ---------------------------------------------------------------------------------------------
 
 
 def _table_header(name: str, columns: Sequence[_Column], size: int, rows: int) -> fits.Header:
@@ -418,12 +456,12 @@ def _blocked(data: bytes) -> bytes:
 
 
 def _text(value: str) -> str:
-    """What a header can carry of a text of the user's choice: printable ASCII, of a length that fits."""
+    """Convert a text to one that fits into a header: at most 40 characters of printable ASCII."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in value)[:40]
 
 
 def _iso(ticks: int, digits: int) -> str:
-    """An instant as FITS writes dates, with so many decimals of a second, the rest cut off."""
+    """Format an instant as a FITS date, truncated to `digits` decimals of a second."""
     seconds, rest = divmod(ticks, TICKS_PER_SECOND)
     fraction = f"{rest:07d}"[:digits]
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction}"

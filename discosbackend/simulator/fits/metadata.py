@@ -1,7 +1,7 @@
-"""The layout of a file with the telescope's metadata, with rows at the recording's own times.
+"""The layout of a file that is merged with the telescope's metadata file.
 
-Everything that the telescope wrote is copied byte by byte except DATA TABLE, which has other rows than ours.
-How rows are written, and a file without metadata, is in layout.
+The metadata file is copied byte by byte except DATA TABLE, whose rows are interpolated to the times of the dumps. The
+module layout writes the rows, and makes the layout of a file without metadata.
 """
 
 from __future__ import annotations
@@ -32,32 +32,46 @@ from discosbackend.simulator.recording.dump_files import Dump, RecordingReader
 
 __all__ = ["merged"]
 
-# Columns of which one is in the header by its number: the standard's, and those that describe coordinates.
+# The keywords with the number of a column: those of the FITS standard, including those of coordinates.
 _NUMBERED = re.compile(
     r"(TTYPE|TFORM|TUNIT|TNULL|TSCAL|TZERO|TDISP|TDIM|TBCOL|TLMIN|TLMAX|TDMIN|TDMAX"
     r"|TCTYP|TCUNI|TCRPX|TCRVL|TCDLT|TRPOS)([0-9]+)"
 )
-# Bytes. Some thousand times what DISCOS writes; it is held in memory.
+# Bytes. The file is held in memory. Files of DISCOS are about a thousand times smaller.
 _LARGEST = 2**30
 
 _SPECTRA = re.compile(r"ch[0-9]+", re.IGNORECASE)
 
-# How much it is around, by unit. The names are those that DISCOS gives in rad, should the unit be missing.
+# The period of an angle by unit; and the columns that DISCOS writes in rad, in case the unit is missing.
 _AROUND = {"rad": math.tau, "deg": 360.0}
 _ANGLES = {"raj2000", "decj2000", "az", "el", "par_angle", "derot_angle"}
 
 
 def merged(recorded: RecordingReader, path: Path) -> Layout | None:
-    """The file of a recording with the telescope's metadata file, which is only read.
+    """Return the layout of a recording merged with the telescope's metadata file.
 
-    None if the file there is one of ours, with the spectra of another recording of that name. RecordingError,
-    with both numbers, when it cannot be read or is of other sections than the recording.
+    Parameters
+    ----------
+    recorded
+        The recording, entered.
+    path
+        The metadata file. It is only read.
+
+    Returns
+    -------
+    Layout or None
+        None if the file has been written by this program, with the spectra of another recording of that name.
+
+    Raises
+    ------
+    RecordingError
+        If the file cannot be read, or if its sections differ from those of the recording.
     """
     try:
         with warnings.catch_warnings(record=True) as complaints:
             warnings.simplefilter("always")
             raw = _read(path)
-            # Of these bytes, as the file may be another one by now.
+            # Parse the bytes that were read, as the file may have been replaced meanwhile.
             with fits.open(io.BytesIO(raw), mode="readonly", memmap=False, lazy_load_hdus=False) as hdus:
                 layout = _merged(recorded, path, raw, hdus)
     except OSError as problem:
@@ -73,7 +87,7 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        # A pipe may never end, nor may a device.
+        # Reading a pipe or a device may never end.
         raise RecordingError(f"metadata file is not a regular file: {str(path)!a}")
     if (size := path.stat().st_size) > _LARGEST:
         limit = _LARGEST // 2**20
@@ -92,7 +106,7 @@ def _merged(recorded: RecordingReader, path: Path, raw: bytes, hdus: fits.HDULis
         return None
     info = hdus["DATA TABLE"].fileinfo()
     last = hdus[-1].fileinfo()
-    # Still being written: the positions are those of what is not there.
+    # The file is still being written if its header describes more data than it has.
     if last["datLoc"] + last["datSpan"] > len(raw):
         raise RecordingError(f"metadata file is cut off: {str(path)!a}")
     complaints: list[str] = []
@@ -131,11 +145,11 @@ def _check_sections(recorded: RecordingReader, path: Path, table: fits.BinTableH
 
 
 class _Rows:
-    """DATA TABLE's columns but for spectra: `header`, and, when called, the rows for some dumps.
+    """The columns of DATA TABLE except the spectra: the attribute `header`, and, if called, the rows for some dumps.
 
-    Numbers between the telescope's rows are interpolated, angles the short way around; whole and logical ones
-    and texts are those of the nearest row. Before the first row and behind the last one, these hold, but the
-    telescope is not taken to track there beyond one row.
+    Floating-point columns are interpolated between the rows of the telescope, angles over the shorter way. Integer and
+    logical columns and texts are those of the nearest row. Before the first row and after the last one the values of
+    that row are used; more than one row away, the flag of tracking is false.
     """
 
     def __init__(self, recorded: RecordingReader, path: Path, table: fits.BinTableHDU, raw: bytes) -> None:
@@ -144,7 +158,7 @@ class _Rows:
         if table.header["PCOUNT"]:
             raise RecordingError(f"metadata file has columns of variable length in DATA TABLE: {str(path)!a}")
         columns = table.columns
-        # As it is in the file: what a column's scale or null value means is left to who reads ours.
+        # The values as stored in the file. The scale and the null value of a column are copied with the header.
         dtype, place = columns.dtype.newbyteorder(">"), table.fileinfo()["datLoc"]
         stored = np.frombuffer(raw, dtype, count=table.header["NAXIS2"], offset=place)
         kept = [number for number, name in enumerate(columns.names) if not _SPECTRA.fullmatch(name)]
@@ -166,13 +180,13 @@ class _Rows:
         self._compare(recorded)
 
     def _compare(self, recorded: RecordingReader) -> None:
-        """Say how many rows have no metadata at their time."""
+        """Add a warning if there is no metadata at the times of some dumps."""
         outside = np.count_nonzero(self._outside(mjd(times(recorded, recorded.dumps))))
         if outside:
             self.complaints.append(f"metadata file: {outside} of {len(recorded.dumps)} dumps are outside of its times")
 
     def _outside(self, instants: Any) -> Any:
-        """Which instants are further than one row before the first row or behind the last."""
+        """Return which instants are more than one row before the first row or after the last one."""
         return (instants < self._times[0] - self._spacing) | (instants > self._times[-1] + self._spacing)
 
     def __call__(self, dumps: Sequence[Dump]) -> Any:
@@ -190,12 +204,12 @@ class _Rows:
                 if name.lower() == "flag_track":
                     rows[name][self._outside(instants)] = _logical(stored.dtype, False)
                 elif name.lower() == "flag_cal":
-                    # The simulated diode is in the spectra, whether the telescope knows of it or not.
+                    # The spectra contain the simulated diode, even if the telescope has not switched it.
                     rows[name][diodes(dumps)] = _logical(stored.dtype, True)
         return rows
 
     def _between(self, instants: Any, stored: Any, around: float | None) -> Any:
-        """Interpolate a column of any shape linearly, each element over the rows where it is a number."""
+        """Interpolate a column of shape (rows, ...) linearly, each element over the rows where it is finite."""
         flat = stored.reshape(len(stored), -1).astype(np.float64)
         found = np.empty((len(instants), flat.shape[1]))
         for number, values in enumerate(flat.T):
@@ -211,7 +225,7 @@ class _Rows:
 
 
 def _wrapped(values: Any, known: Any, around: float) -> Any:
-    """Angles in the range that the telescope gave them in: from 0, around 0, or without end."""
+    """Wrap angles to the range that the telescope uses: from 0, around 0, or not wrapped."""
     if known.min() >= 0 and known.max() <= around:
         return values % around
     if abs(known).max() <= around / 2:
@@ -220,28 +234,28 @@ def _wrapped(values: Any, known: Any, around: float) -> Any:
 
 
 def _around(name: str, unit: str | None) -> float | None:
-    """The period of a column that is an angle, in its unit; None for others."""
+    """Return the period of a column of angles in its unit, None for other columns."""
     if unit is None:
         return math.tau if name.lower() in _ANGLES else None
     return _AROUND.get(unit.strip().lower())
 
 
 def _spacing(instants: Any, integration: float) -> float:
-    """Days from one row to the next."""
+    """Return the time from one row to the next in days."""
     if len(instants) > 1:
         return float(np.median(np.diff(instants)))
     return integration / 86400e3
 
 
 def _logical(dtype: Any, value: bool) -> int:
-    """A flag as the file has it: FITS's logical columns hold letters."""
+    """Convert a flag to the value in the file: logical columns of FITS contain the letters T and F."""
     if dtype == np.int8 or dtype.kind == "b":
         return ord("T" if value else "F")
     return int(value)
 
 
 def _header(old: fits.Header, kept: Sequence[int], size: int, recorded: RecordingReader) -> fits.Header:
-    """The header of the rewritten table: all that the telescope wrote in its own, but for the columns."""
+    """Return the header of the new table: the telescope's header, with other columns."""
     header = old.copy()
     for key in ("CHECKSUM", "DATASUM", "THEAP"):
         header.remove(key, ignore_missing=True, remove_all=True)

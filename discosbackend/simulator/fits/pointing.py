@@ -1,7 +1,7 @@
-"""Pointing: where the telescope points while there is only a simulated sky.
+"""Pointing: the simulated position of the telescope, for files without the telescope's metadata.
 
-The receiver does not know: sky decides what the beam lets through. Here are the positions that agree
-with that, for self-contained files; a merged file has the telescope's own.
+signal.sky defines how sources drift through the beam; the positions here agree with it. In a merged file the positions
+are those of the telescope.
 """
 
 from __future__ import annotations
@@ -20,36 +20,43 @@ from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = ["Pointing"]
 
-# The ecliptic's north pole: ninety degrees from the Sun on any date (readers need a further package near it),
-# and from the Sardinia Radio Telescope never below 16 degrees of elevation.
+# The north pole of the ecliptic. It is 90 degrees from the Sun on any date (srttools needs a further package near the
+# Sun), and its elevation at the Sardinia Radio Telescope is never below 16 degrees.
 _RIGHT_ASCENSION = math.radians(270.0)
 _DECLINATION = math.radians(66.56)
 
-# The telescope's public geocentric coordinates, in metres.
+# The published geocentric coordinates of the telescope in metres.
 _SITE = (4865182.7660, 791922.6890, 4035137.1740)
 
-# Seconds between which azimuth and elevation are as good as straight lines: to 0.2 milliarcseconds.
+# Seconds. Over this time azimuth and elevation are interpolated linearly, with an error below 0.2 milliarcseconds.
 _STRAIGHT = 1.0
 
 _DAY = 86400 * TICKS_PER_SECOND
 _JULIAN_DATE_OF_1970 = 2440587.5
 _MJD_OF_1970 = 40587
 
-# Columns of a line of IERS's table of the Earth's rotation, a line a day: MJD; UT1 - UTC in s, x and y of the pole in
-# arcseconds.
+# The columns of the IERS table of the Earth's rotation, which has one line per day: MJD; UT1 - UTC in s, and x and y of
+# the pole in arcseconds.
 _MJD = slice(7, 12)
 _FIELDS = (slice(58, 68), slice(18, 27), slice(37, 46))
 
-# What ERFA calls the ellipsoid. The wavelength in micrometres matters only with an atmosphere.
+# ERFA's number of the ellipsoid. The wavelength in micrometres has no effect without an atmosphere.
 _WGS84 = 1
 _WAVELENGTH = 1.0
 
 
 class Pointing:
-    """The telescope on a source at a fixed place, or scanning over it in right ascension if it drifts.
+    """The position of the telescope: tracking a source, or scanning over it in right ascension if the source drifts.
 
-    The scan's speed makes the source cross the beam in the time that Source.crossing says; the telescope is
-    on it at Source.transit. The first source that drifts decides.
+    The first drifting source determines the scan. Its beam crossing takes Source.crossing seconds, and the telescope
+    points at it Source.transit seconds after the begin.
+
+    Parameters
+    ----------
+    receiver
+        The receiver, for its beam.
+    sky
+        The sky at the begin of the acquisition, as Sky.to_dict() returns it.
     """
 
     right_ascension = _RIGHT_ASCENSION
@@ -72,9 +79,19 @@ class Pointing:
         return self._speed != 0
 
     def at(self, ticks: Any, begins: int) -> dict[str, Any]:
-        """The columns of DATA TABLE that say where the telescope looks at these instants, in rad.
+        """Return the columns of DATA TABLE with the position of the telescope. Nothing is downloaded.
 
-        `ticks` is an array, and `begins` when the acquisition began, both in 100 ns. Nothing is downloaded.
+        Parameters
+        ----------
+        ticks
+            The instants in 100 ns, int64, shape (rows,).
+        begins
+            When the acquisition began, in 100 ns.
+
+        Returns
+        -------
+        dict
+            For each column by name: angles in rad, shape (rows,).
         """
         right_ascension = self._right_ascension(ticks, begins)
         azimuth, elevation, latitude = self._horizontal(ticks, begins)
@@ -87,7 +104,7 @@ class Pointing:
             "az": azimuth,
             "el": elevation,
             "par_angle": np.arctan2(east, north),
-            # The derotator stands still: the feeds' offsets are in azimuth and elevation.
+            # The derotator does not move: the offsets of the feeds are in azimuth and elevation.
             "derot_angle": np.zeros(len(ticks)),
         }
 
@@ -96,7 +113,7 @@ class Pointing:
         return (_RIGHT_ASCENSION + self._speed * (seconds - self._transit)) % math.tau
 
     def _horizontal(self, ticks: Any, begins: int) -> tuple[Any, Any, float]:
-        """Azimuth, elevation, and the site's latitude, in rad; exact at so many instants as it takes."""
+        """Return azimuth, elevation, and the latitude of the site in rad, interpolated between exact positions."""
         knots, span = ticks, int(ticks[-1] - ticks[0])
         if (count := 2 + int(span / TICKS_PER_SECOND / _STRAIGHT)) < len(ticks):
             knots = ticks[0] + np.linspace(0, span, count).astype(np.int64)
@@ -109,13 +126,13 @@ class Pointing:
 
 
 def _horizontal(right_ascension: Any, ticks: Any) -> tuple[Any, Any, float]:
-    """Azimuth and elevation, and the site's latitude, in rad."""
+    """Return azimuth, elevation, and the latitude of the site in rad."""
     days, rest = np.divmod(ticks, _DAY)
     longitude, latitude, height = erfa.gc2gd(_WGS84, np.array(_SITE))
     ut1_utc, x, y = _rotation(days + _MJD_OF_1970, rest / _DAY)
     still, no_air = (0.0,) * 4, (0.0,) * 3
     with warnings.catch_warnings():
-        # A simulated clock may be off by decades, when leap seconds are anybody's guess.
+        # A simulated clock may be off by decades, where leap seconds are unknown, of which ERFA warns.
         warnings.simplefilter("ignore", erfa.ErfaWarning)
         azimuth, zenith_distance, *_ = erfa.atco13(
             *(right_ascension, _DECLINATION, *still),
@@ -126,19 +143,26 @@ def _horizontal(right_ascension: Any, ticks: Any) -> tuple[Any, Any, float]:
 
 
 def _rotation(days: Any, fractions: Any) -> tuple[Any, Any, Any]:
-    """UT1 - UTC in s, and the pole's x and y in rad, on these days of MJD, from the table that astropy brings.
+    """Return UT1 - UTC in s, and x and y of the pole in rad, from the IERS table that is installed with astropy.
 
-    0 where the table ends, in years for which nobody knows them: that makes at most 14 arcseconds.
+    They are 0 for dates outside of the table; the error of the position is at most 14 arcseconds.
+
+    Parameters
+    ----------
+    days
+        MJD, integers, shape (n,).
+    fractions
+        The fractions of the days, shape (n,).
     """
     first, last = int(days.min()), int(days.max())
     table = np.zeros((last - first + 2, len(_FIELDS)))
     with open(IERS_A_FILE, "rb") as file:
         for line in file:
-            # The dates go on where the values end.
+            # The table has dates without values at its end.
             if first <= (day := int(line[_MJD])) <= last + 1 and line[_FIELDS[0]].strip():
                 table[day - first] = [float(line[field]) for field in _FIELDS]
     steps = table[1:] - table[:-1]
-    # Over a leap second UT1 goes on, and UTC is set back.
+    # At a leap second UT1 - UTC steps by 1 s; remove the step before interpolating.
     steps[:, 0] -= np.round(steps[:, 0])
     ut1_utc, x, y = (table[days - first] + steps[days - first] * fractions[:, np.newaxis]).T
     return ut1_utc, x * erfa.DAS2R, y * erfa.DAS2R

@@ -1,1 +1,1 @@
-"""What an instrument is: its records, the profiles they are read from, sections, channels and tasks."""
+"""The description of an instrument: its records, the profiles that define them, sections, channels and tasks."""

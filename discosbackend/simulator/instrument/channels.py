@@ -1,6 +1,6 @@
-"""Which inputs are measured, which channels are recorded, and the temperatures of a receiver's inputs.
+"""The inputs that are measured, the channels that are recorded, and the temperatures of the inputs.
 
-Pure functions over records. What a section may be is in sections.
+These are pure functions on records. The module sections checks sections.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _POLARISATIONS = "LR"
 
 
 class _Input(NamedTuple):
-    """One input, with the section it belongs to."""
+    """An input and its section."""
 
     feed: int
     polarisation: str
@@ -33,7 +33,17 @@ class _Input(NamedTuple):
 
 
 def inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]) -> Iterator[Channel]:
-    """A channel for each input of the enabled feeds, in their order: what get-tpi and the like answer for."""
+    """Yield a channel for each input of the enabled feeds, in their order, for get-tpi, get-tp0 and get-rms.
+
+    Parameters
+    ----------
+    configuration
+        The loaded configuration.
+    feeds
+        The enabled feeds.
+    sections
+        The sections by number.
+    """
     for each in _inputs(configuration, feeds, sections):
         yield each.channel(each.polarisation)
 
@@ -41,15 +51,16 @@ def inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mappi
 def channels(
     configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]
 ) -> Iterator[Channel]:
-    """A channel for each section of the enabled feeds; with full Stokes, its two inputs in one.
+    """Yield a channel for each section of the enabled feeds, as recorded; the parameters are those of inputs().
 
-    The feed of set-section is not looked at: the deployed clients send 0 for every section (their sessions).
+    A full Stokes channel has two inputs. The argument `feed` of set-section has no effect: the deployed clients send 0
+    for every section, as their recorded sessions show.
     """
     recorded = {"LCP": "L", "RCP": "R", "FullStokes": _POLARISATIONS}
     for each in _inputs(configuration, feeds, sections):
         mode = each.section.mode
-        # A configuration with full Stokes has a section a feed: its second input has no channel of its own,
-        # unless it is told to record both by themselves.
+        # A full Stokes configuration has one section per feed. The second input has a channel of its own only in mode
+        # CP, in which both inputs are recorded separately.
         if configuration.stokes and mode in recorded and each.polarisation == _POLARISATIONS[1]:
             continue
         yield each.channel(recorded.get(mode, each.polarisation))
@@ -69,17 +80,17 @@ def _inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mapp
                 yield _Input(feed, polarisation, usual)
 
 
-# Inputs with levels of their own; more feeds than any receiver has.
+# The number of inputs for which levels are drawn, more than any receiver has.
 _INPUTS = 64
 
 
 @lru_cache(maxsize=64)
 def levels(receiver: Receiver, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Tsys and the noise diode's temperature in K, by input number; the same for the same receiver and seed."""
+    """Return Tsys and the temperature of the noise diode in K, by input number, for a receiver and a seed."""
     draw = random.Random(f"{seed} {receiver.code}")
     tsys, marks = [], []
     for _ in range(_INPUTS):
-        # One after the other: an input keeps its levels whatever becomes of _INPUTS.
+        # Draw both for each input in turn, so that a change of _INPUTS does not change the levels of an input.
         tsys.append(draw.uniform(*receiver.tsys))
         marks.append(draw.uniform(*receiver.mark))
     return tuple(tsys), tuple(marks)

@@ -1,8 +1,7 @@
-"""The instruments as records: what they are made of, and what an acquisition is made with.
+"""Records that describe an instrument, and the settings of an acquisition.
 
-Which instruments there are is data, in simulator/profiles/*.toml, which profiles reads into these records.
-sections checks values against the limits; the backend and tasks follow the rest. Frequencies, bandwidths
-and sample rates are in MHz.
+The module profiles reads the instruments from simulator/profiles/*.toml into these records. sections checks values
+against the limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
 """
 
 from __future__ import annotations
@@ -27,15 +26,33 @@ __all__ = [
 ]
 
 UNCONFIGURED = "unconfigured"
-"""What get-configuration answers until a configuration is loaded (protocol section 4.4)."""
+"""The reply to get-configuration until a configuration is loaded (protocol section 4.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an instrument accepts; of a pair, both ends are accepted.
+    """The values that an instrument accepts. A pair is the lowest and the highest value.
 
-    `all_feeds` is the number that, given twice to set-enable, means every feed. `equal_feeds_once`: two
-    equal feeds are one feed with its two inputs, else they are measured twice.
+    Parameters
+    ----------
+    start_frequency
+        In MHz.
+    bins
+        The accepted numbers of bins.
+    bandwidth
+        In MHz.
+    sample_rate
+        In MHz.
+    integration
+        In ms.
+    shift
+        The argument of set-shift.
+    feeds
+        The number of feeds.
+    all_feeds
+        If this number is given for both feeds of set-enable, all feeds are enabled. Default: there is no such number.
+    equal_feeds_once
+        Whether two equal feeds of set-enable are measured once. Default: they are measured twice.
     """
 
     start_frequency: tuple[float, float]
@@ -50,13 +67,13 @@ class Limits:
 
     @property
     def sections(self) -> int:
-        """The most sections that any configuration has: one for each polarisation of each feed."""
+        """The largest number of sections of a configuration: one for each polarisation of each feed."""
         return 2 * self.feeds
 
 
 @dataclass(frozen=True, slots=True)
 class Comb:
-    """Interference: a narrow peak of `level` K every `spacing` MHz of the sky from `first` to `last`."""
+    """Interference: narrow peaks of `level` K, every `spacing` MHz from sky frequency `first` to `last` in MHz."""
 
     first: float
     last: float
@@ -66,11 +83,24 @@ class Comb:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What stands in front of the backend. `tsys` and `mark` in K: the lowest and the highest of its inputs.
+    """The receiver in front of the backend.
 
-    `code` is its name in DISCOS's files, `local_oscillator` what is added in MHz to a frequency in the
-    backend's band to get that on the sky, `beam` the full width at half maximum in arcmin, and `offsets`
-    where each feed looks, in arcmin from feed 0. `mark` is the noise diode's temperature.
+    Parameters
+    ----------
+    code
+        Its name in the files of DISCOS.
+    local_oscillator
+        In MHz: a sky frequency minus this is a frequency in the band of the backend.
+    tsys
+        The lowest and the highest system temperature of its inputs in K.
+    mark
+        The lowest and the highest temperature of the noise diode at its inputs in K.
+    beam
+        The full width at half maximum in arcmin.
+    offsets
+        The offset of each feed from feed 0, (x, y) in arcmin.
+    interference
+        The interference that it receives.
     """
 
     code: str = "KKG"
@@ -84,13 +114,30 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """How a backend turns power into counts.
+    """How a backend converts power to counts.
 
-    `gain` is counts per K and MHz at 0 dB, `zero` counts without any power, `full_scale` where it saturates,
-    `rms` the counts of a sampler at 0 dB. Of the band's shape, `edge` is the level at its edges against the
-    peak, `slope` by how much e-folds it falls across the band; `dc` and `spur` are factors on bin 0 and on
-    bin N/2, `cross` is Q and U against the root of L times R. `drift` is the rms of the gain, relative, over
-    minutes.
+    Parameters
+    ----------
+    gain
+        Counts per K and MHz at an attenuation of 0 dB.
+    zero
+        Counts without any power.
+    full_scale
+        The largest number of counts.
+    rms
+        The rms of a sampler in counts at 0 dB.
+    edge
+        The response at the edges of the band, relative to the peak.
+    slope
+        How many e-folds the response falls across the band.
+    dc
+        The factor on bin 0.
+    spur
+        The factor on bin N/2 of N.
+    cross
+        Q and U relative to the square root of L times R.
+    drift
+        The relative rms of the gain over minutes.
     """
 
     gain: float = 1.0
@@ -107,9 +154,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One `Ch<n>` of the data: a section as it is recorded. Frequencies in MHz.
+    """One channel of the data, the column `Ch<n>` of the file: a section as it is recorded.
 
-    `polarisations` is ("L",), ("R",), or, for full Stokes, ("L", "R"), which makes L, R, Q and U.
+    `start_frequency` and `bandwidth` are in MHz. `polarisations` is ("L",), ("R",), or, for full Stokes, ("L", "R"),
+    which is recorded as L, R, Q and U.
     """
 
     feed: int
@@ -120,27 +168,27 @@ class Channel:
 
     @property
     def stokes(self) -> bool:
-        """Whether it holds L, R, Q and U one behind the other."""
+        """Whether the values are L, R, Q and U, one after the other."""
         return len(self.polarisations) > 1
 
     @property
     def values(self) -> int:
-        """How many values a dump has."""
+        """The number of values in a dump of this channel."""
         return self.bins * (4 if self.stokes else 1)
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """The numbers of its inputs on the instrument: two a feed, left circular first."""
+        """The numbers of its inputs: 2 * feed for left circular, 2 * feed + 1 for right circular."""
         return tuple(2 * self.feed + "LR".index(polarisation) for polarisation in self.polarisations)
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that an acquisition is made with and that does not change while it lasts.
+    """The settings of an acquisition, which do not change while it runs.
 
-    `acquisition` counts them from 0 and `seed` is the simulation's: both decide the noise. `integration` is
-    in ms, `attenuation` in dB. `tsys` and `marks` are what the profile's ranges have become for this seed, by
-    input number, in K.
+    `acquisition` is its number from 0. It determines the noise together with `seed`, the seed of the simulation.
+    `integration` is in ms, `attenuation` in dB. `tsys` and `marks` are the temperatures in K by input number, drawn
+    from the ranges of the receiver.
     """
 
     instrument: str
@@ -157,22 +205,46 @@ class Setup:
 
     @property
     def dump_length(self) -> int:
-        """The integration time in ticks of 100 ns."""
+        """The integration time in 100 ns."""
         return self.integration * TICKS_PER_SECOND // 1000
 
     @property
     def values(self) -> int:
-        """How many values a dump has in all."""
+        """The number of values in a dump, of all channels."""
         return sum(channel.values for channel in self.channels)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A named configuration and what its sections are before set-section.
+    """A named configuration, with the initial values of its sections.
 
-    `limits` is None where nothing is known of the instrument. Each feed gives two inputs, left and right
-    circular; without feeds there is one input and no section, as before a configuration is loaded.
-    `attenuation` is in dB, `integration` in ms.
+    Each feed has two inputs, left and right circular. Without feeds there is one input and no section, which is the
+    state before a configuration is loaded.
+
+    Parameters
+    ----------
+    name
+        The argument of set-configuration.
+    limits
+        The limits of the instrument. None: values are not checked.
+    feeds
+        The numbers of its feeds.
+    bandwidth
+        In MHz.
+    bins
+        The number of bins of a section.
+    attenuation
+        In dB.
+    stokes
+        Whether it records full Stokes: L, R, Q and U of each feed.
+    start_frequency
+        In MHz.
+    integration
+        In ms.
+    receiver
+        The receiver.
+    response
+        The response of the backend.
     """
 
     name: str
@@ -189,21 +261,32 @@ class Configuration:
 
     @property
     def inputs(self) -> int:
-        """How many inputs it measures."""
+        """The number of inputs."""
         return 2 * len(self.feeds) or 1
 
     @property
     def sections(self) -> int:
-        """How many sections it has: one an input, or with full Stokes one a feed."""
+        """The number of sections: one for each input, or with full Stokes one for each feed."""
         return len(self.feeds) * (1 if self.stokes else 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What takes an instrument a while: the command that begins it, and its duration in s.
+    """A long-running task of an instrument.
 
-    `configuration` is what set-configuration calls it, "" if that cannot begin it. With `initialises` it may
-    be begun at any time and everything else comes after it. `help` is the one-line help of its command.
+    Parameters
+    ----------
+    command
+        The command that starts it.
+    configuration
+        The argument of set-configuration that starts it too; "" if there is none.
+    duration
+        In s.
+    initialises
+        Whether it initialises the instrument. Such a task may be started at any time, and everything else must wait
+        until one has finished.
+    help
+        The one-line help of the command.
     """
 
     command: str
@@ -215,7 +298,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """What status says of an instrument that has tasks. `{command}` in `running` stands for the task's."""
+    """The texts of status for an instrument with tasks. `{command}` in `running` is replaced by the task's command."""
 
     uninitialised: str = "not initialised"
     running: str = "{command} in progress"
@@ -225,10 +308,26 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One instrument: its configurations by name, and what holds before one of them is loaded.
+    """An instrument.
 
-    `description` is one line about it. `lacks` names the protocol's commands that it has not. `records` is
-    False where acquisitions make no data files. `phrases` matter to an instrument that has tasks.
+    Parameters
+    ----------
+    name
+        Its name.
+    unconfigured
+        The state before a configuration is loaded.
+    configurations
+        Its configurations by name.
+    lacks
+        The commands of the protocol that it does not support.
+    tasks
+        Its long-running tasks.
+    phrases
+        The texts of status, if it has tasks.
+    description
+        One line about it.
+    records
+        Whether acquisitions are recorded.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Table: a TOML table that is asked for its values one by one; each is checked when it is read.
+"""Table: a TOML table whose values are checked when they are read.
 
-Which keys there are, and what they mean, is in profiles. An error names the key with its full path, such as
-configurations.SK77.bandwidth, and what would be right there.
+profiles defines the keys. An error message has the full path of the key, such as configurations.SK77.bandwidth, and
+what is accepted.
 """
 
 from __future__ import annotations
@@ -19,22 +19,37 @@ __all__ = ["Table", "as_number", "as_whole", "is_word"]
 
 T = TypeVar("T")
 
-# A key that TOML takes without quotes, and the longest value that a complaint quotes.
+# A key that needs no quotes in TOML; and the characters of a value that an error message shows.
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN = 60
 
-# Of a text that reaches clients or the header of a file: what is printable in ASCII, without comma and `!`.
+# Texts that are sent to clients or written to a file's header: printable ASCII without comma and `!`.
 _PLAIN = re.compile(r"[ \"-+\--~]+")
 
 _LARGEST = sys.float_info.max
 
 
 class Table:
-    """One table of a file: `path` is where it stands, "" at the top; it has none but the `known` keys.
+    """A table of a profile.
 
-    A key that is not there is looked for in the table `behind`, and then is that one's. Every method that
-    reads a value takes `default`, for a key that neither has; without it the key is needed. InstrumentError
-    for whatever is wrong.
+    A method that reads a value raises InstrumentError if the value is invalid, or if the key is missing and there is no
+    `default`.
+
+    Parameters
+    ----------
+    values
+        The table as tomllib reads it.
+    path
+        The path of the table in the file, "" for the whole file.
+    known
+        The keys that the table may have.
+    behind
+        A table with values for keys that this one does not have.
+
+    Raises
+    ------
+    InstrumentError
+        If `values` is no table or has another key.
     """
 
     def __init__(self, values: Any, path: str, known: Iterable[str], behind: Table | None = None) -> None:
@@ -55,7 +70,7 @@ class Table:
         return iter(self._values)
 
     def where(self, key: str) -> str:
-        """The key with its full path, in the table that has it."""
+        """Return the full path of a key, in the table that has it."""
         if key not in self._values and self._behind is not None and key in self._behind:
             return self._behind.where(key)
         if not _BARE.fullmatch(key):
@@ -63,17 +78,17 @@ class Table:
         return f"{self.path}.{key}" if self.path else key
 
     def wrong(self, key: str, right: str) -> InstrumentError:
-        """The complaint that a value should be what is right."""
+        """Return the error that a value must be `right`."""
         return InstrumentError(f"{self.where(key)} must be {right}, not {_shown(self.raw(key))}")
 
     def raw(self, key: str) -> Any:
-        """A value as the file has it, None for a key that is not there."""
+        """Return a value as it is in the file, None if the key is missing."""
         if key not in self._values and self._behind is not None:
             return self._behind.raw(key)
         return self._values.get(key)
 
     def read(self, key: str, right: str, of: Callable[[Any], T | None], default: T | None = None) -> T:
-        """What `of` makes of a value; where that is None, the complaint says what would be `right`."""
+        """Convert a value with `of`. If that returns None, raise an error that says what is accepted: `right`."""
         if self.raw(key) is None:
             if default is not None:
                 return default
@@ -87,18 +102,18 @@ class Table:
     # -- single values --------------------------------------------------------------------------------
 
     def flag(self, key: str, default: bool) -> bool:
-        """`true` or `false`."""
+        """Read `true` or `false`."""
         return self.read(key, "true or false", _flag, default)
 
     def line(self, key: str, default: str | None = None, longest: int = 200) -> str:
-        """One line of text for people."""
+        """Read one line of text for people."""
         right = f"one line of text of at most {longest} characters"
         return self.read(
             key, right, lambda value: value if _is_line(value) and len(value) <= longest else None, default
         )
 
     def word(self, key: str, default: str | None = None, longest: int = 64) -> str:
-        """Text that reaches clients and files: one that is_word()."""
+        """Read a text that is sent to clients or written to files: is_word() holds for it."""
         right = f"one line of ASCII without , and ! of at most {longest} characters"
         return self.read(key, right, lambda value: value if is_word(value, longest) else None, default)
 
@@ -112,12 +127,12 @@ class Table:
         most: float = math.inf,
         unit: str = "",
     ) -> float:
-        """A finite number, as a float; within the limits, and above one of them if that is given."""
+        """Read a finite number from `least` to `most`, and, if `above` is given, above that."""
         right = _between("a number", above, least, most, unit)
         return self.read(key, right, lambda value: as_number(value, above, least, most), default)
 
     def whole(self, key: str, default: int | None = None, *, least: int, most: int, unit: str = "") -> int:
-        """A whole number within the limits."""
+        """Read an integer from `least` to `most`."""
         right = _between("a whole number", None, least, most, unit)
         return self.read(key, right, lambda value: as_whole(value, least, most), default)
 
@@ -133,7 +148,7 @@ class Table:
         most: float = math.inf,
         unit: str = "",
     ) -> tuple[float, float]:
-        """A pair `[lowest, highest]` of numbers."""
+        """Read a pair `[lowest, highest]` of numbers."""
         right = _between("a pair [lowest, highest] of numbers", above, least, most, unit)
 
         def of(pair: Any) -> tuple[float, float] | None:
@@ -144,31 +159,31 @@ class Table:
     def wholes(
         self, key: str, default: tuple[int, int] | None = None, *, least: int, most: int, unit: str = ""
     ) -> tuple[int, int]:
-        """A pair `[lowest, highest]` of whole numbers."""
+        """Read a pair `[lowest, highest]` of integers."""
         right = _between("a pair [lowest, highest] of whole numbers", None, least, most, unit)
         return self.read(key, right, lambda value: _pair(value, lambda n: as_whole(n, least, most)), default)
 
     def each(
         self, key: str, right: str, of: Callable[[Any], T | None], default: tuple[T, ...] | None = None
     ) -> tuple[T, ...]:
-        """What `of` makes of each value of a list; `right` says what the list would be."""
+        """Read a list and convert each value with `of`; `right` describes a valid list."""
         return self.read(key, right, lambda value: _each(value, of), default)
 
     # -- tables ---------------------------------------------------------------------------------------
 
     def table(self, key: str, known: Iterable[str]) -> Table:
-        """A table in this one, empty if it is not there."""
+        """Return a subtable; an empty one if it is missing."""
         return Table(self._values.get(key, {}), self.where(key), known)
 
     def named(self, key: str, known: Iterable[str], behind: Table | None = None) -> Iterator[tuple[str, Table]]:
-        """The tables `[key.NAME]`, each with its name; none if there are none."""
+        """Yield the tables `[key.NAME]` with their names."""
         values = self._values.get(key, {})
         names = Table(values, self.where(key), values if isinstance(values, dict) else ())
         for name in names:
             yield name, Table(names.raw(name), names.where(name), known, behind)
 
     def listed(self, key: str, known: Iterable[str]) -> Iterator[Table]:
-        """The tables of a list, `[[key]]` or inline; none if there are none. Counted from 0 in complaints."""
+        """Yield the tables of a list, `[[key]]` or inline. Error messages count them from 0."""
         values = self._values.get(key, [])
         if not isinstance(values, list):
             raise self.wrong(key, f"a list of tables: write [[{self.where(key)}]] above each")
@@ -185,7 +200,7 @@ def _is_line(value: Any) -> bool:
 
 
 def is_word(value: Any, longest: int = 64) -> bool:
-    """Whether it is printable ASCII without a comma or `!`, and no blank at its ends."""
+    """Return whether the value is printable ASCII without a comma or `!`, and without blanks at its ends."""
     return (
         isinstance(value, str)
         and len(value) <= longest
@@ -195,14 +210,14 @@ def is_word(value: Any, longest: int = 64) -> bool:
 
 
 def as_number(value: Any, above: float | None = None, least: float = -math.inf, most: float = math.inf) -> float | None:
-    """A finite number within the limits as a float, None for anything else."""
+    """Return a finite number within the limits as a float, None for anything else."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
         return None
     return float(value) if least <= value <= most and (above is None or value > above) else None
 
 
 def as_whole(value: Any, least: int, most: int) -> int | None:
-    """A whole number within the limits, None for anything else."""
+    """Return an integer within the limits, None for anything else."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return value if whole and least <= value <= most else None
 
@@ -211,7 +226,7 @@ def _each(values: Any, of: Callable[[Any], T | None]) -> tuple[T, ...] | None:
     if not isinstance(values, list):
         return None
     found = [of(value) for value in values]
-    # Asked twice for the sake of the type checker: neither form alone tells it that no None is left.
+    # Both tests are for the type checker: neither alone tells it that no None is left.
     return None if None in found else tuple(value for value in found if value is not None)
 
 
@@ -231,7 +246,7 @@ def _between(what: str, above: float | None, least: float, most: float, unit: st
 
 
 def _shown(value: Any) -> str:
-    """A value as one line that is not too long, as the file has it."""
+    """Format a value for an error message: one line of limited length, in the syntax of the file."""
     if isinstance(value, dict):
         return "a table"
     text = str(value).lower() if isinstance(value, bool) else repr(value)

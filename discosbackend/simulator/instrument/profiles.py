@@ -1,7 +1,7 @@
-"""Instruments from TOML files: those in simulator/profiles, which come with the package, and a user's own.
+"""Reads instruments from TOML profiles: those of the package, in simulator/profiles, and those of the user.
 
-What the records mean is in model; what the keys mean is in the files themselves, which are meant to be copied.
-Here the contents of a file are checked; single values are read in profile_tables.
+model defines the records. Comments in the profiles explain the keys, since users copy these files. This module checks
+the contents of a file; profile_tables reads and checks single values.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from discosbackend.toml import did_you_mean, read_toml
 __all__ = ["INSTRUMENTS", "RESET", "instrument_of", "profile_text", "shipped_instruments"]
 
 RESET = "reset"
-"""The command that every instrument with tasks has beside them."""
+"""The command that cancels a task; every instrument with tasks has it."""
 
 _SHIPPED = Path(__file__).parents[1] / "profiles"
 
 _YEAR = 366 * 86400
 
-# Beyond these a number is a mistake: of whatever is an integer, and of what memory must last for.
+# Limits of integers. Larger numbers are mistakes; so many bins or feeds would exceed the memory.
 _INTEGER, _MOST_BINS, _MOST_FEEDS = 10**9, 2**24, 1000
 
-# The same for other quantities: MHz, K, counts, factors, and arcmin of half the sky.
+# Limits of other quantities: MHz, K, counts, factors, and arcmin (half the sky).
 _MOST_MHZ, _MOST_K, _MOST_COUNTS, _MOST_FACTOR, _HALF_THE_SKY = 1e7, 1e6, 1e12, 1e6, 180 * 60
 
-# Values are recorded in four bytes, signed.
+# Values are recorded as signed 32-bit integers.
 _FULL_SCALE = 2**31 - 1
 
-# MISTRAL's client reads greeting and status together into 256 bytes.
+# Characters. MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
 _LONGEST_PHRASE = 120
 
-# So that a mistyped spacing does not cost minutes a dump.
+# The most peaks of a comb; with a mistyped spacing a dump would take minutes.
 _MOST_PEAKS = 10_000
 
 _TOP = (
@@ -72,7 +72,7 @@ _PHRASES = ("uninitialised", "running", "acquiring", "ready")
 
 
 class _Shipped(Mapping[str, Instrument]):
-    """Reads a file when its instrument is first asked for."""
+    """The instruments of the package; a file is read at the first access."""
 
     def __getitem__(self, name: str) -> Instrument:
         if name not in _names():
@@ -87,8 +87,8 @@ class _Shipped(Mapping[str, Instrument]):
 
 
 INSTRUMENTS: Mapping[str, Instrument] = _Shipped()
-"""Every instrument that comes with the package, by its name, in alphabetical order. `discos`, the default,
-knows the configurations of both spectrometers and, before one is loaded, no limits of its own."""
+"""The instruments of the package by name, in alphabetical order. `discos`, the default, has the configurations of both
+spectrometers, and no limits before a configuration is loaded."""
 
 
 @cache
@@ -102,28 +102,47 @@ def _shipped(name: str) -> Instrument:
 
 
 def shipped_instruments() -> Iterator[tuple[str, str]]:
-    """Name and description of every instrument that comes with the package, in alphabetical order."""
+    """Yield the name and the description of each instrument of the package, in alphabetical order."""
     for name, instrument in INSTRUMENTS.items():
         yield name, instrument.description
 
 
 def profile_text(name: str) -> str:
-    """The file of an instrument that comes with the package, to be copied. InstrumentError if none does."""
+    """Return the text of the TOML profile of an instrument of the package, to be copied.
+
+    Parameters
+    ----------
+    name
+        A name of INSTRUMENTS.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no instrument of this name.
+    """
     if name not in INSTRUMENTS:
         raise InstrumentError(f"unknown instrument {name!r}{did_you_mean(name, INSTRUMENTS, listed=True)}")
     return (_SHIPPED / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def instrument_of(name_or_path: str | Path) -> Instrument:
-    """The instrument of that name, or the one that a TOML file describes.
+    """Return an instrument by its name or from a TOML file.
 
-    InstrumentError, with what is wrong and what would be right, for a name or a file that cannot be used.
+    Parameters
+    ----------
+    name_or_path
+        A name of INSTRUMENTS, or the path of a profile.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such instrument or file, or if the profile is invalid; the message says what is accepted.
     """
     return _found(str(name_or_path), Path(), ())
 
 
 def _found(name: str, folder: Path, included_by: tuple[Path, ...]) -> Instrument:
-    """The instrument of that name, or of that file in the folder."""
+    """Return the instrument of that name, or of that file in the folder."""
     if name in INSTRUMENTS:
         return INSTRUMENTS[name]
     path = folder / name
@@ -134,7 +153,7 @@ def _found(name: str, folder: Path, included_by: tuple[Path, ...]) -> Instrument
 
 
 def _read(path: Path, included_by: tuple[Path, ...]) -> Instrument:
-    """The instrument of a file, which those others include. Every complaint begins with the file."""
+    """Read an instrument from a file that is included by the files of `included_by`. Errors begin with the file."""
     values = read_toml(path, f"instrument {path}", InstrumentError)
     chain = (*included_by, path.resolve())
     if chain[-1] in included_by:
@@ -147,7 +166,7 @@ def _read(path: Path, included_by: tuple[Path, ...]) -> Instrument:
 
 
 def _included(table: Table, folder: Path, chain: tuple[Path, ...]) -> dict[str, Configuration]:
-    """The configurations of all the instruments that a file includes, by name."""
+    """Return the configurations of all instruments that a file includes, by name."""
     found: dict[str, Configuration] = {}
     names = table.each("includes", "a list of instruments, by name or file", _text, ())
     for name in names:
@@ -184,7 +203,7 @@ def _instrument(table: Table, included: dict[str, Configuration]) -> Instrument:
     )
 
 
-# The version is answered by the server, and what is told of a backend's state the server itself needs.
+# Not `version`, which the server answers, and not `status`, which the server needs itself.
 _LACKABLE = tuple(name for name in COMMANDS if name not in ("version", "status"))
 
 
@@ -265,7 +284,7 @@ def _comb(table: Table) -> Comb:
 def _configurations(
     table: Table, limits: Limits | None, response: Response, receivers: Mapping[str, Receiver]
 ) -> dict[str, Configuration]:
-    """Those that the file describes itself, by name."""
+    """Return the configurations that the file itself defines, by name."""
     found: dict[str, Configuration] = {}
     defaults = table.table("defaults", _DEFAULTS)
     for name, each in table.named("configurations", (*_DEFAULTS, "stokes_too"), defaults):
@@ -316,8 +335,8 @@ def _configuration(
 
 
 def _check_name(name: str, where: str) -> None:
-    """Whether set-configuration can be asked for it, and clients that split at every comma can read it."""
-    # Recordings are folders that have it in their names.
+    """Check that the name can be an argument, and that clients which split replies at commas can read it."""
+    # No slash, because the name is part of the folder names of recordings.
     if not is_word(name) or "/" in name or name == UNCONFIGURED:
         right = f"a name of ASCII without , ! and / of at most 64 characters, and not {UNCONFIGURED}"
         raise InstrumentError(f"{where} must be {right}")

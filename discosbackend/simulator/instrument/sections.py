@@ -1,7 +1,7 @@
-"""Sections: what set-section changes, how `*` merges, and which values an instrument refuses.
+"""Sections: their initial values, the changes of set-section, and the check against the limits of the instrument.
 
-Pure functions over the records of model. A refusal is a BackendError that names the limit; the first
-word is the value's own, because the deployed clients show a reason up to the first blank.
+These are pure functions on the records of model. An invalid value raises BackendError with the limit. The first word of
+its text is the name of the value, because the deployed clients show a reason up to the first blank only.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MODES = {
     "1": "RCP",
     "2": "FullStokes",
 }
-"""Every mode that is accepted, and what it is called afterwards: the deployed clients send the digits."""
+"""The accepted modes and the names that they are stored under. The deployed clients send the digits."""
 
-# Two numbers of six significant digits, as the clients print them, differ by so much from an exact ratio.
+# The relative error of the ratio of two numbers that clients print with six significant digits.
 _PRINTED = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section, its values in the order of set-section's arguments; frequencies in MHz."""
+    """A section: its values in the order of the arguments of set-section. Frequencies are in MHz."""
 
     start_frequency: float
     bandwidth: float
@@ -48,7 +48,7 @@ _NAMES = tuple(field.name for field in fields(Section))
 
 
 def initial(configuration: Configuration, number: int) -> Section:
-    """A section as the configuration leaves it, counted from 0."""
+    """Return the initial section number `number`, counted from 0, of a configuration."""
     feed, polarisation = (number, 0) if configuration.stokes else divmod(number, 2)
     return Section(
         start_frequency=configuration.start_frequency,
@@ -61,9 +61,9 @@ def initial(configuration: Configuration, number: int) -> Section:
 
 
 def merged(section: Section, values: tuple[float | str, ...]) -> Section:
-    """The section with six values of set-section in place of its own, except where they are `*`.
+    """Return the section with the six values of set-section; a value of `*` is not changed.
 
-    A sample rate of `*` stays what it is by its nature, twice the bandwidth.
+    If the bandwidth is given and the sample rate is `*`, the sample rate becomes twice the bandwidth.
     """
     changes: dict[str, Any] = {name: value for name, value in zip(_NAMES, values, strict=True) if value != WILDCARD}
     if "mode" in changes:
@@ -74,7 +74,7 @@ def merged(section: Section, values: tuple[float | str, ...]) -> Section:
 
 
 def check(section: Section, limits: Limits) -> None:
-    """BackendError, naming the value and the limit, when the instrument cannot have such a section."""
+    """Raise BackendError, with the value and the limit, if a value of the section is invalid."""
     if section.bandwidth > limits.bandwidth[1]:
         raise BackendError(f"backend maximum bandwidth is {limits.bandwidth[1]:g}")
     check_range("bandwidth", section.bandwidth, limits.bandwidth, " MHz")
@@ -93,7 +93,7 @@ def check(section: Section, limits: Limits) -> None:
 
 
 def check_range(what: str, value: float, limits: tuple[float, float], unit: str = "") -> None:
-    """BackendError when a value lies outside of its limits, which are allowed themselves."""
+    """Raise BackendError if a value is outside of its limits; the limits themselves are valid."""
     low, high = limits
     if not low <= value <= high:
         raise BackendError(f"{what} {value:.10g} out of range: {low:g} to {high:g}{unit}")

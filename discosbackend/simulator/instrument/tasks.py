@@ -1,7 +1,7 @@
-"""TaskRunner: the tasks of an instrument, which take minutes, such as MISTRAL's: setup first, then the rest.
+"""TaskRunner: runs the long tasks of an instrument, such as MISTRAL's setup, which take minutes.
 
-Which tasks there are, how long they take and what status says meanwhile is data of a profile. The backend has one
-TaskRunner and asks it before an acquisition begins or a configuration is loaded.
+The profile defines the tasks, their durations and the texts of status. The backend asks its TaskRunner before an
+acquisition begins or a configuration is loaded.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ __all__ = ["TaskRunner"]
 
 
 class TaskRunner:
-    """Whether the instrument is initialised, and which task runs; without tasks nothing is ever in the way.
+    """The state of the tasks: whether the instrument is initialised, and which task runs.
 
-    A task is accepted at once and then runs by itself. While it runs, or while acquiring, whatever would begin is
-    refused with the text that status reports then. Where there is a task that initialises, everything else comes
-    after it. `call_later` is a reactor's callLater; it is given the real duration of the task.
+    A task is accepted at once and runs in the background. While it runs, or during an acquisition, another task fails
+    with the text that status reports. If the instrument has a task that initialises, everything else fails before such
+    a task has finished. Without tasks nothing fails.
+
+    Parameters
+    ----------
+    instrument
+        The instrument with its tasks.
+    call_later
+        As a reactor's callLater. It is called with the real duration of a task in s.
     """
 
     def __init__(self, instrument: Instrument, call_later: Callable[[float, Callable[[], None]], Any]) -> None:
@@ -34,23 +41,23 @@ class TaskRunner:
         self.reset()
 
     def reset(self) -> None:
-        """As when the instrument is switched on: a running task is cancelled, nothing is initialised."""
+        """Cancel a running task and return to the state before any task."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None
         self._running: Task | None = None
         self._initialised = not any(task.initialises for task in self._tasks.values())
         self.configuration = ""
-        """What set-configuration calls the task that was begun last, "" if nothing since a configuration was loaded."""
+        """The configuration name of the latest task; "" if no task was started since a configuration was loaded."""
 
     def status(self, acquiring: bool) -> str:
-        """What the instrument is doing or waiting for; "" for one without tasks."""
+        """Return the text of status; "" if the instrument has no tasks."""
         if not self._tasks:
             return ""
         return self._phrases.acquiring if acquiring else self._obstacle() or self._phrases.ready
 
     def check_ready(self) -> None:
-        """BackendError, with the text of status, while an acquisition cannot begin."""
+        """Raise BackendError, with the text of status, if an acquisition cannot begin now."""
         if obstacle := self._obstacle():
             raise BackendError(obstacle)
 
@@ -60,12 +67,12 @@ class TaskRunner:
         return "" if self._initialised else self._phrases.uninitialised
 
     def named(self, configuration: str) -> Task | None:
-        """The task that set-configuration calls so."""
-        # A task without such a name has "", which no request can carry.
+        """Return the task with this configuration name, None if there is none."""
+        # A task without a name has "", which cannot be an argument of set-configuration.
         return next((task for task in self._tasks.values() if task.configuration == configuration), None)
 
     def begin(self, name: str, acquiring: bool) -> None:
-        """Begin the task of this command. BackendError, with the text of status, while that cannot be."""
+        """Start the task of this command. Raise BackendError, with the text of status, if that is not possible now."""
         task = self._tasks[name]
         if acquiring:
             raise BackendError(self._phrases.acquiring)
@@ -77,11 +84,11 @@ class TaskRunner:
 
     def _done(self) -> None:
         self._running = self._alarm = None
-        # Whatever does not initialise could only begin after that.
+        # A task that does not initialise can only start on an initialised instrument.
         self._initialised = True
 
     def commands(self, begin: Callable[[str], None], reset: Callable[[], None]) -> Iterator[Callable[[], None]]:
-        """Functions with `@command`: one per task, which calls `begin` with the name of its command, and `reset`."""
+        """Yield functions marked with `@command`: one for each task, which calls `begin` with its name, and `reset`."""
         for task in self._tasks.values():
             yield _command(task.command, task.help, partial(begin, task.command))
         if self._tasks:
@@ -89,7 +96,7 @@ class TaskRunner:
 
 
 def _command(name: str, text: str, call: Callable[[], None]) -> Callable[[], None]:
-    # A function of its own: a bound method takes no mark.
+    # A new function, because @command cannot mark a bound method.
     @command(name, help=text)
     def answer() -> None:
         call()

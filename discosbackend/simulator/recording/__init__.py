@@ -1,1 +1,1 @@
-"""Recordings on disk: making dumps, storing them, and converting them to FITS files."""
+"""Recordings on disk: computing dumps, storing them, and running their conversion to FITS files."""

@@ -1,6 +1,6 @@
-"""Converter: converts recordings in a process of its own, which needs neither our interpreter nor our memory.
+"""Converter: runs conversions in a separate process, which does not slow down the server or use its memory.
 
-Which recordings, and when, is decided in queue; what that process does is in fits.convert.
+queue decides which recordings are converted and when; fits.convert is the program of the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PACKAGE = Path(__file__).resolve().parents[3]
 
 
 class Converter:
-    """Runs one conversion after the other; `root` is where absolute paths begin."""
+    """Runs conversions, one at a time. `root` is the folder that stands for `/` in the paths of set-filename."""
 
     def __init__(self, root: Path | None) -> None:
         self._root = root
@@ -32,11 +32,14 @@ class Converter:
         self._given_up = False
 
     def ready(self) -> None:
-        """Before a conversion: what was given up until now does not concern this one."""
+        """Prepare for a conversion: an earlier give_up() does not apply to it."""
         self._given_up = False
 
     def give_up(self) -> bool:
-        """End the conversion, whose recordings stay, also one that has yet to start; whether one was running."""
+        """Terminate the conversion, also one that has not started yet; return whether one was running.
+
+        Its recordings are kept.
+        """
         with self._lock:
             self._given_up = True
             if self._process is None:
@@ -45,7 +48,18 @@ class Converter:
             return True
 
     def run(self, names: Mapping[Path, str | None]) -> dict[Path, str]:
-        """Convert these recordings, each with the telescope's path or None; of those that were refused, why."""
+        """Convert recordings and wait until that is done.
+
+        Parameters
+        ----------
+        names
+            The folder of each recording, with the path of set-filename or None.
+
+        Returns
+        -------
+        dict
+            The folder of each recording that was not converted, with the reason.
+        """
         process = self._start()
         if isinstance(process, str):
             return dict.fromkeys(names, process)
@@ -66,7 +80,7 @@ class Converter:
         }
 
     def _start(self) -> subprocess.Popen[str] | str:
-        """The process, or why there is none."""
+        """Start the process; return it, or the reason why it cannot be started."""
         root = ["--root", str(self._root)] if self._root is not None else []
         path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
         with self._lock:
@@ -87,7 +101,7 @@ class Converter:
 
 
 def _refusal(report: dict[str, Any]) -> str | None:
-    """Why a recording was not converted; None if it was, which is logged."""
+    """Return why a recording was not converted; if it was, log that and return None."""
     if "refused" in report:
         return str(report["refused"])
     if report["written"] is not None:

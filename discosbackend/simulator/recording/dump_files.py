@@ -1,6 +1,6 @@
-"""The files of a recording: a folder with a header and numbered dumps, and the path of the FITS file made of it.
+"""The files of a recording: a folder with a header and numbered dumps; and the path of its FITS file.
 
-How a FITS file is written is in fits.convert.
+fits.convert writes the FITS file.
 """
 
 from __future__ import annotations
@@ -45,24 +45,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# After so many bytes read, those before are let go: else a recording of gigabytes counts as memory of ours.
+# Bytes. After reading this many, the mapped pages are released; else a recording of gigabytes would count as memory of
+# this process.
 _RELEASE_EVERY = 16 * 2**20
 
-# What a folder needs to count as a recording, and the version of all this.
+# The files of a recording, and the version of their format.
 _HEADER, _DUMPS, _NAME = "header.json", "dumps", "name.json"
 _FORMAT = 1
 
 DIODE = 1
 """The flag of a dump during which the noise diode was on."""
 
-# magic, checksum of what follows, number, flags, unused; the values are little-endian int32.
+# Magic, checksum of the rest of the record, number, flags, unused. The values follow as little-endian int32.
 _RECORD = struct.Struct("<4sIQII")
 _CHECKED_FROM = 8
 _MAGIC = b"DUMP"
 
 
 class Dump(NamedTuple):
-    """One whole dump of a recording: its number from 0, its flags, and at which byte it begins."""
+    """A complete dump of a recording: its number from 0, its flags, and its offset in the file in bytes."""
 
     number: int
     flags: int
@@ -70,9 +71,12 @@ class Dump(NamedTuple):
 
 
 class RecordingWriter:
-    """A recording that is being written: made by `begin`, one `write` a dump, `finish` at the end.
+    """Writes a recording: create it with `begin`, call `write` for each dump, then `finish`.
 
-    OSError, with the file that it is about, for whatever the disk refuses.
+    Raises
+    ------
+    OSError
+        From every method, if the file system reports an error; it names the file.
     """
 
     def __init__(self, folder: Path, file: int) -> None:
@@ -82,7 +86,21 @@ class RecordingWriter:
 
     @classmethod
     def begin(cls, data: Path, setup: Setup, begins: Ticks, sky: Sky, name: str | None = None) -> Self:
-        """A new recording in the data folder, which is made where it is missing; `name` as for give_name()."""
+        """Create a recording.
+
+        Parameters
+        ----------
+        data
+            The data folder. It is created if it does not exist.
+        setup
+            The settings of the acquisition.
+        begins
+            When the acquisition began, on the instrument's clock.
+        sky
+            The sky at the begin.
+        name
+            The path that set-filename gave, if any.
+        """
         data.mkdir(parents=True, exist_ok=True)
         folder = _new_folder(data, begins, setup.configuration)
         header = {"format": _FORMAT, "begins": int(begins), "setup": asdict(setup), "sky": sky.to_dict()}
@@ -93,20 +111,31 @@ class RecordingWriter:
             fcntl.flock(file, fcntl.LOCK_EX)
             if name is not None:
                 give_name(folder, name)
-            # The header appears whole or not at all: without it a folder is no recording. It comes last, so that
-            # nobody takes this one, which has no dumps yet, for one that is over.
+            # The header is written last and atomically. Without it a folder is not a recording, so no other program can
+            # take this one for a finished recording before its dumps are locked.
             _write_whole(folder / _HEADER, json.dumps(header, indent=1))
             undo.pop_all()
         return cls(folder, file)
 
     def write(self, number: int, flags: int, values: memoryview) -> None:
-        """Append a dump; after an OSError the recording ends with the dump before, and may be written on."""
+        """Append a dump. After an OSError the recording ends with the previous dump, and further dumps may be written.
+
+        Parameters
+        ----------
+        number
+            The number of the dump.
+        flags
+            DIODE or 0.
+        values
+            The values as bytes: little-endian int32, in the order of Spectra.fill().
+        """
         record = bytearray(_RECORD.pack(_MAGIC, 0, number, flags, 0))
         checksum = zlib.crc32(values, zlib.crc32(memoryview(record)[_CHECKED_FROM:]))
         struct.pack_into("<I", record, 4, checksum)
         wanted = len(record) + len(values)
         try:
-            # At a place of its own: what a dump has left that did not fit is written over, come what may.
+            # Write at an explicit offset, which overwrites the remains of a dump that did not fit on the disk, even if
+            # the truncation below has failed.
             written = os.pwritev(self._file, [record, values], self._end)
             while written < wanted:
                 left = values[written - len(record) :] if written >= len(record) else record[written:]
@@ -117,7 +146,7 @@ class RecordingWriter:
         self._end += wanted
 
     def finish(self) -> None:
-        """Have all of it reach the disk, and let others have the recording."""
+        """Synchronise the files to disk, and release the lock on the recording."""
         try:
             os.fdatasync(self._file)
             header = os.open(self.folder / _HEADER, os.O_RDONLY)
@@ -130,10 +159,28 @@ class RecordingWriter:
 
 
 class RecordingReader:
-    """A recording that is read: `with Recorded(folder) as recorded: ...` holds it against others meanwhile.
+    """Reads a recording: `with RecordingReader(folder) as recorded: ...` locks it and finds its dumps.
 
-    RecordingError, with what is wrong, for a folder that is none, or is being written or converted. Who only
-    looks does not `hold` it: others may write, convert and remove it meanwhile.
+    Parameters
+    ----------
+    folder
+        The folder of the recording.
+    hold
+        Whether to lock the recording. Without the lock other programs may write, convert and remove it meanwhile.
+
+    Raises
+    ------
+    RecordingError
+        If the folder is no recording, if its header is damaged, or, on entering, if it is being written or converted.
+
+    Attributes
+    ----------
+    begins : Ticks
+        When the acquisition began, on the instrument's clock.
+    setup : Setup
+        The settings of the acquisition.
+    sky : Mapping
+        The sky at the begin, as Sky.to_dict() returns it.
     """
 
     def __init__(self, folder: Path | str, *, hold: bool = True) -> None:
@@ -161,16 +208,16 @@ class RecordingReader:
         self._view: memoryview | None = None
         self._kept_from = 0
         self.dumps: list[Dump] = []
-        """The whole dumps, in order; empty until the recording has been entered."""
+        """The complete dumps in order; empty until the recording is entered."""
 
     @property
     def name(self) -> str | None:
-        """The path that set-filename gave it, None while there is none."""
+        """The path that set-filename gave, None if there is none."""
         return name_of(self.folder)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in it, so that nothing is lost with it; once entered."""
+        """Whether the file of dumps has no bytes, so that removing it loses nothing. Valid once entered."""
         return self._view is None
 
     def __enter__(self) -> Self:
@@ -205,7 +252,7 @@ class RecordingReader:
             self._file = None
 
     def _find(self) -> Iterator[Dump]:
-        """The whole dumps; anything else is left out, and said."""
+        """Yield the complete dumps; skip damaged ones and log them."""
         assert self._view is not None
         size = len(self._view)
         for place in range(0, size - self._size + 1, self._size):
@@ -216,18 +263,29 @@ class RecordingReader:
             if sound:
                 yield Dump(number, flags, place)
             else:
-                logger.warning("%s: the dump at byte %d is damaged, it is left out", self.folder, place)
+                logger.warning("%s: the dump at byte %d is damaged and is skipped", self.folder, place)
         if torn := size % self._size:
-            logger.warning("%s: the last dump was cut off, its %d bytes are left out", self.folder, torn)
+            logger.warning("%s: the last dump is incomplete, its %d bytes are skipped", self.folder, torn)
 
     def values(self, place: int) -> memoryview:
-        """The values of the whole dump that begins at that byte, little-endian int32; to be released after use."""
+        """Return the values of a dump.
+
+        Parameters
+        ----------
+        place
+            The offset of the dump in bytes: Dump.place.
+
+        Returns
+        -------
+        memoryview
+            The values as bytes: little-endian int32. Release it after use.
+        """
         assert self._view is not None
         self._release(place)
         return self._view[place + _RECORD.size : place + self._size]
 
     def _release(self, place: int) -> None:
-        """Have the pages before a place not count as ours; they can be read again all the same."""
+        """Release the mapped pages before an offset. They can be read again."""
         if place < self._kept_from:
             self._kept_from = 0
         if place - self._kept_from >= _RELEASE_EVERY:
@@ -237,19 +295,19 @@ class RecordingReader:
             self._kept_from = end
 
     def middle(self, number: int) -> int:
-        """Ticks of the middle of a dump: a dump is stamped there, as DISCOS stamps its own rows."""
+        """Return the middle of a dump in 100 ns: the timestamp of its row, as in the rows of DISCOS."""
         period = self.setup.dump_length
         return self.begins + number * period + period // 2
 
     def remove(self) -> None:
-        """The recording is no longer needed."""
-        # Without its header it is no recording any more, whatever else cannot be removed.
+        """Remove the recording from disk."""
+        # The header first: without it the folder is no recording, even if the rest cannot be removed.
         (self.folder / _HEADER).unlink()
         shutil.rmtree(self.folder)
 
 
 def recordings_in(data: Path | str) -> list[Path]:
-    """The folders of the recordings in a data folder, oldest first; none where there is no such folder."""
+    """Return the folders of the recordings in a data folder, oldest first; none if the folder does not exist."""
     try:
         return sorted(folder.parent for folder in Path(data).glob(f"*/{_HEADER}"))
     except OSError:
@@ -257,19 +315,19 @@ def recordings_in(data: Path | str) -> list[Path]:
 
 
 def is_gone(folder: Path) -> bool:
-    """Whether there is no recording in that folder any more, whatever else may be left of it."""
+    """Return whether the folder is no longer a recording, even if files are left in it."""
     try:
         (folder / _HEADER).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
-        # Nobody can tell: who reads it will say why not.
+        # Unknown; reading it will report the reason.
         pass
     return False
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a recording is being recorded, read or converted at this moment."""
+    """Return whether a recording is being written, read or converted."""
     try:
         file = os.open(folder / _DUMPS, os.O_RDONLY)
     except OSError:
@@ -284,12 +342,12 @@ def in_use(folder: Path) -> bool:
 
 
 def give_name(folder: Path, name: str) -> None:
-    """Note the path that the telescope wants a recording merged with; another one replaces it."""
+    """Store the path of set-filename in a recording; it replaces a previous one."""
     _write_whole(folder / _NAME, json.dumps(name))
 
 
 def name_of(folder: Path) -> str | None:
-    """The path that was noted for a recording, None where there is none."""
+    """Return the path stored in a recording, None if there is none. Raise RecordingError if it cannot be read."""
     try:
         name = json.loads((folder / _NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -314,9 +372,9 @@ def _new_folder(data: Path, begins: Ticks, configuration: str) -> Path:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a kill, finds it whole or not at all.
+    """Write a small file atomically: it is complete or does not exist, also after a kill.
 
-    Not synchronised: this happens in the reactor's thread, and behind gigabytes of dumps that would take seconds.
+    It is not synchronised to disk: that would block the reactor for seconds while gigabytes of dumps are written.
     """
     part = path.with_name(f".{path.name}.part")
     with open(part, "w", encoding="utf-8") as file:
@@ -345,36 +403,55 @@ def _setup_of(values: dict[str, Any]) -> Setup:
     )
 
 
-# The folder of DISCOS's metadata files, beside which the merged ones are.
+# The name of DISCOS's folder of metadata files. The merged files are written to its parent.
 _TEMPORARY = "tmp"
 
 
 def output_path(name: str | None, folder: Path, root: Path | None = None) -> Path:
-    """Where the file of a recording belongs; `name` is the path that set-filename gave, None or "" for none.
+    """Return the path of the FITS file of a recording.
 
-    One folder up for a path in a folder `tmp`, but for /tmp; else the path itself, or, where the telescope's
-    metadata file is, beside it as NAME_merged. A relative path is below the data folder, an absolute one
-    below `root` where one is given, and no `..` leads out of either. RecordingError for a path without a
-    file's name.
+    If the path of set-filename is in a folder `tmp` other than /tmp, the file is written to the parent of that folder.
+    Else it is written to the path itself, or, if the telescope's metadata file is there, beside it as NAME_merged.
+
+    Parameters
+    ----------
+    name
+        The path that set-filename gave, None or "" if there is none. A relative path is below the data folder, an
+        absolute one below `root`. `..` is resolved first and cannot leave these folders.
+    folder
+        The folder of the recording.
+    root
+        The folder that stands for `/`. Default: an absolute path is used as it is.
+
+    Raises
+    ------
+    RecordingError
+        If the path has no file name, or if it cannot be read whether a file is there.
     """
     if not name:
         return folder.absolute().parent / f"{folder.absolute().name}.fits"
     path = metadata_path(name, folder, root)
-    # Of the host's own /tmp, one folder up is where nobody wants files.
+    # The parent of the host's /tmp is no place for files.
     if path.parent.name == _TEMPORARY and path.parent.parent.name:
         return path.parent.parent / path.name
     return path.with_name(f"{path.stem}_merged{path.suffix}") if exists(path) else path
 
 
 def checked_name(name: str) -> str:
-    """The path that set-filename gave. RecordingError for one without a file's name."""
+    """Return the path of set-filename. Raise RecordingError if it has no file name."""
     if "\0" in name or posixpath.basename(name) in ("", ".", ".."):
         raise RecordingError(f"path has no name of a file: {name!a}")
     return name
 
 
 def metadata_path(name: str, folder: Path, root: Path | None) -> Path:
-    """The path that set-filename means. RecordingError for one without a file's name."""
+    """Return the path of the telescope's metadata file; the parameters are those of output_path().
+
+    Raises
+    ------
+    RecordingError
+        If the path has no file name.
+    """
     checked_name(name)
     if name.startswith("/"):
         if root is None:
@@ -382,12 +459,12 @@ def metadata_path(name: str, folder: Path, root: Path | None) -> Path:
         below = root.absolute()
     else:
         below = folder.absolute().parent
-    # Made normal as from the root, above which there is nothing.
+    # Normalise it as an absolute path, so that `..` cannot leave the root.
     return below / posixpath.normpath(f"/{name}").lstrip("/")
 
 
 def exists(path: Path) -> bool:
-    """Whether anything is there. RecordingError when nobody can tell."""
+    """Return whether the path exists. Raise RecordingError if that cannot be determined."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

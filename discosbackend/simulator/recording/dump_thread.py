@@ -1,7 +1,7 @@
-"""DumpThread: makes the dumps of one acquisition when they are over, and records them.
+"""DumpThread: a thread that computes and records the dumps of one acquisition, each after its integration time.
 
-The backend decides when an acquisition begins and ends; spectra says what a dump shows, dump_files how it
-lies on disk. The reactor's thread only reports that the sky has changed, and when the end is.
+The backend decides when an acquisition begins and ends. spectra computes a dump, dump_files writes it. The reactor's
+thread only announces changes of the sky and the end of the acquisition.
 """
 
 from __future__ import annotations
@@ -23,19 +23,35 @@ __all__ = ["DumpThread"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds; a wait of more than some centuries is refused, and `discos` takes any integration at first.
+# Seconds. Python refuses to wait for centuries, and `discos` accepts any integration time before a configuration is
+# loaded.
 _LONGEST_WAIT = 3600.0
 
-# A dump that is made later than this, in seconds, is worth a line in the log: the host is too slow.
+# Seconds. If a dump is recorded later than this, the host is too slow, which is logged.
 _LATE = 1.0
 
 
 class DumpThread:
-    """The dumps of one acquisition, from `begins` on; all instants here are of the steady clock, in ticks.
+    """Computes and records the dumps of one acquisition in a thread of its own.
 
-    Dump k covers the k-th integration time and shows the sky as it was when it ended, whenever it is made; so
-    the thread may lag, and what it records does not depend on that. None is left out, except by the disk.
-    `may_lag`: a clock that moves in leaps makes every dump late, of which there is nothing to be said.
+    Dump k covers the k-th integration time and shows the sky at its end. If the thread is late, the dumps are the same,
+    and none is omitted. A dump is lost only if it cannot be written or computed. All instants are on the steady clock,
+    in 100 ns.
+
+    Parameters
+    ----------
+    setup
+        The settings of the acquisition.
+    recording
+        The recording.
+    begins
+        When the acquisition began.
+    steady
+        Returns the steady clock.
+    sky
+        The sky at the begin.
+    may_lag
+        Do not log late dumps. For a fake clock, which moves in large steps and makes every dump late.
     """
 
     def __init__(
@@ -65,61 +81,61 @@ class DumpThread:
 
     @property
     def folder(self) -> str:
-        """The recording's folder."""
+        """The folder of the recording."""
         return str(self._recording.folder)
 
     @property
     def made(self) -> int:
-        """How many dumps have been made, those that the disk did not take included."""
+        """The number of computed dumps, including lost ones."""
         return self._made
 
     @property
     def lost(self) -> int:
-        """How many of them the disk did not take."""
+        """The number of lost dumps."""
         return self._lost
 
     @property
     def lag(self) -> float:
-        """After how many seconds the latest dump was on disk, counted from its end; the largest so far."""
+        """The largest delay so far, in seconds from the end of a dump until it was on disk."""
         return self._lag
 
     @property
     def problem(self) -> str:
-        """What is wrong with the recording, "" if nothing is: a text for status."""
+        """The text for status if the recording fails, else ""."""
         return self._problem
 
     @property
     def running(self) -> bool:
-        """Whether there are dumps still to be made."""
+        """Whether the thread is still running."""
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread."""
         self._thread.start()
 
     def change_sky(self, sky: Sky) -> None:
-        """Dumps that end from now on show this sky."""
+        """Change the sky for the dumps that end from now on."""
         with self._changed:
             self._skies.append((self._steady(), sky))
 
     def end(self, instant: int) -> None:
-        """Make the dumps that are over at that instant, and no further one; returns at once."""
+        """End the acquisition: record the dumps that end at or before this instant. It returns at once."""
         with self._changed:
             self._count = max(0, (instant - self._begins) // self._period)
             self._changed.notify()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all is recorded; whether it is, after so many seconds at most."""
+        """Wait at most `seconds` until all dumps are recorded; return whether they are."""
         self._thread.join(seconds)
         return not self.running
 
     def _run(self) -> None:
         try:
-            # Loads numpy, which nobody else should have to wait for.
+            # Here, because it imports numpy, which must not block the reactor's thread.
             from discosbackend.simulator.signal.spectra import Spectra
 
             self._record(Spectra(self._setup))
-        except BaseException:  # a thread has nobody to raise to
+        except BaseException:  # an exception in a thread would reach no caller
             logger.exception("%s: the recording failed after %d dumps", self._recording.folder, self._made)
             self._problem = f"recording failed after {self._made} dumps"
         finally:
@@ -132,13 +148,13 @@ class DumpThread:
             try:
                 spectra.fill(self._made, sky, values)
                 self._recording.write(self._made, DIODE * sky.diode_at(self._made), raw)
-            except Exception as problem:  # noqa: BLE001  # it costs this dump only
+            except Exception as problem:  # noqa: BLE001  # only this dump is lost
                 self._lose(problem)
             self._made += 1
             self._note_lag((self._steady() - self._begins - self._made * self._period) / TICKS_PER_SECOND)
 
     def _wait_for(self, number: int) -> Sky | None:
-        """Wait until a dump is over; the sky that it shows, or None if it is not to be made any more."""
+        """Wait until the end of a dump; return its sky, or None if the acquisition has ended before."""
         over = self._begins + (number + 1) * self._period
         with self._changed:
             while self._count is None and (left := over - self._steady()) > 0:
@@ -150,11 +166,11 @@ class DumpThread:
             return self._skies[0][1]
 
     def _lose(self, problem: Exception) -> None:
-        """A dump did not fit, or cannot be: the recording is as it was before it, and the next one is tried."""
+        """Note a dump that could not be computed or written. The recording remains valid; the next dump is tried."""
         self._lost += 1
         self._problem = f"recording: {_reason(problem)}: {self._lost} dumps lost"
         if self._lost == 1:
-            # A disk that is full needs no traceback.
+            # A full disk needs no traceback.
             exc_info = None if isinstance(problem, OSError) else problem
             logger.error("%s: dump %d is lost: %s", self._recording.folder, self._made, problem, exc_info=exc_info)
 

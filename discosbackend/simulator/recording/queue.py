@@ -1,8 +1,7 @@
-"""RecordingQueue: the recordings of a simulated instrument, the names that the telescope gives them, and their
-conversion.
+"""RecordingQueue: the recordings of a simulated instrument, their names from set-filename, and their conversion.
 
-How a recording lies on disk is in dump_files, who makes its dumps in dump_thread, what a FITS file looks like in
-fits.layout; conversion runs the process that converts. Only the caller of `convert` waits for it.
+dump_files defines the files of a recording, dump_thread computes the dumps, conversion runs the converting process, and
+fits.layout defines the FITS files. Only the caller of `convert` waits for a conversion.
 """
 
 from __future__ import annotations
@@ -34,15 +33,16 @@ __all__ = ["RecordingQueue"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds for all last dumps to be made when the server goes down.
+# Seconds that the shutdown of the server waits for the last dumps.
 _LAST_DUMPS = 2.0
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A recording that has not been converted: its name, whether its acquisition is over, why it was refused.
+    """A recording that has not been converted.
 
-    `dump_thread` is None once all of it has been recorded.
+    `dump_thread` is None once all dumps are on disk. `ended` says whether the acquisition has ended, `refused` why the
+    last conversion failed.
     """
 
     folder: Path
@@ -53,33 +53,41 @@ class _Entry:
 
 
 class RecordingQueue:
-    """What is recorded below the folder `data`, and merged into files. `root`: where absolute paths begin.
+    """Records acquisitions and converts the recordings to FITS files.
 
-    `begin`, `end` and `name` belong to the reactor's thread and return at once; `convert` is for another one.
+    Call `begin`, `end` and `name` in the reactor's thread; they return at once. Call `convert` in another thread, as it
+    blocks.
+
+    Parameters
+    ----------
+    data
+        The folder of the recordings.
+    root
+        The folder that stands for `/` in the paths of set-filename. Default: paths are used as they are.
     """
 
     def __init__(self, data: Path, root: Path | None = None) -> None:
         self.data = data
         self._converter = Converter(root)
         self._lock = threading.Lock()
-        # In the order in which they began.
+        # In the order of their begin.
         self._entries: list[_Entry] = []
         self._in_conversion: list[_Entry] = []
         self._latest: DumpThread | None = None
-        # The one that a name is for; None where the next one is to come first.
+        # The recording that the next name applies to; None if it applies to a future recording.
         self._newest: _Entry | None = None
         self._next_name: str | None = None
         self._begin_problem = ""
         self._conversion_problem = ""
         if left := recordings_in(data):
             logger.warning(
-                "%d recordings of an earlier run are in %s: discos-backend-recover makes files of them",
+                "%d recordings of an earlier run are in %s: discos-backend-recover converts them to files",
                 len(left), data,
             )  # fmt: skip
 
     @property
     def problem(self) -> str:
-        """What is wrong with recording or converting, "" if nothing is: a text for status."""
+        """The text for status if recording or converting fails, else ""."""
         recorded = self._latest.problem if self._latest is not None else ""
         return self._begin_problem or recorded or self._conversion_problem
 
@@ -95,10 +103,28 @@ class RecordingQueue:
         *,
         may_lag: bool = False,
     ) -> None:
-        """Record an acquisition that began at `instant`, which was at `since` on the steady clock.
+        """Start recording an acquisition.
 
-        `may_lag` as for DumpThread. BackendError, with the reason, when the data folder does not take it; a name that
-        comes then is not for the recording before.
+        Parameters
+        ----------
+        setup
+            The settings of the acquisition.
+        instant
+            When it began, on the instrument's clock.
+        steady
+            Returns the steady clock in 100 ns.
+        since
+            When it began, on the steady clock.
+        sky
+            The sky at the begin.
+        may_lag
+            As for DumpThread.
+
+        Raises
+        ------
+        BackendError
+            If the recording cannot be created in the data folder. The next name then applies to the next recording, not
+            to the previous one.
         """
         try:
             recording = RecordingWriter.begin(self.data, setup, instant, sky, self._next_name)
@@ -116,21 +142,21 @@ class RecordingQueue:
         dump_thread.start()
 
     def change_sky(self, sky: Sky) -> None:
-        """The acquisition that is being recorded, if any, sees another sky from now on."""
+        """Change the sky of the current acquisition, if there is one, from now on."""
         if self._latest is not None:
             self._latest.change_sky(sky)
 
     def end(self, since: int) -> None:
-        """The acquisition ended, at `since` on the steady clock."""
+        """End the acquisition, at `since` on the steady clock."""
         for entry in self._entries:
             if not entry.ended and entry.dump_thread is not None:
                 entry.dump_thread.end(since)
                 entry.ended = True
 
     def _tidy(self) -> None:
-        """Let go of the threads that are done.
+        """Drop the references to finished threads.
 
-        What somebody else has taken away is convert's to forget: that asks the disk for each, and may take its time.
+        Recordings that another program has removed are dropped in convert(): checking the disk for each may take long.
         """
         for entry in self._entries:
             if entry.ended and entry.dump_thread is not None and not entry.dump_thread.running:
@@ -139,16 +165,21 @@ class RecordingQueue:
     # -- names ----------------------------------------------------------------------------------------
 
     def name(self, path: str) -> None:
-        """Have the newest recording merged with the telescope's file at `path`; without one, the next.
+        """Set the path of the newest recording, or of the next one if there is none.
 
-        DISCOS sends this after stop (protocol section 9.3); another name replaces the one before. One that the disk
-        does not take holds as long as this server runs. BackendError for a path without a file's name.
+        DISCOS sends it after stop (protocol section 9.3). A further name replaces the previous one. If the name cannot
+        be written to disk, it is kept in memory.
+
+        Raises
+        ------
+        BackendError
+            If the path has no file name.
         """
         try:
             checked_name(path)
         except RecordingError as problem:
             raise BackendError(str(problem)) from None
-        # Until it is noted no conversion may choose: it would take the recording with the name before.
+        # A conversion must not choose its recordings before the name is stored: it would use the previous name.
         with self._lock:
             newest = self._newest
             if newest is None or newest in self._in_conversion or (newest.ended and is_gone(newest.folder)):
@@ -161,16 +192,21 @@ class RecordingQueue:
                 logger.warning("%s: its name is not noted on disk: %s: %r", newest.folder, _reason(problem), path)
 
     def forget_next_name(self) -> None:
-        """A name that came before its recording is not wanted any more."""
+        """Discard a name that was set for the next recording."""
         self._next_name = None
 
     # -- conversion -----------------------------------------------------------------------------------
 
     def convert(self) -> None:
-        """Make files of all finished recordings that have a name; where none has, of those without.
+        """Convert all finished recordings that have a name; if none has, convert those without a name.
 
-        Those that were refused before are tried again, but are nobody's business who has others to convert. Blocks
-        until that is done. BackendError, with the first reason, when one could not be made; its recording stays.
+        It blocks until they are converted. Recordings whose conversion failed before are tried again; their failure is
+        reported only if nothing else was to be converted.
+
+        Raises
+        ------
+        BackendError
+            If a recording could not be converted, with the first reason. The recording is kept.
         """
         self._converter.ready()
         with self._lock:
@@ -209,14 +245,14 @@ class RecordingQueue:
         return [each for each in over if each.refused or each in wanted]
 
     def give_up_conversion(self) -> None:
-        """End a conversion that is going on; its recordings stay."""
+        """Terminate a running conversion; its recordings are kept."""
         if self._converter.give_up():
-            logger.warning("a conversion is given up, its recordings stay")
+            logger.warning("a conversion is terminated, its recordings are kept")
 
-    # -- the state, and the end -----------------------------------------------------------------------
+    # -- state and shutdown ---------------------------------------------------------------------------
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the dumps of ended acquisitions are recorded; whether they are, after so many seconds at most."""
+        """Wait at most `seconds` until all dumps of ended acquisitions are on disk; return whether they are."""
         until = None if seconds is None else time.monotonic() + seconds
         for entry in list(self._entries):
             left = None if until is None else max(0.0, until - time.monotonic())
@@ -225,7 +261,7 @@ class RecordingQueue:
         return True
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's terms."""
+        """Return the state as JSON values."""
         latest = self._latest
         return {
             "data": str(self.data),
@@ -246,10 +282,10 @@ class RecordingQueue:
         }
 
     def close(self) -> None:
-        """The server goes down: have the last dumps made, and end a conversion, whose recordings stay."""
+        """Shut down: wait for the last dumps, and terminate a running conversion, whose recordings are kept."""
         self.give_up_conversion()
         if not self.wait(_LAST_DUMPS):
-            logger.warning("the host is slow: the last dumps of an acquisition have not been made, and will not be")
+            logger.warning("the host is too slow: the last dumps of an acquisition are lost")
         left = [each for each in self._entries if not is_gone(each.folder)]
         if left:
             logger.info("%d recordings are left in %s: see discos-backend-recover", len(left), self.data)

@@ -1,1 +1,1 @@
-"""What is measured: the sky, the receiver's passband, mean values and noise."""
+"""Simulated measurements: the sky, the passband of the receiver, mean values and noise."""

@@ -1,11 +1,11 @@
-"""The mean number of counts in each bin of a simulated backend, without noise.
+"""Computes the mean counts of each bin of a simulated backend, without noise.
 
 The mean of a bin, in counts, is
 
     drift * gain * shape * (Tsys + diode + sources + interference) * bin width * 10^(-att/10) + zero / bins
 
-in K, MHz and dB, with the factors of DC bin and spur in the shape. Where bins lie and how they respond is
-in passband, what there is to see in sky, an instrument's numbers in instrument.model, and the noise in spectra.
+in K, MHz and dB. The shape includes the factors of the DC bin and of the spur. passband has the frequencies and the
+response of the bins, sky the sources, instrument.model the constants of an instrument, and spectra adds the noise.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from discosbackend.simulator.signal.sky import Sky, Source
 __all__ = ["Moment", "Buffers", "ChannelMean", "Values", "moment_of", "channel_means"]
 
 Values = NDArray[numpy.float32]
-"""What is worked with: a dump has no more digits, and twice as many would take twice as long."""
+"""Arrays of the computation. float32 is precise enough for a dump, and float64 would take twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is in front of the receiver during a dump. `seconds` is None outside of acquisitions.
+    """The sky and the diode during a dump.
 
-    A source drifts across the beam at its time of an acquisition; without one it is not in it.
+    `seconds` is the time since the begin of the acquisition; None if there is no acquisition, in which case drifting
+    sources are not in the beam.
     """
 
     sky: Sky
@@ -39,19 +40,19 @@ class Moment:
     diode: bool
 
     def beam(self, source: Source) -> float:
-        """What the beam lets through of a source."""
+        """Return the relative power of the beam at a source, 0 to 1."""
         if self.seconds is None:
             return 1.0 if source.transit is None else 0.0
         return source.beam(self.seconds)
 
 
 def moment_of(setup: Setup, sky: Sky, dump: int) -> Moment:
-    """The middle of a dump."""
+    """Return the moment in the middle of dump number `dump`."""
     return Moment(sky, (dump + 0.5) * setup.integration * 1e-3, sky.diode_at(dump))
 
 
 class Buffers:
-    """Where a dump is worked out, a channel at a time: small enough to stay in the processor's cache."""
+    """Buffers for the computation of one channel, which stay in the cache of the processor."""
 
     __slots__ = ("autos", "noise", "spare")
 
@@ -61,7 +62,7 @@ class Buffers:
         self.spare: Values = numpy.empty(bins, numpy.float32)
 
     def cut(self, bins: int) -> Buffers:
-        """The same buffers for fewer bins."""
+        """Return views of the same buffers for fewer bins."""
         part = Buffers(0)
         part.autos = tuple(each[:bins] for each in self.autos)
         part.noise, part.spare = self.noise[:bins], self.spare[:bins]
@@ -69,7 +70,7 @@ class Buffers:
 
 
 class _View:
-    """What there is to see in bins of the same frequencies, in K: the sources of a sky, and interference."""
+    """The sources of a sky and the interference, in K, in the bins of channels with the same frequencies."""
 
     def __init__(self, setup: Setup, channel: Channel) -> None:
         self._bins = Bins(channel, setup.receiver)
@@ -79,7 +80,7 @@ class _View:
         self._seen: list[tuple[Source, Patch | None]] = []
 
     def total(self, feed: int, kelvin: float, moment: Moment, out: Values, spare: Values) -> float | Values:
-        """What a feed sees, on top of `kelvin`: a number where all bins see the same, else `out`, filled."""
+        """Return `kelvin` plus all that a feed sees: a number if it is the same in all bins, else the filled `out`."""
         patches = list(self._interference)
         for source, lines in self._look(moment.sky):
             if feed in source.feeds and (beam := moment.beam(source)):
@@ -89,7 +90,7 @@ class _View:
         return _summed(kelvin, patches, out, spare)
 
     def polarised(self, feed: int, part: int, moment: Moment, out: Values, spare: Values) -> float | Values:
-        """Q (`part` 0) or U (1) of the sources, as total()."""
+        """Return Q (`part` 0) or U (`part` 1) of the sources, in the same form as total()."""
         kelvin, patches = 0.0, []
         for source, lines in self._look(moment.sky):
             if feed in source.feeds and source.linear:
@@ -101,8 +102,8 @@ class _View:
         return _summed(kelvin, patches, out, spare)
 
     def _look(self, sky: Sky) -> list[tuple[Source, Patch | None]]:
-        # A line's profile is dear. A sky is never changed but replaced, and one with another Tsys or diode
-        # has the very same sources.
+        # Computing the profiles of lines is slow. A sky is immutable, and a sky that differs in Tsys or diode only has
+        # the identical mapping of sources.
         if sky.sources is not self._sources:
             self._seen = [(source, self._bins.lines(source)) for source in sky.sources.values()]
             self._sources = sky.sources
@@ -121,7 +122,7 @@ def _summed(kelvin: float, patches: list[tuple[float, Patch]], out: Values, spar
 
 
 class _Input:
-    """One polarisation of a feed: its temperatures, and counts a K of each bin."""
+    """One polarisation of a feed: its temperatures, and the counts per K of each bin."""
 
     def __init__(self, setup: Setup, channel: Channel, number: int) -> None:
         if not 0 <= number < min(len(setup.tsys), len(setup.marks)):
@@ -138,13 +139,13 @@ class _Input:
         self.counts: Values = bins.astype(numpy.float32)
 
     def kelvin(self, moment: Moment) -> float:
-        """Of the receiver, with the noise diode if it is on."""
+        """Return the temperature of the receiver in K, including the noise diode if it is on."""
         kelvin = moment.sky.tsys.get(self.number, self._tsys)
         return kelvin + moment.sky.mark.get(self.number, self._mark) if moment.diode else kelvin
 
 
 class ChannelMean:
-    """The means of one channel, and the number of samples that decides the noise around them."""
+    """Computes the means of one channel. `samples` is the number of samples of a dump, which determines the noise."""
 
     def __init__(self, setup: Setup, channel: Channel, view: _View, buffers: Buffers) -> None:
         self.channel = channel
@@ -159,11 +160,11 @@ class ChannelMean:
             self._root: Values = numpy.sqrt(left) * numpy.sqrt(right)
 
     def auto(self, which: int, moment: Moment, gain: float) -> Values:
-        """The mean of L or R, of its one input or the second one: in a buffer that the next dump needs."""
+        """Return the mean of input `which` of the channel (L or R), in a buffer that the next dump overwrites."""
         out, each = self.buffers.autos[which], self.inputs[which]
         kelvin = self._view.total(self.channel.feed, each.kelvin(moment), moment, out, self.buffers.spare)
         if isinstance(kelvin, numpy.ndarray):
-            # A line in absorption may be deeper than all that there is.
+            # An absorption line may be deeper than the total.
             numpy.clip(kelvin, 0.0, HOTTEST, out=out)
             numpy.multiply(out, each.counts, out=out)
             numpy.multiply(out, gain, out=out)
@@ -174,28 +175,28 @@ class ChannelMean:
         return out
 
     def root(self) -> Values:
-        """The root of L times R, whose means are replaced by it."""
+        """Return the square root of L times R; it overwrites the mean of L."""
         left, right = self.buffers.autos
         numpy.multiply(left, right, out=left)
         return numpy.sqrt(left, out=left)
 
     def cross(self, part: int, moment: Moment, gain: float, root: Values, deviates: Values) -> Values:
-        """Q or U in place of the deviates.
+        """Compute Q (`part` 0) or U (`part` 1) with noise; it overwrites `deviates`, the normal deviates.
 
-        With E_L and E_R complex Gaussian and independent, Re(E_L E_R*) has the variance L R / 2, and so has
-        the imaginary part, independently; a mean over N samples has it N times smaller. The correlation that
-        there is would change it by (Q^2 - U^2) / (L R), a percent, and is left out.
+        If E_L and E_R are independent complex Gaussians, the real and the imaginary part of E_L E_R* are independent
+        and have the variance L R / 2. The mean of N samples has a variance N times smaller. The correlation of E_L and
+        E_R would change it by (Q^2 - U^2) / (L R), about a percent; this is neglected.
         """
         numpy.multiply(deviates, 1 / math.sqrt(2 * self.samples), out=deviates)
         numpy.add(deviates, self._pattern[part], out=deviates)
         numpy.multiply(deviates, root, out=deviates)
-        # The second mean has gone into the root, so that its buffer is free.
+        # The buffer of R is free, since `root` has been computed.
         free = self.buffers.autos[1]
         kelvin = self._view.polarised(self.channel.feed, part, moment, free, self.buffers.spare)
         if isinstance(kelvin, numpy.ndarray) or kelvin:
             numpy.multiply(self._root, kelvin, out=free)
             numpy.multiply(free, gain, out=free)
-            # No more than there is, where a line absorbs all of it.
+            # The polarised power cannot exceed the total, which an absorption line may reduce to 0.
             numpy.minimum(free, root, out=free)
             numpy.maximum(free, numpy.negative(root, out=self.buffers.spare), out=free)
             numpy.add(deviates, free, out=deviates)
@@ -203,7 +204,7 @@ class ChannelMean:
 
 
 def channel_means(setup: Setup) -> tuple[ChannelMean, ...]:
-    """One for each channel; they share the buffers, so only one of them can work at a time."""
+    """Make a ChannelMean for each channel. They share buffers: use only one of them at a time."""
     buffers = Buffers(max((channel.bins for channel in setup.channels), default=0))
     views: dict[tuple[float, float, int], _View] = {}
     found = []

@@ -1,6 +1,6 @@
-"""Passband: how a simulated backend's bins respond, where they lie on the sky, and how its gain drifts.
+"""The passband of a simulated backend: the response and the sky frequencies of its bins, and the drift of its gain.
 
-Everything here is made once, from a seed, and serves all dumps. What is seen through it is in mean.
+All of it is computed once from a seed and used for all dumps. mean applies it to a sky.
 """
 
 from __future__ import annotations
@@ -19,39 +19,40 @@ from discosbackend.simulator.signal.sky import Source
 __all__ = ["HOTTEST", "Bins", "Drift", "Patch", "Purpose", "cross_pattern", "shape", "stream"]
 
 
-# How far the filters' edges reach into the band, as a part of it.
+# The width of the filter's edge at each end, as a fraction of the band.
 _ROLL_OFF = 0.05
 
 HOTTEST = 1e9
-"""Nothing is hotter, in K: squares of counts must stay within a float32."""
+"""The highest temperature in K, so that the square of a value in counts is a finite float32."""
 
-# On how many points at most a shape is worked out. It is smooth, and there may be 65536 bins of 14 inputs.
+# The most points at which a shape is computed. It is smooth, and 14 inputs may have 65536 bins each.
 _POINTS = 4096
 
-# The ripple: this many cosines, of at most so many periods across the band, together about 3 % high.
+# The ripple is a sum of cosines: their number, and the ranges of their periods per band and of their amplitudes. Its
+# total amplitude is about 3 %.
 _RIPPLES = 4
 _RIPPLE_PERIODS = (1.0, 8.0)
 _RIPPLE_LEVEL = (0.005, 0.012)
 
-# Full width at half maximum of each peak of a comb, in MHz: SARDARA's bins of 1.46 MHz show most of the
-# level.
+# Full width at half maximum of each peak of a comb in MHz. A bin of SARDARA (1.46 MHz) then shows most of its level.
 _COMB_WIDTH = 1.0
 
-# The periods of the gain in seconds, evenly spaced in their logarithm, and how many of them.
+# The gain drift is a sum of sines: the range of their periods in seconds, spaced evenly in the logarithm, and their
+# number.
 _DRIFT_PERIODS = (10.0, 1000.0)
 _DRIFTS = 12
 
-# Where erf is 1 to a part in 10^11.
+# From here on erf differs from 1 by less than 1e-11.
 _ERF_REACH = 5.0
 
-# As a part of a bin.
+# The smallest width of a line, as a fraction of a bin.
 _NARROWEST = 1e-12
 
 _FWHM = 2 * math.sqrt(math.log(2))
 
 
 class Purpose(IntEnum):
-    """What random numbers are for: those of different purpose share nothing."""
+    """The purposes of random numbers. Each has independent streams."""
 
     NOISE = 0
     DRIFT = 1
@@ -61,17 +62,22 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, purpose: Purpose, acquisition: int = 0, number: int = 0) -> numpy.random.Generator:
-    """Random numbers that no other combination of arguments shares; any integer is a seed."""
+    """Return a random number generator that is independent for each combination of arguments; `seed` is any integer."""
     key = (int(seed < 0), purpose, acquisition, number)
     return numpy.random.Generator(numpy.random.SFC64(numpy.random.SeedSequence(abs(seed), spawn_key=key)))
 
 
-@lru_cache(maxsize=32)  # a millisecond for 65536 bins: fourteen inputs would hold up the reactor at every get-tpi
+@lru_cache(maxsize=32)  # 65536 bins take a millisecond; fourteen inputs would block the reactor at each get-tpi
 def shape(bins: int, response: Response, seed: int, number: int) -> NDArray[numpy.float64]:
-    """The response of each bin of input `number`, 1 at the peak, without the factors of DC bin and spur.
+    """Return the response of each bin of an input, without the factors of the DC bin and of the spur.
 
-    An exponential slope with a smooth ripple, a raised cosine down to `response.edge` at either end. A single
-    bin is a total power detector, whose gain is all that there is to say: 1. Read-only.
+    The response is an exponential slope with a smooth ripple; at both ends it falls to `response.edge` as a raised
+    cosine. A single bin is a total power detector; its response is 1.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (bins,), 1 at the peak, read-only.
     """
     found = numpy.ones(1) if bins == 1 else _shape_of_band(bins, response, seed, number)
     found.setflags(write=False)
@@ -85,7 +91,7 @@ def _shape_of_band(bins: int, response: Response, seed: int, number: int) -> NDA
     for _ in range(_RIPPLES):
         periods, phase = random.uniform(*_RIPPLE_PERIODS), random.uniform(0, 2 * math.pi)
         ripple += random.uniform(*_RIPPLE_LEVEL) * numpy.cos(2 * math.pi * periods * x + phase)
-    # From whichever end is the higher: a steep slope must not overflow.
+    # Begin at the higher end, so that a steep slope cannot overflow.
     body = ripple * numpy.exp(-response.slope * (x if response.slope > 0 else x - 1))
     inside = numpy.sin(numpy.minimum(numpy.minimum(x, 1 - x) / _ROLL_OFF, 1.0) * (math.pi / 2)) ** 2
     edge = response.edge * float((body * inside).max())
@@ -95,10 +101,14 @@ def _shape_of_band(bins: int, response: Response, seed: int, number: int) -> NDA
 
 
 def cross_pattern(bins: int, response: Response, seed: int, feed: int) -> tuple[NDArray[numpy.float32], ...]:
-    """Q and U against the root of L times R, of a receiver that is not perfect.
+    """Return the leakage of a real receiver into Q and U, relative to the square root of L times R.
 
-    Its phase turns across the band. Their common size is `response.cross`; Q and U change sign a few times,
-    not at the same bins.
+    Its phase rotates across the band, so that Q and U change their signs a few times, at different bins.
+
+    Returns
+    -------
+    tuple of ndarray
+        Q and U, float32, shape (bins,). The root of the sum of their squares is `response.cross`.
     """
     random = stream(seed, Purpose.CROSS, number=feed)
     turns, phase = random.uniform(1.5, 3.0), random.uniform(0, 2 * math.pi)
@@ -108,15 +118,15 @@ def cross_pattern(bins: int, response: Response, seed: int, feed: int) -> tuple[
 
 
 def _middles(count: int) -> NDArray[numpy.float64]:
-    """The middles of so many bins, the band being 0 to 1."""
+    """Return the centres of `count` bins, for a band from 0 to 1."""
     return (numpy.arange(count) + 0.5) / count
 
 
 class Drift:
-    """The gain of an input, 1 in the long run: a function of time, `rms` its relative size over many minutes.
+    """The gain of an input as a function of time: 1 on average, with a relative rms of `rms` over many minutes.
 
-    A sum of sines between 10 s and 1000 s. It is what makes the sum over a band worse than the radiometer
-    equation allows, and bins hardly so.
+    It is a sum of sines with periods from 10 s to 1000 s. Because of it the total power is noisier than by the
+    radiometer equation; the noise of a single bin is so large that the drift hardly matters.
     """
 
     def __init__(self, random: numpy.random.Generator, rms: float) -> None:
@@ -127,14 +137,14 @@ class Drift:
         self._amplitude = rms * math.sqrt(2 / _DRIFTS)
 
     def at(self, seconds: float) -> float:
-        """The factor, 0 or more."""
+        """Return the gain at this time, 0 or more."""
         if not self._amplitude:
             return 1.0
         return max(0.0, 1.0 + self._amplitude * float(numpy.sin(self._rates * seconds + self._phases).sum()))
 
 
 class Patch:
-    """Kelvin by bin, where it is not zero: of the bins `where`, the `kelvin`."""
+    """A contribution in K that is 0 outside of some bins: `kelvin` has the values of the bins `where`."""
 
     __slots__ = ("kelvin", "where")
 
@@ -144,11 +154,11 @@ class Patch:
 
 
 class Bins:
-    """Where the bins of a channel lie on the sky.
+    """The sky frequencies of the bins of a channel.
 
-    Readers of the files take local oscillator + start frequency + b * width for bin b. So that is the
-    *middle* of a bin, as it is for the points of an FFT, and what is found lies where it was put, to half a
-    bin. A single bin is a filter, which reaches from the start frequency over the whole bandwidth.
+    Programs that read the files compute local oscillator + start frequency + b * width as the frequency of bin b. So
+    this is the *centre* of the bin, as for an FFT, and these programs find a line at its frequency to half a bin. A
+    single bin is a filter: it begins at the start frequency and covers the whole bandwidth.
     """
 
     def __init__(self, channel: Channel, receiver: Receiver) -> None:
@@ -158,10 +168,14 @@ class Bins:
         self._low = first - self.width / 2 if self.count > 1 else first
 
     def patch(self, peaks: Iterable[tuple[float, float, float]]) -> Patch | None:
-        """Gaussian peaks, each (frequency in MHz, full width at half maximum in MHz, height in K).
+        """Return Gaussian peaks as a Patch; None if all of them are outside of the band.
 
-        Each bin has the mean of the curve over its width: a peak narrower than a bin keeps its integral. None
-        if all of them are outside.
+        A bin has the mean of the curve over its width, so that a peak narrower than a bin keeps its integral.
+
+        Parameters
+        ----------
+        peaks
+            For each peak its frequency in MHz, its full width at half maximum in MHz and its height in K.
         """
         parts = [self._peak(*peak) for peak in peaks] if self.width else []
         parts = [(first, kelvin) for first, kelvin in parts if len(kelvin)]
@@ -174,17 +188,17 @@ class Bins:
         return Patch(low, numpy.clip(whole, -HOTTEST, HOTTEST).astype(numpy.float32))
 
     def lines(self, source: Source) -> Patch | None:
-        """The lines of a source in mid-beam."""
+        """Return the lines of a source at the centre of the beam; None if there are none in the band."""
         return self.patch((line.frequency, line.width_mhz, line.peak) for line in source.lines)
 
     def comb(self, comb: Comb) -> Patch | None:
-        """Interference. ValueError for peaks without a distance."""
+        """Return the interference of a comb; None if it is outside of the band. ValueError for a spacing of 0."""
         if not comb.spacing > 0:
             raise ValueError(f"the spacing of a comb must be above 0 MHz, not {comb.spacing!r}")
         return self.patch(self._teeth(comb))
 
     def _teeth(self, comb: Comb) -> Iterator[tuple[float, float, float]]:
-        # Only those near the band: a comb may be as long as it likes. A last peak may miss by rounding.
+        # Only the peaks near the band, as a comb may be long. 1e-6: rounding must not lose the last peak.
         near = (
             self._low - _COMB_WIDTH * _ERF_REACH,
             self._low + self.width * self.count + _COMB_WIDTH * _ERF_REACH,
@@ -195,13 +209,13 @@ class Bins:
             yield comb.first + number * comb.spacing, _COMB_WIDTH, comb.level
 
     def _peak(self, frequency: float, width: float, height: float) -> tuple[int, NDArray[numpy.float64]]:
-        # Narrower than that there is nothing of it, and no float for its inverse.
+        # A smaller width has no visible effect, and its inverse may not be a finite float.
         scale = _FWHM / max(width, _NARROWEST * self.width)
         offset = frequency - self._low
         reach = _ERF_REACH / scale
         first = min(max(math.floor((offset - reach) / self.width), 0), self.count)
         last = min(max(math.ceil((offset + reach) / self.width), first), self.count)
         edges = (numpy.arange(first, last + 1) * self.width - offset) * scale
-        # numpy has no erf. This is the one loop in Python: once for a line, over the bins that it covers.
+        # numpy has no erf, so this is a loop in Python. It runs once for each line, over the bins that the line covers.
         areas = numpy.diff(numpy.fromiter(map(math.erf, edges.tolist()), numpy.float64, len(edges)))
         return first, areas * (height * math.sqrt(math.pi) / (2 * scale * self.width))

@@ -1,8 +1,8 @@
-"""Sky: what a simulated telescope looks at, and how its receiver is switched. Data, without numpy.
+"""Sky: the sources that a simulated telescope sees, and the state of the noise diode. Records, without numpy.
 
-The receiver's own properties belong to a profile (instrument.model); mean says what all this looks like in
-counts. A Sky is never changed but replaced as a whole, so that a dump sees one state or the other.
-`checked_sky` refuses what an instrument could never see, so that a wrong unit is noticed.
+The properties of the receiver are part of a profile (instrument.model); mean converts a sky to counts. A Sky is
+immutable: to change it, replace it, so that each dump sees one state. checked_sky() refuses a sky that the instrument
+cannot see, for example because of a wrong unit.
 """
 
 from __future__ import annotations
@@ -24,18 +24,32 @@ SPEED_OF_LIGHT = 299792.458
 """km/s, exact by the definition of the metre."""
 
 REST_FREQUENCIES: Mapping[str, float] = MappingProxyType({"HI": 1420.4058, "methanol": 6668.5192, "water": 22235.08})
-"""MHz of the lines that single dishes look at most, for people who do not know them by heart."""
+"""Rest frequencies of common spectral lines in MHz, by name."""
 
 
-# What a dump can show in its time.
+# The most sources and lines that a dump can show within its integration time.
 _SOURCES, _LINES = 100, 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A spectral line, Gaussian: at rest at `rest` MHz, `width` km/s wide at half its height, `peak` K high.
+    """A Gaussian spectral line.
 
-    A positive `velocity` in km/s is away from us and lowers the frequency (radio convention).
+    Parameters
+    ----------
+    rest
+        The rest frequency in MHz.
+    width
+        The full width at half maximum in km/s.
+    peak
+        The peak in K of antenna temperature at the centre of the beam; negative: absorption.
+    velocity
+        The velocity in km/s (radio convention); positive: receding, which lowers the frequency.
+
+    Raises
+    ------
+    SkyError
+        If a value is invalid.
     """
 
     rest: float
@@ -53,22 +67,42 @@ class Line:
 
     @property
     def frequency(self) -> float:
-        """MHz at which it is seen."""
+        """The observed frequency in MHz."""
         return self.rest * (1 - self.velocity / SPEED_OF_LIGHT)
 
     @property
     def width_mhz(self) -> float:
-        """Full width at half maximum in MHz."""
+        """The full width at half maximum in MHz."""
         return self.rest * self.width / SPEED_OF_LIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something in the sky: `level` K of continuum and any lines, as antenna temperature in mid-beam.
+    """A source of the sky: a continuum with spectral lines.
 
-    `feeds` are those whose beam it is in. With `transit` and `crossing` it drifts across the beam: in the
-    middle `transit` seconds after an acquisition began, and `crossing` seconds from half power to half power;
-    without it stays in mid-beam. `linear` is the fraction that is linearly polarised, at `angle` degrees.
+    With `transit` and `crossing` it drifts through the beam during an acquisition; without them it stays at the centre.
+
+    Parameters
+    ----------
+    level
+        The continuum in K of antenna temperature at the centre of the beam.
+    lines
+        The spectral lines.
+    feeds
+        The numbers of the feeds that see the source.
+    transit
+        Seconds from the begin of an acquisition until the source is at the centre of the beam.
+    crossing
+        Seconds that the source takes from half power to half power.
+    linear
+        The fraction of linear polarisation, 0 to 1.
+    angle
+        The angle of the polarisation in degrees.
+
+    Raises
+    ------
+    SkyError
+        If a value is invalid.
     """
 
     level: float = 0.0
@@ -93,21 +127,31 @@ class Source:
             raise SkyError(f"feeds must be numbers of feeds such as 0 3, not {self.feeds!r}")
 
     def beam(self, seconds: float) -> float:
-        """What the beam lets through, 0 to 1, so many seconds after an acquisition began."""
+        """Return the relative power of the beam at the source, 0 to 1, `seconds` after the begin of an acquisition."""
         if self.transit is None or self.crossing is None:
             return 1.0
         widths = (seconds - self.transit) / self.crossing
-        # A product, since a power that is no float any more is an OverflowError.
+        # Not `widths ** 2`, which raises OverflowError where the product is infinite.
         return math.exp(-4 * math.log(2) * widths * widths)
 
 
 @dataclass(frozen=True, slots=True)
 class Sky:
-    """Everything in front of the backend that may change while it acquires.
+    """The sources, the noise diode and the temperatures: what may change during an acquisition.
 
-    `sources` by a name of the user's choice. `diode` is the noise diode as the receiver switches it;
-    `interleave` is cal-on's: with N above 0 it is on for N dumps, off for N, beginning with on. `tsys` and
-    `mark` in K replace those of the profile: by input number (2 * feed, + 1 for right circular).
+    Parameters
+    ----------
+    sources
+        The sources by a name of your choice.
+    diode
+        Whether the receiver has switched the noise diode on.
+    interleave
+        The argument of cal-on: if N is above 0, the diode is on for N dumps, then off for N dumps, and so on, and
+        `diode` has no effect.
+    tsys
+        System temperatures in K by input number (2 * feed, + 1 for right circular). They replace those of the profile.
+    mark
+        Temperatures of the noise diode in K by input number. They replace those of the profile.
     """
 
     sources: Mapping[str, Source] = field(default_factory=lambda: MappingProxyType({}))
@@ -117,35 +161,35 @@ class Sky:
     mark: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def diode_at(self, dump: int) -> bool:
-        """Whether the noise diode is on during the dump of that number, counted from 0."""
+        """Return whether the noise diode is on during dump number `dump`, counted from 0."""
         return dump // self.interleave % 2 == 0 if self.interleave else self.diode
 
     def with_source(self, name: str, source: Source) -> Sky:
-        """The sky with a source more, or another one of that name. SkyError beyond 100 sources or 1000 lines."""
+        """Return a sky in which a source is added or replaced. Raise SkyError above 100 sources or 1000 lines."""
         sources = {**self.sources, name: source}
         if len(sources) > _SOURCES or sum(len(each.lines) for each in sources.values()) > _LINES:
             raise SkyError(f"a sky has at most {_SOURCES} sources with {_LINES} lines in all")
         return replace(self, sources=MappingProxyType(sources))
 
     def without_source(self, name: str) -> Sky:
-        """The sky without it. SkyError where there is none of that name."""
+        """Return a sky without this source. Raise SkyError if there is no source of this name."""
         if name not in self.sources:
             there = ", ".join(self.sources) or "none"
             raise SkyError(f"no source is called {name!r}: there is {there}")
         return replace(self, sources=MappingProxyType({n: source for n, source in self.sources.items() if n != name}))
 
     def with_tsys(self, kelvin: float, inputs: Iterable[int]) -> Sky:
-        """The sky with another system temperature at these inputs."""
+        """Return a sky with this system temperature in K at these inputs. Raise SkyError unless it is above 0."""
         _check_number("tsys", kelvin, above=0.0, unit=" K")
         return replace(self, tsys=MappingProxyType({**self.tsys, **dict.fromkeys(inputs, float(kelvin))}))
 
     def with_mark(self, kelvin: float, inputs: Iterable[int]) -> Sky:
-        """The sky with another temperature of the noise diode at these inputs."""
+        """Return a sky with this temperature of the noise diode in K at these inputs; SkyError unless it is above 0."""
         _check_number("mark", kelvin, above=0.0, unit=" K")
         return replace(self, mark=MappingProxyType({**self.mark, **dict.fromkeys(inputs, float(kelvin))}))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in JSON's terms."""
+        """Return the sky as JSON values."""
         return {
             "sources": {name: asdict(source) for name, source in self.sources.items()},
             "diode": self.diode,
@@ -159,9 +203,18 @@ _Record = TypeVar("_Record", Line, Source)
 
 
 def source_of(values: Mapping[str, Any]) -> Source:
-    """A source from TOML's or JSON's terms: Source's attributes, `lines` a list of tables of Line's.
+    """Make a Source from TOML or JSON values.
 
-    A line's `rest` may be a name of REST_FREQUENCIES. SkyError for anything that is none, with what would be.
+    Parameters
+    ----------
+    values
+        The attributes of Source; `lines` is a list of tables with the attributes of Line. The `rest` of a line may be a
+        name of REST_FREQUENCIES.
+
+    Raises
+    ------
+    SkyError
+        If a key or a value is invalid; the message says what is accepted.
     """
     values = dict(values)
     lines = values.pop("lines", [])
@@ -199,9 +252,17 @@ def _made(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
 
 
 def load_sky(path: Path | str) -> Sky:
-    """The sky that a TOML file describes: a table a source, `[sources.NAME]`, and `diode = true`.
+    """Read a sky from a TOML file.
 
-    SkyError, with what is wrong and what would be right, for a file that cannot be used.
+    Parameters
+    ----------
+    path
+        A file with one table `[sources.NAME]` per source, and optionally `diode = true`.
+
+    Raises
+    ------
+    SkyError
+        If the file cannot be read, or if a key or a value is invalid; the message says what is accepted.
     """
     values = read_toml(Path(path), f"sky {path}", SkyError)
     sky = Sky()
@@ -244,7 +305,13 @@ def _check_number(
 
 
 def checked_sky(sky: Sky, instrument: Instrument) -> Sky:
-    """The sky. SkyError, with what can be seen, for a feed, an input or a frequency that no configuration has."""
+    """Return the sky, if the instrument can see it.
+
+    Raises
+    ------
+    SkyError
+        If no configuration of the instrument has one of the feeds, inputs or frequencies.
+    """
     configurations = instrument.configurations.values()
     if configurations:
         feeds = 1 + max(max(each.feeds, default=0) for each in configurations)
@@ -272,7 +339,7 @@ def _check_frequency(
 
 
 def _band(configuration: Configuration) -> tuple[float, float]:
-    """MHz on the sky that a section of this configuration can reach, whatever set-section is told."""
+    """Return the lowest and highest sky frequency in MHz that set-section allows for this configuration."""
     first, limits = configuration.receiver.local_oscillator, configuration.limits
     last = configuration.start_frequency + configuration.bandwidth
     if limits is not None:

@@ -1,6 +1,6 @@
-"""Spectra: the dumps of an acquisition. The radiometer equation's noise, and whole counts up to full scale.
+"""Spectra: computes the dumps of an acquisition, with noise by the radiometer equation, as integer counts.
 
-The mean without noise is in mean; levels without an acquisition are in total_power.
+mean computes the mean without noise; total_power computes levels without an acquisition.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from discosbackend.simulator.signal.sky import Sky
 
 __all__ = ["Spectra", "expected"]
 
-# From this many samples on a cubed normal deviate serves for the gamma distribution, at half the price.
+# From this number of samples on, the cube of a normal deviate approximates the gamma distribution at half the cost.
 _LEAST_FOR_CUBE = 9.5
 
 _INT32 = numpy.iinfo(numpy.int32)
@@ -27,18 +27,18 @@ _Counts = NDArray[numpy.int32]
 
 
 class _Scale:
-    """Whole counts up to full scale. ValueError for one that no 32-bit count reaches."""
+    """Converts values to integer counts, limited to full scale. ValueError if full scale exceeds 32 bits."""
 
     def __init__(self, full_scale: int) -> None:
         if not 0 < full_scale <= _INT32.max:
             raise ValueError(f"full_scale must be 1 to {_INT32.max}, not {full_scale!r}")
         self._full = full_scale
-        # 2^31 - 1 is no float32, and the next one is no int32 any more.
+        # The largest float32 up to full scale: 2^31 - 1 has no float32, and the nearest float32 is no int32.
         limit = numpy.float32(full_scale)
         self._limit = float(limit if int(limit) <= full_scale else numpy.nextafter(limit, numpy.float32(0)))
 
     def store(self, values: Values, out: _Counts, *, signed: bool = False) -> None:
-        """Round and clip them, in place, and store them as counts."""
+        """Round and clip `values` in place, and store them in `out` as counts."""
         numpy.rint(values, out=values)
         numpy.clip(values, -self._limit if signed else 0.0, self._limit, out=values)
         numpy.copyto(out, values, casting="unsafe")
@@ -48,9 +48,19 @@ class _Scale:
 
 
 class Spectra:
-    """The dumps of one acquisition, the same for the same setup and skies on a given version of numpy.
+    """Computes the dumps of one acquisition.
 
-    ValueError for a setup that cannot be: the text says why. Not to be shared between threads.
+    With the same setup, skies and version of numpy the dumps are identical. Do not share it between threads.
+
+    Parameters
+    ----------
+    setup
+        The settings of the acquisition.
+
+    Raises
+    ------
+    ValueError
+        If the setup is invalid; the message says why.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -68,16 +78,27 @@ class Spectra:
         self._next = 0
 
     def buffers(self) -> _Counts:
-        """An array for fill()."""
+        """Return an array for fill(): int32, shape (setup.values,)."""
         return numpy.zeros(self._setup.values, numpy.int32)
 
     def fill(self, dump: int, sky: Sky, out: _Counts) -> None:
-        """Fill `out`, as of buffers(), with a dump: the channels' values, of a Stokes channel L, R, Q and U.
+        """Compute a dump. The interpreter lock is released for nearly all of the time.
 
-        Counts are whole, L and R 0 to full scale, Q and U either side of 0. Dumps have to be asked for one
-        after the other from 0 on, since their noise comes from one stream a channel; ValueError otherwise.
-        `sky` is what a dump sees from its beginning to its end, sources that drift where they are in its
-        middle. Lets go of the interpreter lock for nearly all of the time.
+        Parameters
+        ----------
+        dump
+            The number of the dump. Dumps must be computed in order from 0, because the noise of a channel is one stream
+            of random numbers.
+        sky
+            The sky during the whole dump. Sources that drift are where they are in the middle of the dump.
+        out
+            The array of buffers(). It receives the values of one channel after the other; a full Stokes channel has L,
+            R, Q and U. L and R are counts from 0 to full scale; Q and U may be negative.
+
+        Raises
+        ------
+        ValueError
+            If the dump is not the next one, or if `out` has another shape or type.
         """
         if dump != self._next:
             raise ValueError(f"dumps are made one after the other: {self._next} is next, not {dump}")
@@ -108,10 +129,10 @@ class Spectra:
 
 
 def _draw_power(random: numpy.random.Generator, samples: float, out: Values, spare: Values) -> None:
-    """The mean of so many squared complex Gaussian samples: 1 on average, with the variance 1 / samples.
+    """Fill `out` with means of `samples` squared complex Gaussian samples: mean 1, variance 1 / samples.
 
-    That is a gamma distribution. From some ten samples on, Wilson and Hilferty's cube of a normal deviate has
-    its mean, variance and skewness to a part in a thousand, and cannot be negative (9 sigma at ten samples).
+    These means have a gamma distribution. From about ten samples on, the cube of a normal deviate (Wilson and Hilferty)
+    has the same mean, variance and skewness to 0.1 %; to be negative it would have to deviate by 9 sigma.
     """
     if samples < _LEAST_FOR_CUBE:
         random.standard_gamma(samples, dtype=numpy.float32, out=out)
@@ -125,9 +146,23 @@ def _draw_power(random: numpy.random.Generator, samples: float, out: Values, spa
 
 
 def expected(setup: Setup, number: int, sky: Sky, dump: int = 0) -> NDArray[numpy.float64]:
-    """What channel `number` has in a dump on average: in counts, laid out as by fill().
+    """Return the mean of a dump, without noise and gain drift, not rounded.
 
-    Without noise and drift, and not rounded.
+    Parameters
+    ----------
+    setup
+        The settings of the acquisition.
+    number
+        The number of the channel.
+    sky
+        The sky during the dump.
+    dump
+        The number of the dump.
+
+    Returns
+    -------
+    ndarray
+        Counts, float64, shape (channel.values,), in the order of fill().
     """
     channel = setup.channels[number]
     channel_mean = channel_means(replace(setup, channels=(channel,)))[0]

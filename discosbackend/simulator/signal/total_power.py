@@ -1,6 +1,6 @@
-"""Meter: the levels of each input that an instrument reports on request: total power, zero level, rms.
+"""Meter: computes the levels of each input for get-tpi, get-tp0 and get-rms.
 
-They follow from the same means as the dumps that spectra makes, but no dump is made for them.
+They are computed from the same means as the dumps of spectra, without computing a dump.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from discosbackend.simulator.signal.sky import Sky
 
 __all__ = ["Meter"]
 
-# Relative noise of the zero level and of a sampler's rms.
+# Relative noise of the zero level and of the rms of a sampler.
 _LEVEL_NOISE = 0.01
 
-# Seconds that are taken to pass from one total power reading to the next: their gain wanders, but slowly.
+# Seconds of gain drift from one total power reading to the next.
 _READING = 0.1
 
 
 class Meter:
-    """The levels that get-tpi, get-tp0 and get-rms tell: of each input, in the order of the channels'.
+    """Computes the levels of get-tpi, get-tp0 and get-rms.
 
-    The same seed and calls give the same values. They have eight significant digits, so that fourteen of them
-    fit into a reply. They are those of a dump, summed over the band, but no dump is made.
+    Each method returns one level for each input, in counts, in the order of the channels. The same seed and the same
+    calls give the same levels. Levels have eight significant digits, so that fourteen of them fit into a reply.
+
+    Parameters
+    ----------
+    seed
+        The seed of the noise and of the gain drift.
     """
 
     def __init__(self, seed: int) -> None:
@@ -42,11 +47,20 @@ class Meter:
     def total_power(
         self, setup: Setup, sky: Sky, bandwidth: float | None = None, *, dump: int | None = None
     ) -> list[float]:
-        """Counts of each input: the sum over its bins, or as much of it as `bandwidth` MHz are of the band.
+        """Return the total power of each input: the sum over its bins.
 
-        `dump` is the one that is being made, where something is being acquired: cal-on's interleave and
-        sources that drift count from its beginning. Without it the diode is as the receiver has it, and those
-        sources are not in the beam.
+        Parameters
+        ----------
+        setup
+            The settings, with one channel for each input.
+        sky
+            The current sky.
+        bandwidth
+            In MHz. The result is this fraction of the power of the whole band. Default: the whole band.
+        dump
+            The number of the current dump, during an acquisition. It determines the interleave of cal-on and the
+            position of drifting sources. Default: no acquisition; the diode is as the receiver switches it, and
+            drifting sources are not in the beam.
         """
         self._prepare(setup)
         moment = Moment(sky, None, sky.diode) if dump is None else moment_of(setup, sky, dump)
@@ -62,26 +76,26 @@ class Meter:
         return found
 
     def zero_level(self, setup: Setup) -> list[float]:
-        """Counts of each input when it is terminated."""
+        """Return the level of each input when it is terminated."""
         return [_rounded(setup.response.zero * self._level()) for _ in _inputs(setup)]
 
     def rms(self, setup: Setup) -> list[float]:
-        """The rms, in counts, of each input's sampler."""
+        """Return the rms of the sampler of each input."""
         level = setup.response.rms * 10 ** (-setup.attenuation / 20)
         return [_rounded(level * self._level()) for _ in _inputs(setup)]
 
     def _total_power(self, setup: Setup, values: Values, samples: float, part: float) -> float:
-        """From the means of an input's bins, of so many samples each; `part` of the band is wanted."""
+        """Return the total power over `part` of the band, from the means of the bins, each of `samples` samples."""
         zero, full = setup.response.zero, float(setup.response.full_scale)
         numpy.minimum(values, full, out=values)
         total = float(values.sum(dtype=numpy.float64))
-        # Bins count by their level: the sum is noisier than the radiometer equation has it for a flat band.
+        # The bins contribute by their level, so the sum is noisier than that over a flat band of this bandwidth.
         samples = samples * total**2 / float(numpy.dot(values, values)) if total else 1.0
         power = max(0.0, total - zero) * part * self._power(max(1.0, samples * part))
         return min(power + zero, full * len(values))
 
     def _prepare(self, setup: Setup) -> None:
-        # Working out shapes takes milliseconds. They do not depend on the acquisition.
+        # Computing the shapes takes milliseconds; they are kept, because they do not depend on the acquisition.
         setup = replace(setup, acquisition=0)
         if setup != self._setup:
             self._channel_means = channel_means(setup)
