@@ -14,9 +14,17 @@ import unittest
 from pathlib import Path
 
 from .parallel import ROOT, Outcomes, Run, modules_of, processes_with, starts_processes
-from .settings import PATIENCE
+from .settings import PATIENCE, wait_until
 
 HEAD = "import os, subprocess, sys, tempfile, time, unittest\n"
+
+
+def state_of(process: int) -> str:
+    """The letter that the kernel gives: Z for one that has ended and that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
 
 
 class RunTests(unittest.TestCase):
@@ -149,9 +157,7 @@ class RunTests(unittest.TestCase):
         self.assertTrue(found["temporary file left behind"].startswith("mine"))
         self.assertEqual(outcomes.counts, "1 passed, 2 failed, 0 skipped")
         process = int((self.folder / "pid").read_text("utf-8"))
-        # Killed; it may be a zombie that nobody waits for.
-        state = Path(f"/proc/{process}/stat")
-        self.assertTrue(not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z")
+        wait_until(lambda: state_of(process) in ("gone", "Z"), "the end of a process that was killed")
 
     def test_a_shuffled_run_has_the_same_tests_in_another_order(self) -> None:
         tests = "".join(f"    def test_{number}(self): pass\n" for number in range(30))
