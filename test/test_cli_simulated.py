@@ -304,7 +304,7 @@ class ServingTests(FolderMixin):
 
     def test_a_script_that_arms_nothing(self) -> None:
         with served_in_memory("--no-data", "--faults", self.write("faults.toml", "seed = 3\n")) as server:
-            self.assertIn("there is no [[fault]] in it", server.log())
+            self.assertIn("it has no [[fault]], so no fault is armed", server.log())
 
     def test_the_state_over_the_command(self) -> None:
         path = self.folder / "control"

@@ -226,7 +226,7 @@ class ChoiceTests(InstrumentMixin):
             self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs,
         ):
             self.backend.set_filename("/disk/2.fits")
-        self.assertIn("its name is not noted on disk: no space left on device: '/disk/2.fits'", logs.output[0])
+        self.assertIn("its name cannot be written to disk: no space left on device: '/disk/2.fits'", logs.output[0])
         self.assertEqual(name_of(folder), "/1.fits")
         self.backend.convert_data()
         self.assertEqual(self.converted, [["/disk/2.fits"]])

@@ -461,7 +461,7 @@ class FaultyFactory(DBFactory):
             self.reactor.callLater(0, self.restart, seconds)
         elif fault.kind == "refuse":
             if self.pausable_listener is None:
-                logger.warning("connections cannot be refused: the server listens on no pausable endpoint")
+                logger.warning("connections cannot be refused: the server does not listen on a pausable endpoint")
             else:
                 self.pausable_listener.pause(seconds)
         elif self._clock is None:

@@ -189,7 +189,7 @@ class RecordingQueue:
             try:
                 give_name(newest.folder, path)
             except OSError as problem:
-                logger.warning("%s: its name is not noted on disk: %s: %r", newest.folder, _reason(problem), path)
+                logger.warning("%s: its name cannot be written to disk: %s: %r", newest.folder, _reason(problem), path)
 
     def forget_next_name(self) -> None:
         """Discard a name that was set for the next recording."""
