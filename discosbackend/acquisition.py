@@ -1,12 +1,7 @@
-"""Time-tagged start and stop: protocol section 7 as a class that a backend uses in two lines.
+"""Time-tagged start and stop: protocol section 7 as a class that a backend uses in its start() and stop().
 
-    self.acquisition = Acquisition(self.begin, self.end)
-    ...
-    def start(self, timestamp=None): self.acquisition.start(timestamp)
-    def stop(self, timestamp=None): self.acquisition.stop(timestamp)
-
-It judges the times and fires the transitions; what beginning and ending mean is the backend's business,
-and whether a text is a timestamp was settled by the handler. Everything happens in the reactor's thread.
+Acquisition checks the times and calls the backend's own functions when they come due. The handler has already
+converted the texts of the request to Ticks. Everything runs in the reactor's thread.
 """
 
 from __future__ import annotations
@@ -26,43 +21,44 @@ __all__ = ["Acquisition", "CallsLater", "FinalWait", "single_delay_wait"]
 
 logger = logging.getLogger(__name__)
 
-# All in seconds. A step of the UTC clock is followed within a second (protocol section 7.5).
+# All in seconds. Half a second, so that a step of the UTC clock is noticed within a second (protocol section 7.5).
 _LONGEST_SLEEP = 0.5
-# The last long sleep ends early by more than the longest turn of the reactor; a short one goes on from there, until
-# what epoll may round it up by, and a turn, are left before what is waited for in place.
+# The long sleep ends this early, which is more than the longest iteration of the reactor takes. precise_wait then
+# sleeps until _IN_TURNS is left: epoll may round that sleep up by 1 ms, and _IN_PLACE must still be ahead.
 _LEAD = 5e-3
 _IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
-# A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
+# A fake clock that counts Unix seconds in a float has a resolution of 0.24 us: a shorter delay would never pass.
 _SHORTEST_DELAY = 1e-6
 
 
 class CallsLater(Protocol):
-    """The one thing that is asked of a clock; a reactor and twisted.internet.task.Clock have it."""
+    """The one method that Acquisition needs of a clock. A reactor and twisted.internet.task.Clock have it."""
 
     def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Call back after `delay` seconds; the result has cancel()."""
+        """Call `function` after `delay` seconds. The result has a method cancel()."""
 
 
 FinalWait = Callable[[Ticks, Callable[[], int]], float]
-"""Called when an instant is less than 5 ms away, with the instant and the UTC clock.
+"""The final part of the wait for a timed start or stop.
 
-It may wait for the instant itself; it returns after how many seconds to look again, if it did not."""
+It is called when the instant is less than 5 ms away, with the instant and the UTC clock, both in 100 ns. It may block
+until the instant. If it returns earlier, it returns the seconds until it is to be called again."""
 
 
 def single_delay_wait(instant: Ticks, now: Callable[[], int]) -> float:
-    """The last stretch on a clock that is handed in: one delay, as long as the rest, and 1 us at least."""
+    """Wait on a clock that the caller provides: one delay until the instant, of at least 1 us."""
     return max(_SHORTEST_DELAY, (instant - now()) / TICKS_PER_SECOND)
 
 
 def precise_wait(instant: Ticks, now: Callable[[], int]) -> float:
-    """The last stretch on the system's clock: turns of the reactor, then sleep, then spin.
+    """Wait on the host's clock: iterations of the reactor, then sleep, then spin.
 
-    A reactor on epoll rounds a sleep up to a whole millisecond. So zero-delay turns keep everyone served from
-    2.5 ms before the instant until 1 ms is left, and that is waited for in place: asleep until 300 us before the
-    instant, then spinning. Nobody is held up for longer than that millisecond; and who is idle until the last
-    moment is not the one whom a busy machine suspends then.
+    A reactor on epoll rounds a delay up to a whole millisecond. So from 2.5 ms before the instant the reactor iterates
+    without delay, and all clients are served. In the last millisecond this function blocks: it sleeps until 300 us
+    before the instant, then spins. Clients wait for at most this millisecond. Sleeping until then lowers the risk that
+    a busy machine preempts the process at the instant.
     """
     left = (instant - now()) / TICKS_PER_SECOND
     if left > _IN_TURNS:
@@ -71,23 +67,76 @@ def precise_wait(instant: Ticks, now: Callable[[], int]) -> float:
         return 0.0
     if left > _SPIN:
         time.sleep(left - _SPIN)
-    # The upper bound ends the spinning when the UTC clock is stepped back meanwhile.
+    # The upper bound ends the loop if the UTC clock is stepped back during it.
     while 0 < instant - now() <= _IN_PLACE * TICKS_PER_SECOND:
         pass
     return 0.0
 
 
 class Acquisition:
-    """At most one pending start, at most one pending stop, and whether an acquisition is running.
+    """The start and stop of an acquisition, immediate or at a given time (protocol section 7).
 
-    `begin` and `end` are ordinary callables taking Ticks: the instant that was asked for, or now for an
-    immediate start or stop. They are called in the reactor's thread, at that instant, and raise to refuse.
-    They may arm a start or stop (say, the end of an acquisition of fixed length), not start or stop now.
+    There is at most one pending start and at most one pending stop. A newer one replaces it.
 
-    `clock` needs callLater only (default: the reactor). `now_ticks` gives UTC as an integer count of 100 ns
-    (default: the host's clock). `horizon` is how many seconds ahead a time may lie. `stop_when_idle` is
-    "fail" or "ok": the answer to a stop that finds nothing to stop. `final_wait` replaces what happens
-    between the last sleep and the instant; on the host's clock the default is late by microseconds.
+    Parameters
+    ----------
+    begin, end
+        Functions that start and stop the acquisition. They are called in the reactor's thread with one argument,
+        Ticks: the requested time, or the current time for an immediate start or stop. They raise an exception, such
+        as BackendError, to refuse. They must be ordinary functions and finish their work before they return. They
+        may arm a start or stop, for example the end of an acquisition of fixed length, but they must not start or
+        stop immediately.
+    clock
+        An object with `callLater`. Default: the reactor.
+    now_ticks
+        Returns UTC as an integer count of 100 ns. Default: the host's clock.
+    horizon
+        How far in the future a time may be, in s. Default: 7 days.
+    stop_when_idle
+        "fail" or "ok": the reply to a stop when there is nothing to stop.
+    final_wait
+        Replaces the last 5 ms of the wait, see FinalWait. Default: precise_wait, with which start and stop are late by
+        microseconds; or single_delay_wait, if `now_ticks` is given.
+
+    Raises
+    ------
+    TypeError
+        If `begin` or `end` is not callable or is a coroutine function.
+    ValueError
+        If `stop_when_idle` or `horizon` is not valid.
+
+    Examples
+    --------
+    >>> from discosbackend import Acquisition, Backend, BackendError
+    >>> class MyBackend(Backend):
+    ...     def __init__(self):
+    ...         self.acquisition = Acquisition(self.begin, self.end)
+    ...
+    ...     def begin(self, instant):
+    ...         print("the hardware starts")
+    ...
+    ...     def end(self, instant):
+    ...         print("the hardware stops")
+    ...
+    ...     def start(self, timestamp=None):
+    ...         self.acquisition.start(timestamp)
+    ...
+    ...     def stop(self, timestamp=None):
+    ...         self.acquisition.stop(timestamp)
+    >>> backend = MyBackend()
+    >>> backend.start()
+    the hardware starts
+    >>> backend.acquisition.acquiring
+    True
+    >>> backend.stop()
+    the hardware stops
+
+    A time that has already elapsed is refused:
+
+    >>> backend.start(1628683207.0)
+    Traceback (most recent call last):
+    ...
+    discosbackend.errors.BackendError: starting time already elapsed
     """
 
     def __init__(
@@ -109,7 +158,7 @@ class Acquisition:
         if not horizon > 0:
             raise ValueError(f"horizon must be more than 0 s, not {horizon!r}")
         if final_wait is None:
-            # A clock that is handed in may be a fake one, on which turns without end would never pass.
+            # A clock of the caller may be a fake clock, which does not advance while the reactor iterates.
             final_wait = precise_wait if now_ticks is None else single_delay_wait
         self._begin = begin
         self._end = end
@@ -133,24 +182,32 @@ class Acquisition:
 
     @property
     def pending_start(self) -> Ticks | None:
-        """When the next start is due, None when none is armed."""
+        """The time of the pending start, or None."""
         return self._pending_start
 
     @property
     def pending_stop(self) -> Ticks | None:
-        """When the next stop is due, None when none is armed."""
+        """The time of the pending stop, or None."""
         return self._pending_stop
 
     @property
     def last_lateness(self) -> float | None:
-        """By how many seconds the last timed transition was late; None before the first."""
+        """How late the last timed start or stop was, in s. None before the first one."""
         return self._last_lateness
 
     def start(self, timestamp: Any = None) -> None:
-        """Begin now, or arm a start, which replaces one that is pending.
+        """Begin now, or arm a start, which replaces the pending one.
 
-        `timestamp` is Ticks, an astropy Time, or a number as Ticks.of takes it. BackendError: already
-        acquiring, or a time that has elapsed, lies beyond the horizon or is none. What was pending stays then.
+        Parameters
+        ----------
+        timestamp
+            When to begin, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
+
+        Raises
+        ------
+        BackendError
+            If an acquisition is running and `timestamp` is None; or if the time has elapsed, is beyond the horizon,
+            or is not valid. Pending times are then unchanged. The exception of `begin` passes through.
         """
         self._check_thread()
         if timestamp is not None:
@@ -166,10 +223,19 @@ class Acquisition:
         self._rearm()
 
     def stop(self, timestamp: Any = None) -> None:
-        """End now, or cancel a pending start; or arm a stop, which replaces one that is pending.
+        """End now, or cancel the pending start; or arm a stop, which replaces the pending one.
 
-        BackendError: not acquiring (unless `stop_when_idle` is "ok"), or a bad time, as for start(). If
-        ending fails, the acquisition counts as running still, so that it can be stopped again.
+        Parameters
+        ----------
+        timestamp
+            When to end, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
+
+        Raises
+        ------
+        BackendError
+            If there is nothing to stop (unless `stop_when_idle` is "ok"), or if the time is refused, as in start().
+            The exception of `end` passes through. The acquisition then still counts as running, so that stop() can
+            be repeated.
         """
         self._check_thread()
         if timestamp is not None:
@@ -188,13 +254,13 @@ class Acquisition:
         self._rearm()
 
     def cancel(self) -> None:
-        """Drop a pending start and a pending stop; an acquisition that is running goes on."""
+        """Cancel the pending start and the pending stop. A running acquisition continues."""
         self._check_thread()
         self._pending_start = self._pending_stop = None
         self._rearm()
 
     def _checked(self, timestamp: Any, what: str, verb: str) -> Ticks:
-        """The instant, if it may be armed at all (protocol section 7.3)."""
+        """Return the timestamp as Ticks. BackendError if it is refused (protocol section 7.3)."""
         try:
             instant = Ticks.of(timestamp)
         except (TypeError, ValueError, OverflowError):
@@ -209,7 +275,7 @@ class Acquisition:
         return instant
 
     def _check_thread(self) -> None:
-        """A @blocking method runs in another thread, where the reactor's timers must not be touched."""
+        """Raise RuntimeError in a thread of a @blocking method, where the reactor's timers must not be used."""
         if self._in_reactor_thread:
             from twisted.python import threadable
 
@@ -217,7 +283,7 @@ class Acquisition:
                 raise RuntimeError("an Acquisition belongs to the reactor's thread: do not mark this @blocking")
 
     def _check_no_transition(self) -> None:
-        """Until begin or end has returned, it is open whether an acquisition is running."""
+        """Raise RuntimeError while `begin` or `end` runs, because the new state is not known yet."""
         if self._in_transition:
             raise RuntimeError("begin and end cannot start or stop now: they raise to refuse")
 
@@ -237,7 +303,7 @@ class Acquisition:
         return min(pending, default=None)
 
     def _rearm(self) -> None:
-        """Sleep until shortly before the next instant, or half a second, then look."""
+        """Schedule the next check: shortly before the next instant, and in half a second at the latest."""
         self._cancel_alarm()
         instant = self._next_instant()
         if instant is not None:
@@ -257,13 +323,13 @@ class Acquisition:
         self._alarm = self._clock.callLater(delay, self._check_due)
 
     def _check_due(self) -> None:
-        """Carry out what is due, in the order of its times; then sleep, or wait out the last stretch."""
+        """Carry out each transition that is due, in order of time; then sleep, or make the final wait."""
         self._alarm = None
         while (instant := self._next_instant()) is not None:
             left = (instant - self._now()) / TICKS_PER_SECOND
             if left <= 0:
                 self._run_due(instant)
-                # This loop looks at what begin or end may have armed.
+                # `begin` or `end` may have armed another one, which this loop checks.
                 self._cancel_alarm()
             elif left > _LEAD + _SHORTEST_DELAY:
                 self._rearm()
@@ -275,7 +341,7 @@ class Acquisition:
                     return
 
     def _run_due(self, instant: Ticks) -> None:
-        """One transition. At equal times the stop comes first while acquiring; while idle both lapse."""
+        """Carry out one transition. At equal times the stop is first while acquiring; while idle both lapse."""
         starts, stops = self._pending_start == instant, self._pending_stop == instant
         if stops:
             self._pending_stop = None

@@ -1,7 +1,8 @@
-"""Backend: the class that an instrument's author subclasses, and the marks its methods can carry.
+"""Backend: the base class of an instrument, and the decorators for its methods.
 
-One method a command (protocol section 4.8), to be overridden where the instrument can do it. Nothing here
-knows of sockets, threads or Twisted: `blocking` and `command` only mark a method, handlers acts on it.
+Each command of the protocol has one method (protocol section 4.8). A subclass overrides the methods that its
+instrument supports. This module uses no sockets, no threads and no Twisted: `blocking` and `command` only mark a
+method, and handlers.py reads the marks.
 """
 
 from __future__ import annotations
@@ -32,73 +33,120 @@ __all__ = [
 
 
 class ArrayLike(Protocol):
-    """A numpy array or scalar, or an astropy Time: what has a shape."""
+    """An object with a shape: a numpy array or scalar, or an astropy Time."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The lengths of its dimensions."""
+        """The length of each dimension."""
 
 
 Value: TypeAlias = "str | bytes | bool | int | float | ArrayLike"
 
 Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
-"""What a method may return: nothing, one value, an iterable of values (tuple, list, generator, numpy array),
-or a coroutine or Deferred of one of these. Protocol section 5.6 says what each becomes in the reply."""
+"""What a method may return: None, one value, an iterable of values (tuple, list, generator, numpy array), or a
+coroutine or Deferred with one of these as its result. Protocol section 5.6 says how each is sent."""
 
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 
 
 def _parameters_may_be_left_out(method: Callable[..., Result]) -> Callable[..., Result]:
-    """Let type checkers accept a method in a subclass that declares fewer parameters."""
+    """Make type checkers accept a subclass's method that declares fewer parameters."""
     return method
 
 
 class Backend:
-    """The instrument, as the control system sees it: one method a command.
+    """The base class of an instrument: one method for each command of the protocol.
 
-    Override what your instrument can do; what you leave out is answered `not supported by this backend`.
-    Arguments arrive checked and converted: integers as int, frequencies as float in MHz, times as `Ticks`
-    (integer 100 ns since 1970, with `.unix` and `.time`). Refuse a request with `BackendError("reason")`; any
-    other exception is answered with a fixed text and its traceback goes to the log.
+    Override the methods that your instrument supports. A command whose method is not overridden is answered with
+    `fail`, `not supported by this backend`.
 
-    A method may be an ordinary one, `async def`, one that returns a Deferred, or, when it blocks on
-    hardware, an ordinary one marked `@blocking`. Ordinary ones must return within milliseconds: while they
-    run, nobody else is answered.
+    The handler checks and converts the arguments before it calls a method: integers arrive as int, frequencies as
+    float in MHz, times as `Ticks` (an int that counts 100 ns since 1970, with the properties `unix` and `time`).
+
+    A method can be an ordinary method, an `async def` method, or a method that returns a Deferred. If it blocks on
+    hardware, it must be an ordinary method with the decorator `@blocking`. Every other method must return within a
+    few milliseconds, because the server answers no other client while the method runs.
+
+    Raises
+    ------
+    BackendError
+        Raise it from a method to refuse a request. Its text becomes the reason of the `fail` reply. For any other
+        exception the reply has a fixed reason, and the traceback is logged.
+
+    Examples
+    --------
+    >>> from discosbackend import Backend, BackendError, DBProtocolHandler
+    >>> from discosbackend.grammar import parse_message
+    >>> class MyBackend(Backend):
+    ...     configuration = "unconfigured"
+    ...
+    ...     def get_configuration(self):
+    ...         return self.configuration
+    ...
+    ...     def set_configuration(self, configuration):
+    ...         if configuration != "TP":
+    ...             raise BackendError("invalid configuration")
+    ...         self.configuration = configuration
+
+    `discosbackend.run_server(8978, DBProtocolHandler(MyBackend()))` serves it. Without a server:
+
+    >>> handler = DBProtocolHandler(MyBackend())
+    >>> print(handler.handle(parse_message("?set-configuration,TP")))
+    !set-configuration,ok
+    >>> print(handler.handle(parse_message("?get-configuration")))
+    !get-configuration,ok,TP
+    >>> handler.handle(parse_message("?set-configuration,K2000"))
+    Traceback (most recent call last):
+    ...
+    discosbackend.errors.BackendError: invalid configuration
     """
 
-    # -- clock and state: lane `reads`, never kept waiting by another client --------------------------
+    # -- clock and state: lane `reads`, which never waits for another client's command ----------------
 
     def status(self) -> Result:
-        """The clock, `"ok"` or a description of what is wrong, and whether the backend is acquiring.
+        """Return the time of the clock, the state, and whether the backend is acquiring.
 
-        Return `(timestamp, text, acquiring)`, the timestamp as time() does.
+        Returns
+        -------
+        timestamp
+            The time of the backend's clock, in a form that time() can return.
+        text
+            `"ok"`, or a description of the fault.
+        acquiring
+            Whether an acquisition is running, as a bool.
         """
         raise NotSupportedError
 
     def time(self) -> Result:
-        """The backend's clock: `Ticks`, Unix seconds as a float, or an astropy Time."""
+        """Return the time of the backend's clock: `Ticks`, Unix seconds as a float, or an astropy Time."""
         raise NotSupportedError
 
     def get_configuration(self) -> Result:
-        """The name of the configuration in force, `"unconfigured"` until one is set."""
+        """Return the name of the current configuration, `"unconfigured"` until one is set."""
         raise NotSupportedError
 
     def get_integration(self) -> Result:
-        """The integration time in ms: 0 until configured, then the configuration's own until one is set."""
+        """Return the integration time in ms.
+
+        It is 0 until a configuration is loaded, then the default of the configuration until set_integration().
+        """
         raise NotSupportedError
 
     def get_filename(self) -> Result:
-        """The path that set_filename() stored; refuse when there is none."""
+        """Return the path that set_filename() stored. Raise BackendError if there is none."""
         raise NotSupportedError
 
-    # -- configuration: lane `device`, one at a time over all clients ---------------------------------
+    # -- configuration: lane `device`, one command at a time for all clients together -----------------
 
     def set_configuration(self, configuration: str) -> Result:
-        """Load a configuration by name; refuse an unknown one with `invalid configuration`."""
+        """Load the configuration of this name.
+
+        Raise `BackendError("invalid configuration")` if the name is unknown.
+        """
         raise NotSupportedError
 
     def set_integration(self, integration: int) -> Result:
-        """Set the integration time of one dump, in ms, 0 or more."""
+        """Set the integration time of one dump, in ms. It is 0 or more."""
         raise NotSupportedError
 
     def set_section(
@@ -111,15 +159,33 @@ class Backend:
         sample_rate: float | str,
         bins: int | str,
     ) -> Result:
-        """Configure a section, counted from 0: frequencies and sample rate in MHz, bins as a number.
+        """Configure a section.
 
-        Each may be the text `"*"`, which leaves it as it is; section `"*"` means every section. `mode` is a
-        text: `CP`, `FullStokes`, or 0, 1, 2 for LCP, RCP, full Stokes from the deployed clients.
+        Every argument can be the text `"*"`. As the section it means every section. As any other argument it
+        leaves the setting unchanged.
+
+        Parameters
+        ----------
+        section
+            The number of the section, from 0.
+        start_frequency
+            The lower end of the band, in MHz.
+        bandwidth
+            The width of the band, in MHz.
+        feed
+            The number of the feed.
+        mode
+            The polarisation mode as a text, such as `CP` or `FullStokes`. The deployed clients send `0`, `1` or
+            `2`, which mean LCP, RCP and full Stokes.
+        sample_rate
+            The sample rate, in MHz.
+        bins
+            The number of frequency bins.
         """
         raise NotSupportedError
 
     def set_enable(self, feed1: int, feed2: int) -> Result:
-        """Choose the two feeds used for nodding; `7, 7` is all feeds on SKARAB."""
+        """Select the two feeds that are used for nodding. On SKARAB, `7, 7` selects all feeds."""
         raise NotSupportedError
 
     def set_shift(self, shift: int) -> Result:
@@ -127,52 +193,65 @@ class Backend:
         raise NotSupportedError
 
     def cal_on(self, interleave: int) -> Result:
-        """Switch the noise diode every `interleave` samples; 0 switches it off."""
+        """Switch the noise diode every `interleave` samples. 0 switches it off."""
         raise NotSupportedError
 
     # -- measurements: lane `device` ------------------------------------------------------------------
 
     @_parameters_may_be_left_out
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> Result:
-        """Total power, one value per input, between frequency and frequency + bandwidth in MHz.
+        """Return the total power of each input, one value per input.
 
-        `0, 0` is the whole band. A backend that cannot select a band declares no parameters: then `0, 0`
-        reaches it as a call without arguments, and any other band is refused on its behalf.
+        A backend that cannot select a band declares this method without parameters. The handler then calls it
+        without arguments for `0, 0`, and refuses any other band.
+
+        Parameters
+        ----------
+        frequency
+            The lower end of the band, in MHz.
+        bandwidth
+            The width of the band, in MHz. `0, 0` is the whole band.
         """
         raise NotSupportedError
 
     def get_tp0(self) -> Result:
-        """Total power with terminated input, the zero level, one value per input."""
+        """Return the zero level: the total power of each terminated input, one value per input."""
         raise NotSupportedError
 
     def get_rms(self) -> Result:
-        """The rms of each input's sampler, one value per input."""
+        """Return the rms of the samples of each input, one value per input."""
         raise NotSupportedError
 
     def get_ddcoffset(self) -> Result:
-        """The offset of the digital down-converter in MHz."""
+        """Return the offset of the digital down-converter, in MHz."""
         raise NotSupportedError
 
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> Result:
-        """Start acquiring now, or at `timestamp`. `acquisition.Acquisition` does this for you."""
+        """Start an acquisition now, or at `timestamp`. The class `Acquisition` implements this."""
         raise NotSupportedError
 
     def stop(self, timestamp: Ticks | None = None) -> Result:
-        """Stop acquiring now, or at `timestamp`. `acquisition.Acquisition` does this for you."""
+        """Stop the acquisition now, or at `timestamp`. The class `Acquisition` implements this."""
         raise NotSupportedError
 
     def set_filename(self, path: str) -> Result:
-        """Name the telescope's file whose metadata is merged with the data; it is still being written."""
+        """Store the path of the telescope's file, from which metadata will be merged with the data.
+
+        The telescope is still writing the file. convert_data() is called when the file is complete.
+        """
         raise NotSupportedError
 
     def convert_data(self) -> Result:
-        """The telescope's file is complete: merge it with the data. Lane `files`; minutes are normal."""
+        """Merge the telescope's file, which is now complete, with the data.
+
+        The lane of this command is `files`, so it can take minutes without delaying other commands.
+        """
         raise NotSupportedError
 
     def end_schedule(self) -> Result:
-        """The schedule is over."""
+        """Do what is necessary at the end of a schedule."""
         raise NotSupportedError
 
     def park(self) -> Result:
@@ -182,21 +261,27 @@ class Backend:
     # -- commands that depend on the instance ---------------------------------------------------------
 
     def own_commands(self) -> Iterable[Callable[..., Any]]:
-        """Functions marked with `@command`, beside the marked methods; asked for once, when the handler is made."""
+        """Return more functions with the decorator `@command`, for commands that depend on the instance.
+
+        The handler calls this once, when it is created.
+        """
         return ()
 
-    # -- the server's life ----------------------------------------------------------------------------
+    # -- start and stop of the server -----------------------------------------------------------------
 
     def server_started(self) -> Awaitable[object] | None:
-        """Called once when the server listens; may be a coroutine or return a Deferred."""
+        """Called once, when the server listens. It can be a coroutine or return a Deferred."""
 
     def server_stopping(self) -> Awaitable[object] | None:
-        """Called once when the server goes down, the acquisition ended; may be a coroutine or Deferred."""
+        """Called once, when the server stops, after the acquisition was ended.
+
+        It can be a coroutine or return a Deferred.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """The mark of a method that blocks: `lock` names what it must not share with another such method."""
+    """The mark that `@blocking` sets. Methods with the same `lock` run one at a time."""
 
     lock: str = ""
 
@@ -212,12 +297,47 @@ def blocking(*, lock: str) -> Callable[[MethodT], MethodT]:
 
 
 def blocking(method: Any = None, /, *, lock: str = "") -> Any:
-    """Mark a method that blocks on hardware: it runs in one of the handler's own threads.
+    """Run a method in a thread, because it blocks on hardware.
 
-    Blocking `device` commands share one thread, so they still run one at a time. A blocking read has a
-    thread of its own; calls that arrive while it is running share its result. `@blocking(lock="link")`
-    lets methods with the same lock run only one at a time whatever their lanes, as two methods
-    on one serial link must. TypeError for a coroutine function, which waits without blocking.
+    The handler has one thread for all blocking commands of the lane `device`, so they still run one at a time. Each
+    blocking command of the lane `reads` has its own thread. If the same request arrives again while such a method
+    runs, it gets the same result, and the method is not called again.
+
+    Parameters
+    ----------
+    method
+        The method, if the decorator is written without parentheses.
+    lock
+        The name of a lock. Methods with the same lock run one at a time, in any lane. Use it for methods that share
+        one device, such as a serial link. Default: no lock.
+
+    Returns
+    -------
+    method
+        The same method, marked; or, with parentheses, a decorator.
+
+    Raises
+    ------
+    TypeError
+        If the method is a coroutine function, which does not block, or if it is not callable.
+
+    Examples
+    --------
+    >>> import time
+    >>> from discosbackend import Backend, blocking
+    >>> class MyBackend(Backend):
+    ...     @blocking
+    ...     def set_configuration(self, configuration):
+    ...         time.sleep(20)
+    ...
+    ...     @blocking(lock="link")
+    ...     def get_rms(self):
+    ...         return 30.5, 31.25
+
+    The decorator only marks the method. A direct call runs in the thread of the caller:
+
+    >>> MyBackend().get_rms()
+    (30.5, 31.25)
     """
 
     def mark(function: Any) -> Any:
@@ -239,15 +359,58 @@ def command(
     timeout: float | None = None,
     help: str = "",  # noqa: A002  # the word that argparse uses for it too
 ) -> Callable[[MethodT], MethodT]:
-    """Make a method answer a command of the backend's own, on the same footing as the built-in rows.
+    """Declare a command of your own, which the decorated method answers.
 
-        @command("vna-sweep", Argument("power", "float", "dBm", optional=True), help="Find the tones.")
-        def vna_sweep(self, power=-10.0): ...
+    The handler treats it like a command of the protocol: it checks the arguments and applies the lane and the time
+    limit.
 
-    `reply` lists the fields of the `ok` reply, `lane` is "reads", "device" or "files" (protocol section 6.1),
-    `timeout` its time limit in seconds. An optional argument that is left out is not passed.
-    ValueError for a name that the grammar or the protocol's own table rules out, TypeError for what is no
-    name, Argument or Field.
+    Parameters
+    ----------
+    name
+        The name on the wire: a letter, then letters, digits and hyphens, at most 64 characters.
+    *arguments
+        The arguments of the request, in order. If the request omits an optional argument that has no default, the
+        method is called without it.
+    reply
+        The fields of the `ok` reply, in order. Default: none.
+    lane
+        "reads", "device" or "files" (protocol section 6.1).
+    timeout
+        The time limit in s. Default: the limit of the handler.
+    help
+        One sentence for the users of the command.
+
+    Returns
+    -------
+    decorator
+        It returns the same method, marked.
+
+    Raises
+    ------
+    ValueError
+        If the name is not valid or belongs to the protocol, if the lane is unknown, if the time limit is not more
+        than 0, or if the order of the arguments or fields is not possible.
+    TypeError
+        If `name` is not a text, if an argument is not an `Argument`, or if a reply field is not a `Field`.
+
+    Examples
+    --------
+    >>> from discosbackend import Argument, Backend, DBProtocolHandler, Field, command
+    >>> from discosbackend.grammar import parse_message
+    >>> class MyBackend(Backend):
+    ...     @command(
+    ...         "vna-sweep",
+    ...         Argument("power", "float", "dBm", optional=True),
+    ...         reply=[Field("tones", "integer")],
+    ...         help="Find the tones.",
+    ...     )
+    ...     def vna_sweep(self, power=-10.0):
+    ...         return 512 if power > -20 else 0
+    >>> handler = DBProtocolHandler(MyBackend())
+    >>> print(handler.handle(parse_message("?vna-sweep")))
+    !vna-sweep,ok,512
+    >>> print(handler.handle(parse_message("?vna-sweep,-30")))
+    !vna-sweep,ok,0
     """
     if not isinstance(name, str):
         raise TypeError(f"a command needs its name: @command('vna-sweep'), not {name!r}")
@@ -264,22 +427,22 @@ def command(
 
 
 def blocking_of(method: object) -> Blocking | None:
-    """The `@blocking` mark of a method, None where it has none."""
+    """Return the `@blocking` mark of a method, or None."""
     mark = getattr(method, "__discos_blocking__", None)
     return mark if isinstance(mark, Blocking) else None
 
 
 def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
-    """The commands that a backend's class declares: wire name -> (row, method name).
+    """Return the commands that the class of a backend declares, as {wire name: (row, method name)}.
 
-    A subclass that overrides a declared method keeps the declaration. ValueError when two methods
+    A method of a subclass that overrides a declared method answers the same command. ValueError if two methods
     declare the same name.
     """
     found: dict[str, tuple[Command, str]] = {}
     seen: set[str] = set()
     for cls in type(backend).__mro__:
         for attribute, member in vars(cls).items():
-            # Statically: an attribute may be a proxy that asks the hardware for whatever it has not.
+            # getattr_static, because the attribute may be a proxy that asks the hardware for unknown attributes.
             row = inspect.getattr_static(_marked(member), "__discos_command__", None)
             if not isinstance(row, Command) or attribute in seen:
                 continue
@@ -291,13 +454,13 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
 
 
 def commands_of(backend: object) -> dict[str, tuple[Command, Callable[..., Any]]]:
-    """All own commands of a backend: wire name -> (row, what answers it).
+    """Return all commands that a backend adds to the protocol, as {wire name: (row, function)}.
 
-    Those that its class declares, and those that its own_commands() returns. TypeError for a function there
-    without `@command`, ValueError when two declare the same name.
+    These are the commands that its class declares and those that its own_commands() returns. TypeError if
+    own_commands() returns a function without `@command`, ValueError if two functions declare the same name.
     """
     found = {name: (row, getattr(backend, method)) for name, (row, method) in declared_commands(backend).items()}
-    # On the class: an instance may be a proxy that asks the hardware for whatever attribute it has not.
+    # Look at the class, because the instance may be a proxy that asks the hardware for unknown attributes.
     if callable(getattr(type(backend), "own_commands", None)):
         for function in backend.own_commands():  # type: ignore[attr-defined]
             row = inspect.getattr_static(function, "__discos_command__", None)
@@ -310,5 +473,5 @@ def commands_of(backend: object) -> dict[str, tuple[Command, Callable[..., Any]]
 
 
 def _marked(method: Any) -> Any:
-    """What carries a method's marks: of a static or class method the function inside, which callers get."""
+    """Return the object that has the marks: the function inside a static or class method, else the method."""
     return method.__func__ if isinstance(method, (staticmethod, classmethod)) else method

@@ -1,7 +1,7 @@
-"""Ticks: instants as an integer count of 100 ns since 1970-01-01T00:00:00 UTC, and their text forms.
+"""Ticks: a time as an integer count of 100 ns since 1970-01-01T00:00:00 UTC, and its text forms.
 
-What the protocol's document calls centinanoseconds. Everything here is exact integer arithmetic; the
-astropy side of the same instants lives in timediscos.
+The document of the protocol calls this unit a centinanosecond. Conversions from and to text use integers only, so
+they are exact. The conversions from and to an astropy Time are in timediscos.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["TICKS_PER_SECOND", "UNIX_SECONDS_BELOW", "Ticks", "now_ticks"]
 
 TICKS_PER_SECOND = 10**7
 
-# Protocol section 3.5: a number below this one counts seconds, from here on it counts 100 ns. As seconds
-# it is the year 33658, as ticks the second day of 1970, so neither reading is ever the wrong one.
+# Protocol section 3.5: a number below this one is Unix seconds, any other is a count of 100 ns. As seconds this
+# number is in the year 33658, as a count it is in the second day of 1970, so no real time is misread.
 UNIX_SECONDS_BELOW = 10**12
 
-# Arithmetic on an astropy Time may make astropy fetch leap-second tables, which stalls a machine without a
-# network. A program that is nothing but a server says no here, before timediscos is loaded.
+# Arithmetic on an astropy Time may make astropy download leap-second tables, which blocks a machine without a
+# network. The server program sets this to False before timediscos is imported.
 astropy_may_download = True
 
 # <timestamp> ::= an integer count of 100 ns, or a number with a decimal point
@@ -32,41 +32,69 @@ _POINTED = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]{1,19})\.(?P<fraction>[0-9
 
 
 class Ticks(int):
-    """An instant: the number of 100 ns since 1970-01-01T00:00:00 UTC, leap seconds not counted.
+    """A time: the count of 100 ns since 1970-01-01T00:00:00 UTC, without leap seconds.
 
-    It is an `int`, so it compares, subtracts and hashes as one; arithmetic gives a plain `int`.
+    It is a subclass of `int`: comparison, arithmetic and hash are those of `int`, and the result of arithmetic is a
+    plain `int`.
+
+    Parameters
+    ----------
+    value
+        The count of 100 ns, as anything that `int` accepts. Default: 0. Use `Ticks.of`, `Ticks.from_unix` or
+        `Ticks.parse` for other units.
+
+    Examples
+    --------
+    >>> from discosbackend import Ticks
+    >>> instant = Ticks(16286832071234567)
+    >>> instant.unix_text()
+    '1628683207.1234567'
+    >>> Ticks.parse("1628683207.1234567") == Ticks.parse("16286832071234567") == instant
+    True
+    >>> Ticks.of(1628683208) - instant
+    8765433
+    >>> print(instant.time.isot)
+    2021-08-11T12:00:07.123
     """
 
     __slots__ = ()
 
     @property
     def unix(self) -> float:
-        """Unix seconds as a float, which is 2 ticks coarse today; for exact work use the integer."""
+        """Unix seconds as a float. Today a float resolves 0.2 us; use the integer if you need exact times."""
         return self / TICKS_PER_SECOND
 
     @property
     def time(self) -> Any:
-        """The same instant as an astropy `Time`, format "discos", scale "utc", exact to 100 ns.
+        """The same time as an astropy `Time`, format "discos", scale "utc", exact to 100 ns.
 
-        Built on demand: the first use in a process imports astropy, which takes about 0.4 s.
+        The first use in a process imports astropy, which takes about 0.4 s.
         """
         from discosbackend import timediscos
 
         return timediscos.time_from_ticks(self)
 
     def unix_text(self) -> str:
-        """Unix seconds with seven decimals, as timestamps stand in replies (protocol section 3.6)."""
+        """Return Unix seconds with seven decimals, the form of timestamps in replies (protocol section 3.6)."""
         if self < 0:
             return f"-{Ticks(-self).unix_text()}"
-        digits = "%08d" % self  # noqa: UP031  # half the time of a format
+        digits = "%08d" % self  # noqa: UP031  # twice as fast as an f-string
         return f"{digits[:-7]}.{digits[-7:]}"
 
     @classmethod
     def parse(cls, text: str) -> Ticks:
-        """Read a timestamp as it stands in a request (protocol section 3.5), never through a float.
+        """Read a timestamp of a request (protocol section 3.5). It is exact: no float is used.
 
-        An integer counts 100 ns. A number with a decimal point is Unix seconds below 10^12 and 100 ns
-        from there on; digits beyond 100 ns are dropped. ValueError for anything else.
+        Parameters
+        ----------
+        text
+            An integer, which is a count of 100 ns; or a number with a decimal point, which is Unix seconds if it is
+            below 10^12, and a count of 100 ns otherwise. Digits below 100 ns are dropped.
+
+        Raises
+        ------
+        ValueError
+            If the text has neither form.
         """
         if _INTEGER.fullmatch(text):
             return cls(text)
@@ -80,10 +108,20 @@ class Ticks(int):
 
     @classmethod
     def of(cls, value: Any) -> Ticks:
-        """The instant that a backend's value means: Ticks, an astropy `Time`, or a number.
+        """Convert a value to Ticks.
 
-        A number (int, float, numpy scalar) below 10^12 is Unix seconds, from there on it counts 100 ns.
-        TypeError for anything else, ValueError for nan and the infinities.
+        Parameters
+        ----------
+        value
+            Ticks, an astropy `Time`, or a number (int, float, numpy scalar). A number with a magnitude below 10^12
+            is Unix seconds, any other number is a count of 100 ns.
+
+        Raises
+        ------
+        TypeError
+            If the value is of any other type.
+        ValueError
+            If the value is nan or an infinity.
         """
         if isinstance(value, Ticks):
             return value
@@ -103,16 +141,16 @@ class Ticks(int):
 
     @classmethod
     def from_unix(cls, seconds: float) -> Ticks:
-        """The count nearest to Unix seconds, such as `time.time()` gives. ValueError for nan and infinities."""
+        """Convert Unix seconds, such as `time.time()`, to the nearest count. ValueError for nan and infinities."""
         if not math.isfinite(seconds):
             raise ValueError(f"not a finite number of Unix seconds: {seconds!r}")
-        # Split first: the double holds the seconds exactly, its product with 10^7 would not.
+        # Split first: the float holds the seconds exactly, but its product with 10^7 would be rounded.
         fraction, whole = math.modf(seconds)
         return cls(int(whole) * TICKS_PER_SECOND + round(fraction * TICKS_PER_SECOND))
 
     @classmethod
     def now(cls) -> Ticks:
-        """The host's UTC clock."""
+        """Return the time of the host's UTC clock."""
         return cls(time.time_ns() // 100)
 
 

@@ -23,6 +23,7 @@ import textwrap
 import types
 import unittest
 from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple, cast
@@ -303,8 +304,8 @@ class CodeTests(unittest.TestCase):
 class DocstringTests(unittest.TestCase):
     """The section Examples of a docstring runs, and prints what it says."""
 
-    def run_examples(self, documented: type, replaced: tuple[str, str] | None = None) -> None:
-        """Run the examples of a class, with one text in them replaced by another, such as a port."""
+    def run_examples(self, documented: Callable[..., object], replaced: tuple[str, str] | None = None) -> None:
+        """Run the examples of a class or function, with one text in them replaced by another, such as a port."""
         _, heading, examples = (inspect.getdoc(documented) or "").partition("\nExamples\n--------\n")
         self.assertTrue(heading, f"{documented.__name__} has no section Examples")
         if replaced is not None:
@@ -316,6 +317,11 @@ class DocstringTests(unittest.TestCase):
         report = io.StringIO()
         failed, _ = doctest.DocTestRunner(verbose=False).run(test, out=report.write)
         self.assertEqual(failed, 0, report.getvalue())
+
+    def test_what_a_backend_is_written_with(self) -> None:
+        for name in ("Acquisition", "Backend", "Ticks", "blocking", "command"):
+            with self.subTest(name):
+                self.run_examples(getattr(discosbackend, name))
 
     def test_a_simulated_backend(self) -> None:
         from discosbackend.simulator import SimulatedBackend
