@@ -1,8 +1,8 @@
-"""THE table: every command of the protocol once (protocol section 4.9), and what a row of it consists of.
+"""The table of commands (protocol section 4.9): one row per command, and the classes that a row consists of.
 
-Whatever knows commands derives from these rows and repeats none of them: the handler's argument checks
-and their texts, the reference page in the docs, the conformance cases. Which backend method answers a row
-is said here too; calling it is the handler's work.
+This is the only place where a command is described. The handler's checks and their reasons, the reference in the
+docs, the client and the conformance cases derive from it. A row also names the backend method that answers the
+command; the handler calls it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "C
 WILDCARD = "*"
 
 LANES = ("reads", "device", "files")
-"""Protocol section 6.1: reads wait for nobody, device commands for one another, files among themselves."""
+"""Lanes (protocol section 6.1). Commands of "device" run one at a time, as do those of "files"; "reads" do not wait."""
 
 CONVERSION_TIMEOUT = 3600.0
-"""Seconds that a conversion may take: "a conversion takes minutes" (protocol section 6.1)."""
+"""Time limit of convert-data, in s: "A conversion takes minutes" (protocol section 6.1)."""
 
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text"}
 
@@ -32,10 +32,30 @@ _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text"}
 class Argument:
     """One argument of a request.
 
-    `type` is "integer", "float", "boolean", "timestamp" or "text" (or Python's int, float, bool, str);
-    `unit` is for the reader. `optional`: may be left out; `wildcard`: may be `*`, which reaches the backend as
-    the text "*". An argument below `minimum` is refused, and one that is left out is passed as `default`, or
-    not passed at all where that is None. `complaint` is the reason for a wrong one; without it, one is made.
+    Parameters
+    ----------
+    name
+        The name, used in the docs and in reasons.
+    type
+        "integer", "float", "boolean", "timestamp" or "text", or one of Python's int, float, bool and str. The method
+        of the backend gets an int, float, bool, Ticks or str.
+    unit
+        The unit, such as "ms" or "MHz", used in the docs only.
+    optional
+        Whether a request may omit the argument.
+    wildcard
+        Whether the argument may be `*`. The method then gets the text "*".
+    minimum
+        The smallest value that is accepted. Default: no limit.
+    default
+        The value that the method gets if the request omits the argument. Default: the method is called without it.
+    complaint
+        The reason of the `fail` reply to a wrong value. Default: a reason with the name, the value and the type.
+
+    Raises
+    ------
+    ValueError
+        If the type is unknown, or if there is a default but the argument is not optional.
     """
 
     name: str
@@ -54,7 +74,13 @@ class Argument:
             raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
 
     def parse(self, text: str) -> Any:
-        """The value that a text means. HandlerException, with the reason, when it means none."""
+        """Convert the text of an argument to a value.
+
+        Raises
+        ------
+        HandlerException
+            If the text is not valid. The exception's text is the reason of the `fail` reply.
+        """
         if self.wildcard and text == WILDCARD:
             return WILDCARD
         read, wanted = TYPES[self.type]
@@ -76,9 +102,24 @@ class Argument:
 class Field:
     """One argument of an `ok` reply.
 
-    `type` as an Argument's. `repeated`: one or more of this kind follow, one per input (the last field
-    only). `unescaped`: the clients that read it split at every comma, so one is sent as `;` and a
-    backslash as `/`.
+    Parameters
+    ----------
+    name
+        The name, used in the docs and in the log.
+    type
+        The type, one of those of `Argument`.
+    unit
+        The unit, such as "ms" or "MHz", used in the docs only.
+    repeated
+        Whether the reply has one or more values of this kind, one per input. Only the last field can be repeated.
+    unescaped
+        Whether a comma is sent as `;` and a backslash as `/`, because the clients that read this field split at every
+        comma and do not know escapes.
+
+    Raises
+    ------
+    ValueError
+        If the type is unknown.
     """
 
     name: str
@@ -95,12 +136,39 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row of the table.
+    """One row of the table: a command.
 
-    `timeout` is this command's time limit in seconds, None for the handler's; `since` the protocol version
-    that brought it, or the clients that use it. `together`: the optional arguments come all or not at all.
-    `missing` is the reason when a needed argument is absent. ValueError or TypeError for a row that no server
-    could serve.
+    Parameters
+    ----------
+    name
+        The name on the wire: a letter, then letters, digits and hyphens, at most 64 characters.
+    arguments
+        The arguments of the request, in order. Optional arguments are last.
+    reply
+        The fields of the `ok` reply, in order.
+    lane
+        "reads", "device" or "files" (protocol section 6.1).
+    timeout
+        The time limit in s. Default: the limit of the handler.
+    help
+        One sentence for the docs.
+    since
+        The protocol version that introduced the command, or the clients that use it.
+    method
+        The name of the backend's method. Default: `name` with underscores instead of hyphens.
+    together
+        Whether a request has either all optional arguments or none of them.
+    missing
+        The reason of the `fail` reply if a required argument is missing. Default: a reason with the number of
+        arguments.
+
+    Raises
+    ------
+    ValueError
+        If the name, the lane or the time limit is not valid, if a required argument follows an optional one, or if a
+        field other than the last is repeated.
+    TypeError
+        If an argument is not an `Argument` or a field is not a `Field`.
     """
 
     name: str
@@ -115,7 +183,7 @@ class Command:
     together: bool = False
     missing: str = ""
     needed: int = field(init=False, repr=False, compare=False)
-    """How many arguments must be there."""
+    """The number of required arguments."""
 
     def __post_init__(self) -> None:
         if not name_pattern.fullmatch(self.name):
@@ -140,9 +208,18 @@ class Command:
             object.__setattr__(self, "method", self.name.replace("-", "_"))
 
     def parse(self, texts: Sequence[str]) -> list[Any]:
-        """The values of a request's argument texts, in order, defaults filled in.
+        """Convert the argument texts of a request to values.
 
-        HandlerException, with the reason, for a wrong number or type of arguments.
+        Returns
+        -------
+        values
+            The values in order, with the defaults of omitted arguments.
+
+        Raises
+        ------
+        HandlerException
+            If the number of arguments or one of the texts is wrong. The exception's text is the reason of the `fail`
+            reply.
         """
         if not texts and not self.arguments:
             return []
@@ -245,7 +322,7 @@ _ROWS = (
         reply=(Field("tpi", "float", "counts", repeated=True),),
         since="1.0",
         together=True,
-        help="Total power of each input, over a band or, with `0,0` or nothing, over the whole one.",
+        help="Total power of each input, over a band; with `0,0` or without arguments, over the whole band.",
     ),
     Command(
         "get-tp0",
@@ -284,14 +361,14 @@ _ROWS = (
             ),
         ),
         since="1.0",
-        help="Switch the noise diode every so many samples; 0, or nothing, switches it off.",
+        help="Switch the noise diode every `interleave` samples; 0, or no argument, switches it off.",
     ),
     Command(
         "set-filename",
         (Argument("path", "text"),),
         since="1.0",
         missing="command needs <filename> as argument",
-        help="The telescope's file whose metadata is merged with the data.",
+        help="Store the path of the telescope's file, from which metadata is merged with the data.",
     ),
     Command(
         "convert-data",
@@ -307,7 +384,7 @@ _ROWS = (
             Argument("feed2", "integer", complaint=_FORMAT),
         ),
         since="1.3",
-        help="The two feeds used for nodding; `7,7` is all feeds on SKARAB.",
+        help="Select the two feeds used for nodding; on SKARAB, `7,7` selects all feeds.",
     ),
     Command("end-schedule", since=_SKARAB, help="The schedule is over."),
     Command("backend-park", since=_SKARAB, method="park", help="Park the backend."),
@@ -315,7 +392,7 @@ _ROWS = (
         "set-shift",
         (Argument("shift", "integer", "bits", complaint=_FORMAT),),
         since=_SKARAB,
-        help="The bit shift of the FFT stages.",
+        help="Set the bit shift of the FFT stages.",
     ),
     Command(
         "get-rms",
@@ -334,9 +411,9 @@ _ROWS = (
         reply=(Field("path", "text"),),
         lane="reads",
         since="MISTRAL, public simulators",
-        help="The path that set-filename stored.",
+        help="The path that `set-filename` stored.",
     ),
 )
 
 COMMANDS: dict[str, Command] = {row.name: row for row in _ROWS}
-"""Every command of the protocol by its wire name, in the order of protocol section 4.9."""
+"""All commands of the protocol by their names on the wire, in the order of protocol section 4.9."""

@@ -1,7 +1,7 @@
-"""The exceptions of the core and of the client, one sentence each.
+"""The exceptions of the server and of the client.
 
-The text of a HandlerException and its subclasses reaches the client: it becomes the reason of a `fail` reply.
-The simulator and the conformance kit have their own modules of this name.
+The text of a HandlerException or of a subclass is sent to the client, as the reason of a `fail` reply. The simulator
+and the conformance kit have their own errors.py.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ __all__ = [
 
 
 class GrammarException(Exception):
-    """A text is not a message of the protocol (protocol section 2.1); the exception's text says why."""
+    """A line is not a message of the protocol (protocol section 2.1). The exception's text says why."""
 
 
 class HandlerException(Exception):
-    """A request could not be carried out; the exception's text becomes the reason of the `fail` reply."""
+    """A request is refused. The exception's text becomes the reason of the `fail` reply."""
 
 
 class BackendError(HandlerException):
-    """The instrument refuses a request, raised by a backend: `raise BackendError("unknown mode")`."""
+    """A backend refuses a request, for example with `raise BackendError("unknown mode")`."""
 
 
 class NotSupportedError(BackendError):
-    """This backend does not implement the command that was asked for."""
+    """The backend does not implement the command."""
 
     def __init__(self) -> None:
         super().__init__("not supported by this backend")
 
 
 class ReplyTooLong(HandlerException):
-    """An `ok` reply would not fit into the buffer with which the deployed clients read it."""
+    """An `ok` reply is longer than `limit` bytes. The default is what the deployed clients can read."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"reply too long: a reply has at most {limit} bytes")
@@ -49,24 +49,24 @@ class ReplyTooLong(HandlerException):
 
 
 class UnsendableError(Exception):
-    """A backend returned something that no reply can carry; the text, for the log, says what."""
+    """A backend returned a value that cannot be sent in a reply. The exception's text is logged."""
 
 
 class ClientError(Exception):
-    """What a request through the client can come to; the text says what."""
+    """The base class of the exceptions that the client raises for a request."""
 
 
 class NoReply(ClientError):
-    """The server cannot be reached, went away, did not answer in time, or sent something that is no reply."""
+    """The server cannot be reached, closed the connection, did not answer in time, or sent an invalid line."""
 
 
 class ReplyMalformed(ClientError):
-    """The server answered `ok`, but not with what the protocol's table has there; the text says what came."""
+    """The server answered `ok`, but with arguments that the command does not have. The text shows them."""
 
 
 class RequestFailed(ClientError):
-    """The server answered `fail`; the text is its reason."""
+    """The server answered `fail`. The text is the reason that it gave."""
 
 
 class RequestInvalid(ClientError):
-    """The server answered `invalid`: it did not take the line for a message; the text is its reason."""
+    """The server answered `invalid`: the line was not a valid request. The text is the reason that it gave."""
