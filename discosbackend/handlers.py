@@ -1,8 +1,8 @@
-"""Handlers: from a request to its reply. Handler is what the line protocol calls, DBProtocolHandler the
-one that calls a backend.
+"""Handlers: they turn a request into a reply. Handler is the base class, DBProtocolHandler calls a backend.
 
-Here an argument's text becomes a value, a command finds its method and its lane, and what the method
-returned becomes a reply. Bytes, connections and the texts of unexpected failures are protocol's business.
+This module converts the texts of arguments to values, finds the method and the lane of a command, and converts the
+result of the method to the arguments of a reply. protocol.py handles bytes and connections, and replies.py the reply
+to an unexpected failure.
 """
 
 from __future__ import annotations
@@ -44,62 +44,75 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 REPLY_LIMIT = 511
-"""Bytes of the longest reply, CR LF included: the deployed clients read into 512 without a bounds check."""
+"""Longest reply in bytes, with CR LF: the deployed clients read into a buffer of 512 without a bounds check."""
 
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
-# What a method returns is mostly of these types: quicker to see than that a type has no __await__.
+# Most results are of these types. Looking a type up here is faster than checking that it has no __await__.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 
 class Handler:
-    """What a server needs: a reply for each request. Subclass it to answer without a Backend."""
+    """The base class of handlers: handle() returns the reply to a request. Subclass it to answer without a Backend."""
 
     reply_limit: int | None = REPLY_LIMIT
-    """Bytes of the longest reply, CR LF included; None for no limit."""
+    """The length of the longest reply in bytes, with CR LF. None: no limit."""
 
     def handle(self, message: Message) -> Message | Deferred[Message]:
-        """The reply to a request, or a Deferred of it.
+        """Return the reply to a request, or a Deferred that fires with it.
 
-        The request has been parsed already. HandlerException, raised or as the Deferred's failure, is
-        answered with `fail` and its text; anything else that is no reply of the request's name with a fixed one.
+        Parameters
+        ----------
+        message
+            The request.
+
+        Returns
+        -------
+        reply
+            A reply with the name of the request. For any other result the server sends a `fail` with a fixed reason.
+
+        Raises
+        ------
+        HandlerException
+            To refuse the request, raised or as the Deferred's failure. Its text becomes the reason of the `fail`
+            reply. For any other exception the reason is fixed.
         """
         raise NotImplementedError
 
     def start(self) -> object:
-        """Called when the server begins to listen."""
+        """Called when the server starts to listen."""
 
     def stop(self) -> object:
-        """Called when the server has stopped listening; may return a Deferred that the server waits for."""
+        """Called when the server has stopped listening. The server waits for a Deferred that it returns."""
 
 
 class AlwaysOkHandler(Handler):
-    """Answers every request with `ok` and its own arguments. For trying out a connection."""
+    """Answers every request with `ok` and the arguments of the request. Use it to test a connection."""
 
     def handle(self, message: Message) -> Message:
         return Message(message_type=REPLY, name=message.name, code=OK, arguments=message.arguments)
 
 
 class AlwaysFailHandler(Handler):
-    """Answers with a request, which is no correct reply, so that the server has to step in."""
+    """Returns a request instead of a reply, for which the server sends a `fail`."""
 
     def handle(self, message: Message) -> Message:
         return Message(message_type=REQUEST, name=message.name, code=OK, arguments=message.arguments)
 
 
 class AlwaysRaiseHandler(Handler):
-    """Raises something unexpected for every request, so that the server has to step in."""
+    """Raises an unexpected exception for every request, for which the server sends a `fail`."""
 
     def handle(self, message: Message) -> Message:
         raise RuntimeError("always raised exception")
 
 
 class BackendCommand:
-    """A row of the table and the backend's method that answers it.
+    """A row of the table of commands, together with the backend's method that answers it.
 
-    Calling it with a list of argument texts checks them and calls the method, whatever its lane; this is what
-    `DBProtocolHandler.commands` holds. `arguments` makes of the texts what the method is called with.
+    `DBProtocolHandler.commands` has these as its values. A call with a list of argument texts checks them and calls
+    the method at once, without waiting for its lane. `arguments` converts the texts to the method's arguments.
     """
 
     __slots__ = ("row", "name", "changes", "method", "arguments", "locks", "worker", "limit")
@@ -116,7 +129,7 @@ class BackendCommand:
     ) -> None:
         self.row = row
         self.name = row.name
-        # Whether what reads tell may be different afterwards.
+        # Whether the command may change what the commands of the lane `reads` return.
         self.changes = row.lane != "reads"
         self.method = method
         self.arguments = arguments
@@ -128,7 +141,7 @@ class BackendCommand:
         return self.method(*self.arguments(argument_texts))
 
     def renamed(self, name: str) -> BackendCommand:
-        """The same command under another name."""
+        """Return the same command with another name."""
         return BackendCommand(
             replace(self.row, name=name),
             self.method,
@@ -142,12 +155,27 @@ class BackendCommand:
 class DBProtocolHandler(Handler):
     """Answers requests by calling the methods of a backend (protocol sections 4 to 6).
 
-    `backend` is an instance of a Backend subclass, or of any class with methods of the same names, as
-    written for the original package; such a one gets times as astropy Time, format "discos".
-    `command_timeout` is the time limit of a command in seconds, None for none; `timeouts` maps wire names to
-    limits of their own. `reply_limit` is the length of the longest reply in bytes, None for no limit.
-    `reactor` is asked for only when a command does not answer at once. TypeError or ValueError for a
-    backend or a setting with which no server could work.
+    Parameters
+    ----------
+    backend
+        An instance of a subclass of Backend, or of any class with methods of the same names, as written for the
+        original package. A class that does not derive from Backend gets times as astropy Time, format "discos".
+    command_timeout
+        The time limit of a command, in s. None: no limit.
+    timeouts
+        The time limits of single commands, as {wire name: limit in s, or None}.
+    reply_limit
+        The length of the longest reply in bytes, with CR LF. At least 128. None: no limit.
+    reactor
+        The reactor. Default: Twisted's, imported when a command does not answer at once.
+
+    Raises
+    ------
+    TypeError
+        If `backend` is a class instead of an instance, or if one of its declared commands is not valid.
+    ValueError
+        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands of
+        the backend have the same name.
     """
 
     def __init__(
@@ -171,11 +199,11 @@ class DBProtocolHandler(Handler):
         self.reply_limit = reply_limit
         self._command_timeout = command_timeout
         self._given_reactor = reactor
-        # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
+        # Twisted's timers use the host's clock, which may be stepped. With a fake clock, time limits follow that one.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
         self._warned_of_commas: set[str] = set()
-        # A Deferred gives its result once: to a second request it would give what became of the first.
+        # Deferreds that a method has returned: the second request for the same one would not get its result.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
@@ -202,9 +230,10 @@ class DBProtocolHandler(Handler):
         return self._place(row, method, self._reader(row, method))
 
     def _bind_foreign(self, name: str, function: Callable[[list[str]], Any] | None) -> BackendCommand:
-        """What a user put into `commands`: another command, or a callable.
+        """Return a command for an entry that a user has put into `commands`: another command, or a callable.
 
-        A callable gets the texts, and no row says what it answers. HandlerException for None: nobody put any there.
+        A callable gets a list of the argument texts, and its reply has any number of values. HandlerException if
+        `function` is None, because then there is no such command.
         """
         if function is None:
             raise HandlerException(f"invalid command {quoted(name)}")
@@ -215,7 +244,7 @@ class DBProtocolHandler(Handler):
         return self._place(row, function, lambda argument_texts: [list(argument_texts)])
 
     def _reader(self, row: Command, method: Callable[..., Any]) -> Callable[[Sequence[str]], list[Any]]:
-        """What makes a method's arguments of their texts, in the shape that this method can take."""
+        """Return a function that converts argument texts to values in the form that the method accepts."""
         if row.together and not _accepts(method, len(row.arguments)):
             return partial(_without_band, row)
         if not isinstance(self.backend, Backend) and any(a.type == "timestamp" for a in row.arguments):
@@ -225,7 +254,7 @@ class DBProtocolHandler(Handler):
     def _place(
         self, row: Command, method: Callable[..., Any], arguments: Callable[[Sequence[str]], list[Any]]
     ) -> BackendCommand:
-        """Give a method its lane, its thread and its time limit."""
+        """Return the command with its locks, its thread and its time limit."""
         mark = blocking_of(method)
         locks = [] if row.lane == "reads" else [self._scheduler.lock(row.lane)]
         worker = None
@@ -243,10 +272,10 @@ class DBProtocolHandler(Handler):
     # -- handling -------------------------------------------------------------------------------------
 
     def handle(self, message: Message) -> Message | Deferred[Message]:
-        """The reply, as a Message where the backend answered at once, else as a Deferred of one.
+        """Return the reply as a Message, or as a Deferred if the backend does not answer at once.
 
-        HandlerException, raised or as the Deferred's failure, for everything that is refused. What else a
-        backend raises passes through as it is.
+        HandlerException, raised or as the Deferred's failure, if the request is refused. Any other exception of the
+        backend passes through.
         """
         name = message.name
         arguments = self.reply_arguments(name, message.arguments)
@@ -255,10 +284,10 @@ class DBProtocolHandler(Handler):
         return _ok(name, arguments)
 
     def reply_arguments(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
-        """What `handle` does, without a Message on the way: the arguments of the `ok` reply to a request.
+        """Return the arguments of the `ok` reply to a request. It is `handle` without Message objects.
 
-        This is how the server asks, as long as no subclass has a `handle` of its own: two Messages a request
-        were a sixth of its time.
+        The server calls this instead of `handle`, unless a subclass overrides `handle`. Creating two Messages for
+        each request took a sixth of the time of a request.
         """
         self._asked = True
         command = self.commands.get(name)
@@ -273,7 +302,7 @@ class DBProtocolHandler(Handler):
         return self._scheduler.adopt(name, [], self._texts_later(command, result), command.limit)
 
     def _in_lane(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> list[str] | Deferred[list[str]]:
-        """A command that may have to wait for others: for its lane, or for a thread."""
+        """Call a command that may have to wait for other commands: for its lane, or for a thread."""
         if command.worker is not None:
             return self._in_thread(command, arguments, key)
         if any(lock.holder is not None for lock in command.locks):
@@ -286,8 +315,8 @@ class DBProtocolHandler(Handler):
         return reply
 
     def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
-        """Call the method here and now. Whatever style it is written in, a plain method may return any."""
-        # Before the call, which may raise: nobody can ask anything until it has returned.
+        """Call the method at once. An ordinary method may return an awaitable too, so its result is checked."""
+        # Before the call, because it may raise. No other request can be handled until it has returned.
         self._scheduler.changed()
         result = command.method(*arguments)
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
@@ -305,7 +334,7 @@ class DBProtocolHandler(Handler):
         return reply.addCallback(lambda value: self._texts(command.row, value))
 
     def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[list[str]]:
-        """Have a blocking method called in its thread, where a generator that it returns is read too."""
+        """Call a blocking method in its thread. If it returns a generator, that is read in the same thread."""
         row = command.row
 
         def call() -> list[str]:
@@ -331,31 +360,32 @@ class DBProtocolHandler(Handler):
         return outcome
 
     def _texts(self, row: Command, result: Any) -> list[str]:
-        """The arguments of the `ok` reply for what a method returned."""
+        """Convert the result of a method to the arguments of the `ok` reply."""
         found = texts(result, row.reply, self.reply_limit)
         if "," in "".join(found) and row.name not in self._warned_of_commas:
             self._warned_of_commas.add(row.name)
             logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
         return found
 
-    # -- the server's life ----------------------------------------------------------------------------
+    # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Tell the backend that the server listens; what goes wrong there is logged, the server stays up."""
+        """Call server_started() of the backend. If it fails, this is logged, and the server continues."""
         self._hook("server_started").addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
-        """End the acquisition, as `?stop` would, then tell the backend; the Deferred fires when both are done.
+        """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
 
-        Cancelling it gives up whichever hangs: the backend is told all the same, and the Deferred fires.
+        The returned Deferred fires when both are done. Cancelling it cancels the step that is not done yet;
+        server_stopping() is called in any case, and the Deferred fires.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
         ended.addBoth(lambda _: self._scheduler.end_workers())
-        # One cancel() of `ended` itself would only move it on to the next thing that may hang.
+        # `ended` itself is not returned: after its cancel() it would still wait for the next step.
         done: Deferred[Any] = Deferred(lambda _: ended.cancel())
         ended.addBoth(lambda _: None if done.called else done.callback(None))
         return done
@@ -374,10 +404,10 @@ class DBProtocolHandler(Handler):
         return cast(ReactorLike, self._given_reactor)
 
     def _import_astropy_when_idle(self) -> None:
-        """Have astropy ready for the first `start,T` of a plain class, which gets a Time.
+        """Import astropy before the first `start,T`, if the backend is not a Backend and so gets a Time.
 
-        The import takes half a second, and beside a busy server costs other clients 32 ms: so in a thread,
-        once nobody has asked anything for a moment. No start can be pending by then that did not import it.
+        The import takes half a second, and delays the clients of a busy server by 32 ms. So it happens in a thread,
+        once there was no request for 0.1 s. Any pending timed start has already imported astropy.
         """
         if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
             return
@@ -402,19 +432,19 @@ def _not_supported(*_: Any) -> None:
 
 
 def _without_band(row: Command, argument_texts: Sequence[str]) -> list[Any]:
-    """For a method that cannot select a band: the whole band is a call without arguments."""
+    """Return the arguments for a method that cannot select a band: none. HandlerException if there is a band."""
     if any(row.parse(argument_texts)):
         raise HandlerException("band selection is not supported")
     return []
 
 
 def _as_time(value: Any) -> Any:
-    """What a class that knows nothing of Ticks gets for a timestamp."""
+    """Convert Ticks to an astropy Time, for a class that does not derive from Backend."""
     return value.time if isinstance(value, Ticks) else value
 
 
 def _accepts(method: Callable[..., Any], count: int) -> bool:
-    """Whether a method can be called with so many positional arguments, by its signature."""
+    """Return whether the signature of a method accepts `count` positional arguments."""
     try:
         inspect.signature(method).bind(*[None] * count)
     except (TypeError, ValueError):
@@ -423,12 +453,12 @@ def _accepts(method: Callable[..., Any], count: int) -> bool:
 
 
 def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
-    """Say at the start what would fail in the middle of an observation."""
+    """Log a warning if the method cannot accept the arguments of its command, before an observation fails."""
     fewest = sum(not argument.optional or argument.default is not None for argument in row.arguments)
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
-        return  # what is not written in Python need not have one
+        return  # a method that is not written in Python may have none
     for count in sorted({fewest, len(row.arguments)}):
         try:
             signature.bind(*[None] * count)
@@ -440,7 +470,7 @@ def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
 def _import_timediscos() -> None:
     try:
         importlib.import_module("discosbackend.timediscos")
-    except Exception:  # a thread has nobody to raise to
+    except Exception:  # in a thread, an exception would be lost
         logger.exception("astropy cannot be imported: timed start and stop will fail")
 
 

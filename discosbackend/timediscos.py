@@ -1,7 +1,7 @@
-"""astropy's side of an instant: the time format "discos" and the way between Ticks and `Time`.
+"""The astropy time format "discos", and the conversions between Ticks and astropy's `Time`.
 
-Importing this module registers the format. It is the only one that imports astropy at its top, so that a
-server whose backend needs no `Time` never loads it. Text as it stands in requests is read by ticks.
+Importing this module registers the format. It is the only module that imports astropy at its top, so a server whose
+backend uses no `Time` never imports astropy. The timestamps of requests are read by ticks.py.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 ]
 
 CENTINANOSECONDS = TICKS_PER_SECOND
-"""Counts of the format "discos" per second: one is a centinanosecond, 100 ns."""
+"""The number of 100 ns, called centinanoseconds, in one second. The format "discos" counts in this unit."""
 
-# A count of today needs 54 bits and a double has 53. A whole number of days does fit, up to 2^27 of them,
-# since this factor has only 26 bits that are not trailing zeros; so does what is left of the last day.
+# A count of today needs 54 bits and a double has 53. So a count is kept in two doubles: whole days, and the rest of
+# the last day. Up to 2^27 days are exact, because this factor has only 26 bits before its trailing zeros.
 _TICKS_PER_DAY = 86400 * TICKS_PER_SECOND
 
-# 1970-01-01T00:00:00 as the two doubles in which astropy keeps it.
+# 1970-01-01T00:00:00 as the two doubles that astropy uses for it.
 _EPOCH_JD1, _EPOCH_JD2 = 2440588.0, -0.5
 
-# Of its own, so that neither the precision nor the traps of the caller's context matter. A number whose
-# exponent would make it fill the memory as an int is an InvalidOperation here.
+# A separate context, so that the precision and the traps of the caller's context have no effect. A number with an
+# exponent so large that its int would fill the memory raises InvalidOperation.
 _CONTEXT = decimal.Context(prec=50, traps=[decimal.InvalidOperation])
 
 _SECONDS_PER_TICK = Decimal("1e-7")
 
 
-# A reader is handed the second value too, which with text and Decimal is None.
+# astropy also passes a second value to these readers, which is None for text and Decimal.
 
 
 def _halves_of_number(value: str | Decimal, _: object = None) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def _halves_of_long(val1: Any, val2: Any) -> tuple[Any, Any]:
 
 
 def _count(val1: float, val2: float) -> int:
-    # Added as integers: the sum of the two doubles would be 2 counts coarse again.
+    # Added as integers, because the sum of the two doubles would be rounded to 2 counts.
     whole = int(val1)
     return whole + round(val1 - whole + val2)
 
@@ -79,7 +79,7 @@ def _decimal(val1: float, val2: float) -> Decimal:
     return Decimal(_count(val1, val2))
 
 
-# To the writers of text astropy hands how many digits it thinks sensible, which a whole number needs not.
+# astropy also passes a number of digits to these writers, which an integer does not need.
 
 
 def _text(val1: float, val2: float, **_: object) -> str:
@@ -97,24 +97,43 @@ _READ_BYTES = np.vectorize(_halves_of_bytes, otypes="dd")
 class TimeDiscos(TimeUnix):  # type: ignore[misc]  # astropy ships no type information
     """The astropy time format "discos": the count of 100 ns since 1970-01-01T00:00:00 UTC.
 
-    Scale utc unless another is given. Leap seconds are not counted, exactly as in astropy's "unix": a leap
-    second has no count of its own, and the counts of the UTC day that ends in one are spread evenly over
-    its 86401 s.
+    The default scale is utc. Leap seconds are not counted, as in astropy's format "unix": the counts of a UTC day with
+    a leap second are spread evenly over its 86401 s.
 
-    Text, bytes, Decimal and a pair of floats (whole days, rest), both in counts, are read exactly, and
-    `to_value("discos", subfmt=...)` gives a whole number for "str", "bytes", "decimal" and "long" ("long"
-    holds it exactly where numpy's longdouble has 64 bits). A fraction of a count is kept as far as
-    astropy's two doubles hold it, 10^-4 counts. A single number, int or float, becomes a double before the
-    format sees it and is 2 counts coarse today, and so is `Time.discos`; use `time_from_ticks` or text.
+    Parameters
+    ----------
+    val, val2
+        The first two arguments of `Time`. Text, bytes, Decimal and a pair of floats (the counts of the whole days, the
+        counts of the rest) are read exactly. A single int or float is rounded to 2 counts, because astropy converts it
+        to a double first. Use `time_from_ticks` or text instead.
 
-    What is no finite number is a ValueError of `Time`.
+    Raises
+    ------
+    ValueError
+        From `Time`, if the value is not a finite number.
+
+    Notes
+    -----
+    `to_value("discos", subfmt=...)` gives a whole number for "str", "bytes", "decimal" and "long". "long" is exact if
+    numpy's longdouble has a mantissa of 64 bits. `Time.discos` is a float, which today is rounded to 2 counts. A
+    fraction of a count is kept with the resolution of astropy's two doubles, 10^-4 counts.
+
+    Examples
+    --------
+    >>> from astropy.time import Time
+    >>> from discosbackend import timediscos
+    >>> time = Time("16286832071234567", format="discos")
+    >>> time.to_value("discos", subfmt="str")
+    '16286832071234567'
+    >>> time.utc.isot
+    '2021-08-11T12:00:07.123'
     """
 
-    # Class attributes only: astropy's copying and arithmetic call __init__ in its own ways.
+    # Class attributes only: astropy calls __init__ in its own ways when it copies a time or calculates with it.
     name = "discos"
     unit = 1.0 / _TICKS_PER_DAY
-    # Name, numpy type, reader, writer; astropy takes the first whose type fits. Its own readers and
-    # writers make one double of the whole part, which is what must not happen here.
+    # Name, numpy type, reader, writer. astropy uses the first one with a matching type. Its own readers and writers
+    # put the whole count into one double, which would round it.
     subfmts = (
         ("float", np.float64, None, np.add),
         ("long", np.longdouble, _halves_of_long, _long),
@@ -125,22 +144,44 @@ class TimeDiscos(TimeUnix):  # type: ignore[misc]  # astropy ships no type infor
 
 
 def time_from_ticks(ticks: int) -> Time:
-    """The instant as a `Time`, format "discos", scale "utc"; `ticks` counts 100 ns since 1970.
+    """Convert a count of 100 ns to a `Time`.
 
-    Exact up to 367,000 years before and after 1970. TypeError for what is not an integer.
+    Parameters
+    ----------
+    ticks
+        The count of 100 ns since 1970-01-01T00:00:00 UTC.
+
+    Returns
+    -------
+    time
+        The same time, format "discos", scale "utc". It is exact up to 367,000 years before and after 1970.
+
+    Raises
+    ------
+    TypeError
+        If `ticks` is not an integer.
     """
     days, rest = divmod(operator.index(ticks), _TICKS_PER_DAY)
     return Time(float(days * _TICKS_PER_DAY), float(rest), format="discos", scale="utc")
 
 
 def ticks_from_time(time: Time) -> Ticks:
-    """The count of 100 ns nearest to a scalar `Time` of any format and scale.
+    """Convert a `Time` to the nearest count of 100 ns. This is the inverse of `time_from_ticks`.
 
-    The inverse of `time_from_ticks`. A `Time` that is not in UTC is converted by astropy, which may make
-    it look for a newer table of leap seconds (see `forbid_downloads`).
+    Parameters
+    ----------
+    time
+        A scalar `Time` of any format and scale. If it is not in UTC, astropy converts it, and may download a newer
+        table of leap seconds for that (see `forbid_downloads`).
 
-    TypeError for an array and for what is no `Time`. ValueError for a masked one and for the scale "local".
-    A `Time` in UT1 beyond astropy's tables of the Earth's rotation is its IERSRangeError.
+    Raises
+    ------
+    TypeError
+        If it is an array, or not a `Time`.
+    ValueError
+        If it is masked, or if its scale is "local".
+    astropy.utils.iers.IERSRangeError
+        If its scale is UT1 and it is beyond astropy's tables of the Earth's rotation.
     """
     if not isinstance(time, Time):
         raise TypeError(f"not a Time: {time!r}")
@@ -160,11 +201,24 @@ def ticks_from_time(time: Time) -> Ticks:
 
 
 def parse_unix_time(text: str) -> Time:
-    """Read Unix seconds, whatever text of a finite number `Decimal` reads, as a `Time`.
+    """Convert a text with Unix seconds to a `Time`. A function of the original package.
 
-    Format "discos", scale "utc", exact to 100 ns; digits beyond are dropped. ValueError for anything else.
+    The timestamps of requests are not read by this, but by `Ticks.parse`, which follows the rules of the protocol.
 
-    A name of the original package. Requests are read by `Ticks.parse`, which knows the protocol's rules.
+    Parameters
+    ----------
+    text
+        Unix seconds, in any form that `Decimal` reads.
+
+    Returns
+    -------
+    time
+        A `Time`, format "discos", scale "utc", exact to 100 ns. Smaller digits are dropped.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a finite number.
     """
     try:
         seconds = Decimal(text)
@@ -177,29 +231,44 @@ def parse_unix_time(text: str) -> Time:
 
 
 def get_acs_now() -> Time:
-    """The host's UTC clock as a `Time`, format "discos", scale "utc". A name of the original package."""
+    """Return the time of the host's UTC clock as a `Time`, format "discos", scale "utc".
+
+    A function of the original package.
+    """
     return time_from_ticks(Ticks.now())
 
 
 def unix_to_acs_time(seconds: float) -> Time:
-    """Unix seconds, such as `time.time()` gives, as a `Time`, format "discos", scale "utc".
+    """Convert Unix seconds to a `Time`. A function of the original package.
 
-    Gives the count nearest to the float. ValueError for nan and the infinities. A name of the original
-    package.
+    Parameters
+    ----------
+    seconds
+        Unix seconds, such as `time.time()`.
+
+    Returns
+    -------
+    time
+        A `Time`, format "discos", scale "utc", with the count of 100 ns that is nearest to the float.
+
+    Raises
+    ------
+    ValueError
+        If `seconds` is nan or an infinity.
     """
     return time_from_ticks(Ticks.from_unix(seconds))
 
 
 def forbid_downloads() -> None:
-    """Keep astropy from fetching its tables over the network, for all that use astropy in this process.
+    """Prevent astropy from downloading tables. This applies to the whole process.
 
-    Arithmetic on a `Time`, or taking it to another scale, may otherwise make astropy fetch a newer table of
-    leap seconds, or of the Earth's rotation, which stalls a machine without a network for as long as its
-    time limits allow. The table that came with astropy is used instead, with a warning once it has expired.
+    Arithmetic on a `Time`, or a conversion to another scale, may make astropy download a newer table of leap seconds
+    or of the Earth's rotation. Without a network, this blocks the process until the download times out. After this
+    call astropy uses the tables that it is shipped with, and warns when they have expired.
 
-    The server program calls this; a program that embeds the server decides for itself.
+    The server program calls this function. A program that embeds the server can call it.
     """
-    # Loads astropy's tables, which a process that never leaves UTC does without.
+    # Imported here, because it loads astropy's tables, which a process that uses only UTC does not need.
     from astropy.utils import iers
 
     iers.conf.auto_download = False

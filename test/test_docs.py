@@ -38,6 +38,7 @@ import discosbackend
 from discosbackend.client import Client
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply
+from discosbackend.grammar import Message, parse_message
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import DBService
@@ -322,6 +323,16 @@ class DocstringTests(unittest.TestCase):
         for name in ("Acquisition", "Backend", "Ticks", "blocking", "command"):
             with self.subTest(name):
                 self.run_examples(getattr(discosbackend, name))
+
+    def test_messages(self) -> None:
+        for documented in (Message, parse_message):
+            with self.subTest(documented.__name__):
+                self.run_examples(documented)
+
+    def test_the_time_format(self) -> None:
+        from discosbackend.timediscos import TimeDiscos
+
+        self.run_examples(TimeDiscos)
 
     def test_a_simulated_backend(self) -> None:
         from discosbackend.simulator import SimulatedBackend
