@@ -1,7 +1,7 @@
 """The server side of the DISCOS backend protocol.
 
-Here live the two version numbers and the few names that an instrument's author starts from. Importing
-the package loads neither Twisted nor astropy: the public names are looked up when they are first used.
+The package exports the two version numbers and the names that you need to write a backend. Importing it imports
+neither Twisted nor astropy: the module of a public name is imported when the name is first used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MODULE_OF = {
 
 
 def __getattr__(name: str) -> object:
-    """Import the module of a public name when the name is first asked for."""
+    """Import the module of a public name when the name is first used."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
@@ -59,5 +59,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names too, loaded or not: completion shows them."""
+    """Include the public names that are not imported yet, so that completion shows them."""
     return sorted({*globals(), *__all__})

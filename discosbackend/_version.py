@@ -1,4 +1,4 @@
-"""The version of the package and that of the protocol."""
+"""The version of the package, and the version of the protocol that it implements."""
 
 from __future__ import annotations
 

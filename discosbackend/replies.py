@@ -1,8 +1,7 @@
-"""Replies: the one line that answers a request, whatever its handler did.
+"""Replies: the line that answers a request, for any result or exception of the handler.
 
-The gate that every reply passes on its way to the wire, and the table of which reply an error gets (protocol
-sections 5.2 and 5.3). Always one line that parses, of the request's name, within the limit; when it is sent is
-protocol's business.
+Every reply is checked here before it is sent, and every error gets its reply here (protocol sections 5.2 and 5.3). The
+result is always one valid line with the name of the request, within the length limit. protocol.py sends it.
 """
 
 from __future__ import annotations
@@ -21,21 +20,27 @@ from discosbackend.rate_limited_logger import RateLimitedLogger
 __all__ = ["GREETING", "UNEXPECTED", "Replies"]
 
 GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
-"""What every new connection is sent: the reply to `version`."""
+"""The line that is sent on every new connection: the reply to `version`."""
 
 UNEXPECTED = "Request could not be handled correctly"
-"""The reason of a `fail` whose cause is nobody's business but the log's."""
+"""The reason of a `fail` whose cause is only logged."""
 
-# The name in the reply to a line that names no command.
+# The name in the reply to a line that has no name of a command.
 _UNDEFINED = "undefined"
 
 
 class Replies:
-    """Makes replies of at most `limit` bytes, CR LF included (None: of any length), as bytes without their CR LF.
+    """Makes replies, as bytes without CR LF.
 
-    What is refused or went wrong is logged through `rate_limited_logger`, with the command's name and that of the peer,
-    which is written only if it comes to that. `of_texts` says what the handler makes: the arguments of an `ok`
-    reply, or else a Message.
+    Parameters
+    ----------
+    limit
+        The length of the longest reply in bytes, with CR LF. None: no limit.
+    rate_limited_logger
+        Logs refusals and errors, with the names of the command and of the peer. The peer is formatted only if the
+        line is logged.
+    of_texts
+        Whether the handler returns a list with the arguments of an `ok` reply. Default: it returns a Message.
     """
 
     def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger, *, of_texts: bool = False) -> None:
@@ -44,7 +49,7 @@ class Replies:
         self._of_texts = of_texts
 
     def answer(self, name: str, outcome: object, peer: object) -> bytes:
-        """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
+        """Return the reply for the result, the exception or the Failure of a handler. It never raises."""
         try:
             if self._of_texts and isinstance(outcome, list):
                 return self._written(name, OK, outcome)
@@ -54,12 +59,12 @@ class Replies:
             if isinstance(outcome, BaseException):
                 return self.failed(name, outcome, peer)
             return self._of_message(name, outcome)
-        except BaseException:  # noqa: BLE001  # a foreign object that cannot be printed
+        except BaseException:  # noqa: BLE001  # an object of the handler raises when it is formatted
             self._log(logging.ERROR, "failure", "%s failed, and so did telling why", name)
             return self.refusal(name, FAIL, UNEXPECTED)
 
     def _of_message(self, name: str, reply: object) -> bytes:
-        """What a handler returned, if it is a reply of this name that the wire can carry."""
+        """Return the Message of a handler as a reply, or a `fail` if it is not a valid reply with this name."""
         if (
             not isinstance(reply, Message)
             or reply.message_type != REPLY
@@ -71,7 +76,7 @@ class Replies:
         return self._written(name, reply.code, reply.arguments)
 
     def _written(self, name: str, code: str, arguments: Sequence[str]) -> bytes:
-        """The gate: every reply of a handler is proven to parse, and to be short enough."""
+        """Return the reply as bytes, or a `fail` if it does not parse or is too long."""
         try:
             text = write_reply(name, code, arguments)
         except GrammarException as problem:
@@ -84,9 +89,9 @@ class Replies:
         return text.encode("latin-1")
 
     def failed(self, name: str, problem: BaseException, peer: object = "", traceback: Any = None) -> bytes:
-        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log.
+        """Return the `fail` for an exception of the handler. The traceback of an unexpected one is logged.
 
-        `traceback` is given where somebody else kept it: older Twisted takes it off the exception.
+        Pass `traceback` if the exception comes from a Failure: older Twisted removes it from the exception.
         """
         if isinstance(problem, HandlerException):
             level = logging.WARNING if isinstance(problem, ReplyTooLong) else logging.INFO
@@ -101,17 +106,17 @@ class Replies:
         return self.refusal(name, FAIL, UNEXPECTED)
 
     def invalid(self, text: str, problem: str, peer: object) -> bytes:
-        """The `invalid` for a line that is no message."""
+        """Return the `invalid` reply for a line that is not a message."""
         self._log(logging.INFO, "invalid", "%s sent no message: %s: %r", peer, problem, text[:80])
         return self.refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
 
     def refusal(self, name: str, code: str, reason: str) -> bytes:
-        """A reply that says why not: always one line, shortened to the limit."""
+        """Return a reply with a reason. It is always one line, and the reason is shortened to the limit."""
         head = f"{REPLY}{name},{code},"
         reason = harmless(reason) or UNEXPECTED
         escaped = escape(reason)
         if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
-            # Two for a limit that has no room for a reason: it is never empty, and may be one that is escaped.
+            # At least two, even if that exceeds the limit: the reason is never empty, and an escape has two characters.
             available = max(self._limit - 2 - len(head), 2)
             while len(escaped) > available:
                 reason = reason[: min(available, len(reason) - 1)]
@@ -120,8 +125,8 @@ class Replies:
 
 
 def _reason(problem: HandlerException) -> str:
-    """The text of a refusal, "" where it has none that can be had."""
+    """Return the text of a refusal, "" if its __str__ raises."""
     try:
         return str(problem)
-    except BaseException:  # noqa: BLE001  # whatever a foreign __str__ raises
+    except BaseException:  # noqa: BLE001  # whatever a __str__ of the backend raises
         return ""

@@ -1,6 +1,6 @@
-"""RoundRobin: how connections with a backlog share the reactor with each other and with its timers.
+"""RoundRobin: connections that have received more than one line share the reactor with its timers.
 
-One queue for all of them, driven by one zero-delay call. What a connection does in its slice is its own decision.
+All of them are in one queue. A delayed call of the reactor, with a delay of 0, processes the queue for a time slice.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ from typing import Any, Protocol
 
 __all__ = ["RoundRobin", "Participant"]
 
-# A turn: so many lines of one connection, then the next one's, for so many seconds, then it is the reactor's.
+# The number of lines of one connection before the next one works, and the length of a time slice in s. After a slice,
+# the reactor serves its timers and sockets.
 _QUANTUM = 128
 _SLICE = 0.0005
 
 
 class Participant(Protocol):
-    """What takes turns: a connection."""
+    """A member of the queue: a connection."""
 
     queued: bool
-    """Whether it waits for its turn; written by Turns."""
+    """Whether it is in the queue. RoundRobin sets it."""
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something that it could do now."""
+        """Whether it has something to do now."""
 
     def work(self, quantum: int, deadline: float) -> None:
-        """Do so much, or until perf_counter() says that time is up."""
+        """Process at most `quantum` lines, and stop when perf_counter() reaches `deadline`."""
 
 
 class RoundRobin:
-    """The queue. `call_later` is a reactor's."""
+    """The queue. `call_later` is the method callLater of a reactor."""
 
     def __init__(self, call_later: Callable[..., Any]) -> None:
         self._call_later = call_later
@@ -40,7 +41,7 @@ class RoundRobin:
         self._call: Any = None
 
     def enqueue(self, connection: Participant) -> None:
-        """Let a connection work when it is its turn, and again until it has nothing left to do."""
+        """Add a connection to the queue. It works in its turn, and is added again while it has something to do."""
         if connection.queued or not connection.has_work:
             return
         connection.queued = True
@@ -49,7 +50,7 @@ class RoundRobin:
             self._call = self._call_later(0, self._run_slice)
 
     def _run_slice(self) -> None:
-        """Half a millisecond of everybody's lines; then the reactor serves timers and other clients."""
+        """Process the queue for half a millisecond, then return to the reactor."""
         deadline = perf_counter() + _SLICE
         try:
             while self._queue:
@@ -60,5 +61,5 @@ class RoundRobin:
                 if perf_counter() >= deadline:
                     break
         finally:
-            # Also when a transport or an overridden method raised: the others are still waiting.
+            # Also if a transport or an overridden method raised, because other connections are in the queue.
             self._call = self._call_later(0, self._run_slice) if self._queue else None

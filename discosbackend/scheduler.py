@@ -1,9 +1,8 @@
-"""Scheduler: which command may use the device now, which one waits, and for how long (protocol section 6).
+"""Scheduler: decides when a command runs and how long its client waits for it (protocol section 6).
 
-A Job is one execution of a command. It first takes the locks it needs (its lane, a lock, a thread), each
-in order of arrival, then runs, then releases them. Whoever waits for its outcome has a time limit.
-All of this happens in the reactor's thread; only the call of a blocking method happens in another one.
-Which command needs which lock is decided in handlers.
+A Job is one execution of a command. It acquires its locks (for its lane, a named lock, a thread), each in order of
+arrival, then runs, then releases them. Each client that waits for the result has a time limit. Everything runs in the
+reactor's thread, except the blocking methods. handlers.py determines the locks of a command.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 WorkItem: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"
 
-# Time limits are judged on a monotonic clock, but a reactor's timers follow the host's, which may be stepped.
+# Time limits use a monotonic clock, but the reactor's timers use the host's clock, which may be stepped.
 _LONGEST_SLEEP = 1.0
 
 
 def deferred_of(result: Any) -> Deferred[Any]:
-    """A Deferred of what a method or a handler returned that has to be waited for: one, or any awaitable."""
+    """Convert a Deferred or any other awaitable to a Deferred."""
     if isinstance(result, Deferred):
         return result
     return Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _wait_for(result))
@@ -43,17 +42,17 @@ async def _wait_for(awaitable: Awaitable[Any]) -> Any:
 
 
 class ReactorLike(Protocol):
-    """What is asked of a reactor here."""
+    """The methods of a reactor that the scheduler uses."""
 
     def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Call back after `delay` seconds."""
+        """Call `function` after `delay` seconds."""
 
     def callFromThread(self, function: Callable[..., Any], /, *args: Any) -> None:
-        """Have something called in the reactor's thread."""
+        """Call `function` in the reactor's thread."""
 
 
 class Lock:
-    """One thing that one command at a time may use: a lane, a lock, a thread. First come, first served."""
+    """A first-in, first-out lock for a lane, a device or a thread. One job holds it at a time."""
 
     __slots__ = ("holder", "queue")
 
@@ -63,7 +62,7 @@ class Lock:
 
 
 class Worker:
-    """A daemon thread of the handler's own, started when it is first needed; one call at a time."""
+    """A daemon thread that makes one call at a time. It is started by the first call."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -71,19 +70,19 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def do(self, call: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Call `call` in the thread, then, there too, `done` with its result or a Failure."""
+        """Call `call` in the thread, then `done` with its result or a Failure, in the same thread."""
         if self._thread is None:
-            # A daemon, because a call that never returns must not keep a server from exiting.
+            # A daemon, because a call that never returns must not prevent the server from exiting.
             thread = threading.Thread(target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True)
             thread.start()
             self._thread = thread
         self._calls.put((call, done))
 
     def end(self) -> None:
-        """Let the thread end once it has done what it was given."""
+        """Let the thread end after the calls that are already queued."""
         if self._thread is not None:
             self._calls.put(None)
-            # A thread that never returns keeps the old queue to itself.
+            # A new queue, because the old thread reads the old one until it has ended.
             self._calls = SimpleQueue()
             self._thread = None
 
@@ -139,12 +138,12 @@ class Job:
         self.done = False
 
     def blocker(self) -> Job | None:
-        """Whose end this run waits for, None when it has all its tokens."""
+        """Return the job that this one waits for, or None if it holds all its locks."""
         return self.locks[self.held].holder if self.held < len(self.locks) else None
 
 
 class Waiter:
-    """Somebody who waits for a run's outcome, and until when."""
+    """One client that waits for the result of a job, with its time limit."""
 
     __slots__ = ("job", "deferred", "limit", "deadline")
 
@@ -156,10 +155,10 @@ class Waiter:
 
 
 class Scheduler:
-    """The tokens of one handler, its threads, and the time limits of those who wait.
+    """The locks, the threads and the time limits of one handler.
 
-    `reactor` is called when one is first needed, so that a backend of ordinary methods needs none.
-    `monotonic` gives seconds.
+    `reactor` returns the reactor. It is called only when a reactor is needed, which ordinary methods never do.
+    `monotonic` returns the time of a monotonic clock in s.
     """
 
     def __init__(self, reactor: Callable[[], ReactorLike], monotonic: Callable[[], float]) -> None:
@@ -175,20 +174,20 @@ class Scheduler:
         self._alarm_at = 0.0
 
     def lock(self, name: str) -> Lock:
-        """The token of this name, the same one each time."""
+        """Return the lock of this name, always the same one."""
         return self._locks.setdefault(name, Lock())
 
     def worker(self, name: str) -> Worker:
-        """The thread of this name, the same one each time."""
+        """Return the thread of this name, always the same one."""
         return self._workers.setdefault(name, Worker(name))
 
     def end_workers(self) -> None:
-        """Let every thread end once its call has returned."""
+        """Let every thread end after the calls that are already queued."""
         for worker in self._workers.values():
             worker.end()
 
     def changed(self) -> None:
-        """A command has ended that may have changed what reads tell: a later read joins no earlier one."""
+        """Note that a command may have changed the state: later reads must not share an older result."""
         if self._shared:
             self._shared.clear()
 
@@ -203,11 +202,30 @@ class Scheduler:
         share: Hashable = None,
         changes: bool = False,
     ) -> Deferred[Any]:
-        """Run `call` once its tokens are free, in `worker` if there is one; a Deferred of its outcome.
+        """Run `call` when its locks are free.
 
-        A call may return a Deferred. With `share`, a run of the same key that is not over yet is joined;
-        `changes` says that its end is also one for `changed`. The Deferred fails with HandlerException after
-        `limit` seconds, or when the device is stuck.
+        Parameters
+        ----------
+        name
+            The name of the command, for reasons and the log.
+        call
+            The function to call. It may return a Deferred, unless there is a worker.
+        locks
+            The locks to acquire, in this order.
+        limit
+            The time limit in s. None: no limit.
+        worker
+            The thread to call it in. Default: the reactor's thread.
+        share
+            A key. If a job with the same key has not ended, its result is used, and `call` is not called.
+        changes
+            Whether changed() is called when the job ends.
+
+        Returns
+        -------
+        outcome
+            A Deferred that fires with the result of `call`, or fails with its exception. It fails with
+            HandlerException at the time limit, or if a lock is held by a thread that is overdue.
         """
         job = self._shared.get(share) if share is not None else None
         if job is not None and not job.overdue:
@@ -216,13 +234,13 @@ class Scheduler:
         if share is not None:
             self._shared[share] = job
         waiter = self._wait_for(job, limit)
-        # Not in the pump's turn: what is asked for out of an answer takes its place in the queue at once.
+        # Not in _pump, which may be running: a request from a callback takes its place in the queue at once.
         self._advance(job)
         self._pump()
         return waiter.deferred
 
     def adopt(self, name: str, locks: list[Lock], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
-        """What submit() does, for a run that has begun already, its tokens being free at that moment."""
+        """Do the same as submit() for a job that has already begun, with the Deferred `source`, and free locks."""
         job = Job(name, lambda: source, locks)
         for lock in locks:
             lock.holder = job
@@ -244,7 +262,7 @@ class Scheduler:
     # -- from arrival to end --------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Move every run on that can move. A loop, because a thousand may become ready in a row."""
+        """Advance every job that is ready. It is a loop, because recursion would be too deep for a long queue."""
         if self._pumping:
             return
         self._pumping = True
@@ -287,7 +305,7 @@ class Scheduler:
             self._end(outcome, job)
 
     def _end(self, outcome: Any, job: Job) -> None:
-        """The run is over: free what it held, tell those who wait, let the next one begin."""
+        """End a job: release its locks, give the outcome to its waiters, and start the next job."""
         if job.done:
             self._log_late(outcome, job)
             return
@@ -296,7 +314,7 @@ class Scheduler:
             self.changed()
         self._release(job)
         while job.waiters:
-            # One by one, because who is told may make another one give up.
+            # One by one, because a callback may cancel another waiter.
             waiter = job.waiters.pop(0)
             self._waiters.pop(waiter, None)
             waiter.deferred.callback(outcome)
@@ -355,14 +373,14 @@ class Scheduler:
         return f"timeout: waited {waiter.limit:g} s for {'its turn' if blocker is None else blocker.name}"
 
     def _give_up(self, waiter: Waiter) -> None:
-        """Whoever waited cancels its Deferred: the server is stopping."""
+        """The waiter's Deferred was cancelled, because the server stops."""
         self._expire(waiter, HandlerException(f"cancelled: {waiter.job.name} was given up"), late=False)
         self._pump()
 
     def _expire(self, waiter: Waiter, reason: HandlerException, *, late: bool) -> None:
-        """One who waited gets no result any more. The last one to go takes the run along, if it can be.
+        """Fail the Deferred of a waiter. Without other waiters the job is cancelled, unless it runs in a thread.
 
-        `late` is at its time limit: a thread is overdue then, also when others still wait for it.
+        `late` means that the time limit has passed. A thread is then overdue, even if there are other waiters.
         """
         job = waiter.job
         self._waiters.pop(waiter, None)
@@ -377,7 +395,7 @@ class Scheduler:
         waiter.deferred.errback(reason)
 
     def _mark_overdue(self, job: Job) -> None:
-        """A thread cannot be cancelled: until it returns, whoever needs what it holds is told so."""
+        """Refuse the jobs that need the locks of this one. Its thread cannot be cancelled, so it keeps them."""
         if not job.overdue:
             job.overdue = True
             logger.error("%s is overdue: its thread has not returned", job.name)
@@ -392,7 +410,7 @@ class Scheduler:
 
     @staticmethod
     def _cancel(job: Job) -> None:
-        """End a run as far as that is possible: take it out of a queue, or cancel what it waits for."""
+        """Remove a job from the queue of its lock, or cancel its Deferred."""
         if job.source is None:
             if job.held < len(job.locks) and job in job.locks[job.held].queue:
                 job.locks[job.held].queue.remove(job)

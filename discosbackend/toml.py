@@ -1,6 +1,6 @@
-"""TOML files that people write: reading one, and the question that follows a word which is not known.
+"""Reading of TOML files, and the suggestion `did you mean ...?` for an unknown word.
 
-Which keys a file may have, and what their values may be, is said where the file is used.
+The modules that use a file check its keys and values.
 """
 
 from __future__ import annotations
@@ -13,16 +13,28 @@ __all__ = ["did_you_mean", "read_toml"]
 
 
 class Readable(Protocol):
-    """A path, or a file inside a package."""
+    """A path, or a file in a package."""
 
     def read_bytes(self) -> bytes:
-        """All of it."""
+        """Return the content of the file."""
 
 
 def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[str, Any]:
-    """The table at the top of a file, with a byte order mark or without.
+    """Read a TOML file, which may have a byte order mark.
 
-    `error`, which begins with `what`, for one that cannot be read or is no TOML.
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        The beginning of the text of the exception, such as "instrument profile mine.toml".
+    error
+        The class of the exception.
+
+    Raises
+    ------
+    error
+        If the file cannot be read or is not a TOML file.
     """
     import tomllib
 
@@ -35,11 +47,11 @@ def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[
 
 
 def did_you_mean(word: str, known: Iterable[str], *, listed: bool = False) -> str:
-    """The end of a complaint about a word that is not known: a question, where one that is known is near.
+    """Return the end of an error message about an unknown word: `: did you mean ...?` if a known word is similar.
 
-    Where none is: nothing, or, with `listed`, all that are known.
+    If no known word is similar, it is "", or, with `listed`, the list of the known words.
     """
-    # Loaded when somebody has mistyped, which is seldom.
+    # Imported here, because it is only needed after a typing error.
     from difflib import get_close_matches
 
     known = list(known)

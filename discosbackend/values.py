@@ -1,8 +1,8 @@
-"""Values as they stand in messages, both ways (protocol sections 3 and 5.6).
+"""Conversion of values from and to the texts in messages (protocol sections 3 and 5.6).
 
-`parse_*` read an argument's text and raise ValueError for a text that is none; `texts` turns whatever a
-backend returned into the arguments of a reply, and raises UnsendableError for what no reply can carry.
-Which command has which arguments and fields is said in commands.
+`parse_*` convert the text of an argument, and raise ValueError if it is not valid. `texts` converts the result of a
+backend's method to the arguments of a reply, and raises UnsendableError if that is not possible. The arguments and
+fields of each command are listed in commands.py.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ __all__ = [
 ]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
-# Digits can be divided in one way only: a line may bring 16 KiB of them.
+# Possessive, so that a line with 16 KiB of digits causes no backtracking.
 _FLOAT = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?", re.ASCII)
 
-# Reading a backend's iterable ends here when the reply limit is switched off.
+# Without a reply limit, reading an iterable of the backend stops after this many bytes.
 _LONGEST_REPLY = 2**20
 
 
 PlainTexts = Mapping[type, Callable[[Any], str]]
-"""How values of exactly these types are written in a field."""
+"""Functions that convert values of exactly these types to the text of a field."""
 
 
 class FieldLike(Protocol):
-    """What this module asks of a reply field; commands.Field is one."""
+    """The attributes of a reply field that this module uses. commands.Field has them."""
 
     @property
     def name(self) -> str:
-        """What the value is."""
+        """The name of the value."""
 
     @property
     def type(self) -> str:
@@ -55,40 +55,40 @@ class FieldLike(Protocol):
 
     @property
     def repeated(self) -> bool:
-        """Whether one or more values of this kind follow; only the last field may."""
+        """Whether the reply has one or more values of this kind. Only the last field can be repeated."""
 
     @property
     def unescaped(self) -> bool:
-        """Whether the readers of this text split at every comma and know no escapes."""
+        """Whether commas and backslashes are replaced, because the clients of this field do not know escapes."""
 
     @property
     def plain(self) -> PlainTexts:
-        """What plain_texts says of the type and the escapes."""
+        """The result of plain_texts() for the type and the escapes of this field."""
 
 
 def parse_integer(text: str) -> int:
-    """An optional sign and 1 to 19 ASCII digits."""
+    """Convert an optional sign and 1 to 19 ASCII digits to an int. ValueError for any other text."""
     if _INTEGER.fullmatch(text) is None:
         raise ValueError(f"not an integer: {text!r}")
     return int(text)
 
 
 def parse_float(text: str) -> float:
-    """A finite decimal as C's strtod reads it, exponent allowed."""
+    """Convert a finite decimal number, as C's strtod reads it, with or without an exponent. ValueError otherwise."""
     if _FLOAT.fullmatch(text) is None or not math.isfinite(number := float(text)):
         raise ValueError(f"not a finite decimal: {text!r}")
     return number
 
 
 def parse_boolean(text: str) -> bool:
-    """`1` or `0`."""
+    """Convert `1` or `0` to a bool. ValueError for any other text."""
     if text not in ("0", "1"):
         raise ValueError(f"not a boolean: {text!r}")
     return text == "1"
 
 
 def _parse_timestamp(text: str) -> Ticks:
-    """A timestamp; zero and what lies before it is nothing a telescope means (protocol section 7.3)."""
+    """Convert a timestamp to Ticks. ValueError for other texts and for times up to 1970 (protocol section 7.3)."""
     ticks = Ticks.parse(text)
     if ticks <= 0:
         raise ValueError(f"not after 1970: {text!r}")
@@ -102,11 +102,11 @@ TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "timestamp": (_parse_timestamp, "a count of 100 ns since 1970 or Unix seconds with a decimal point"),
     "text": (str, "text"),
 }
-"""Every type: how a text of it is read, and what such a text is, in words."""
+"""For every type, the function that converts its text, and a description of that text for reasons."""
 
 
 def float_text(number: float) -> str:
-    """Fixed point, no exponent, enough digits to read back the same double."""
+    """Return a float as text without an exponent, with enough digits to read the same float again."""
     text = repr(float(number))
     if "e" in text:
         text = format(Decimal(text), "f")
@@ -116,12 +116,25 @@ def float_text(number: float) -> str:
 
 
 def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[str]:
-    """The arguments of the reply for what a backend's method returned.
+    """Convert the result of a backend's method to the arguments of the `ok` reply.
 
-    None is no argument; a number, text, bytes, boolean or astropy Time is one; an iterable of these is one
-    each. `fields` is what the command's reply consists of: surplus values are passed on, missing ones are
-    an UnsendableError, as is anything nested, a mapping, None inside, nan or an infinity. ReplyTooLong as
-    soon as the texts alone pass `limit` bytes, so that an endless iterable ends.
+    Parameters
+    ----------
+    result
+        None for no argument; a number, text, bytes, boolean, Ticks or astropy Time for one argument; an iterable of
+        these for one argument per value.
+    fields
+        The fields of the command's reply. Values beyond the last field are sent too.
+    limit
+        The length of the longest reply in bytes. None: no limit.
+
+    Raises
+    ------
+    UnsendableError
+        If a field has no value; if the result contains None or another iterable; or if it is or contains a mapping,
+        nan, an infinity, or an object of any other type.
+    ReplyTooLong
+        If the texts have more than `limit` bytes. Reading the iterable stops then, so it may be endless.
     """
     found: list[str] = []
     left = limit or _LONGEST_REPLY
@@ -147,7 +160,7 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
 
 
 def _values_of(result: Any) -> Iterable[Any]:
-    """The values that were returned, one after another."""
+    """Return the single values of a result as an iterable."""
     if result is None:
         return ()
     if _is_one(result):
@@ -162,17 +175,17 @@ def _values_of(result: Any) -> Iterable[Any]:
 
 
 def _is_one(value: Any) -> bool:
-    """Whether a value is one argument, not several."""
+    """Return whether a value is one argument, not several."""
     if isinstance(value, (str, bytes, bytearray, numbers.Number)):
         return True
-    # numpy scalars and arrays of no dimension, and a scalar astropy Time: all have shape ().
+    # The shape of a numpy scalar, of an array without dimensions and of a scalar astropy Time is ().
     return getattr(value, "shape", None) == ()
 
 
 def _text_of(value: Any, field: FieldLike | None) -> str:
-    """One value as text, in the form that its field wants."""
+    """Convert one value to the text of its field."""
     if isinstance(value, str):
-        # What it is, not what its class prints: str() of an Enum that is a text gives "Mode.CP".
+        # str.__str__, because str() of a member of an Enum that is also a str gives "Mode.CP".
         return _string(str.__str__(value), field)
     if isinstance(value, (bytes, bytearray)):
         return _string(value.decode("latin-1"), field)
@@ -195,7 +208,7 @@ def _without_escapes(text: str) -> str:
 
 
 def _number(number: bool | float, field: FieldLike | None) -> str:
-    """A number as a field of this type has it."""
+    """Convert a number to the text of a field of this type."""
     kind = "" if field is None else field.type
     if kind == "timestamp":
         return Ticks.of(number).unix_text()
@@ -206,10 +219,10 @@ def _number(number: bool | float, field: FieldLike | None) -> str:
 
 @cache
 def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
-    """What most backends return for a field of this kind, by its exact type, and how it is written there.
+    """Return the functions for the types that most backends return for a field of this kind.
 
-    Whatever else is one of these in kind, or is sent as one, goes the way of _text_of, which takes a
-    microsecond a value: it was a third of the time of a `status`.
+    All other values are converted by _text_of(), which takes a microsecond per value. If it converted all values, it
+    would take a third of the time of a `status`.
     """
     plain: dict[type, Callable[[Any], str]] = {
         Ticks: Ticks.unix_text,
@@ -229,7 +242,7 @@ _TRUTH = {True: "1", False: "0"}
 
 
 def _plain_number(value: Any) -> bool | int | float:
-    """A Python number for any scalar that is one: numpy's, Decimal, Fraction, IntEnum."""
+    """Convert any scalar number to a Python number: a numpy scalar, Decimal, Fraction or IntEnum."""
     if getattr(value, "unit", None) is not None:
         raise UnsendableError(f"{value!r} has a unit: return its value in the unit of the protocol")
     if bool(getattr(value, "mask", False)):
