@@ -67,11 +67,8 @@ class Backend:
     hardware, it must be an ordinary method with the decorator `@blocking`. Every other method must return within a
     few milliseconds, because the server answers no other client while the method runs.
 
-    Raises
-    ------
-    BackendError
-        Raise it from a method to refuse a request. Its text becomes the reason of the `fail` reply. For any other
-        exception the reply has a fixed reason, and the traceback is logged.
+    To refuse a request, a method raises BackendError. The text of the exception becomes the reason of the `fail`
+    reply. For any other exception the reply has a fixed reason, and the traceback is logged.
 
     Examples
     --------
