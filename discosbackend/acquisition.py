@@ -34,6 +34,8 @@ _LEAD = 5e-3
 _IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
+# Seconds by which a transition may be late without a warning (protocol section 7.4).
+_LATE = 1.0
 # A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
 _SHORTEST_DELAY = 1e-6
 
@@ -153,6 +155,7 @@ class Acquisition:
         acquiring, or a time that has elapsed, lies beyond the horizon or is none. What was pending stays then.
         """
         self._check_thread()
+        self._carry_out_elapsed()
         if timestamp is not None:
             self._pending_start = self._checked(timestamp, "starting time", "start")
             self._rearm()
@@ -172,6 +175,7 @@ class Acquisition:
         ending fails, the acquisition counts as running still, so that it can be stopped again.
         """
         self._check_thread()
+        self._carry_out_elapsed()
         if timestamp is not None:
             self._pending_stop = self._checked(timestamp, "stop time", "stop")
             self._rearm()
@@ -190,6 +194,7 @@ class Acquisition:
     def cancel(self) -> None:
         """Drop a pending start and a pending stop; an acquisition that is running goes on."""
         self._check_thread()
+        self._carry_out_elapsed()
         self._pending_start = self._pending_stop = None
         self._rearm()
 
@@ -231,6 +236,18 @@ class Acquisition:
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError(f"{transition!r} must be done when it returns; it returned {result!r}")
+
+    def _carry_out_elapsed(self) -> None:
+        """Carry out what came due before a request, if its timer has not been called yet.
+
+        A process that was stopped reads its requests before its timers run. Without this, a stop whose time has
+        passed would end the acquisition that begins after it, and a newer start would silently replace an older one.
+        """
+        if self._in_transition:
+            return
+        while (instant := self._next_instant()) is not None and instant < self._now():
+            self._run_due(instant)
+            self._rearm()
 
     def _next_instant(self) -> Ticks | None:
         pending = [instant for instant in (self._pending_start, self._pending_stop) if instant is not None]
@@ -275,7 +292,11 @@ class Acquisition:
                     return
 
     def _run_due(self, instant: Ticks) -> None:
-        """One transition. At equal times the stop comes first while acquiring; while idle both lapse."""
+        """One transition. At equal times the stop comes first while acquiring; while idle both lapse.
+
+        A start whose stop has passed too lapses with it: a backend would be told to begin and to end in one moment,
+        and would record nothing.
+        """
         starts, stops = self._pending_start == instant, self._pending_stop == instant
         if stops:
             self._pending_stop = None
@@ -289,11 +310,31 @@ class Acquisition:
                 logger.warning("timed start at %s lapses: its stop is at the same time", instant.unix_text())
             elif self._acquiring:
                 logger.warning("timed start at %s changes nothing: already acquiring", instant.unix_text())
+            elif self._pending_stop is not None and self._pending_stop <= self._now():
+                self._lose_scan(instant, self._pending_stop)
             else:
                 self._run_transition("start", self._begin, instant)
 
+    def _lose_scan(self, start: Ticks, stop: Ticks) -> None:
+        self._pending_stop = None
+        late = (self._now() - start) / TICKS_PER_SECOND
+        logger.error(
+            "scan lost: nothing was acquired from %s to %s, both times had passed when the server looked, "
+            "%.1f s after the start: the process was suspended or starved or the clock was stepped",
+            start.unix_text(),
+            stop.unix_text(),
+            late,
+        )
+
     def _run_transition(self, verb: str, transition: Callable[[Ticks], object], instant: Ticks) -> None:
-        self._last_lateness = (self._now() - instant) / TICKS_PER_SECOND
+        self._last_lateness = late = (self._now() - instant) / TICKS_PER_SECOND
+        if late > _LATE:
+            logger.warning(
+                "timed %s at %s is %.1f s late: the process was suspended or starved or the clock was stepped",
+                verb,
+                instant.unix_text(),
+                late,
+            )
         try:
             self._call_transition(transition, instant)
         except BackendError as refusal:
@@ -303,4 +344,5 @@ class Acquisition:
             logger.exception("timed %s at %s failed", verb, instant.unix_text())
             return
         self._acquiring = verb == "start"
-        logger.debug("timed %s at %s, late by %.6f s", verb, instant.unix_text(), self._last_lateness)
+        if late <= _LATE:
+            logger.debug("timed %s at %s, late by %.6f s", verb, instant.unix_text(), late)
