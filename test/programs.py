@@ -11,6 +11,8 @@ import logging
 import signal
 import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -134,6 +136,9 @@ def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Itera
             (root, "handlers", []),
             (sys, "path", [entry for entry in sys.path if entry]),
             (ticks, "astropy_may_download", ticks.astropy_may_download),
+            (warnings, "showwarning", warnings.showwarning),
+            (threading, "excepthook", threading.excepthook),
+            (sys, "unraisablehook", sys.unraisablehook),
         ):
             stack.enter_context(mock.patch.object(target, name, substitute))
         stack.enter_context(mock.patch.object(twisted.internet, "reactor", reactor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -15,8 +16,10 @@ from discosbackend.cli import server
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Outcome, run_program
-from .serving import SCRIPT, Server, ask, bare_environment, served
+from .serving import SCRIPT, Server, ask, bare_environment, program, served
 from .settings import wait_until
+
+NONESUCH = b"!nonesuch,fail,invalid command 'nonesuch'\r\n"
 
 
 def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Outcome:
@@ -238,7 +241,23 @@ class ProgramTests(unittest.TestCase):
         self.assertIn("refused: nonesuch: \"invalid command 'nonesuch'\"", log)
         self.assertIn("2026 CRITICAL forged", log)
         for line in log.splitlines():
-            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: [ -~]*$")
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UT [A-Z]+ [\w.]+: [ -~]*$")
+
+    def test_a_log_that_nobody_reads_does_not_stop_the_server(self) -> None:
+        """A full pipe: lines are dropped and counted, every request is answered, and the server ends."""
+        reader, writer = os.pipe()
+        with open(reader, "rb") as log:
+            with open(writer, "wb") as pipe:
+                process = Server(program("--log-level", "debug"), stderr=pipe)
+            self.addCleanup(process.end)
+            with process.connect() as connection:
+                for _ in range(20):
+                    self.assertEqual(set(ask(connection, *[b"?nonesuch"] * 1000)), {NONESUCH})
+            self.assertEqual(process.stop(SIGTERM), 0)
+            lines = log.read().decode().splitlines()
+        self.assertGreater(len(lines), 100)
+        written = sum("b'?nonesuch' -> " in line for line in lines)
+        self.assertLess(written, 20000)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from discosbackend._version import __protocol_version__, __version__
+from discosbackend.log import log_to_stderr, printable
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
@@ -59,18 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     # What there is to be said of damaged dumps and of files that exist already.
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format=f"{parser.prog}: %(message)s")
+    log_to_stderr("WARNING", f"{parser.prog}: %(message)s")
     try:
         folders = _recordings(options.folder)
         if options.output is not None:
             _check_output(options.output, folders)
     except _CannotRecover as problem:
-        parser.exit(2, f"{parser.prog}: {problem}\n")
+        parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
     if not folders:
-        print(f"nothing to recover: no recording is in {options.folder}")
+        _say(f"nothing to recover: no recording is in {options.folder}")
         sys.exit(0)
     if options.list:
-        print("".join(map(_listed, folders)), end="")
+        for folder in folders:
+            _say(*_listed(folder))
         sys.exit(0)
     try:
         sys.exit(max(_recover(folder, options) for folder in folders))
@@ -129,10 +131,16 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
         raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
 
 
+def _say(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines; the names in them were chosen by clients."""
+    for line in lines:
+        print(printable(line), file=file)
+
+
 def _recover(folder: Path, options: argparse.Namespace) -> int:
     """Convert one recording, and tell; the exit status."""
     if in_use(folder):
-        print(f"{folder}: in use, left alone")
+        _say(f"{folder}: in use, left alone")
         return 0
     try:
         done = convert(
@@ -144,22 +152,22 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
         )
     except RecordingError as problem:
         if is_gone(folder):
-            print(f"{folder}: somebody else has recovered it")
+            _say(f"{folder}: somebody else has recovered it")
             return 0
-        print(f"{folder}: not recovered: {problem}", file=sys.stderr)
+        _say(f"{folder}: not recovered: {problem}", file=sys.stderr)
         return 1
     except Exception as problem:  # the others are recovered still
         logger.exception("%s: the conversion failed", folder)
-        print(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
+        _say(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
         return 1
     if done.written is None:
-        print(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
+        _say(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
     else:
-        print(f"{folder}: {done.dumps} dumps written to {done.written}")
+        _say(f"{folder}: {done.dumps} dumps written to {done.written}")
     return 0
 
 
-def _listed(folder: Path) -> str:
+def _listed(folder: Path) -> list[str]:
     """What there is to tell of one recording: some lines."""
     try:
         recorded = RecordingReader(folder, hold=False)
@@ -177,7 +185,7 @@ def _listed(folder: Path) -> str:
             listing.append(f"{dumps} whole dumps of {setup.integration} ms, {seconds:g} s")
     except RecordingError as problem:
         listing = [f"cannot be read: {problem}"]
-    return "".join(f"{line}\n" for line in (folder, *(f"    {each}" for each in listing)))
+    return [str(folder), *(f"    {each}" for each in listing)]
 
 
 def _begin(recorded: RecordingReader) -> str:

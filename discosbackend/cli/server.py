@@ -19,6 +19,7 @@ from discosbackend._version import __protocol_version__, __version__
 from discosbackend.cli.own_backend import CannotServe, in_one_line, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
+from discosbackend.log import log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
     BACKLOG,
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             simulated = simulation(options)
             _serve(options, simulated.backend, simulated)
     except CannotServe as problem:
-        print(f"{parser.prog}: {problem}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(str(problem))}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
@@ -215,9 +216,8 @@ def _reply_limit(text: str) -> int | None:
 def _configure_logging(level: str) -> None:
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(level.upper())
+    log_what_python_prints()
     # Twisted tells of every port that opens and closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # So that a Deferred's failure that nobody handles reaches the same log.

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from discosbackend._version import __version__
 from discosbackend.cli.argument_types import positive_seconds
+from discosbackend.log import printable
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
@@ -64,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.exit(0)
         values = operation.read(rest)
     except ControlError as problem:
-        parser.exit(2, f"{parser.prog}: {problem}\n")
+        parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
     try:
         with SimulatorControl(options.address, timeout=options.timeout) as control:
             answer = control.ask(operation.name, **values)
         if answer is not None:
             _say(json.dumps(answer, indent=2) + "\n")
     except ControlError as problem:
-        parser.exit(1, f"{parser.prog}: {problem}\n")
+        parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     sys.exit(0)
 
 

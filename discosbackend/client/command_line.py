@@ -14,6 +14,7 @@ from discosbackend.errors import (
     NoReply,
 )
 from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.log import printable
 from discosbackend.toml import did_you_mean
 
 __all__ = ["host_and_port", "main"]
@@ -51,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with Client(host, port, timeout=options.timeout) as client:
             reply = client.exchange(request)
     except NoReply as problem:
-        print(problem, file=sys.stderr)
+        print(printable(str(problem)), file=sys.stderr)
         sys.exit(1)
-    print(reply)
+    # The text is the server's, and a terminal obeys control characters such as 0x9B.
+    print(printable(str(reply)))
     sys.exit(0 if reply.code == OK else 1)
 
 

@@ -13,6 +13,7 @@ from typing import Self
 
 from discosbackend.errors import GrammarException, NoReply
 from discosbackend.grammar import LINEFEED, Message, parse_message
+from discosbackend.log import address_text
 
 __all__ = ["Connection"]
 
@@ -51,7 +52,7 @@ class Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError, UnicodeError) as problem:
             # A port above 65535 and a name that no DNS could carry are no OSError.
-            raise NoReply(f"no server at {host}:{port}: {problem}") from problem
+            raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
         try:
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, timeout))
         except TimeoutError:

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from discosbackend.log import log_to_stderr, log_what_python_prints
 from discosbackend.testing.errors import NotServed
 
 __all__ = ["ServerProcess", "main"]
@@ -182,7 +183,8 @@ def _log_to_stderr() -> None:
     """As the program does: a test that fails shows what the server logged."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
+    log_what_python_prints()
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from discosbackend.log import log_to_stderr
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, exists, metadata_path, output_path
 
@@ -285,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--root", metavar="DIR", type=Path, help="where absolute paths begin (default: /)")
     parser.add_argument("--gently", action="store_true", help="leave the processor to others")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(message)s")
+    log_to_stderr("WARNING", "%(message)s")
     # A Ctrl-C is for a server and its conversion alike.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)

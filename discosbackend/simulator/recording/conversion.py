@@ -55,7 +55,8 @@ class Converter:
         finally:
             with self._lock:
                 self._process = None
-        for line in complaints.splitlines():
+        # At LF only, or a name that a client has chosen could begin a line.
+        for line in filter(None, complaints.split("\n")):
             logger.warning("conversion: %s", line)
         reports = {Path(report["recording"]): report for report in map(json.loads, output.splitlines())}
         ended = "conversion given up" if self._given_up else f"conversion ended early with status {process.returncode}"
