@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 
 from discosbackend.errors import BackendError
 from discosbackend.grammar import quoted
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
@@ -121,6 +122,7 @@ class Acquisition:
         self._horizon = horizon
         self._stop_when_idle = stop_when_idle
         self._final_wait = final_wait
+        self._limited = RateLimitedLogger(logger, self._later, getattr(clock, "seconds", time.monotonic))
         self._alarm: Any = None
         self._in_transition = False
         self._acquiring = False
@@ -266,12 +268,15 @@ class Acquisition:
             self._alarm.cancel()
             self._alarm = None
 
-    def _call_later(self, delay: float) -> None:
+    def _later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
         if self._clock is None:
             from twisted.internet import reactor
 
             self._clock = cast(CallsLater, reactor)
-        self._alarm = self._clock.callLater(delay, self._check_due)
+        return self._clock.callLater(delay, function, *args)
+
+    def _call_later(self, delay: float) -> None:
+        self._alarm = self._later(delay, self._check_due)
 
     def _check_due(self) -> None:
         """Carry out what is due, in the order of its times; then sleep, or wait out the last stretch."""
@@ -303,17 +308,21 @@ class Acquisition:
             if self._acquiring:
                 self._run_transition("stop", self._end, instant)
                 return
-            logger.warning("timed stop at %s changes nothing: not acquiring", instant.unix_text())
+            self._complain("timed stop at %s changes nothing: not acquiring", instant)
         if starts:
             self._pending_start = None
             if stops:
-                logger.warning("timed start at %s lapses: its stop is at the same time", instant.unix_text())
+                self._complain("timed start at %s lapses: its stop is at the same time", instant)
             elif self._acquiring:
-                logger.warning("timed start at %s changes nothing: already acquiring", instant.unix_text())
+                self._complain("timed start at %s changes nothing: already acquiring", instant)
             elif self._pending_stop is not None and self._pending_stop <= self._now():
                 self._lose_scan(instant, self._pending_stop)
             else:
                 self._run_transition("start", self._begin, instant)
+
+    def _complain(self, text: str, instant: Ticks) -> None:
+        """Of a transition that changes nothing. A client can arm one every millisecond."""
+        self._limited.log(logging.WARNING, text.partition(" at ")[0] + " without effect", text, instant.unix_text())
 
     def _lose_scan(self, start: Ticks, stop: Ticks) -> None:
         self._pending_stop = None
@@ -338,10 +347,12 @@ class Acquisition:
         try:
             self._call_transition(transition, instant)
         except BackendError as refusal:
-            logger.warning("timed %s at %s refused: %r", verb, instant.unix_text(), str(refusal))
+            text = "timed %s at %s refused: %r"
+            self._limited.log(logging.WARNING, f"timed {verb} refused", text, verb, instant.unix_text(), str(refusal))
             return
-        except BaseException:  # whatever a backend raises
-            logger.exception("timed %s at %s failed", verb, instant.unix_text())
+        except BaseException:  # noqa: BLE001  # whatever a backend raises
+            text = "timed %s at %s failed"
+            self._limited.log(logging.ERROR, f"timed {verb} failed", text, verb, instant.unix_text(), exc_info=True)
             return
         self._acquiring = verb == "start"
         if late <= _LATE:

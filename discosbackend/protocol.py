@@ -28,7 +28,7 @@ from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler, Handler
-from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.replies import GREETING, UNEXPECTED, Replies
 from discosbackend.round_robin import RoundRobin
 from discosbackend.scheduler import deferred_of
@@ -164,7 +164,14 @@ class DBProtocol(Protocol):
         if reason.check(ConnectionDone):
             logger.debug("%s disconnected", self.peer)
         else:
-            logger.info("%s lost: %s", self.peer, reason.getErrorMessage())
+            self.factory.rate_limited_logger.log(
+                logging.INFO,
+                "connection lost",
+                "%s lost: %s",
+                self.peer,
+                reason.getErrorMessage(),
+                window=MINUTE,
+            )
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()
 
@@ -201,7 +208,13 @@ class DBProtocol(Protocol):
                     break
         except BaseException:  # an overridden lineReceived
             # Nobody knows whether that line got its reply, and one too few shifts all that follow.
-            logger.exception("%s: a line could not be handled, the connection is cut", self.peer)
+            self.factory.rate_limited_logger.log(
+                logging.ERROR,
+                "line not handled",
+                "%s: a line could not be handled, the connection is cut",
+                self.peer,
+                exc_info=True,
+            )
             self.abort()
         finally:
             self._out = None
@@ -428,6 +441,7 @@ class DBFactory(Factory):
 
     def stopFactory(self) -> None:
         """Twisted's hook: the last port is closed. `stopped` fires when the handler is done with it."""
+        self.rate_limited_logger.sum_up()
         self.stopped = maybeDeferred(self.handler.stop)
 
     def buildProtocol(self, addr: IAddress | None) -> DBProtocol:  # type: ignore[override]
@@ -473,7 +487,9 @@ class DBFactory(Factory):
                 try:
                     source.cancel()
                 except BaseException:  # whatever a canceller raises
-                    logger.exception("cancelling a command failed")
+                    self.rate_limited_logger.log(
+                        logging.ERROR, "cancelling", "cancelling a command failed", exc_info=True
+                    )
         self.on_idle()
 
     def close(self) -> None:

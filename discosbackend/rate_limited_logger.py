@@ -11,14 +11,37 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["RateLimitedLogger"]
+__all__ = ["MINUTE", "SECOND", "RateLimitedLogger"]
+
+SECOND = 1.0
+MINUTE = 60.0
 
 _AT_MOST = 5
-_WINDOW = 1.0
+
+# Kinds that are told apart at a time. A peer that makes up names must not fill the memory.
+_KINDS = 1000
+_OTHERS = "more kinds than are told apart"
+
+
+class _Kind:
+    """What is known of one kind in its window, which began at `began` and takes `window` seconds."""
+
+    __slots__ = ("began", "count", "level", "window", "timer")
+
+    def __init__(self, began: float, level: int, window: float) -> None:
+        self.began = began
+        self.count = 0
+        self.level = level
+        self.window = window
+        self.timer: Any = None
+
+    def is_over(self, now: float) -> bool:
+        """Whether its window is over, with nothing left to be counted."""
+        return self.timer is None and now >= self.began + self.window
 
 
 class RateLimitedLogger:
-    """Logs at most five lines of a kind a second; says how many it left out once the second is over.
+    """Logs at most five lines of a kind in a window; says how many it left out once the window is over.
 
     `call_later` is a reactor's callLater; it is used only when something was left out.
     """
@@ -32,24 +55,42 @@ class RateLimitedLogger:
         self._logger = logger
         self._call_later = call_later
         self._monotonic = monotonic
-        self._began: dict[str, float] = {}
-        self._count: dict[str, int] = {}
+        self._kinds: dict[str, _Kind] = {}
 
-    def log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None) -> None:
-        """Log `text` with lazy `args`, unless this kind has had its lines for this second."""
+    def log(
+        self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, window: float = SECOND
+    ) -> None:
+        """Log `text` with lazy `args`, unless this kind has had its lines for this `window`, in seconds."""
         if not self._logger.isEnabledFor(level):
             return
-        count = self._count.get(kind, 0) + 1
-        if 1 < count <= _AT_MOST + 1 and self._monotonic() >= self._began[kind] + _WINDOW:
-            count = 1
-        if count == 1:
-            self._began[kind] = self._monotonic()
-        self._count[kind] = count
-        if count <= _AT_MOST:
+        now = self._monotonic()
+        found = self._kinds.get(kind)
+        if found is None or found.is_over(now):
+            kind, found = self._begin(kind, now, level, window)
+        found.count += 1
+        if found.count <= _AT_MOST:
             self._logger.log(level, text, *args, exc_info=exc_info)
-        elif count == _AT_MOST + 1:
-            self._call_later(_WINDOW, self._log_omitted, level, kind)
+        elif found.timer is None:
+            found.timer = self._call_later(max(found.began + found.window - now, 0.0), self._log_omitted, kind)
 
-    def _log_omitted(self, level: int, kind: str) -> None:
-        omitted = self._count.pop(kind) - _AT_MOST
-        self._logger.log(level, "%d more lines of this kind left out: %s", omitted, kind)
+    def _begin(self, kind: str, now: float, level: int, window: float) -> tuple[str, _Kind]:
+        """A new window of this kind; where there are too many kinds, that of all others."""
+        if kind not in self._kinds and len(self._kinds) >= _KINDS:
+            self._kinds = {name: known for name, known in self._kinds.items() if not known.is_over(now)}
+            if len(self._kinds) >= _KINDS:
+                kind = _OTHERS
+                if kind in self._kinds:
+                    return kind, self._kinds[kind]
+        found = self._kinds[kind] = _Kind(now, level, window)
+        return kind, found
+
+    def _log_omitted(self, kind: str) -> None:
+        found = self._kinds.pop(kind)
+        self._logger.log(found.level, "%d more lines of this kind left out: %s", found.count - _AT_MOST, kind)
+
+    def sum_up(self) -> None:
+        """Say now what was left out, since nobody will be there when its window is over."""
+        for kind, found in list(self._kinds.items()):
+            if found.timer is not None:
+                found.timer.cancel()
+                self._log_omitted(kind)

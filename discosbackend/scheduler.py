@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from discosbackend.errors import HandlerException
+from discosbackend.rate_limited_logger import RateLimitedLogger
 
 __all__ = ["Scheduler", "ReactorLike", "Lock", "Worker", "deferred_of"]
 
@@ -181,8 +182,13 @@ class Scheduler:
         self._shared: dict[Hashable, Job] = {}
         self._ready: deque[Job] = deque()
         self._pumping = False
+        # What clients can cause, with requests that reach their limit.
+        self._limited = RateLimitedLogger(logger, self._call_later, monotonic)
         self._alarm: Any = None
         self._alarm_at = 0.0
+
+    def _call_later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
+        return self._reactor().callLater(delay, function, *args)
 
     def lock(self, name: str) -> Lock:
         """The token of this name, the same one each time."""
@@ -329,13 +335,14 @@ class Scheduler:
                 self._ready.append(lock.holder)
         job.held = 0
 
-    @staticmethod
-    def _log_late(outcome: Any, job: Job) -> None:
+    def _log_late(self, outcome: Any, job: Job) -> None:
         if isinstance(outcome, Failure):
             if not outcome.check(CancelledError):
-                logger.warning("late failure of %s dropped: %r", job.name, outcome.value)
+                self._limited.log(
+                    logging.WARNING, "late failure", "late failure of %s dropped: %.200r", job.name, outcome.value
+                )
         else:
-            logger.warning("late result of %s dropped: %r", job.name, outcome)
+            self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", job.name, outcome)
 
     # -- time limits ----------------------------------------------------------------------------------
 
@@ -412,8 +419,7 @@ class Scheduler:
     def _busy(self, job: Job) -> HandlerException:
         return HandlerException(f"busy with {job.name} since {job.ran(self._monotonic()):.0f} s")
 
-    @staticmethod
-    def _cancel(job: Job) -> None:
+    def _cancel(self, job: Job) -> None:
         """End a run as far as that is possible: take it out of a queue, or cancel what it waits for."""
         if job.source is None:
             if job.held < len(job.locks) and job in job.locks[job.held].queue:
@@ -421,5 +427,5 @@ class Scheduler:
             return
         try:
             job.source.cancel()
-        except BaseException:  # whatever a canceller raises
-            logger.exception("cancelling %s failed", job.name)
+        except BaseException:  # noqa: BLE001  # whatever a canceller raises
+            self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.name, exc_info=True)

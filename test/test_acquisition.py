@@ -28,6 +28,7 @@ from discosbackend.backend import Backend
 from discosbackend.errors import BackendError
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import Ticks
 
 from .settings import LONG, PATIENCE
@@ -543,6 +544,22 @@ class ComingDueTests(AcquisitionTestCase):
         self.assertEqual((bench.told, bench.state), ([], (False, NOW + 5 * SECOND, None)))
         bench.wait(3 * SECOND)
         self.assertEqual(bench.told, [("begin", NOW + 5 * SECOND)])
+
+    def test_a_flood_of_times_that_change_nothing(self) -> None:
+        """A client can arm a stop every millisecond: five lines of a kind a second, and a count."""
+        for verb, words in (("stop", "not acquiring"), ("start", "already acquiring"), ("fails", "failed")):
+            with self.subTest(verb):
+                bench = acquiring_bench() if verb == "start" else Bench()
+                bench.raises["begin"] = RuntimeError("no") if verb == "fails" else None
+                with self.assertLogs(ROOM, logging.WARNING) as logs:
+                    for _ in range(500):
+                        bench.do("start" if verb == "fails" else verb, bench.now() + MILLISECOND)
+                        bench.wait(2 * MILLISECOND)
+                    bench.wait(2 * SECOND)
+                messages = [record.getMessage() for record in logs.records]
+                self.assertEqual(len(messages), 6, messages)
+                self.assertIn(words, messages[4])
+                self.assertIn("495 more lines", messages[5])
 
     def test_equal_times_while_acquiring(self) -> None:
         for order in (VERBS, VERBS[::-1]):
@@ -1738,12 +1755,21 @@ class Count(logging.Handler):
         self.count += 1
 
 
+class Everything(RateLimitedLogger):
+    """Leaves nothing out."""
+
+    def log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, window: float = 1.0) -> None:
+        self._logger.log(level, text, *args, exc_info=exc_info)
+
+
 class AcquisitionMachine(RuleBasedStateMachine):
     """Any sequence of requests, failures of the backend, passing time and steps of the clock."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bench = Bench(horizon=HORIZON)
+        # Each line counts here, also those of a flood.
+        self.bench.acquisition._limited = Everything(logging.getLogger(ROOM), self.bench.clock.callLater)
         self.model = Model()
         self.log = Count()
         self.logger = logging.getLogger(ROOM)

@@ -155,6 +155,42 @@ class LogTests(unittest.TestCase):
             self.connect(AlwaysOkHandler()).lose(ConnectionLost("reset by peer"))
         self.assertEqual([record.levelname for record in records], ["INFO"])
 
+    def test_connect_and_reset(self) -> None:
+        """Again and again, for minutes: five lines and a count a minute."""
+        first = self.connect(AlwaysOkHandler())
+        with self.logged() as records:
+            for _ in range(500):
+                greeted(first.factory).lose(ConnectionLost("reset by peer"))
+                first.clock.advance(0.1)
+            self.assertEqual(len(records), 5)
+            first.clock.advance(60)
+        self.assertEqual(len(records), 6)
+        self.assertEqual(records[5].getMessage(), "495 more lines of this kind left out: connection lost")
+
+    def test_lines_that_cannot_be_handled(self) -> None:
+        """Each costs its connection, and a client may come back each time."""
+
+        class Broken(DBProtocol):
+            def lineReceived(self, line: bytes) -> None:
+                raise KeyError(line)
+
+        first = self.connect(AlwaysOkHandler())
+        first.factory.protocol = Broken
+        with self.logged("ERROR") as records:
+            for _ in range(100):
+                greeted(first.factory).ask(b"?x\r\n")
+        self.assertEqual(len(records), 5)
+
+    def test_the_count_is_there_when_the_server_stops(self) -> None:
+        first = self.connect(AlwaysOkHandler())
+        first.factory.doStart()
+        with self.logged() as records:
+            for _ in range(100):
+                greeted(first.factory).lose(ConnectionLost("reset by peer"))
+            first.factory.doStop()
+        self.assertEqual(records[-1].getMessage(), "95 more lines of this kind left out: connection lost")
+        self.assertEqual(first.clock.getDelayedCalls(), [])
+
     def test_floods(self) -> None:
         """A client that repeats a mistake without end must not fill the log."""
         for handler, line in [

@@ -35,7 +35,7 @@ from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.executor import OperationExecutor
 from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
-from discosbackend.simulator.control.server import ControlChannel, ControlProtocol
+from discosbackend.simulator.control.server import ControlChannel, ControlProtocol, _ControlFactory
 from discosbackend.simulator.errors import ControlError
 from discosbackend.simulator.faults.script import Faults
 from discosbackend.simulator.instrument.model import Configuration, Instrument, Limits
@@ -613,6 +613,16 @@ class ChannelTests(unittest.TestCase):
                 (told,) = errors(channel.send(b'{"do": "tsys", "kelvin": %s}\n' % number.encode()))
                 self.assertIn("kelvin must be a finite number in K", told)
                 self.assertFalse(channel.wire.ended)
+
+    def test_refused_connections_without_end(self) -> None:
+        """A web page can cause one after the other."""
+        factory = _ControlFactory(OperationExecutor(Fake()), Clock())
+        with self.assertLogs("discosbackend.simulator.control.server", "WARNING") as logs:
+            for _ in range(100):
+                protocol = factory.buildProtocol(None)
+                protocol.makeConnection(Wire())
+                protocol.dataReceived(b"POST / HTTP/1.1\r\n\r\n")
+        self.assertEqual(len(logs.records), 5)
 
     def test_long_lines(self) -> None:
         longest = b'{"do": "state"}' + b" " * (LONGEST_LINE - 15)

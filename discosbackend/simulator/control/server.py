@@ -21,6 +21,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.simulator.control.client import address_text, control_address
 from discosbackend.simulator.control.executor import OperationExecutor
 from discosbackend.simulator.control.operations import LONGEST_LINE
@@ -49,10 +50,18 @@ class ControlProtocol(LineReceiver):  # there is no raw data
     delimiter = b"\n"
     MAX_LENGTH = LONGEST_LINE
 
-    def __init__(self, executor: OperationExecutor, reactor: Any, connections: set[ControlProtocol]) -> None:
+    def __init__(
+        self,
+        executor: OperationExecutor,
+        reactor: Any,
+        connections: set[ControlProtocol],
+        limited: RateLimitedLogger | None = None,
+    ) -> None:
         self._executor = executor
         self._reactor = reactor
         self._connections = connections
+        # Of all connections together: a web page makes one after the other.
+        self._limited = limited or RateLimitedLogger(logger, reactor.callLater)
         self._over = False
         self._timer: Any = None
 
@@ -75,8 +84,8 @@ class ControlProtocol(LineReceiver):  # there is no raw data
             answer = {"ok": self._executor.execute(request)}
         except ControlError as problem:
             answer = {"error": str(problem)}
-        except Exception:  # one answer, whatever it is
-            logger.exception("control: %.200r failed", line)
+        except Exception:  # noqa: BLE001  # one answer, whatever it is
+            self._limited.log(logging.ERROR, "control failed", "control: %.200r failed", line, exc_info=True)
             answer = {"error": "not carried out, for a reason that is not yours: the server's log has it"}
         self._answer(answer)
 
@@ -97,7 +106,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
 
         What still comes is read and dropped: if it were left unread, a reset could overtake the answer.
         """
-        logger.warning("control: connection closed: %s", sentence)
+        self._limited.log(logging.WARNING, "control closed", "control: connection closed: %s", sentence)
         self._over = True
         self._rest()
         self._answer({"error": sentence})
@@ -158,9 +167,10 @@ class _ControlFactory(Factory):
         self._executor = executor
         self._reactor = reactor
         self.connections: set[ControlProtocol] = set()
+        self._limited = RateLimitedLogger(logger, reactor.callLater)
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
-        return ControlProtocol(self._executor, self._reactor, self.connections)
+        return ControlProtocol(self._executor, self._reactor, self.connections, self._limited)
 
 
 class ControlChannel:
