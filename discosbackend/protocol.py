@@ -28,6 +28,7 @@ from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler, Handler
+from discosbackend.log import address_text
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.replies import GREETING, UNEXPECTED, Replies
 from discosbackend.round_robin import RoundRobin
@@ -109,9 +110,7 @@ class DBProtocol(Protocol):
         """Who is at the other end, for the log."""
         if self.transport is None:
             return "nobody"
-        address = self.transport.getPeer()
-        host, port = getattr(address, "host", None), getattr(address, "port", None)
-        return str(address) if host is None else f"{host}:{port}"
+        return address_text(self.transport.getPeer())
 
     # -- the transport's side -------------------------------------------------------------------------
 

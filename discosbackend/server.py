@@ -14,15 +14,17 @@ from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
 from discosbackend.handlers import Handler
+from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
+from discosbackend.toml import did_you_mean
 
-__all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "listen", "run_server", "tcp_endpoint"]
+__all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "endpoint_from", "listen", "run_server", "tcp_endpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class DBService(Service):
             self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
+        if not IListeningPort.providedBy(port):  # zope's own
+            raise TypeError(f"{type(port).__name__} is no port: a server needs one that it can close")
         self._port = port
         # One use of the factory beside the port's, so that its handler is told of the end last.
         self.factory.doStart()  # type: ignore[no-untyped-call]
@@ -131,6 +135,58 @@ def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerE
     """
     kind = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
     return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
+
+
+# How each kind of endpoint is written.
+_EXAMPLES = {
+    "tcp": "tcp:8978:interface=192.168.200.5",
+    "tcp6": "tcp6:8978",
+    "unix": "unix:/run/discos-backend.sock:mode=660",
+    "ssl": "ssl:8978:privateKey=server.pem:certKey=server.pem",
+    "systemd": "systemd:domain=INET:name=backend",
+    "haproxy": "haproxy:tcp:8978",
+}
+
+
+def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """The endpoint that a Twisted endpoint string describes, with our listen backlog unless it names one.
+
+    ValueError, with a sentence that says what to write, for one on which no server can listen.
+    """
+    kind, _, rest = description.partition(":")
+    inner = rest.partition(":")[0] if kind == "haproxy" else kind
+    if inner == "stdio":
+        raise ValueError(f"a server needs a port or a socket of its own, such as {_EXAMPLES['tcp']}")
+    if kind in ("tcp", "tcp6", "ssl", "unix") and rest and ":backlog=" not in rest:
+        description += f":backlog={BACKLOG}"
+    try:
+        endpoint = serverFromString(reactor, description)
+    except Exception as problem:
+        raise ValueError(_why_no_endpoint(kind, problem)) from problem
+    number = getattr(endpoint, "_port", 0)
+    if isinstance(number, int) and not 0 <= number <= 65535:
+        raise ValueError(f"a port is a number from 0 to 65535, such as {_EXAMPLES.get(kind, _EXAMPLES['tcp'])}")
+    return cast(IStreamServerEndpoint, endpoint)
+
+
+def _why_no_endpoint(kind: str, problem: Exception) -> str:
+    if kind in ("ssl", "tls") and isinstance(problem, (ImportError, NameError)):
+        return f"{kind} needs the package pyOpenSSL: pip install 'discosbackend[tls]'"
+    if kind == "systemd" and isinstance(problem, KeyError):
+        return (
+            f"systemd has handed over no socket {problem.args[0]!r}: the name is FileDescriptorName in the .socket "
+            "unit, and the server must be started by systemd"
+        )
+    if kind == "systemd" and isinstance(problem, IndexError):
+        return "systemd has handed over no socket number 0, or not so many: the server must be started by systemd"
+    if kind not in _EXAMPLES:
+        if not isinstance(problem, (ValueError, IndexError)):
+            # A kind that some package has added to Twisted's.
+            return " ".join(f"{type(problem).__name__}: {problem}".split())
+        return f"there is no kind {kind!r}{did_you_mean(kind, _EXAMPLES) or ': there are ' + ', '.join(_EXAMPLES)}"
+    if kind == "ssl" and not isinstance(problem, TypeError):
+        return f"the key or the certificate cannot be read: write {_EXAMPLES[kind]}, with the path of a PEM file"
+    return f"write it such as {_EXAMPLES[kind]}"
 
 
 def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
@@ -225,9 +281,4 @@ def announcement(service: DBService, port: IListeningPort) -> str:
 
 def address_of(port: IListeningPort) -> str:
     """Where a port listens, in words: 127.0.0.1:8978, or a socket's path."""
-    address = port.getHost()
-    host, number = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        name = getattr(address, "name", None)
-        return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
-    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+    return address_text(port.getHost())

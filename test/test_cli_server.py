@@ -120,6 +120,16 @@ class CommandLineTests(unittest.TestCase):
                 ("'smoke:signals' is no endpoint", "--listen", "smoke:signals"),
                 ("is no endpoint", "--listen", f"ssl:0:privateKey={folder}/nonexistent.pem"),
                 ("cannot listen", "--listen", f"unix:{folder}/nonexistent/socket"),
+                *(
+                    (f"'{description}' is no endpoint", "--listen", description)
+                    for description in (
+                        "stdio:",
+                        "haproxy:stdio:",
+                        "systemd:domain=INET:name=b",
+                        "tcp:99999",
+                        "tcp:8978:x=1",
+                    )
+                ),
             ):
                 self.assert_refused(1, text, *options, reactor=Listening())
 

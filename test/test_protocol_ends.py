@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
@@ -182,6 +182,28 @@ class TransportTests(unittest.TestCase):
         connection.factory.listeners.append(exchanges.append)
         self.assertEqual(connection.ask(b"?x\r\n"), GREETING + b"!x,ok\r\n")
         self.assertIn("/run/backend.sock", exchanges[0].peer)
+
+    def test_peers_have_one_name(self) -> None:
+        for address, name in (
+            (IPv4Address("TCP", "10.0.0.7", 4711), "10.0.0.7:4711"),
+            (IPv6Address("TCP", "::1", 5000), "[::1]:5000"),
+            (IPv6Address("TCP", "::ffff:10.0.0.7", 4711), "10.0.0.7:4711"),
+            (UNIXAddress(None), "a local socket"),
+        ):
+            with self.subTest(name):
+                transport = Wire()
+                transport.peerAddr = address
+                exchanges: list[Exchange] = []
+                with self.assertLogs("discosbackend.protocol", "DEBUG") as logs:
+                    connection = Connection(AlwaysOkHandler(), transport)
+                    connection.factory.listeners.append(exchanges.append)
+                    connection.ask(b"?x\r\n?\r\n!x\r\n")
+                    connection.lose(ConnectionLost("reset by peer"))
+                self.assertEqual({exchange.peer for exchange in exchanges}, {name})
+                self.assertEqual(str(connection.protocol), name)
+                for record in logs.records:
+                    self.assertTrue(record.getMessage().startswith(f"{name} "), record.getMessage())
+                self.assertEqual(len(logs.records), 4)
 
     def test_streaming_producer(self) -> None:
         connection = greeted(AlwaysOkHandler())

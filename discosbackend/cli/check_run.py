@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self, TextIO
 from unittest import SkipTest
 
+from discosbackend.log import address_text
 from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
 from discosbackend.testing.profile import Profile
@@ -87,8 +88,7 @@ class Run:
         self._profile_name = profile_name
         self._scope = scope
         self._strict = strict
-        host, port = address
-        self._server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._server = address_text(address)
         self._guard = SendGuard(scope, None if scope is Scope.FULL else LINES_A_SECOND)
         self._results: list[Result] = []
         self._signals = _Signals()

@@ -22,10 +22,10 @@ from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import DBFactory, Exchange
 from discosbackend.server import (
-    BACKLOG,
     DEFAULT_PORT,
     STOP_TIMEOUT,
     DBService,
+    endpoint_from,
     run_service,
     tcp_endpoint,
 )
@@ -255,16 +255,15 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
     """Where to listen; where connections may be refused on purpose, on a pausable endpoint."""
     from twisted.internet import reactor
-    from twisted.internet.endpoints import serverFromString
 
     if options.listen is None:
         port = DEFAULT_PORT if options.port is None else options.port
         endpoint = tcp_endpoint(reactor, port, "127.0.0.1" if options.interface is None else options.interface)
     else:
         try:
-            endpoint = serverFromString(reactor, _with_backlog(options.listen))
-        except Exception as problem:
-            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {in_one_line(problem)}") from problem
+            endpoint = endpoint_from(reactor, options.listen)
+        except ValueError as problem:
+            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {problem}") from problem
     pausable_endpoint = getattr(factory, "pausable_endpoint", None)
     return endpoint if pausable_endpoint is None else cast("IStreamServerEndpoint", pausable_endpoint(endpoint))
 
@@ -288,14 +287,6 @@ def _leave_soon() -> None:
     timer = threading.Timer(_LAST_PATIENCE, leave)
     timer.daemon = True
     timer.start()
-
-
-def _with_backlog(endpoint: str) -> str:
-    """The endpoint string with our listen backlog, unless it names one or is of a kind that has none."""
-    kind, colon, _ = endpoint.partition(":")
-    if (colon and kind not in ("tcp", "tcp6", "ssl", "unix")) or ":backlog=" in endpoint:
-        return endpoint
-    return f"{endpoint}:backlog={BACKLOG}"
 
 
 def _log_exchange(exchange: Exchange) -> None:
