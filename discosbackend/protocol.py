@@ -175,7 +175,11 @@ class DBProtocol(Protocol):
         self._close_if_idle()
 
     def pauseProducing(self) -> None:
-        """The client does not read its replies: make no more of them, and read no more requests."""
+        """The client does not read its replies: make no more of them.
+
+        Requests are read until they pile up: TLS says that it is full before its handshake, and has to read what the
+        client sends before it can write.
+        """
         self._output_full = True
         self._update_read_pause()
 
@@ -321,8 +325,8 @@ class DBProtocol(Protocol):
             self._greeting = None
 
     def _update_read_pause(self) -> None:
-        """Read no more while what was read, or what was answered, piles up."""
-        reading = not self._output_full and self._backlog <= _BACKLOG
+        """Read no more while what was read piles up, because a request takes its time or replies are not read."""
+        reading = self._wants_more
         if reading == self._reading or self._half_closed or self._closing or self._lost:
             return
         self._reading = reading
@@ -330,6 +334,11 @@ class DBProtocol(Protocol):
             self._transport().resumeProducing()
         else:
             self._transport().pauseProducing()
+
+    @property
+    def _wants_more(self) -> bool:
+        """Whether requests are to be read."""
+        return self._backlog <= _BACKLOG
 
     @property
     def has_work(self) -> bool:
