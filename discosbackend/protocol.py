@@ -24,6 +24,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from discosbackend.descriptors import DescriptorWatch
 from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
@@ -410,6 +411,7 @@ class DBFactory(Factory):
         self.stopping = False
         self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
         self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
+        self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
         # No Messages where `handle` is DBProtocolHandler's own: not in a subclass that has another.
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
@@ -445,10 +447,12 @@ class DBFactory(Factory):
     def startFactory(self) -> None:
         """Twisted's hook: the first port listens."""
         self.stopping = False
+        self._descriptors.begin()
         self.handler.start()
 
     def stopFactory(self) -> None:
         """Twisted's hook: the last port is closed. `stopped` fires when the handler is done with it."""
+        self._descriptors.end()
         self.rate_limited_logger.sum_up()
         self.stopped = maybeDeferred(self.handler.stop)
 

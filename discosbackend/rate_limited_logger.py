@@ -26,13 +26,14 @@ _OTHERS = "more kinds than are told apart"
 class _Kind:
     """What is known of one kind in its window, which began at `began` and takes `window` seconds."""
 
-    __slots__ = ("began", "count", "level", "window", "timer")
+    __slots__ = ("began", "count", "level", "window", "at_most", "timer")
 
-    def __init__(self, began: float, level: int, window: float) -> None:
+    def __init__(self, began: float, level: int, window: float, at_most: int) -> None:
         self.began = began
         self.count = 0
         self.level = level
         self.window = window
+        self.at_most = at_most
         self.timer: Any = None
 
     def is_over(self, now: float) -> bool:
@@ -58,7 +59,14 @@ class RateLimitedLogger:
         self._kinds: dict[str, _Kind] = {}
 
     def log(
-        self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, window: float = SECOND
+        self,
+        level: int,
+        kind: str,
+        text: str,
+        *args: object,
+        exc_info: Any = None,
+        window: float = SECOND,
+        at_most: int = _AT_MOST,
     ) -> None:
         """Log `text` with lazy `args`, unless this kind has had its lines for this `window`, in seconds."""
         if not self._logger.isEnabledFor(level):
@@ -66,27 +74,27 @@ class RateLimitedLogger:
         now = self._monotonic()
         found = self._kinds.get(kind)
         if found is None or found.is_over(now):
-            kind, found = self._begin(kind, now, level, window)
+            kind, found = self._begin(kind, _Kind(now, level, window, at_most))
         found.count += 1
-        if found.count <= _AT_MOST:
+        if found.count <= found.at_most:
             self._logger.log(level, text, *args, exc_info=exc_info)
         elif found.timer is None:
             found.timer = self._call_later(max(found.began + found.window - now, 0.0), self._log_omitted, kind)
 
-    def _begin(self, kind: str, now: float, level: int, window: float) -> tuple[str, _Kind]:
+    def _begin(self, kind: str, new: _Kind) -> tuple[str, _Kind]:
         """A new window of this kind; where there are too many kinds, that of all others."""
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
-            self._kinds = {name: known for name, known in self._kinds.items() if not known.is_over(now)}
+            self._kinds = {name: known for name, known in self._kinds.items() if not known.is_over(new.began)}
             if len(self._kinds) >= _KINDS:
                 kind = _OTHERS
                 if kind in self._kinds:
                     return kind, self._kinds[kind]
-        found = self._kinds[kind] = _Kind(now, level, window)
-        return kind, found
+        self._kinds[kind] = new
+        return kind, new
 
     def _log_omitted(self, kind: str) -> None:
         found = self._kinds.pop(kind)
-        self._logger.log(found.level, "%d more lines of this kind left out: %s", found.count - _AT_MOST, kind)
+        self._logger.log(found.level, "%d more lines of this kind left out: %s", found.count - found.at_most, kind)
 
     def sum_up(self) -> None:
         """Say now what was left out, since nobody will be there when its window is over."""

@@ -1758,7 +1758,7 @@ class Count(logging.Handler):
 class Everything(RateLimitedLogger):
     """Leaves nothing out."""
 
-    def log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, window: float = 1.0) -> None:
+    def log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, **_: Any) -> None:
         self._logger.log(level, text, *args, exc_info=exc_info)
 
 
