@@ -34,10 +34,13 @@ def without_telnet(line: bytes) -> bytes:
 class LineSplitter:
     """Cuts a stream into lines. It never holds more than the longest line and the chunk at hand."""
 
-    __slots__ = ("_rest", "_long", "_after_nul")
+    __slots__ = ("rest", "bare_cr", "_long", "_after_nul")
 
     def __init__(self) -> None:
-        self._rest = b""
+        # What was kept of the line that has not ended.
+        self.rest = b""
+        # Whether such a line ever had a CR that neither LF nor NUL followed: its sender may take that for an end.
+        self.bare_cr = False
         self._long: LongLine | None = None
         self._after_nul = False
 
@@ -47,9 +50,9 @@ class LineSplitter:
             self._after_nul = False
             if data[:1] == b"\n":
                 data = data[1:]
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
         lines = data.split(b"\r\n")
         if b"\0" in data:
             lines = _END.split(data)
@@ -77,6 +80,7 @@ class LineSplitter:
     def _keep(self, rest: bytes) -> None:
         """Keep what has no end yet: all of it, or of a line that is too long its beginning."""
         # A CR at the end may be the first half of the line's end.
+        self.bare_cr = self.bare_cr or rest.find(b"\r", 0, -1) >= 0
         if self._long is None and len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
             self._long = LongLine(rest[:LONGEST_LINE])
-        self._rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""
+        self.rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""

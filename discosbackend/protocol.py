@@ -44,6 +44,8 @@ STOPPING = "server is stopping"
 # A client without a backlog gets so many lines answered at once, even while others have one: it took the
 # p99 of a polite client beside 50 pipelining ones from 48 ms to 2.5 ms.
 _AT_ONCE = 4
+# Seconds for the LF that belongs to a CR to arrive.
+_CR_PATIENCE = 5.0
 # Bytes of requests that wait for their turn, from which on no more are read.
 _BACKLOG = 16384
 
@@ -94,6 +96,9 @@ class DBProtocol(Protocol):
         self._output_full = False
         self._reading = True
         self._half_closed = False
+        # While the last byte was a CR, and whether the log has been told of such.
+        self._cr_timer: Any = None
+        self._cr_told = False
         self._closing = False
         self._lost = False
         self.queued = False
@@ -133,7 +138,10 @@ class DBProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Cut what was read into lines; answer them at once if they are few, else when it is their turn."""
-        lines = self._splitter.feed(data)
+        splitter = self._splitter
+        lines = splitter.feed(data)
+        if splitter.rest or splitter.bare_cr or self._cr_timer is not None:
+            self._watch_cr()
         if not lines:
             return
         if self._lines:
@@ -151,6 +159,7 @@ class DBProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The client has sent its last; it still gets every reply (protocol section 1.9)."""
         self._half_closed = True
+        self._end_cr()
         self._close_if_idle()
 
     def writeConnectionLost(self) -> None:
@@ -161,6 +170,7 @@ class DBProtocol(Protocol):
         self._lost = True
         self._output_full = False
         self._cancel_greeting()
+        self._end_cr()
         if reason.check(ConnectionDone):
             logger.debug("%s disconnected", self.peer)
         else:
@@ -193,6 +203,33 @@ class DBProtocol(Protocol):
     def stopProducing(self) -> None:
         """The transport is going away; connectionLost follows."""
         self._output_full = False
+
+    # -- a CR that ends no line -----------------------------------------------------------------------
+
+    def _watch_cr(self) -> None:
+        """Notice a client that ends its lines in CR alone and is never answered (protocol section 1.3)."""
+        if self._cr_timer is not None:
+            self._cr_timer.cancel()
+            self._cr_timer = None
+        if self._cr_told:
+            return
+        if self._splitter.bare_cr:
+            self._tell_of_cr()
+        elif self._splitter.rest.endswith(b"\r"):
+            # The LF may come in a packet of its own.
+            self._cr_timer = self.factory.reactor.callLater(_CR_PATIENCE, self._tell_of_cr)
+
+    def _end_cr(self) -> None:
+        """Nothing can follow the CR any more."""
+        if self._cr_timer is not None:
+            self._cr_timer.cancel()
+            self._tell_of_cr()
+
+    def _tell_of_cr(self) -> None:
+        self._cr_timer = None
+        self._cr_told = True
+        text = "%s sends CR without LF, which ends no line: it is not answered until it sends LF"
+        self.factory.rate_limited_logger.log(logging.WARNING, "CR without LF", text, self.peer)
 
     # -- from a line to its reply ---------------------------------------------------------------------
 

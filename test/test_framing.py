@@ -207,6 +207,50 @@ class LineSplitterTests(unittest.TestCase):
         self.assertEqual(kinds(fed(pieces(stream, at))), kinds(lines_of(stream)))
 
 
+class BareReturnTests(unittest.TestCase):
+    """A CR that neither LF nor NUL follows, in a line that has not ended (protocol section 1.3)."""
+
+    def check(self, stream: bytes, bare: bool, open_return: bool) -> None:
+        """However it is cut."""
+        for at in ([], range(len(stream)), [len(stream) // 2], [len(stream) - 1]):
+            splitter = LineSplitter()
+            for chunk in pieces(stream, at):
+                splitter.feed(chunk)
+            with self.subTest(stream[:20], at=list(at)[:5]):
+                if not at:
+                    self.assertEqual(splitter.bare_cr, bare)
+                else:
+                    # Cut, it may have been seen before the line ended.
+                    self.assertGreaterEqual(splitter.bare_cr, bare)
+                self.assertEqual(splitter.rest.endswith(b"\r"), open_return)
+
+    def test_streams(self) -> None:
+        for stream, bare, open_return in (
+            (b"", False, False),
+            (b"?status\r\n", False, False),
+            (b"?status\r\0", False, False),
+            (b"?status\r\n?sta", False, False),
+            (b"?status\r", False, True),
+            (b"?time\n?status\r", False, True),
+            (b"?status\r?time\r", True, True),
+            (b"?status\rx", True, False),
+            (b"\r\r", True, True),
+            # It ended after all, and its reply says what was wrong.
+            (b"?status\rx\r\n", False, False),
+            (b"?status\r?time\r" * 5000, True, True),
+            (b"x" * LONGEST + b"yy\r", False, True),
+            (b"x" * LONGEST + b"yy\rz", True, False),
+        ):
+            self.check(stream, bare, open_return)
+
+    def test_cut_at_the_return(self) -> None:
+        for end in (b"\n", b"\0"):
+            splitter = LineSplitter()
+            self.assertEqual(splitter.feed(b"?status\r"), [])
+            self.assertEqual(splitter.feed(end), [b"?status"])
+            self.assertFalse(splitter.bare_cr)
+
+
 class LongLineTests(unittest.TestCase):
     """At most 16384 bytes, the line's end not counted."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -245,6 +245,72 @@ class LogTests(unittest.TestCase):
             self.assertLessEqual(len(logged.records), 1 + len(line.split(b"\r\0")), "the first says who connected")
             for record in logged.records:
                 self.assertTrue(record.getMessage().isprintable(), record.getMessage())
+
+
+class BareReturnTests(unittest.TestCase):
+    """A client that ends its lines in CR alone is never answered, and somebody has to be told."""
+
+    def warned(self, connection: Connection, sends: Iterable[bytes | float]) -> list[str]:
+        """What is logged while it sends these, or waits so long."""
+        with self.assertLogs("discosbackend.protocol", "DEBUG") as logs:
+            logging.getLogger("discosbackend.protocol").debug("lest there be nothing")
+            for each in sends:
+                if isinstance(each, bytes):
+                    connection.send(each)
+                else:
+                    connection.clock.advance(each)
+        return [record.getMessage() for record in logs.records if record.levelno >= logging.WARNING]
+
+    def test_when(self) -> None:
+        cases: list[tuple[list[bytes | float], int]] = [
+            ([b"?status\r", 4.9], 0),
+            ([b"?status\r", 5.0], 1),
+            ([b"?status\r?"], 1),
+            ([b"?status\r", 4.0, b"?"], 1),
+            ([b"?status\r", 4.0, b"\n", 10.0], 0),
+            ([b"?status\r", 4.0, b"\0", 10.0], 0),
+            ([b"?status\r", 4.0, b"\n?time\r", 4.0], 0),
+            ([b"?status\r", 4.0, b"\n?time\r", 5.0], 1),
+            ([b"?status\r\n", 10.0, b"?status", 10.0], 0),
+            # Once a connection.
+            ([b"?status\r", 5.0, b"?status\r", 5.0, b"\n?time\r", 10.0], 1),
+            ([b"?status\r" * 10000, 10.0], 1),
+            ([*[b"?status\r"] * 100, 10.0], 1),
+            # It has an end, so it has a reply.
+            ([b"?x,a\rb\r\n", 10.0], 0),
+        ]
+        for sends, wanted in cases:
+            with self.subTest(sends[:3]):
+                connection = greeted(AlwaysOkHandler())
+                warnings = self.warned(connection, sends)
+                self.assertEqual(len(warnings), wanted, warnings)
+                for warning in warnings:
+                    self.assertTrue(warning.startswith("192.168.1.1:54321 "), warning)
+                    self.assertIn("CR", warning)
+                connection.lose()
+                self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_one_that_leaves(self) -> None:
+        """Nothing can follow any more, so nobody waits for five seconds."""
+        for leave in (Connection.half_close, Connection.lose):
+            connection = greeted(AlwaysOkHandler())
+            connection.send(b"?status\r")
+            with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+                leave(connection)
+            self.assertEqual(len(logs.records), 1)
+            self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_the_line_itself_waits_for_its_end(self) -> None:
+        connection = greeted(AlwaysOkHandler())
+        self.assertEqual(self.warned(connection, [b"?status\r", 5.0])[0].count("LF"), 2)
+        self.assertEqual(connection.ask(b"\n?x\r\n"), b"!status,ok\r\n!x,ok\r\n")
+
+    def test_a_crowd_of_them(self) -> None:
+        first = greeted(AlwaysOkHandler())
+        with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+            for _ in range(100):
+                greeted(first.factory).send(b"?status\r?")
+        self.assertEqual(len(logs.records), 5)
 
 
 class OverridingTests(unittest.TestCase):
