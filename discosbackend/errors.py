@@ -11,6 +11,7 @@ __all__ = [
     "ClientError",
     "GrammarException",
     "HandlerException",
+    "Interrupted",
     "NoReply",
     "NotSupportedError",
     "ReplyMalformed",
@@ -70,3 +71,7 @@ class RequestFailed(ClientError):
 
 class RequestInvalid(ClientError):
     """The server answered `invalid`: it did not take the line for a message; the text is its reason."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends programs has come; the text says which."""

@@ -16,6 +16,7 @@ from typing import NoReturn, TextIO
 
 from discosbackend._version import __protocol_version__, __version__
 from discosbackend.log import log_to_stderr, printable
+from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
@@ -44,7 +45,7 @@ exit status:
   0    all recordings that are not in use have become files, or there were none, or they were listed
   1    one has not: the reason was told, and the recording is as it was
   2    nothing was tried: there is no such folder, or the command line was wrong
-  130  interrupted: the recording that it was about is as it was
+  130  interrupted (Ctrl-C, SIGTERM or SIGHUP): the recording that it was about is as it was
 """
 
 
@@ -75,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _say(*_listed(folder))
         sys.exit(0)
     try:
-        sys.exit(max(_recover(folder, options) for folder in folders))
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
+        with interrupting():
+            sys.exit(max(_recover(folder, options) for folder in folders))
+    except KeyboardInterrupt as problem:
+        parser.exit(INTERRUPTED, f"{parser.prog}: {str(problem) or 'interrupted'}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from discosbackend.log import log_to_stderr
+from discosbackend.signals import heard, kept
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, exists, metadata_path, output_path
 
@@ -279,7 +280,7 @@ def _reason(problem: OSError) -> str:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Convert the recordings that are named.
 
-    Exit status 0 when all were, 1 otherwise; 143 after SIGTERM, 130 after SIGINT.
+    Exit status 0 when all were, 1 otherwise; 128 and its number after a signal that ends programs.
     """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
@@ -287,14 +288,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--gently", action="store_true", help="leave the processor to others")
     options = parser.parse_args(arguments)
     log_to_stderr("WARNING", "%(message)s")
-    # A Ctrl-C is for a server and its conversion alike.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
     if options.gently:
         os.nice(10)
-    # A server may have more of them than a command line can carry.
-    wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
-    sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
+    with kept():
+        # A Ctrl-C, and a terminal that is closed, are for a server and its conversion alike.
+        for number in heard():
+            signal.signal(number, _leave)
+        # A server may have more of them than a command line can carry.
+        wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
+        sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
 
 
 def _leave(number: int, _: object) -> NoReturn:
