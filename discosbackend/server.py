@@ -7,9 +7,12 @@ those who have an application. What happens on a connection is protocol's busine
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -19,9 +22,11 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
+from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
+from discosbackend.signals import ENDING, heard, kept
 from discosbackend.toml import did_you_mean
 
 __all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "endpoint_from", "listen", "run_server", "tcp_endpoint"]
@@ -41,6 +46,8 @@ _SWITCH_INTERVAL = 2e-4
 
 # Seconds for a client to read its last replies before its connection is cut.
 _LINGER = 1.0
+# Seconds, after that, for Twisted's own threads to end, before the process is ended.
+_THREADS = 3.0
 
 
 class DBService(Service):
@@ -65,6 +72,16 @@ class DBService(Service):
         self.stop_timeout = stop_timeout
         self.listening: Deferred[IListeningPort] = Deferred()
         self._port: IListeningPort | None = None
+
+    @property
+    def longest_stop(self) -> float:
+        """Within how many seconds it goes down, if nothing keeps the reactor from turning."""
+        return self.stop_timeout + self._backend_patience + _LINGER
+
+    @property
+    def _backend_patience(self) -> float:
+        """Seconds for the end of the acquisition and for `server_stopping`."""
+        return max(self.stop_timeout, _LINGER)
 
     def startService(self) -> None:
         """Listen."""
@@ -102,7 +119,7 @@ class DBService(Service):
         await self.factory.finish(self.stop_timeout)
         self.factory.doStop()  # type: ignore[no-untyped-call]
         # Also when the backend's stop never ends, because its device is stuck.
-        patience = max(self.stop_timeout, _LINGER)
+        patience = self._backend_patience
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
         except Exception:  # the server goes down whatever this was
@@ -199,62 +216,125 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
 
 
 def run_server(port: int, handler: Handler, interface: str = "") -> None:
-    """Serve until SIGTERM or SIGINT; blocks. `port` 0 picks a free one.
+    """Serve until SIGTERM, SIGINT or SIGHUP; blocks. `port` 0 picks a free one.
 
     Prints one line that says where, with which protocol version and backend. CannotListenError when the port
-    is taken. Also for a process of its own: `multiprocessing.Process(target=run_server, args=...)`.
+    is taken. RuntimeError when a reactor has run in this process: it runs once. So give each server a process of its
+    own, `multiprocessing.Process(target=run_server, args=...)` with any start method, or have several on one reactor
+    with `listen`. Afterwards the handlers of signals are those of before. In a thread that is not the main one it
+    hears no signals: `reactor.callFromThread(reactor.stop)` ends it there.
     """
     from twisted.internet import reactor
 
+    check_can_run(reactor)
     service = DBService(tcp_endpoint(reactor, port, interface), DBFactory(handler))
     run_service(service, reactor)
 
 
+def check_can_run(reactor: Any) -> None:
+    """RuntimeError for a reactor that runs or has run, before anything is made that needs it."""
+    state = "is running" if reactor.running else "has run"
+    # Twisted does not tell it in public, and raises the like only once the port is bound.
+    if reactor.running or getattr(reactor, "_startedBefore", False):
+        raise RuntimeError(
+            f"Twisted's reactor {state} in this process already, and it runs only once: start each server in a process "
+            "of its own, such as multiprocessing.get_context('spawn').Process(target=run_server, ...), "
+            "or call discosbackend.server.listen() for each of several servers on one reactor"
+        )
+
+
 def run_service(service: DBService, reactor: Any) -> None:
     """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
+    check_can_run(reactor)
     ports: list[IListeningPort] = []
     problems: list[Failure] = []
-    signals = _StopSignals(reactor)
+    with kept(), _stop_signals(service, reactor) as signals:
+        service.startService()
+        service.listening.addCallbacks(ports.append, problems.append)
+        if problems:
+            problems[0].raiseException()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        reactor.callWhenRunning(signals.install)
+        for port in ports:
+            # Not before the signals are ours: who reads this may send one at once.
+            reactor.callWhenRunning(_announce, service, port)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
+        try:
+            reactor.run(installSignalHandlers=_in_main_thread())
+        finally:
+            sys.setswitchinterval(interval)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
+    """The handlers of the signals that stop a service, and what ends the process where they cannot."""
+    if not _in_main_thread():
+        yield _StopSignals(reactor)
+        return
+    from twisted.internet.process import reapAllProcesses
+
+    forced = ForcedExit(
+        service.longest_stop,
+        child_ended=lambda: reactor.callFromThread(reapAllProcesses),
+        handler=_StopSignals._stop,  # noqa: SLF001  # of this module
+    )
+    signals = _StopSignals(reactor, forced)
     signals.install()
-    service.startService()
-    service.listening.addCallbacks(ports.append, problems.append)
-    if problems:
-        problems[0].raiseException()
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.callWhenRunning(signals.install)
-    for port in ports:
-        # Not before the signals are ours: who reads this may send one at once.
-        reactor.callWhenRunning(_announce, service, port)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
+    reactor.addSystemEventTrigger("before", "shutdown", forced.extend, service.longest_stop + _THREADS)
     try:
-        reactor.run()
+        yield signals
     finally:
-        sys.setswitchinterval(interval)
+        forced.close()
 
 
 class _StopSignals:
-    """Goes down on the first SIGTERM or SIGINT, from the very start; a second one finds that under way already."""
+    """Goes down on the first signal of ENDING, from the very start; later ones find that under way already.
 
-    def __init__(self, reactor: Any) -> None:
+    One that is ignored stays so, and so does a handler of the program's own for SIGHUP, at which many a program
+    reads its settings anew.
+    """
+
+    def __init__(self, reactor: Any, forced: ForcedExit | None = None) -> None:
         self._reactor = reactor
+        self._forced = forced
         self._stopping = False
+        self._process = os.getpid()
+        self._ours = heard()
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL and signal.SIGHUP in self._ours:
+            self._ours.remove(signal.SIGHUP)
+        self._ignored = set(ENDING) - set(heard())
 
     def install(self) -> None:
         """Handle the signals from now on: before the reactor runs, and again then, since it takes them too."""
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             # Whoever runs a reactor in another thread has the signals as well.
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._ours:
                 signal.signal(number, self._stop)
+            for number in self._ignored:
+                signal.signal(number, signal.SIG_IGN)
+            if self._forced is not None:
+                self._forced.hear()
         if self._stopping and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
 
     def _stop(self, number: int, _: Any) -> None:
+        if os.getpid() != self._process:
+            # A process that the backend has forked, which is no server.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         name = signal.Signals(number).name
-        logger.info("%s: %s", name, "stopping already" if self._stopping else "stopping")
-        if not self._stopping and self._reactor.running:
+        first, self._stopping = not self._stopping, True
+        if first and self._forced is not None:
+            self._forced.begin()
+        logger.info("%s: %s", name, "stopping" if first else "stopping already")
+        if first and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
-        self._stopping = True
 
 
 def _announce(service: DBService, port: IListeningPort) -> None:

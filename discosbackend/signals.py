@@ -1,7 +1,7 @@
 """Signals that end a program: one list for all of them, and how a program hears them.
 
 What a server does then is server's business; how it is ended when it does not come to its end by itself is in
-forced_end.
+forced_exit.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class InMemory(MemoryReactorClock):
         listening._hostAddress = IPv4Address("TCP", interface, port or 49152)
         return listening
 
-    def run(self) -> NoReturn:
+    def run(self, installSignalHandlers: bool = True) -> NoReturn:  # noqa: N803  # as Twisted calls it
         """Call what was to be called when it runs, and in its first turn."""
         self.running = self.hasRun = True
         for function, arguments, options in self.whenRunningHooks:

@@ -401,7 +401,7 @@ class RunServerTests(unittest.TestCase):
         class Asked(InMemory):
             reply = b""
 
-            def run(self) -> NoReturn:
+            def run(self, installSignalHandlers: bool = True) -> NoReturn:  # noqa: N803  # as Twisted calls it
                 self.reply = Connection(cast(Any, self.tcpServers[0][1])).ask(b"?get-configuration\r\n")
                 super().run()
 

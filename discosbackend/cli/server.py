@@ -60,7 +60,7 @@ Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Serve until SIGTERM or SIGINT. Exit status 0 then, 1 when it cannot serve, 2 for a wrong command line."""
+    """Serve until a signal ends it. Exit status 0 then, 1 when it cannot serve, 2 for an invalid command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list is not None or options.show is not None:
