@@ -49,6 +49,9 @@ REPLY_LIMIT = 511
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
+# Attributes of a DBProtocolHandler that another process, or a copy, needs one of its own of.
+_OF_A_PROCESS = frozenset(("_scheduler", "_warned_of_commas", "_seen", "_asked", "_bound", "commands"))
+
 # What a method returns is mostly of these types: quicker to see than that a type has no __await__.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
@@ -171,6 +174,13 @@ class DBProtocolHandler(Handler):
         self.reply_limit = reply_limit
         self._command_timeout = command_timeout
         self._given_reactor = reactor
+        self._prepare()
+        if unknown := sorted(set(self._timeouts) - set(self.commands)):
+            raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
+
+    def _prepare(self) -> None:
+        """Make what belongs to this process: commands, and the lanes and threads in which they run."""
+        reactor = self._given_reactor
         # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
@@ -179,8 +189,27 @@ class DBProtocolHandler(Handler):
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
-        if unknown := sorted(set(self._timeouts) - set(self.commands)):
-            raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
+        self._bound = dict(self.commands)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was made with, to be pickled or copied before it serves; `commands` as its user has left them."""
+        state = {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
+        bound = {id(command): name for name, command in self._bound.items()}
+        # Of a command that was bound here, under whatever name, the name by which the other one has bound it.
+        state["commands"] = {
+            name: (bound.get(id(function)), None if id(function) in bound else function)
+            for name, function in self.commands.items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        commands = state.pop("commands")
+        vars(self).update(state)
+        self._prepare()
+        self.commands = {
+            name: function if own_name is None else self._bound[own_name]
+            for name, (own_name, function) in commands.items()
+        }
 
     # -- which method answers which command -----------------------------------------------------------
 

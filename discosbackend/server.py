@@ -26,6 +26,7 @@ from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
+from discosbackend.reactors import check_can_run, own_after_fork
 from discosbackend.signals import ENDING, heard, kept
 from discosbackend.toml import did_you_mean
 
@@ -231,21 +232,10 @@ def run_server(port: int, handler: Handler, interface: str = "") -> None:
     run_service(service, reactor)
 
 
-def check_can_run(reactor: Any) -> None:
-    """RuntimeError for a reactor that runs or has run, before anything is made that needs it."""
-    state = "is running" if reactor.running else "has run"
-    # Twisted does not tell it in public, and raises the like only once the port is bound.
-    if reactor.running or getattr(reactor, "_startedBefore", False):
-        raise RuntimeError(
-            f"Twisted's reactor {state} in this process already, and it runs only once: start each server in a process "
-            "of its own, such as multiprocessing.get_context('spawn').Process(target=run_server, ...), "
-            "or call discosbackend.server.listen() for each of several servers on one reactor"
-        )
-
-
 def run_service(service: DBService, reactor: Any) -> None:
     """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
     check_can_run(reactor)
+    own_after_fork(reactor)
     ports: list[IListeningPort] = []
     problems: list[Failure] = []
     with kept(), _stop_signals(service, reactor) as signals:

@@ -304,17 +304,5 @@ class AddressTests(unittest.TestCase):
             Client("::1", port)
 
 
-class PrintedTests(ClientTests):
-    """What a terminal would obey is not printed raw."""
-
-    def test_control_characters_of_a_server(self) -> None:
-        sent = b"!status,ok,1795466385.7947171,\x9b31m\x07caf\xe9\x85,0\r\n"
-        port = self.serve(lambda peer: (peer.send(GREETING), peer.answer(sent)))
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output), self.assertRaises(SystemExit):
-            command_line.main([f"127.0.0.1:{port}", "status"])
-        self.assertEqual(output.getvalue(), "!status,ok,1795466385.7947171,\\x9b31m\\x07caf\xe9\\x85,0\n")
-
-
 if __name__ == "__main__":
     unittest.main()
