@@ -29,6 +29,7 @@ from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, own_after_fork
 from discosbackend.signals import ENDING, heard, kept
 from discosbackend.toml import did_you_mean
+from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
 __all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "endpoint_from", "listen", "run_server", "tcp_endpoint"]
 
@@ -216,7 +217,7 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
-def run_server(port: int, handler: Handler, interface: str = "") -> None:
+def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; blocks. `port` 0 picks a free one.
 
     Prints one line that says where, with which protocol version and backend. CannotListenError when the port
@@ -224,18 +225,21 @@ def run_server(port: int, handler: Handler, interface: str = "") -> None:
     own, `multiprocessing.Process(target=run_server, args=...)` with any start method, or have several on one reactor
     with `listen`. Afterwards the handlers of signals are those of before. In a thread that is not the main one it
     hears no signals: `reactor.callFromThread(reactor.stop)` ends it there.
+
+    A method that keeps everybody waiting for `watchdog` seconds is named in the log; 0 for no such watch.
     """
     from twisted.internet import reactor
 
     check_can_run(reactor)
     service = DBService(tcp_endpoint(reactor, port, interface), DBFactory(handler))
-    run_service(service, reactor)
+    run_service(service, reactor, watchdog=watchdog)
 
 
-def run_service(service: DBService, reactor: Any) -> None:
+def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) -> None:
     """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
     check_can_run(reactor)
     own_after_fork(reactor)
+    dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
     ports: list[IListeningPort] = []
     problems: list[Failure] = []
     with kept(), _stop_signals(service, reactor) as signals:
@@ -245,6 +249,7 @@ def run_service(service: DBService, reactor: Any) -> None:
             problems[0].raiseException()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
         reactor.callWhenRunning(signals.install)
+        reactor.callWhenRunning(dog.begin)
         for port in ports:
             # Not before the signals are ours: who reads this may send one at once.
             reactor.callWhenRunning(_announce, service, port)
@@ -253,6 +258,7 @@ def run_service(service: DBService, reactor: Any) -> None:
         try:
             reactor.run(installSignalHandlers=_in_main_thread())
         finally:
+            dog.end()
             sys.setswitchinterval(interval)
 
 

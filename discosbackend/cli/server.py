@@ -29,6 +29,7 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
+from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
@@ -179,6 +180,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="time for running commands to finish when told to stop (default: %(default)g)",
     )
     how.add_argument(
+        "--watchdog",
+        metavar="SECONDS",
+        type=_seconds,
+        default=LIMIT,
+        help="log which method keeps everybody waiting for so long, 0 for none (default: %(default)g)",
+    )
+    how.add_argument(
         "--log-level",
         choices=LOG_LEVELS,
         default="info",
@@ -245,7 +253,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
-        run_service(service, reactor)
+        run_service(service, reactor, watchdog=options.watchdog)
     except Exception as problem:
         if channel is not None:
             channel.close()
