@@ -66,6 +66,10 @@ class Backend:
     run, nobody else is answered.
     """
 
+    greeting_delay: float = 0.0
+    """After how many seconds of silence a client is greeted; 0 is at once. Clients that do not read the greeting when
+    they reconnect, SARDARA's and SKARAB's, want 5 (protocol section 9.2)."""
+
     # -- clock and state: lane `reads`, never kept waiting by another client --------------------------
 
     def status(self) -> Result:

@@ -6,7 +6,9 @@ those who have an application. What happens on a connection is protocol's busine
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import os
 import signal
 import sys
@@ -31,7 +33,16 @@ from discosbackend.signals import ENDING, heard, kept
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
-__all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "endpoint_from", "listen", "run_server", "tcp_endpoint"]
+__all__ = [
+    "BACKLOG",
+    "DEFAULT_PORT",
+    "DBService",
+    "endpoint_from",
+    "greeting_delay_of",
+    "listen",
+    "run_server",
+    "tcp_endpoint",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -208,12 +219,31 @@ def _why_no_endpoint(kind: str, problem: Exception) -> str:
     return f"write it such as {_EXAMPLES[kind]}"
 
 
+_MISSING = object()
+
+
+def greeting_delay_of(handler: Handler) -> float:
+    """The `greeting_delay` of a handler's backend, 0 where it has none. ValueError for one that is none."""
+    backend = getattr(handler, "backend", None)
+    # Statically, because an attribute may be a proxy that asks the hardware for whatever it has not.
+    if inspect.getattr_static(backend, "greeting_delay", _MISSING) is _MISSING:
+        return 0.0
+    delay = cast(Any, backend).greeting_delay
+    try:
+        if 0 <= delay < math.inf:
+            return float(delay)
+    except TypeError:
+        # Said below.
+        pass
+    raise ValueError(f"{type(backend).__name__}.greeting_delay must be a number of seconds, 0 or more, not {delay!r}")
+
+
 def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
     """Listen in a reactor that is yours; its `getHost().port` says where if `port` is 0.
 
     Stop with `stopListening()`. CannotListenError when the port is taken.
     """
-    factory = DBFactory(handler, reactor=reactor)
+    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler), reactor=reactor)
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
@@ -231,7 +261,8 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
     from twisted.internet import reactor
 
     check_can_run(reactor)
-    service = DBService(tcp_endpoint(reactor, port, interface), DBFactory(handler))
+    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler))
+    service = DBService(tcp_endpoint(reactor, port, interface), factory)
     run_service(service, reactor, watchdog=watchdog)
 
 

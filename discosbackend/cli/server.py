@@ -26,6 +26,7 @@ from discosbackend.server import (
     STOP_TIMEOUT,
     DBService,
     endpoint_from,
+    greeting_delay_of,
     run_service,
     tcp_endpoint,
 )
@@ -161,9 +162,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--greeting-delay",
         metavar="SECONDS",
         type=_seconds,
-        default=0.0,
-        help="greet a client only if it stays silent so long (default: %(default)g; 5 suits clients "
-        "that never read the greeting when they reconnect, MISTRAL needs 0)",
+        help="greet a client only if it stays silent so long (default: the backend's greeting_delay, or 0; 5 suits "
+        "clients that never read the greeting when they reconnect, MISTRAL needs 0)",
     )
     how.add_argument(
         "--reply-limit",
@@ -239,11 +239,12 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         handler = DBProtocolHandler(
             backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
         )
+        delay = greeting_delay_of(handler) if options.greeting_delay is None else options.greeting_delay
     except Exception as problem:
         raise CannotServe(f"{type(backend).__name__} cannot be served: {in_one_line(problem)}") from problem
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
-    factory = make(handler, greeting_delay=options.greeting_delay)
+    factory = make(handler, greeting_delay=delay)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
