@@ -225,7 +225,12 @@ def blocking(method: Any = None, /, *, lock: str = "") -> Any:
     """
 
     def mark(function: Any) -> Any:
-        if inspect.iscoroutinefunction(function) or not callable(function):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is `async def`, which waits without blocking: leave out @blocking, "
+                "or write `def` if it calls what blocks"
+            )
+        if not callable(function):
             raise TypeError(f"@blocking is for ordinary methods, which {function!r} is not")
         _marked(function).__discos_blocking__ = Blocking(lock)
         return function

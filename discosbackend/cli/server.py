@@ -7,6 +7,7 @@ and what is served then is in simulated, which is loaded only for that; a class 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-server",
+        # A complaint follows it: all options would be twelve lines.
+        usage="%(prog)s [--simulate INSTRUMENT | --backend MODULE:NAME] [--help] [other options]",
         description="Serve a backend over the DISCOS backend protocol.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -113,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--backend",
         metavar="MODULE:NAME",
-        help="a class, called without arguments, or an instance; the current folder is searched too",
+        help="a class or function, called without arguments, or an instance; the current folder is searched too",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -258,7 +261,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
     except Exception as problem:
         if channel is not None:
             channel.close()
-        raise CannotServe(f"cannot listen: {in_one_line(problem)}") from problem
+        raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
@@ -275,6 +278,31 @@ def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerE
             raise CannotServe(f"--listen {options.listen!r} is no endpoint: {problem}") from problem
     pausable_endpoint = getattr(factory, "pausable_endpoint", None)
     return endpoint if pausable_endpoint is None else cast("IStreamServerEndpoint", pausable_endpoint(endpoint))
+
+
+def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
+    """One sentence: where, why, and what to do."""
+    reason = getattr(problem, "socketError", problem)
+    number = getattr(reason, "errno", None)
+    if number is None:
+        return f"cannot listen: {in_one_line(problem)}"
+    where = options.listen
+    if where is None:
+        host = options.interface or "127.0.0.1"
+        host = f"[{host}]" if ":" in host else host
+        where = f"{host}:{DEFAULT_PORT if options.port is None else options.port}"
+    advice = _ADVICE.get(number, "")
+    if number == errno.EADDRINUSE and options.listen is None:
+        advice += " port with --port; 0 finds a free one"
+    return f"cannot listen on {where}: {os.strerror(number)}{advice and f': {advice}'}"
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "stop the program that listens there, perhaps an earlier server, or choose another",
+    errno.EADDRNOTAVAIL: "this host does not have it; --interface 0.0.0.0 listens on all that it has",
+    errno.EACCES: "a port below 1024 is for root, a socket needs a folder that may be written to",
+    errno.ENOENT: "make its folder first",
+}
 
 
 def _say(line: str) -> None:
