@@ -17,6 +17,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
+    INegotiated,
     IPushProducer,
     ITCPTransport,
 )
@@ -26,7 +27,7 @@ from zope.interface import implementer
 
 from discosbackend.descriptors import DescriptorWatch
 from discosbackend.errors import GrammarException, HandlerException
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
 from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler, Handler
 from discosbackend.log import address_text
@@ -44,6 +45,8 @@ STOPPING = "server is stopping"
 # A client without a backlog gets so many lines answered at once, even while others have one: it took the
 # p99 of a polite client beside 50 pipelining ones from 48 ms to 2.5 ms.
 _AT_ONCE = 4
+# Seconds for a browser to read why nothing that it sent is looked at.
+_LINGER = 1.0
 # Seconds for the LF that belongs to a CR to arrive.
 _CR_PATIENCE = 5.0
 # Bytes of requests that wait for their turn, from which on no more are read.
@@ -93,12 +96,17 @@ class DBProtocol(Protocol):
         self._pending: _Pending | None = None
         self._out: list[bytes] | None = None
         self._greeting: Any = None
+        self._produces = False
         self._output_full = False
         self._reading = True
         self._half_closed = False
         # While the last byte was a CR, and whether the log has been told of such.
         self._cr_timer: Any = None
         self._cr_told = False
+        # Behind a line of HTTP: nothing more is looked at, our half is closed, the rest soon after.
+        self._refusing = False
+        self._linger: Any = None
+        self._all_sent = False
         self._closing = False
         self._lost = False
         self.queued = False
@@ -129,6 +137,7 @@ class DBProtocol(Protocol):
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
+        self._produces = True
         self.factory.connections.add(self)
         logger.debug("%s connected", self.peer)
         if self.factory.greeting_delay > 0:
@@ -139,6 +148,8 @@ class DBProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Cut what was read into lines; answer them at once if they are few, else when it is their turn."""
         splitter = self._splitter
+        if self._refusing:
+            return
         lines = splitter.feed(data)
         if splitter.rest or splitter.bare_cr or self._cr_timer is not None:
             self._watch_cr()
@@ -163,7 +174,8 @@ class DBProtocol(Protocol):
         self._close_if_idle()
 
     def writeConnectionLost(self) -> None:
-        """Our half was closed: nothing that this protocol does by itself."""
+        """Our half is closed: what was written has been sent."""
+        self._all_sent = True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone: that cancels nothing, what it asked for is carried out without replies."""
@@ -171,6 +183,8 @@ class DBProtocol(Protocol):
         self._output_full = False
         self._cancel_greeting()
         self._end_cr()
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
         if reason.check(ConnectionDone):
             logger.debug("%s disconnected", self.peer)
         else:
@@ -268,7 +282,7 @@ class DBProtocol(Protocol):
                 self._update_read_pause()
             if self._greeting is not None and not self._greeting.active():
                 self._greet()
-            if self._half_closed or self._lost or self.factory.finishing is not None:
+            if self._half_closed or self._refusing or self._lost or self.factory.finishing is not None:
                 self._close_if_idle()
 
     def _handle_irregular_line(self, line: bytes) -> None:
@@ -291,6 +305,8 @@ class DBProtocol(Protocol):
         else:
             self._cancel_greeting()
             self.lineReceived(line)
+        if line[:1].isalpha() and is_http(line):
+            self._refuse_rest(line)
 
     def lineReceived(self, line: bytes) -> None:
         """Answer one line, which has its end and telnet's negotiation removed and is no reply."""
@@ -391,17 +407,53 @@ class DBProtocol(Protocol):
             self.factory.connections.discard(self)
         elif self._half_closed and self._greeting is None:
             self.close()
+        elif self._refusing and self._linger is None and not self._closing:
+            self._close_sending()
         self.factory.on_idle()
+
+    def _refuse_rest(self, line: bytes) -> None:
+        """Look at nothing that a browser sends behind a line of HTTP: a web page may have written it.
+
+        What still comes is read and dropped: left unread it would cause a reset, which destroys the reply.
+        """
+        text = "%s speaks HTTP, nothing behind this line is looked at: %r"
+        self.factory.rate_limited_logger.log(logging.WARNING, "HTTP", text, self.peer, line[:80].decode("latin-1"))
+        self._refusing = True
+        self._at = len(self._lines)
+        if self._cr_timer is not None:
+            self._cr_timer.cancel()
+            self._cr_timer = None
+
+    def _close_sending(self) -> None:
+        """Close our half once the replies have been sent, and the rest when the peer does, or in a second."""
+        transport = self._transport()
+        self._linger = self.factory.reactor.callLater(_LINGER, self._end_linger)
+        if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):  # zope's own
+            self._unregister()
+            transport.loseWriteConnection()
+        else:
+            # TLS knows no half-closed connection.
+            self.close()
+
+    def _end_linger(self) -> None:
+        if self._all_sent:
+            self.close()
+        else:
+            self.abort()
 
     def close(self) -> None:
         """Close once what was written has been sent."""
         self._cancel_greeting()
         if not self._lost and not self._closing:
             self._closing = True
-            transport = self._transport()
-            # With a producer registered the transport would wait for it to end.
-            transport.unregisterProducer()
-            transport.loseConnection()
+            self._unregister()
+            self._transport().loseConnection()
+
+    def _unregister(self) -> None:
+        """Produce no more: with a producer registered the transport would wait for it to end before it closes."""
+        if self._produces:
+            self._produces = False
+            self._transport().unregisterProducer()
 
     def abort(self) -> None:
         """Close at once: the client does not read what was written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import multiprocessing
 import os
@@ -573,6 +574,32 @@ class StopSignalsTests(unittest.TestCase):
         self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
         self.assertIn("SIGINT: stopping", logs.output[0])
         self.assertIn("SIGTERM: stopping already", logs.output[1])
+
+
+class HttpTests(unittest.TestCase):
+    """A browser that was led to the port, on real sockets."""
+
+    def test_a_page_cannot_command_the_instrument(self) -> None:
+        with served() as server:
+            for body in (b"?start\r\n", b"?start\r\n" * 100_000):
+                with self.subTest(len(body)), socket.create_connection(server.address, PATIENCE) as connection:
+                    head = b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n" % (b"x" * 20, len(body))
+                    connection.sendall(head + body)
+                    received = b""
+                    while chunk := connection.recv(65536):
+                        received += chunk
+                self.assertRegex(received, rb"\A!version,ok,1.4\r\n!undefined,invalid,[^\r]*'P'[^\r]*\r\n\Z")
+                with server.connect() as connection:
+                    self.assertRegex(ask(connection, b"?status")[0], rb",ok,0\r\n\Z")
+
+    def test_an_http_client_gets_an_answer(self) -> None:
+        with served() as server:
+            host, port = server.address
+            connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+            connection.request("POST", "/", b"?start\r\n")
+            with self.assertRaises(http.client.BadStatusLine):
+                connection.getresponse()
+            connection.close()
 
 
 class UnixSocketTests(unittest.TestCase):
