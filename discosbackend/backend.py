@@ -247,6 +247,7 @@ def command(
     lane: str = "device",
     timeout: float | None = None,
     help: str = "",  # noqa: A002  # the word that argparse uses for it too
+    changes: bool | None = None,
 ) -> Callable[[MethodT], MethodT]:
     """Make a method answer a command of the backend's own, on the same footing as the built-in rows.
 
@@ -254,7 +255,8 @@ def command(
         def vna_sweep(self, power=-10.0): ...
 
     `reply` lists the fields of the `ok` reply, `lane` is "reads", "device" or "files" (protocol section 6.1),
-    `timeout` its time limit in seconds. An optional argument that is left out is not passed.
+    `timeout` its time limit in seconds. An optional argument that is left out is not passed. `changes` is whether
+    the command changes something, so that the log says who gave it; what is not a read does, unless it is False.
     ValueError for a name that the grammar or the protocol's own table rules out, TypeError for what is no
     name, Argument or Field.
     """
@@ -263,7 +265,7 @@ def command(
     if name in COMMANDS:
         row = COMMANDS[name]
         raise ValueError(f"{name!r} is the protocol's own command: define a method {row.method}() instead")
-    row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help)
+    row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help, changes=changes)
 
     def mark(function: MethodT) -> MethodT:
         _marked(function).__discos_command__ = row

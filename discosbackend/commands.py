@@ -99,8 +99,9 @@ class Command:
 
     `timeout` is this command's time limit in seconds, None for the handler's; `since` the protocol version
     that brought it, or the clients that use it. `together`: the optional arguments come all or not at all.
-    `missing` is the reason when a needed argument is absent. ValueError or TypeError for a row that no server
-    could serve.
+    `missing` is the reason when a needed argument is absent. `changes`: whether it changes something, which is
+    logged; what is not a read does, unless this says otherwise, as for measurements. ValueError or TypeError for a
+    row that no server could serve.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Command:
     method: str = ""
     together: bool = False
     missing: str = ""
+    changes: bool | None = None
     needed: int = field(init=False, repr=False, compare=False)
     """How many arguments must be there."""
 
@@ -136,6 +138,10 @@ class Command:
         if any(field.repeated for field in self.reply[:-1]):
             raise ValueError(f"{self.name}: only the last reply field can be repeated")
         object.__setattr__(self, "needed", optional.count(False))
+        if self.changes is None:
+            object.__setattr__(self, "changes", self.lane != "reads")
+        elif not isinstance(self.changes, bool):
+            raise TypeError(f"changes of {self.name} must be True or False, not {self.changes!r}")
         if not self.method:
             object.__setattr__(self, "method", self.name.replace("-", "_"))
 
@@ -245,12 +251,14 @@ _ROWS = (
         reply=(Field("tpi", "float", "counts", repeated=True),),
         since="1.0",
         together=True,
+        changes=False,
         help="Total power of each input, over a band or, with `0,0` or nothing, over the whole one.",
     ),
     Command(
         "get-tp0",
         reply=(Field("tp0", "float", "counts", repeated=True),),
         since="1.0",
+        changes=False,
         help="Total power of each input when it is terminated: the zero level.",
     ),
     Command("time", reply=(_NOW,), lane="reads", since="1.0", help="The backend's clock."),
@@ -321,12 +329,14 @@ _ROWS = (
         "get-rms",
         reply=(Field("rms", "float", "counts", repeated=True),),
         since=_CLIENTS,
+        changes=False,
         help="The rms of each input's sampler.",
     ),
     Command(
         "get-ddcoffset",
         reply=(Field("offset", "float", "MHz"),),
         since="client library",
+        changes=False,
         help="The offset of the digital down-converter.",
     ),
     Command(

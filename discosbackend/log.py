@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, TextIO
 
 __all__ = ["LineFormatter", "LogWriter", "address_text", "log_to_stderr", "log_what_python_prints", "printable"]
+__all__ += ["shown_arguments"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _PAUSE = 0.01
 _ATOMIC = 512
 
 _INDENT = "    "
+_LONGEST_SHOWN = 80
 _GAP = "%d lines of this log were dropped: they could not be written"
 
 
@@ -53,6 +55,15 @@ def printable(text: str) -> str:
         each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode("ascii")
         for each in text
     )
+
+
+def shown_arguments(request: bytes) -> str:
+    """What stands behind the command's name in a request, for a log line: ": 'SK00'", "" if nothing does."""
+    _, comma, rest = request.partition(b",")
+    if not comma:
+        return ""
+    text = rest[:_LONGEST_SHOWN].decode("latin-1") + "..." * (len(rest) > _LONGEST_SHOWN)
+    return f": {text!r}"
 
 
 def address_text(address: Any) -> str:

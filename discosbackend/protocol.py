@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import count
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -25,18 +26,21 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from discosbackend.commands import COMMANDS
 from discosbackend.descriptors import DescriptorWatch
 from discosbackend.errors import GrammarException, HandlerException
+from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
-from discosbackend.grammar import FAIL, REQUEST, Message, parse_request
-from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler, Handler
-from discosbackend.log import address_text
+from discosbackend.grammar import INVALID, OK, REQUEST, Message, named_in, parse_request
+from discosbackend.handlers import REPLY_LIMIT, BackendCommand, DBProtocolHandler, Handler
+from discosbackend.log import address_text, shown_arguments
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.replies import GREETING, UNEXPECTED, Replies
 from discosbackend.round_robin import RoundRobin
 from discosbackend.scheduler import deferred_of
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["GREETING", "UNEXPECTED", "DBFactory", "DBProtocol", "Exchange"]
+__all__ = ["GREETING", "UNEXPECTED", "ConnectionEvent", "DBFactory", "DBProtocol", "Exchange"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +55,6 @@ _LINGER = 1.0
 _CR_PATIENCE = 5.0
 # Bytes of requests that wait for their turn, from which on no more are read.
 _BACKLOG = 16384
-
-
-class Exchange(NamedTuple):
-    """One request and what became of it, as DBFactory.listeners are told.
-
-    `reply` is None for a line that gets none; `seconds` is the time from reading the line to its reply.
-    """
-
-    peer: str
-    request: bytes
-    reply: bytes | None
-    seconds: float
 
 
 # The transports of local sockets claim to be TCP's too.
@@ -100,6 +92,8 @@ class DBProtocol(Protocol):
         self._output_full = False
         self._reading = True
         self._half_closed = False
+        self._peer = self.host = "nobody"
+        self._number = 0
         # While the last byte was a CR, and whether the log has been told of such.
         self._cr_timer: Any = None
         self._cr_told = False
@@ -121,16 +115,17 @@ class DBProtocol(Protocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end, for the log."""
-        if self.transport is None:
-            return "nobody"
-        return address_text(self.transport.getPeer())
+        """Who is at the other end, for the log and the listeners."""
+        return self._peer
 
     # -- the transport's side -------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Greet, now or later, and ask the transport to say when its buffer is full."""
         transport = self._transport()
+        self._peer = address_text(transport.getPeer())
+        self.host = self._peer.rpartition(":")[0] or self._peer
+        self._number = next(self.factory.numbers)
         is_tcp = ITCPTransport.providedBy(transport)  # zope's own
         if is_tcp and isinstance(transport.getPeer(), _TCP):
             # Clients are silent for hours, and a telescope's network loses some of them.
@@ -140,6 +135,8 @@ class DBProtocol(Protocol):
         self._produces = True
         self.factory.connections.add(self)
         logger.debug("%s connected", self.peer)
+        if self.factory.listeners:
+            self.factory.notify(ConnectionEvent(self._number, self._peer, Ticks.now(), "open"))
         if self.factory.greeting_delay > 0:
             self._greeting = self.factory.reactor.callLater(self.factory.greeting_delay, self._greet)
         else:
@@ -196,6 +193,8 @@ class DBProtocol(Protocol):
                 reason.getErrorMessage(),
                 window=MINUTE,
             )
+        if self.factory.listeners:
+            self.factory.notify(ConnectionEvent(self._number, self._peer, Ticks.now(), "close"))
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()
 
@@ -296,12 +295,12 @@ class DBProtocol(Protocol):
                 logging.INFO, "not a request", "%s sent no request: %r", self, line[:80]
             )
             if self.factory.listeners:
-                self._notify(line, None, perf_counter())
+                self._notify("", line, None, perf_counter())
         elif isinstance(line, LongLine):
             self._cancel_greeting()
             problem = f"line longer than {LONGEST_LINE} bytes"
-            reply = self.factory.replies.invalid(line.decode("latin-1"), problem, self)
-            self._finish(line, reply, perf_counter())
+            text = line.decode("latin-1")
+            self._finish(named_in(text), line, self.factory.replies.invalid(text, problem, self), perf_counter())
         else:
             self._cancel_greeting()
             self.lineReceived(line)
@@ -316,19 +315,19 @@ class DBProtocol(Protocol):
         try:
             name, arguments = parse_request(text)
         except GrammarException as problem:
-            self._finish(line, factory.replies.invalid(text, str(problem), self), began)
+            self._finish(named_in(text), line, factory.replies.invalid(text, str(problem), self), began)
             return
         try:
             if factory.stopping:
                 raise HandlerException(STOPPING)
             result = factory.ask(name, arguments)
         except BaseException as problem:  # noqa: BLE001  # one reply, whatever it is
-            self._finish(line, factory.replies.answer(name, problem, self), began)
+            self._finish(name, line, factory.replies.answer(name, problem, self, line, began), began)
             return
         if not isinstance(result, (list, Message)) and hasattr(type(result), "__await__"):
             self._wait_for(result, name, line, began)
         else:
-            self._finish(line, factory.replies.answer(name, result, self), began)
+            self._finish(name, line, factory.replies.answer(name, result, self, line, began), began)
 
     def sendLine(self, line: bytes) -> None:
         """Send one line; its CR LF is added here, and the replies of a turn are joined into one write."""
@@ -347,20 +346,30 @@ class DBProtocol(Protocol):
         if self._pending is not pending:
             return
         self._pending = None
-        reply = self.factory.replies.answer(pending.name, outcome, self)
-        self._finish(pending.line, reply, pending.began)
+        reply = self.factory.replies.answer(pending.name, outcome, self, pending.line, pending.began)
+        self._finish(pending.name, pending.line, reply, pending.began)
         if self._out is None:
             self.factory.round_robin.enqueue(self)
             self._close_if_idle()
 
-    def _finish(self, line: bytes, reply: bytes, began: float) -> None:
+    def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Send the one reply to a request: every way out of a request ends here."""
         self.sendLine(reply)
-        if self.factory.listeners:
-            self._notify(line, reply, began)
+        factory = self.factory
+        if name not in factory.reads or factory.listeners:
+            self._notify(name, line, reply, began)
 
-    def _notify(self, line: bytes, reply: bytes | None, began: float) -> None:
-        self.factory.notify(Exchange(self.peer, line, reply, perf_counter() - began))
+    def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
+        """Log what was changed, and tell the listeners, if there are any."""
+        seconds = perf_counter() - began
+        code = "" if reply is None else reply.split(b",", 2)[1].decode("latin-1")
+        changes = name not in self.factory.reads and code != INVALID
+        if changes and code == OK and logger.isEnabledFor(logging.INFO):
+            logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
+        if self.factory.listeners:
+            begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
+            exchange = Exchange(self._number, self._peer, begin, line, name, reply, code, changes, seconds)
+            self.factory.notify(exchange)
 
     # -- the greeting, bounds, the end ----------------------------------------------------------------
 
@@ -467,7 +476,8 @@ class DBProtocol(Protocol):
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._finish(pending.line, self.factory.replies.refusal(pending.name, FAIL, STOPPING), pending.began)
+            reply = self.factory.replies.refused(pending.name, STOPPING, self, pending.line, pending.began)
+            self._finish(pending.name, pending.line, reply, pending.began)
         self._output_full = False
         self.work(len(self._lines))
         return None if pending is None else pending.source
@@ -476,13 +486,23 @@ class DBProtocol(Protocol):
         return self.transport
 
 
+def _reads_of(handler: object) -> frozenset[str]:
+    """The names of the commands that change nothing; of a handler that has no table, by the protocol's own."""
+    reads = {row.name: not row.changes for row in COMMANDS.values()}
+    for name, command in getattr(handler, "commands", {}).items():
+        if isinstance(command, BackendCommand):
+            reads[name] = not command.row.changes
+    return frozenset(name for name, is_read in reads.items() if is_read)
+
+
 class DBFactory(Factory):
     """Makes a DBProtocol for each connection, all on one handler.
 
     `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section
     9.2 says for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners`
-    are called with an Exchange after every line; nobody there costs nothing. `reactor` is where turns
-    and delays are waited for.
+    are called with an Exchange after every line, and with a ConnectionEvent when a connection opens or closes;
+    nobody there costs nothing. Who changed what is logged at `info`. `reactor` is where turns and delays are
+    waited for.
     """
 
     protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted leaves it open
@@ -495,7 +515,10 @@ class DBFactory(Factory):
             raise ValueError(f"greeting_delay must be 0 s or more, not {greeting_delay!r}")
         self._handler = handler
         self.greeting_delay = greeting_delay
-        self.listeners: list[Callable[[Exchange], object]] = []
+        self.listeners: list[Callable[[Any], object]] = []
+        self.numbers = count(1)
+        # Names of commands that change nothing, which are not logged; "" is that of a line that names none.
+        self.reads = _reads_of(handler) | {""}
         self.connections: set[DBProtocol] = set()
         self.stopping = False
         self.stopped: Deferred[Any] = maybeDeferred(lambda: None)
@@ -551,7 +574,7 @@ class DBFactory(Factory):
         protocol.factory = self
         return protocol
 
-    def notify(self, exchange: Exchange) -> None:
+    def notify(self, exchange: Exchange | ConnectionEvent) -> None:
         """Tell the listeners; one that raises is logged and keeps nobody from anything."""
         for listener in tuple(self.listeners):
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = ["MINUTE", "SECOND", "RateLimitedLogger"]
 
@@ -17,6 +17,9 @@ SECOND = 1.0
 MINUTE = 60.0
 
 _AT_MOST = 5
+
+Kind: TypeAlias = "str | tuple[str, ...]"
+"""What is counted together, in words."""
 
 # Kinds that are told apart at a time. A peer that makes up names must not fill the memory.
 _KINDS = 1000
@@ -53,15 +56,15 @@ class RateLimitedLogger:
         call_later: Callable[..., Any],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._logger = logger
+        self.logger = logger
         self._call_later = call_later
         self._monotonic = monotonic
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: dict[Kind, _Kind] = {}
 
     def log(
         self,
         level: int,
-        kind: str,
+        kind: Kind,
         text: str,
         *args: object,
         exc_info: Any = None,
@@ -69,19 +72,25 @@ class RateLimitedLogger:
         at_most: int = _AT_MOST,
     ) -> None:
         """Log `text` with lazy `args`, unless this kind has had its lines for this `window`, in seconds."""
-        if not self._logger.isEnabledFor(level):
-            return
+        if self.admit(level, kind, window, at_most):
+            self.logger.log(level, text, *args, exc_info=exc_info)
+
+    def admit(self, level: int, kind: Kind, window: float = SECOND, at_most: int = _AT_MOST) -> bool:
+        """Whether a line of this kind is to be logged now; if not, it is counted. For lines that cost more to make."""
+        if not self.logger.isEnabledFor(level):
+            return False
         now = self._monotonic()
         found = self._kinds.get(kind)
         if found is None or found.is_over(now):
             kind, found = self._begin(kind, _Kind(now, level, window, at_most))
         found.count += 1
         if found.count <= found.at_most:
-            self._logger.log(level, text, *args, exc_info=exc_info)
-        elif found.timer is None:
+            return True
+        if found.timer is None:
             found.timer = self._call_later(max(found.began + found.window - now, 0.0), self._log_omitted, kind)
+        return False
 
-    def _begin(self, kind: str, new: _Kind) -> tuple[str, _Kind]:
+    def _begin(self, kind: Kind, new: _Kind) -> tuple[Kind, _Kind]:
         """A new window of this kind; where there are too many kinds, that of all others."""
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             self._kinds = {name: known for name, known in self._kinds.items() if not known.is_over(new.began)}
@@ -92,9 +101,10 @@ class RateLimitedLogger:
         self._kinds[kind] = new
         return kind, new
 
-    def _log_omitted(self, kind: str) -> None:
+    def _log_omitted(self, kind: Kind) -> None:
         found = self._kinds.pop(kind)
-        self._logger.log(found.level, "%d more lines of this kind left out: %s", found.count - found.at_most, kind)
+        words = kind if isinstance(kind, str) else " ".join(kind)
+        self.logger.log(found.level, "%d more lines of this kind left out: %s", found.count - found.at_most, words)
 
     def sum_up(self) -> None:
         """Say now what was left out, since nobody will be there when its window is over."""

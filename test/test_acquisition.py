@@ -1758,8 +1758,8 @@ class Count(logging.Handler):
 class Everything(RateLimitedLogger):
     """Leaves nothing out."""
 
-    def log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None, **_: Any) -> None:
-        self._logger.log(level, text, *args, exc_info=exc_info)
+    def log(self, level: int, kind: Any, text: str, *args: object, exc_info: Any = None, **_: Any) -> None:
+        self.logger.log(level, text, *args, exc_info=exc_info)
 
 
 class AcquisitionMachine(RuleBasedStateMachine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unittest
 from collections.abc import Callable
 from typing import Any
@@ -204,8 +205,8 @@ class TransportTests(unittest.TestCase):
                 self.assertEqual({exchange.peer for exchange in exchanges}, {name})
                 self.assertEqual(str(connection.protocol), name)
                 for record in logs.records:
-                    self.assertTrue(record.getMessage().startswith(f"{name} "), record.getMessage())
-                self.assertEqual(len(logs.records), 4)
+                    self.assertRegex(record.getMessage(), rf"^(x from )?{re.escape(name)} ")
+                self.assertEqual(len(logs.records), 5)
 
     def test_streaming_producer(self) -> None:
         connection = greeted(AlwaysOkHandler())

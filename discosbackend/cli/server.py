@@ -21,7 +21,7 @@ from discosbackend.cli.own_backend import CannotServe, in_one_line, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import log_to_stderr, log_what_python_prints, printable
-from discosbackend.protocol import DBFactory, Exchange
+from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -326,5 +326,8 @@ def _leave_soon() -> None:
     timer.start()
 
 
-def _log_exchange(exchange: Exchange) -> None:
+def _log_exchange(exchange: Exchange | ConnectionEvent) -> None:
+    if isinstance(exchange, ConnectionEvent):
+        # Logged where it happens.
+        return
     logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

@@ -6,7 +6,6 @@ Nothing here knows of connections.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +21,6 @@ from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.simulator.signal.sky import Sky, Source, source_of
 
 __all__ = ["ControllableInstrument", "OperationExecutor", "PausableServer"]
-
-logger = logging.getLogger(__name__)
 
 
 class ControllableInstrument(Protocol):
@@ -85,7 +82,6 @@ class OperationExecutor:
     def execute(self, request: Mapping[str, Any]) -> Any:
         """Do what a request asks for, such as {"do": "tsys", "kelvin": 80}; the answer, in JSON's terms."""
         operation, values = requested(request)
-        logger.log(logging.DEBUG if operation.result else logging.INFO, "control: %s %r", operation.words, values)
         return getattr(self, operation.method)(**values)
 
     # -- state ------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ class Parameter:
 class Operation:
     """One row of the table: `words` as on the command line, `help` what it does.
 
-    `result` is what it answers with, "" for nothing. `open`: it takes further keys, those of a fault.
+    `result` is what it answers with, "" for nothing. `open`: it takes further keys, those of a fault. `changes`:
+    whether it changes something, so that the log says who did it.
     """
 
     words: str
@@ -97,6 +98,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     result: str = ""
     open: bool = False
+    changes: bool = True
 
     @property
     def name(self) -> str:
@@ -311,7 +313,7 @@ def _optional(name: str, kind: str, unit: str, what: str) -> Parameter:
 
 
 _ROWS = (
-    Operation("state", "Tell the whole state, in JSON.", result="the state"),
+    Operation("state", "Tell the whole state, in JSON.", result="the state", changes=False),
     Operation(
         "diode",
         "Switch the noise diode, as the receiver does.",
@@ -384,7 +386,7 @@ _ROWS = (
         result="its number",
         open=True,
     ),
-    Operation("faults list", "Tell which faults are armed, in JSON.", result="a list of them"),
+    Operation("faults list", "Tell which faults are armed, in JSON.", result="a list of them", changes=False),
     Operation("faults remove", "Disarm a fault.", (Parameter("number", "integer"),)),
     Operation(
         "faults clear",
