@@ -166,7 +166,7 @@ class DBProtocolHandler(Handler):
         reply_limit: int | None = REPLY_LIMIT,
         reactor: Any = None,
     ) -> None:
-        if inspect.isclass(backend):
+        if inspect.isclass(backend) or inspect.isroutine(backend):
             raise TypeError(f"a backend is an instance: {backend.__name__}() instead of {backend.__name__}")
         self._timeouts = dict(timeouts or {})
         for whose, limit in [("command_timeout", command_timeout), *self._timeouts.items()]:

@@ -291,6 +291,14 @@ class SignatureTests(unittest.TestCase):
                 with self.subTest(instead):
                     self.assertEqual(self.said(f"    {instead}: pass"), [])
 
+    def test_a_class_or_a_function_in_place_of_a_backend(self) -> None:
+        def make() -> Backend:
+            return Backend()
+
+        for wrong, instead in ((Backend, r"Backend\(\) instead of Backend"), (make, r"make\(\) instead of make")):
+            with self.subTest(instead), self.assertRaisesRegex(TypeError, f"a backend is an instance: {instead}"):
+                DBProtocolHandler(wrong)
+
     def test_nothing_of_the_packages_own(self) -> None:
         self.assertEqual(signature_problems(COMMANDS["set-shift"], Backend.set_shift), [])
 
