@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from discosbackend.errors import BackendError
 from discosbackend.grammar import quoted
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
@@ -29,7 +30,9 @@ _LEAD = 5e-3
 _IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
-# A fake clock that counts Unix seconds in a float has a resolution of 0.24 us: a shorter delay would never pass.
+# Seconds by which a transition may be late without a warning (protocol section 7.4).
+_LATE = 1.0
+# A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
 _SHORTEST_DELAY = 1e-6
 
 
@@ -168,6 +171,7 @@ class Acquisition:
         self._horizon = horizon
         self._stop_when_idle = stop_when_idle
         self._final_wait = final_wait
+        self._limited = RateLimitedLogger(logger, self._later, getattr(clock, "seconds", time.monotonic))
         self._alarm: Any = None
         self._in_transition = False
         self._acquiring = False
@@ -210,6 +214,7 @@ class Acquisition:
             or is not valid. Pending times are then unchanged. The exception of `begin` passes through.
         """
         self._check_thread()
+        self._carry_out_elapsed()
         if timestamp is not None:
             self._pending_start = self._checked(timestamp, "starting time", "start")
             self._rearm()
@@ -238,6 +243,7 @@ class Acquisition:
             be repeated.
         """
         self._check_thread()
+        self._carry_out_elapsed()
         if timestamp is not None:
             self._pending_stop = self._checked(timestamp, "stop time", "stop")
             self._rearm()
@@ -256,6 +262,7 @@ class Acquisition:
     def cancel(self) -> None:
         """Cancel the pending start and the pending stop. A running acquisition continues."""
         self._check_thread()
+        self._carry_out_elapsed()
         self._pending_start = self._pending_stop = None
         self._rearm()
 
@@ -298,6 +305,18 @@ class Acquisition:
                 result.close()
             raise TypeError(f"{transition!r} must be done when it returns; it returned {result!r}")
 
+    def _carry_out_elapsed(self) -> None:
+        """Carry out what came due before a request, if its timer has not been called yet.
+
+        A process that was stopped reads its requests before its timers run. Without this, a stop whose time has
+        passed would end the acquisition that begins after it, and a newer start would silently replace an older one.
+        """
+        if self._in_transition:
+            return
+        while (instant := self._next_instant()) is not None and instant < self._now():
+            self._run_due(instant)
+            self._rearm()
+
     def _next_instant(self) -> Ticks | None:
         pending = [instant for instant in (self._pending_start, self._pending_stop) if instant is not None]
         return min(pending, default=None)
@@ -315,12 +334,15 @@ class Acquisition:
             self._alarm.cancel()
             self._alarm = None
 
-    def _call_later(self, delay: float) -> None:
+    def _later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
         if self._clock is None:
             from twisted.internet import reactor
 
             self._clock = cast(CallsLater, reactor)
-        self._alarm = self._clock.callLater(delay, self._check_due)
+        return self._clock.callLater(delay, function, *args)
+
+    def _call_later(self, delay: float) -> None:
+        self._alarm = self._later(delay, self._check_due)
 
     def _check_due(self) -> None:
         """Carry out each transition that is due, in order of time; then sleep, or make the final wait."""
@@ -341,32 +363,63 @@ class Acquisition:
                     return
 
     def _run_due(self, instant: Ticks) -> None:
-        """Carry out one transition. At equal times the stop is first while acquiring; while idle both lapse."""
+        """One transition. At equal times the stop comes first while acquiring; while idle both lapse.
+
+        A start whose stop has passed too lapses with it: a backend would be told to begin and to end in one moment,
+        and would record nothing.
+        """
         starts, stops = self._pending_start == instant, self._pending_stop == instant
         if stops:
             self._pending_stop = None
             if self._acquiring:
                 self._run_transition("stop", self._end, instant)
                 return
-            logger.warning("timed stop at %s changes nothing: not acquiring", instant.unix_text())
+            self._complain("timed stop at %s changes nothing: not acquiring", instant)
         if starts:
             self._pending_start = None
             if stops:
-                logger.warning("timed start at %s lapses: its stop is at the same time", instant.unix_text())
+                self._complain("timed start at %s lapses: its stop is at the same time", instant)
             elif self._acquiring:
-                logger.warning("timed start at %s changes nothing: already acquiring", instant.unix_text())
+                self._complain("timed start at %s changes nothing: already acquiring", instant)
+            elif self._pending_stop is not None and self._pending_stop <= self._now():
+                self._lose_scan(instant, self._pending_stop)
             else:
                 self._run_transition("start", self._begin, instant)
 
+    def _complain(self, text: str, instant: Ticks) -> None:
+        """Of a transition that changes nothing. A client can arm one every millisecond."""
+        self._limited.log(logging.WARNING, text.partition(" at ")[0] + " without effect", text, instant.unix_text())
+
+    def _lose_scan(self, start: Ticks, stop: Ticks) -> None:
+        self._pending_stop = None
+        late = (self._now() - start) / TICKS_PER_SECOND
+        logger.error(
+            "scan lost: nothing was acquired from %s to %s, both times had passed when the server looked, "
+            "%.1f s after the start: the process was suspended or starved or the clock was stepped",
+            start.unix_text(),
+            stop.unix_text(),
+            late,
+        )
+
     def _run_transition(self, verb: str, transition: Callable[[Ticks], object], instant: Ticks) -> None:
-        self._last_lateness = (self._now() - instant) / TICKS_PER_SECOND
+        self._last_lateness = late = (self._now() - instant) / TICKS_PER_SECOND
+        if late > _LATE:
+            logger.warning(
+                "timed %s at %s is %.1f s late: the process was suspended or starved or the clock was stepped",
+                verb,
+                instant.unix_text(),
+                late,
+            )
         try:
             self._call_transition(transition, instant)
         except BackendError as refusal:
-            logger.warning("timed %s at %s refused: %r", verb, instant.unix_text(), str(refusal))
+            text = "timed %s at %s refused: %r"
+            self._limited.log(logging.WARNING, f"timed {verb} refused", text, verb, instant.unix_text(), str(refusal))
             return
-        except BaseException:  # whatever a backend raises
-            logger.exception("timed %s at %s failed", verb, instant.unix_text())
+        except BaseException:  # noqa: BLE001  # whatever a backend raises
+            text = "timed %s at %s failed"
+            self._limited.log(logging.ERROR, f"timed {verb} failed", text, verb, instant.unix_text(), exc_info=True)
             return
         self._acquiring = verb == "start"
-        logger.debug("timed %s at %s, late by %.6f s", verb, instant.unix_text(), self._last_lateness)
+        if late <= _LATE:
+            logger.debug("timed %s at %s, late by %.6f s", verb, instant.unix_text(), late)

@@ -98,7 +98,11 @@ class Backend:
     discosbackend.errors.BackendError: invalid configuration
     """
 
-    # -- clock and state: lane `reads`, which never waits for another client's command ----------------
+    greeting_delay: float = 0.0
+    """After how many seconds of silence a client is greeted; 0 is at once. Clients that do not read the greeting when
+    they reconnect, SARDARA's and SKARAB's, want 5 (protocol section 9.2)."""
+
+    # -- clock and state: lane `reads`, never kept waiting by another client --------------------------
 
     def status(self) -> Result:
         """Return the time of the clock, the state, and whether the backend is acquiring.
@@ -338,7 +342,12 @@ def blocking(method: Any = None, /, *, lock: str = "") -> Any:
     """
 
     def mark(function: Any) -> Any:
-        if inspect.iscoroutinefunction(function) or not callable(function):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is `async def`, which waits without blocking: leave out @blocking, "
+                "or write `def` if it calls what blocks"
+            )
+        if not callable(function):
             raise TypeError(f"@blocking is for ordinary methods, which {function!r} is not")
         _marked(function).__discos_blocking__ = Blocking(lock)
         return function
@@ -355,6 +364,7 @@ def command(
     lane: str = "device",
     timeout: float | None = None,
     help: str = "",  # noqa: A002  # the word that argparse uses for it too
+    changes: bool | None = None,
 ) -> Callable[[MethodT], MethodT]:
     """Declare a command of your own, which the decorated method answers.
 
@@ -374,6 +384,9 @@ def command(
         "reads", "device" or "files" (protocol section 6.1).
     timeout
         The time limit in s. Default: the limit of the handler.
+    changes
+        Whether the command changes something, so that the log says who gave it. Default: yes, unless its lane is
+        "reads".
     help
         One sentence for the users of the command.
 
@@ -414,7 +427,7 @@ def command(
     if name in COMMANDS:
         row = COMMANDS[name]
         raise ValueError(f"{name!r} is the protocol's own command: define a method {row.method}() instead")
-    row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help)
+    row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help, changes=changes)
 
     def mark(function: MethodT) -> MethodT:
         _marked(function).__discos_command__ = row

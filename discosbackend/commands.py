@@ -152,6 +152,9 @@ class Command:
         The time limit in s. Default: the limit of the handler.
     help
         One sentence for the docs.
+    changes
+        Whether the command changes something, so that the log says who gave it. Default: yes, unless its lane is
+        "reads".
     since
         The protocol version that introduced the command, or the clients that use it.
     method
@@ -182,6 +185,7 @@ class Command:
     method: str = ""
     together: bool = False
     missing: str = ""
+    changes: bool | None = None
     needed: int = field(init=False, repr=False, compare=False)
     """The number of required arguments."""
 
@@ -204,6 +208,10 @@ class Command:
         if any(field.repeated for field in self.reply[:-1]):
             raise ValueError(f"{self.name}: only the last reply field can be repeated")
         object.__setattr__(self, "needed", optional.count(False))
+        if self.changes is None:
+            object.__setattr__(self, "changes", self.lane != "reads")
+        elif not isinstance(self.changes, bool):
+            raise TypeError(f"changes of {self.name} must be True or False, not {self.changes!r}")
         if not self.method:
             object.__setattr__(self, "method", self.name.replace("-", "_"))
 
@@ -322,12 +330,14 @@ _ROWS = (
         reply=(Field("tpi", "float", "counts", repeated=True),),
         since="1.0",
         together=True,
+        changes=False,
         help="Total power of each input, over a band; with `0,0` or without arguments, over the whole band.",
     ),
     Command(
         "get-tp0",
         reply=(Field("tp0", "float", "counts", repeated=True),),
         since="1.0",
+        changes=False,
         help="Total power of each input when it is terminated: the zero level.",
     ),
     Command("time", reply=(_NOW,), lane="reads", since="1.0", help="The backend's clock."),
@@ -398,12 +408,14 @@ _ROWS = (
         "get-rms",
         reply=(Field("rms", "float", "counts", repeated=True),),
         since=_CLIENTS,
+        changes=False,
         help="The rms of each input's sampler.",
     ),
     Command(
         "get-ddcoffset",
         reply=(Field("offset", "float", "MHz"),),
         since="client library",
+        changes=False,
         help="The offset of the digital down-converter.",
     ),
     Command(

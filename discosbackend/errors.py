@@ -11,6 +11,7 @@ __all__ = [
     "ClientError",
     "GrammarException",
     "HandlerException",
+    "Interrupted",
     "NoReply",
     "NotSupportedError",
     "ReplyMalformed",
@@ -70,3 +71,7 @@ class RequestFailed(ClientError):
 
 class RequestInvalid(ClientError):
     """The server answered `invalid`: the line was not a valid request. The text is the reason that it gave."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends programs has come; the text says which."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "without_telnet"]
+__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "without_telnet"]
 
 LONGEST_LINE = 16384
 """Bytes of the longest line that is read, its end not counted, telnet negotiation counted."""
@@ -21,23 +21,53 @@ _END = re.compile(rb"\r?\n|\r\0\n?")
 _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 
+# <letters> <target> HTTP/<digit>..., in which a page chooses the target.
+_HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
+_HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
+_HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+_TAIL = 64
+
+
 class LongLine(bytes):
-    """The beginning of a line that was longer than LONGEST_LINE; the rest of it has been skipped."""
+    """The beginning of a line that was longer than LONGEST_LINE; the rest of it has been skipped, but for `tail`."""
+
+    tail: bytes = b""
+    """Its last bytes, up to 64."""
+
+    @classmethod
+    def of(cls, line: bytes, tail: bytes) -> LongLine:
+        """A line of which `line` was kept, and that ended in `tail`, of which the end is kept."""
+        new = cls(line)
+        new.tail = tail[-_TAIL:]
+        return new
 
 
 def without_telnet(line: bytes) -> bytes:
     """The line without the telnet negotiation at its start; of a LongLine a LongLine."""
     match = _TELNET.match(line)
-    return line if match is None else type(line)(line[match.end() :])
+    if match is None:
+        return line
+    rest = line[match.end() :]
+    return LongLine.of(rest, line.tail) if isinstance(line, LongLine) else rest
+
+
+def is_http(line: bytes) -> bool:
+    """Whether a line is the first one of an HTTP request (protocol section 1.10), however long its target."""
+    if isinstance(line, LongLine):
+        return _HTTP_METHOD.match(line) is not None and _HTTP_VERSION.search(line.tail) is not None
+    return _HTTP.match(line) is not None
 
 
 class LineSplitter:
     """Cuts a stream into lines. It never holds more than the longest line and the chunk at hand."""
 
-    __slots__ = ("_rest", "_long", "_after_nul")
+    __slots__ = ("rest", "bare_cr", "_long", "_after_nul")
 
     def __init__(self) -> None:
-        self._rest = b""
+        # What was kept of the line that has not ended.
+        self.rest = b""
+        # Whether such a line ever had a CR that neither LF nor NUL followed: its sender may take that for an end.
+        self.bare_cr = False
         self._long: LongLine | None = None
         self._after_nul = False
 
@@ -47,9 +77,9 @@ class LineSplitter:
             self._after_nul = False
             if data[:1] == b"\n":
                 data = data[1:]
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
         lines = data.split(b"\r\n")
         if b"\0" in data:
             lines = _END.split(data)
@@ -68,15 +98,18 @@ class LineSplitter:
 
     def _check_lengths(self, lines: list[bytes]) -> list[bytes]:
         if self._long is not None and lines:
-            lines[0], self._long = self._long, None
+            lines[0], self._long = LongLine.of(self._long, self._long.tail + lines[0]), None
         return [
-            line if len(line) <= LONGEST_LINE or isinstance(line, LongLine) else LongLine(line[:LONGEST_LINE])
+            line if len(line) <= LONGEST_LINE or isinstance(line, LongLine) else LongLine.of(line[:LONGEST_LINE], line)
             for line in lines
         ]
 
     def _keep(self, rest: bytes) -> None:
         """Keep what has no end yet: all of it, or of a line that is too long its beginning."""
         # A CR at the end may be the first half of the line's end.
-        if self._long is None and len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
-            self._long = LongLine(rest[:LONGEST_LINE])
-        self._rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""
+        self.bare_cr = self.bare_cr or rest.find(b"\r", 0, -1) >= 0
+        if self._long is not None:
+            self._long.tail = (self._long.tail + rest)[-_TAIL:]
+        elif len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
+            self._long = LongLine.of(rest[:LONGEST_LINE], rest)
+        self.rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""

@@ -346,7 +346,7 @@ def _why_not(text: str) -> str:
     if not text:
         return "empty line"
     if text[0] not in (REQUEST, REPLY):
-        return f"line begins with {quoted(text[0])} where ? is needed"
+        return f"line begins with {_shown(text[0])} where ? is needed"
     name, separator, rest = text[1:].partition(SEPARATOR)
     if not name_pattern.fullmatch(name):
         return _why_no_name(name)
@@ -359,11 +359,18 @@ def _why_not(text: str) -> str:
     return _why_no_arguments(rest)
 
 
+def _shown(character: str) -> str:
+    """One character as a reason names it: in quotes, or in hex where a quote would show `?` in its place."""
+    return quoted(character) if _UNQUOTABLE.match(character) is None else f"byte 0x{ord(character):02X}"
+
+
 def _why_no_name(name: str) -> str:
     if not name:
         return "name missing after ?"
     if len(name) > 64:
         return "name longer than 64 characters"
+    if (odd := _UNQUOTABLE.search(name)) is not None:
+        return f"{_shown(odd[0])} in the name is not allowed"
     return f"name {quoted(name)} is not a letter followed by letters digits and hyphens"
 
 
@@ -383,6 +390,8 @@ def _why_no_arguments(text: str) -> str:
     if found[:1] == "\\":
         if len(found) == 1:
             return f"backslash at the end of argument {number}"
+        if _UNQUOTABLE.match(found[1]):
+            return f"escape of {_shown(found[1])} {where} is unknown"
         return f"escape {quoted(found)} {where} is unknown"
     if not found or found[0] == SEPARATOR:
         return f"argument {number} is empty"

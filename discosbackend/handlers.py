@@ -21,9 +21,11 @@ from weakref import WeakSet
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.backend import Backend, blocking_of, commands_of
+from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
+from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
@@ -49,7 +51,12 @@ REPLY_LIMIT = 511
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
-# Most results are of these types. Looking a type up here is faster than checking that it has no __await__.
+# Attributes of a DBProtocolHandler that another process, or a copy, needs one of its own of.
+_OF_A_PROCESS = frozenset(
+    ("_scheduler", "_warned_of_commas", "_told_of_asyncio", "_seen", "_asked", "_bound", "commands")
+)
+
+# What a method returns is mostly of these types: quicker to see than that a type has no __await__.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 
@@ -187,7 +194,7 @@ class DBProtocolHandler(Handler):
         reply_limit: int | None = REPLY_LIMIT,
         reactor: Any = None,
     ) -> None:
-        if inspect.isclass(backend):
+        if inspect.isclass(backend) or inspect.isroutine(backend):
             raise TypeError(f"a backend is an instance: {backend.__name__}() instead of {backend.__name__}")
         self._timeouts = dict(timeouts or {})
         for whose, limit in [("command_timeout", command_timeout), *self._timeouts.items()]:
@@ -199,16 +206,43 @@ class DBProtocolHandler(Handler):
         self.reply_limit = reply_limit
         self._command_timeout = command_timeout
         self._given_reactor = reactor
-        # Twisted's timers use the host's clock, which may be stepped. With a fake clock, time limits follow that one.
+        self._prepare()
+        if unknown := sorted(set(self._timeouts) - set(self.commands)):
+            raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
+
+    def _prepare(self) -> None:
+        """Make what belongs to this process: commands, and the lanes and threads in which they run."""
+        reactor = self._given_reactor
+        # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
         self._warned_of_commas: set[str] = set()
-        # Deferreds that a method has returned: the second request for the same one would not get its result.
+        self._told_of_asyncio: set[str] = set()
+        # A Deferred gives its result once: to a second request it would give what became of the first.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
-        if unknown := sorted(set(self._timeouts) - set(self.commands)):
-            raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
+        self._bound = dict(self.commands)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was made with, to be pickled or copied before it serves; `commands` as its user has left them."""
+        state = {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
+        bound = {id(command): name for name, command in self._bound.items()}
+        # Of a command that was bound here, under whatever name, the name by which the other one has bound it.
+        state["commands"] = {
+            name: (bound.get(id(function)), None if id(function) in bound else function)
+            for name, function in self.commands.items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        commands = state.pop("commands")
+        vars(self).update(state)
+        self._prepare()
+        self.commands = {
+            name: function if own_name is None else self._bound[own_name]
+            for name, (own_name, function) in commands.items()
+        }
 
     # -- which method answers which command -----------------------------------------------------------
 
@@ -217,16 +251,22 @@ class DBProtocolHandler(Handler):
         for row in COMMANDS.values():
             bound[row.name] = self._bind(row, getattr(self.backend, row.method, None))
         bound["version"] = self._bind(COMMANDS["version"], lambda: __protocol_version__)
-        for row, method in commands_of(self.backend).values():
+        own = commands_of(self.backend).values()
+        for row, method in own:
             bound[row.name] = self._bind(row, method)
+        names = [attribute for _, attribute in declared_commands(self.backend).values()]
+        names += [getattr(method, "__name__", "") for _, method in own]
+        for problem in misspelt_methods(self.backend, names):
+            logger.warning("%s", problem)
         return bound
 
     def _bind(self, row: Command, method: Any) -> BackendCommand:
         if not callable(method):
             if method is not None:
-                logger.warning("%s of the backend is no method: %s is not supported", row.method, row.name)
+                logger.warning("%s", not_a_method(row))
             method = _not_supported
-        _warn_of_signature(row, method)
+        for problem in signature_problems(row, method):
+            logger.warning("%s", problem)
         return self._place(row, method, self._reader(row, method))
 
     def _bind_foreign(self, name: str, function: Callable[[list[str]], Any] | None) -> BackendCommand:
@@ -296,7 +336,11 @@ class DBProtocolHandler(Handler):
         arguments = command.arguments(argument_texts)
         if command.locks:
             return self._in_lane(command, arguments, (name, *argument_texts))
-        result = command.method(*arguments)
+        try:
+            result = command.method(*arguments)
+        except RuntimeError as problem:
+            self._name_cure(name, problem)
+            raise
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
             return self._texts(command.row, result)
         return self._scheduler.adopt(name, [], self._texts_later(command, result), command.limit)
@@ -318,7 +362,11 @@ class DBProtocolHandler(Handler):
         """Call the method at once. An ordinary method may return an awaitable too, so its result is checked."""
         # Before the call, because it may raise. No other request can be handled until it has returned.
         self._scheduler.changed()
-        result = command.method(*arguments)
+        try:
+            result = command.method(*arguments)
+        except RuntimeError as problem:
+            self._name_cure(command.name, problem)
+            raise
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
             return self._texts(command.row, result)
         return self._texts_later(command, result)
@@ -329,6 +377,7 @@ class DBProtocolHandler(Handler):
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
             self._seen.add(result)
         reply = deferred_of(result)
+        reply.addErrback(self._failed, command.name)
         if command.changes:
             reply.addBoth(self._after_change)
         return reply.addCallback(lambda value: self._texts(command.row, value))
@@ -338,7 +387,11 @@ class DBProtocolHandler(Handler):
         row = command.row
 
         def call() -> list[str]:
-            result = command.method(*arguments)
+            try:
+                result = command.method(*arguments)
+            except RuntimeError as problem:
+                self._name_cure(row.name, problem)
+                raise
             if hasattr(type(result), "__await__"):
                 if inspect.iscoroutine(result):
                     result.close()
@@ -355,6 +408,16 @@ class DBProtocolHandler(Handler):
             changes=command.changes,
         )
 
+    def _failed(self, failure: Failure, name: str) -> Failure:
+        self._name_cure(name, failure.value)
+        return failure
+
+    def _name_cure(self, name: str, problem: BaseException | None) -> None:
+        """Say, once a command, what can be done about a failure whose own text says nothing to most people."""
+        if problem is not None and name not in self._told_of_asyncio and (cure := asyncio_cure(problem)):
+            self._told_of_asyncio.add(name)
+            logger.error("%s failed for a reason that can be mended: %s", name, cure)
+
     def _after_change(self, outcome: Any) -> Any:
         self._scheduler.changed()
         return outcome
@@ -370,8 +433,9 @@ class DBProtocolHandler(Handler):
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Call server_started() of the backend. If it fails, this is logged, and the server continues."""
-        self._hook("server_started").addErrback(_log_hook, "server_started")
+        """Tell the backend that the server listens; what goes wrong there is logged, the server stays up."""
+        started = self._hook("server_started").addErrback(self._failed, "server_started")
+        started.addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
@@ -383,6 +447,7 @@ class DBProtocolHandler(Handler):
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
+        ended.addErrback(self._failed, "server_stopping")
         ended.addErrback(_log_hook, "server_stopping")
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for the next step.
@@ -450,21 +515,6 @@ def _accepts(method: Callable[..., Any], count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _warn_of_signature(row: Command, method: Callable[..., Any]) -> None:
-    """Log a warning if the method cannot accept the arguments of its command, before an observation fails."""
-    fewest = sum(not argument.optional or argument.default is not None for argument in row.arguments)
-    try:
-        signature = inspect.signature(method)
-    except (TypeError, ValueError):
-        return  # a method that is not written in Python may have none
-    for count in sorted({fewest, len(row.arguments)}):
-        try:
-            signature.bind(*[None] * count)
-        except TypeError as problem:
-            if not (row.together and count):
-                logger.warning("%s() cannot answer %s with %d arguments: %s", row.method, row.name, count, problem)
 
 
 def _import_timediscos() -> None:

@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from discosbackend.errors import HandlerException
+from discosbackend.rate_limited_logger import RateLimitedLogger
 
 __all__ = ["Scheduler", "ReactorLike", "Lock", "Worker", "deferred_of"]
 
@@ -108,6 +109,7 @@ class Job:
         "worker",
         "share",
         "changes",
+        "limit",
         "waiters",
         "begun",
         "source",
@@ -123,6 +125,7 @@ class Job:
         worker: Worker | None = None,
         share: Hashable = None,
         changes: bool = False,
+        limit: float | None = None,
     ) -> None:
         self.name = name
         self.call = call
@@ -131,11 +134,17 @@ class Job:
         self.worker = worker
         self.share = share
         self.changes = changes
+        # How long its thread may run before it is overdue; those who wait have deadlines of their own.
+        self.limit = limit
         self.waiters: list[Waiter] = []
         self.begun: float | None = None
         self.source: Deferred[Any] | None = None
         self.overdue = False
         self.done = False
+
+    def ran(self, now: float) -> float:
+        """For how many seconds it has been running; 0 while it waits."""
+        return 0.0 if self.begun is None else now - self.begun
 
     def blocker(self) -> Job | None:
         """Return the job that this one waits for, or None if it holds all its locks."""
@@ -167,11 +176,18 @@ class Scheduler:
         self._locks: dict[str, Lock] = {}
         self._workers: dict[str, Worker] = {}
         self._waiters: dict[Waiter, None] = {}
+        # The runs that are in a thread and have a limit that they have not reached yet.
+        self._in_threads: dict[Job, None] = {}
         self._shared: dict[Hashable, Job] = {}
         self._ready: deque[Job] = deque()
         self._pumping = False
+        # What clients can cause, with requests that reach their limit.
+        self._limited = RateLimitedLogger(logger, self._call_later, monotonic)
         self._alarm: Any = None
         self._alarm_at = 0.0
+
+    def _call_later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
+        return self._reactor().callLater(delay, function, *args)
 
     def lock(self, name: str) -> Lock:
         """Return the lock of this name, always the same one."""
@@ -230,7 +246,7 @@ class Scheduler:
         job = self._shared.get(share) if share is not None else None
         if job is not None and not job.overdue:
             return self._wait_for(job, limit).deferred
-        job = Job(name, call, locks, worker, share, changes)
+        job = Job(name, call, locks, worker, share, changes, limit)
         if share is not None:
             self._shared[share] = job
         waiter = self._wait_for(job, limit)
@@ -294,6 +310,9 @@ class Scheduler:
             if job.worker is not None:
                 reactor = self._reactor()
                 job.worker.do(job.call, lambda outcome: reactor.callFromThread(self._end, outcome, job))
+                if job.limit is not None:
+                    self._in_threads[job] = None
+                    self._arm(job.limit)
                 return
             outcome = job.call()
         except BaseException:  # noqa: BLE001  # the client needs its answer
@@ -324,6 +343,7 @@ class Scheduler:
 
     def _release(self, job: Job) -> None:
         job.done = True
+        self._in_threads.pop(job, None)
         if job.share is not None and self._shared.get(job.share) is job:
             del self._shared[job.share]
         for lock in job.locks[: job.held]:
@@ -333,13 +353,14 @@ class Scheduler:
                 self._ready.append(lock.holder)
         job.held = 0
 
-    @staticmethod
-    def _log_late(outcome: Any, job: Job) -> None:
+    def _log_late(self, outcome: Any, job: Job) -> None:
         if isinstance(outcome, Failure):
             if not outcome.check(CancelledError):
-                logger.warning("late failure of %s dropped: %r", job.name, outcome.value)
+                self._limited.log(
+                    logging.WARNING, "late failure", "late failure of %s dropped: %.200r", job.name, outcome.value
+                )
         else:
-            logger.warning("late result of %s dropped: %r", job.name, outcome)
+            self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", job.name, outcome)
 
     # -- time limits ----------------------------------------------------------------------------------
 
@@ -356,66 +377,73 @@ class Scheduler:
     def _check_limits(self) -> None:
         self._alarm = None
         now = self._monotonic()
+        for job in [job for job in self._in_threads if job.limit is not None and job.ran(now) >= job.limit]:
+            self._mark_overdue(job)
         due = [waiter for waiter in self._waiters if waiter.deadline is not None and waiter.deadline <= now]
         for waiter in due:
             if waiter in self._waiters:
-                self._expire(waiter, HandlerException(self._timed_out(waiter)), late=True)
-        deadlines = [waiter.deadline for waiter in self._waiters if waiter.deadline is not None]
-        if deadlines:
-            self._arm(min(deadlines) - now)
+                self._expire(waiter, HandlerException(self._timed_out(waiter, now)))
+        left = [waiter.deadline - now for waiter in self._waiters if waiter.deadline is not None]
+        left += [job.limit - job.ran(now) for job in self._in_threads if job.limit is not None]
+        if left:
+            self._arm(min(left))
         self._pump()
 
     @staticmethod
-    def _timed_out(waiter: Waiter) -> str:
-        if waiter.job.begun is not None:
-            return f"timeout: {waiter.job.name} took longer than {waiter.limit:g} s"
-        blocker = waiter.job.blocker()
-        return f"timeout: waited {waiter.limit:g} s for {'its turn' if blocker is None else blocker.name}"
+    def _timed_out(waiter: Waiter, now: float) -> str:
+        job, limit = waiter.job, waiter.limit or 0.0
+        if job.begun is None:
+            blocker = job.blocker()
+            return f"timeout: waited {limit:g} s for {'its turn' if blocker is None else blocker.name}"
+        if job.ran(now) >= limit:
+            return f"timeout: {job.name} took longer than {limit:g} s"
+        return f"timeout: {job.name} waited {limit - job.ran(now):.1f} s and ran {job.ran(now):.1f} s"
 
     def _give_up(self, waiter: Waiter) -> None:
-        """The waiter's Deferred was cancelled, because the server stops."""
-        self._expire(waiter, HandlerException(f"cancelled: {waiter.job.name} was given up"), late=False)
+        """Whoever waited cancels its Deferred: the server is stopping."""
+        self._expire(waiter, HandlerException(f"cancelled: {waiter.job.name} was given up"))
         self._pump()
 
-    def _expire(self, waiter: Waiter, reason: HandlerException, *, late: bool) -> None:
-        """Fail the Deferred of a waiter. Without other waiters the job is cancelled, unless it runs in a thread.
-
-        `late` means that the time limit has passed. A thread is then overdue, even if there are other waiters.
-        """
+    def _expire(self, waiter: Waiter, reason: HandlerException) -> None:
+        """One who waited gets no result any more. The last one to go takes the run along, unless it is in a thread."""
         job = waiter.job
         self._waiters.pop(waiter, None)
         job.waiters.remove(waiter)
-        if not job.done and (late or not job.waiters):
-            if job.begun is not None and job.worker is not None:
-                self._mark_overdue(job)
-            elif not job.waiters:
-                job.done = True
-                self._cancel(job)
-                self._release(job)
+        in_thread = job.begun is not None and job.worker is not None
+        if not job.done and not job.waiters and not in_thread:
+            job.done = True
+            self._cancel(job)
+            self._release(job)
         waiter.deferred.errback(reason)
 
     def _mark_overdue(self, job: Job) -> None:
-        """Refuse the jobs that need the locks of this one. Its thread cannot be cancelled, so it keeps them."""
-        if not job.overdue:
-            job.overdue = True
-            logger.error("%s is overdue: its thread has not returned", job.name)
+        """A thread cannot be cancelled: until it returns, whoever needs what it holds is refused.
+
+        Only one that has itself run longer than its limit (protocol section 6.3): that somebody has waited for it says
+        nothing about the thread.
+        """
+        del self._in_threads[job]
+        job.overdue = True
+        logger.error(
+            "%s is overdue: its thread has not returned after %.0f s; until it does, its lane is refused",
+            job.name,
+            job.ran(self._monotonic()),
+        )
         for lock in job.locks:
             waiting, lock.queue = lock.queue, deque()
             for other in waiting:
                 self._end(Failure(self._busy(job)), other)
 
     def _busy(self, job: Job) -> HandlerException:
-        since = self._monotonic() - (job.begun or 0.0)
-        return HandlerException(f"busy with {job.name} since {since:.0f} s")
+        return HandlerException(f"busy with {job.name} since {job.ran(self._monotonic()):.0f} s")
 
-    @staticmethod
-    def _cancel(job: Job) -> None:
-        """Remove a job from the queue of its lock, or cancel its Deferred."""
+    def _cancel(self, job: Job) -> None:
+        """End a run as far as that is possible: take it out of a queue, or cancel what it waits for."""
         if job.source is None:
             if job.held < len(job.locks) and job in job.locks[job.held].queue:
                 job.locks[job.held].queue.remove(job)
             return
         try:
             job.source.cancel()
-        except BaseException:  # whatever a canceller raises
-            logger.exception("cancelling %s failed", job.name)
+        except BaseException:  # noqa: BLE001  # whatever a canceller raises
+            self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.name, exc_info=True)

@@ -6,23 +6,43 @@ those who have an application. What happens on a connection is protocol's busine
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
+from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
+from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
+from discosbackend.reactors import check_can_run, own_after_fork
+from discosbackend.signals import ENDING, heard, kept
+from discosbackend.toml import did_you_mean
+from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
-__all__ = ["BACKLOG", "DEFAULT_PORT", "DBService", "listen", "run_server", "tcp_endpoint"]
+__all__ = [
+    "BACKLOG",
+    "DEFAULT_PORT",
+    "DBService",
+    "endpoint_from",
+    "greeting_delay_of",
+    "listen",
+    "run_server",
+    "tcp_endpoint",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +59,8 @@ _SWITCH_INTERVAL = 2e-4
 
 # Seconds for a client to read its last replies before its connection is cut.
 _LINGER = 1.0
+# Seconds, after that, for Twisted's own threads to end, before the process is ended.
+_THREADS = 3.0
 
 
 class DBService(Service):
@@ -64,6 +86,16 @@ class DBService(Service):
         self.listening: Deferred[IListeningPort] = Deferred()
         self._port: IListeningPort | None = None
 
+    @property
+    def longest_stop(self) -> float:
+        """Within how many seconds it goes down, if nothing keeps the reactor from turning."""
+        return self.stop_timeout + self._backend_patience + _LINGER
+
+    @property
+    def _backend_patience(self) -> float:
+        """Seconds for the end of the acquisition and for `server_stopping`."""
+        return max(self.stop_timeout, _LINGER)
+
     def startService(self) -> None:
         """Listen."""
         super().startService()  # type: ignore[no-untyped-call]
@@ -74,6 +106,8 @@ class DBService(Service):
             self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
+        if not IListeningPort.providedBy(port):  # zope's own
+            raise TypeError(f"{type(port).__name__} is no port: a server needs one that it can close")
         self._port = port
         # One use of the factory beside the port's, so that its handler is told of the end last.
         self.factory.doStart()  # type: ignore[no-untyped-call]
@@ -98,7 +132,7 @@ class DBService(Service):
         await self.factory.finish(self.stop_timeout)
         self.factory.doStop()  # type: ignore[no-untyped-call]
         # Also when the backend's stop never ends, because its device is stuck.
-        patience = max(self.stop_timeout, _LINGER)
+        patience = self._backend_patience
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
         except Exception:  # the server goes down whatever this was
@@ -133,72 +167,201 @@ def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerE
     return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
 
 
+# How each kind of endpoint is written.
+_EXAMPLES = {
+    "tcp": "tcp:8978:interface=192.168.200.5",
+    "tcp6": "tcp6:8978",
+    "unix": "unix:/run/discos-backend.sock:mode=660",
+    "ssl": "ssl:8978:privateKey=server.pem:certKey=server.pem",
+    "systemd": "systemd:domain=INET:name=backend",
+    "haproxy": "haproxy:tcp:8978",
+}
+
+
+def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
+    """The endpoint that a Twisted endpoint string describes, with our listen backlog unless it names one.
+
+    ValueError, with a sentence that says what to write, for one on which no server can listen.
+    """
+    kind, _, rest = description.partition(":")
+    inner = rest.partition(":")[0] if kind == "haproxy" else kind
+    if inner == "stdio":
+        raise ValueError(f"a server needs a port or a socket of its own, such as {_EXAMPLES['tcp']}")
+    if kind in ("tcp", "tcp6", "ssl", "unix") and rest and ":backlog=" not in rest:
+        description += f":backlog={BACKLOG}"
+    try:
+        endpoint = serverFromString(reactor, description)
+    except Exception as problem:
+        raise ValueError(_why_no_endpoint(kind, problem)) from problem
+    number = getattr(endpoint, "_port", 0)
+    if isinstance(number, int) and not 0 <= number <= 65535:
+        raise ValueError(f"a port is a number from 0 to 65535, such as {_EXAMPLES.get(kind, _EXAMPLES['tcp'])}")
+    return cast(IStreamServerEndpoint, endpoint)
+
+
+def _why_no_endpoint(kind: str, problem: Exception) -> str:
+    if kind in ("ssl", "tls") and isinstance(problem, (ImportError, NameError)):
+        return f"{kind} needs the package pyOpenSSL: pip install 'discosbackend[tls]'"
+    if kind == "systemd" and isinstance(problem, KeyError):
+        return (
+            f"systemd has handed over no socket {problem.args[0]!r}: the name is FileDescriptorName in the .socket "
+            "unit, and the server must be started by systemd"
+        )
+    if kind == "systemd" and isinstance(problem, IndexError):
+        return "systemd has handed over no socket number 0, or not so many: the server must be started by systemd"
+    if kind not in _EXAMPLES:
+        if not isinstance(problem, (ValueError, IndexError)):
+            # A kind that some package has added to Twisted's.
+            return " ".join(f"{type(problem).__name__}: {problem}".split())
+        return f"there is no kind {kind!r}{did_you_mean(kind, _EXAMPLES) or ': there are ' + ', '.join(_EXAMPLES)}"
+    if kind == "ssl" and not isinstance(problem, TypeError):
+        return f"the key or the certificate cannot be read: write {_EXAMPLES[kind]}, with the path of a PEM file"
+    return f"write it such as {_EXAMPLES[kind]}"
+
+
+_MISSING = object()
+
+
+def greeting_delay_of(handler: Handler) -> float:
+    """The `greeting_delay` of a handler's backend, 0 where it has none. ValueError for one that is none."""
+    backend = getattr(handler, "backend", None)
+    # Statically, because an attribute may be a proxy that asks the hardware for whatever it has not.
+    if inspect.getattr_static(backend, "greeting_delay", _MISSING) is _MISSING:
+        return 0.0
+    delay = cast(Any, backend).greeting_delay
+    try:
+        if 0 <= delay < math.inf:
+            return float(delay)
+    except TypeError:
+        # Said below.
+        pass
+    raise ValueError(f"{type(backend).__name__}.greeting_delay must be a number of seconds, 0 or more, not {delay!r}")
+
+
 def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
     """Listen in a reactor that is yours; its `getHost().port` says where if `port` is 0.
 
     Stop with `stopListening()`. CannotListenError when the port is taken.
     """
-    factory = DBFactory(handler, reactor=reactor)
+    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler), reactor=reactor)
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
-def run_server(port: int, handler: Handler, interface: str = "") -> None:
-    """Serve until SIGTERM or SIGINT; blocks. `port` 0 picks a free one.
+def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP; blocks. `port` 0 picks a free one.
 
     Prints one line that says where, with which protocol version and backend. CannotListenError when the port
-    is taken. Also for a process of its own: `multiprocessing.Process(target=run_server, args=...)`.
+    is taken. RuntimeError when a reactor has run in this process: it runs once. So give each server a process of its
+    own, `multiprocessing.Process(target=run_server, args=...)` with any start method, or have several on one reactor
+    with `listen`. Afterwards the handlers of signals are those of before. In a thread that is not the main one it
+    hears no signals: `reactor.callFromThread(reactor.stop)` ends it there.
+
+    A method that keeps everybody waiting for `watchdog` seconds is named in the log; 0 for no such watch.
     """
     from twisted.internet import reactor
 
-    service = DBService(tcp_endpoint(reactor, port, interface), DBFactory(handler))
-    run_service(service, reactor)
+    check_can_run(reactor)
+    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler))
+    service = DBService(tcp_endpoint(reactor, port, interface), factory)
+    run_service(service, reactor, watchdog=watchdog)
 
 
-def run_service(service: DBService, reactor: Any) -> None:
+def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) -> None:
     """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
+    check_can_run(reactor)
+    own_after_fork(reactor)
+    dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
     ports: list[IListeningPort] = []
     problems: list[Failure] = []
-    signals = _StopSignals(reactor)
+    with kept(), _stop_signals(service, reactor) as signals:
+        service.startService()
+        service.listening.addCallbacks(ports.append, problems.append)
+        if problems:
+            problems[0].raiseException()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        reactor.callWhenRunning(signals.install)
+        reactor.callWhenRunning(dog.begin)
+        for port in ports:
+            # Not before the signals are ours: who reads this may send one at once.
+            reactor.callWhenRunning(_announce, service, port)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
+        try:
+            reactor.run(installSignalHandlers=_in_main_thread())
+        finally:
+            dog.end()
+            sys.setswitchinterval(interval)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
+    """The handlers of the signals that stop a service, and what ends the process where they cannot."""
+    if not _in_main_thread():
+        yield _StopSignals(reactor)
+        return
+    from twisted.internet.process import reapAllProcesses
+
+    forced = ForcedExit(
+        service.longest_stop,
+        child_ended=lambda: reactor.callFromThread(reapAllProcesses),
+        handler=_StopSignals._stop,  # noqa: SLF001  # of this module
+    )
+    signals = _StopSignals(reactor, forced)
     signals.install()
-    service.startService()
-    service.listening.addCallbacks(ports.append, problems.append)
-    if problems:
-        problems[0].raiseException()
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.callWhenRunning(signals.install)
-    for port in ports:
-        # Not before the signals are ours: who reads this may send one at once.
-        reactor.callWhenRunning(_announce, service, port)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
+    reactor.addSystemEventTrigger("before", "shutdown", forced.extend, service.longest_stop + _THREADS)
     try:
-        reactor.run()
+        yield signals
     finally:
-        sys.setswitchinterval(interval)
+        forced.close()
 
 
 class _StopSignals:
-    """Goes down on the first SIGTERM or SIGINT, from the very start; a second one finds that under way already."""
+    """Goes down on the first signal of ENDING, from the very start; later ones find that under way already.
 
-    def __init__(self, reactor: Any) -> None:
+    One that is ignored stays so, and so does a handler of the program's own for SIGHUP, at which many a program
+    reads its settings anew.
+    """
+
+    def __init__(self, reactor: Any, forced: ForcedExit | None = None) -> None:
         self._reactor = reactor
+        self._forced = forced
         self._stopping = False
+        self._process = os.getpid()
+        self._ours = heard()
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL and signal.SIGHUP in self._ours:
+            self._ours.remove(signal.SIGHUP)
+        self._ignored = set(ENDING) - set(heard())
 
     def install(self) -> None:
         """Handle the signals from now on: before the reactor runs, and again then, since it takes them too."""
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             # Whoever runs a reactor in another thread has the signals as well.
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._ours:
                 signal.signal(number, self._stop)
+            for number in self._ignored:
+                signal.signal(number, signal.SIG_IGN)
+            if self._forced is not None:
+                self._forced.hear()
         if self._stopping and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
 
     def _stop(self, number: int, _: Any) -> None:
+        if os.getpid() != self._process:
+            # A process that the backend has forked, which is no server.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         name = signal.Signals(number).name
-        logger.info("%s: %s", name, "stopping already" if self._stopping else "stopping")
-        if not self._stopping and self._reactor.running:
+        first, self._stopping = not self._stopping, True
+        if first and self._forced is not None:
+            self._forced.begin()
+        logger.info("%s: %s", name, "stopping" if first else "stopping already")
+        if first and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
-        self._stopping = True
 
 
 def _announce(service: DBService, port: IListeningPort) -> None:
@@ -225,9 +388,4 @@ def announcement(service: DBService, port: IListeningPort) -> str:
 
 def address_of(port: IListeningPort) -> str:
     """Where a port listens, in words: 127.0.0.1:8978, or a socket's path."""
-    address = port.getHost()
-    host, number = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        name = getattr(address, "name", None)
-        return name.decode(errors="replace") if isinstance(name, bytes) else str(address)
-    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+    return address_text(port.getHost())

@@ -59,11 +59,18 @@ class Wire(StringTransport):
         super().__init__()
         self.unread = 0
         self.full = False
+        self.half_closed = False
+
+    def loseWriteConnection(self) -> None:
+        """As Twisted's, which first sends what was written."""
+        assert self.producer is None, "a producer would keep it from being closed"
+        self.half_closed = True
 
     def write(self, data: bytes) -> None:
         if self.disconnected:
             # Cut, as Twisted's: what is written now goes nowhere.
             return
+        assert not self.half_closed, f"{data!r} after the end"
         super().write(data)
         self.unread += len(data)
         if self.unread > self.room and self.producer is not None:

@@ -11,6 +11,8 @@ import logging
 import signal
 import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -47,7 +49,7 @@ class InMemory(MemoryReactorClock):
         listening._hostAddress = IPv4Address("TCP", interface, port or 49152)
         return listening
 
-    def run(self) -> NoReturn:
+    def run(self, installSignalHandlers: bool = True) -> NoReturn:  # noqa: N803  # as Twisted calls it
         """Call what was to be called when it runs, and in its first turn."""
         self.running = self.hasRun = True
         for function, arguments, options in self.whenRunningHooks:
@@ -134,6 +136,9 @@ def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Itera
             (root, "handlers", []),
             (sys, "path", [entry for entry in sys.path if entry]),
             (ticks, "astropy_may_download", ticks.astropy_may_download),
+            (warnings, "showwarning", warnings.showwarning),
+            (threading, "excepthook", threading.excepthook),
+            (sys, "unraisablehook", sys.unraisablehook),
         ):
             stack.enter_context(mock.patch.object(target, name, substitute))
         stack.enter_context(mock.patch.object(twisted.internet, "reactor", reactor))

@@ -38,7 +38,7 @@ class Server:
     """A server process. It starts at once; whatever asks for its address waits until it listens, or is gone.
 
     `announced` is its first line of standard output, `address` where it said there that it listens. Where `stdout`
-    is given, nothing can be read there, and nothing says when it is ready.
+    is given, nothing can be read there, and nothing says when it is ready. Where `stderr` is given, log() is empty.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Server:
         cwd: Path | str = ROOT,
         env: dict[str, str] | None = None,
         stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | None = None,
     ) -> None:
         # A file, not a pipe: nobody reads it while the server runs, and a full pipe would stop it.
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by end()
@@ -57,7 +58,7 @@ class Server:
             # Not that of the tests, which may be closed, or a terminal.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=self._log_file,
+            stderr=self._log_file if stderr is None else stderr,
             text=True,
         )
 

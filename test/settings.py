@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 import unittest
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-__all__ = ["LONG", "PATIENCE", "long_only", "wait_until"]
+__all__ = ["HAS_TLS", "LONG", "PATIENCE", "long_only", "needs_tls", "wait_until"]
 
 T = TypeVar("T")
 
@@ -21,6 +22,12 @@ DISCOS_TEST_PATIENCE multiplies it.
 
 LONG = os.environ.get("DISCOS_TEST_LONG", "") not in ("", "0")
 """Whether every repetition is wanted (`./run_tests --long`) or a few of each kind are enough."""
+
+HAS_TLS = importlib.util.find_spec("OpenSSL") is not None
+"""Whether pyOpenSSL is installed, which `ssl:` endpoints need."""
+
+needs_tls = unittest.skipUnless(HAS_TLS, "needs pyOpenSSL: pip install 'discosbackend[tls]'")
+"""Decorator of a test that serves with TLS."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

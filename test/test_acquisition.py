@@ -28,6 +28,7 @@ from discosbackend.backend import Backend
 from discosbackend.errors import BackendError
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import Ticks
 
 from .settings import LONG, PATIENCE
@@ -76,8 +77,12 @@ class SteadyClock(Clock):
         """Let time pass as it does: each call at its own time, not all of them at the end."""
         while self.calls and self.calls[0].getTime() <= seconds:
             self.rightNow = max(self.rightNow, self.calls[0].getTime())
+            self.on_call()
             self.advance(0)
         self.rightNow = seconds
+
+    def on_call(self) -> None:
+        """Something is about to be called; to be replaced."""
 
 
 class Bench:
@@ -540,6 +545,22 @@ class ComingDueTests(AcquisitionTestCase):
         bench.wait(3 * SECOND)
         self.assertEqual(bench.told, [("begin", NOW + 5 * SECOND)])
 
+    def test_a_flood_of_times_that_change_nothing(self) -> None:
+        """A client can arm a stop every millisecond: five lines of a kind a second, and a count."""
+        for verb, words in (("stop", "not acquiring"), ("start", "already acquiring"), ("fails", "failed")):
+            with self.subTest(verb):
+                bench = acquiring_bench() if verb == "start" else Bench()
+                bench.raises["begin"] = RuntimeError("no") if verb == "fails" else None
+                with self.assertLogs(ROOM, logging.WARNING) as logs:
+                    for _ in range(500):
+                        bench.do("start" if verb == "fails" else verb, bench.now() + MILLISECOND)
+                        bench.wait(2 * MILLISECOND)
+                    bench.wait(2 * SECOND)
+                messages = [record.getMessage() for record in logs.records]
+                self.assertEqual(len(messages), 6, messages)
+                self.assertIn(words, messages[4])
+                self.assertIn("495 more lines", messages[5])
+
     def test_equal_times_while_acquiring(self) -> None:
         for order in (VERBS, VERBS[::-1]):
             with self.subTest(order):
@@ -582,19 +603,100 @@ class ComingDueTests(AcquisitionTestCase):
 
     def test_late_ones_come_in_the_order_of_their_times(self) -> None:
         """A machine that slept: the backend is told the times themselves, not the moment it woke."""
-        for acquiring in (False, True):
+        for order in (VERBS, VERBS[::-1]):
+            with self.subTest(order=order):
+                bench = acquiring_bench()
+                times = {"stop": NOW + SECOND, "start": NOW + 2 * SECOND}
+                for verb in order:
+                    bench.do(verb, times[verb])
+                with self.assertLogs(ROOM, logging.WARNING) as logs:
+                    bench.clock.advance(60)
+                self.assertEqual(bench.told, [("end", NOW + SECOND), ("begin", NOW + 2 * SECOND)])
+                self.assertEqual(bench.state, (True, None, None))
+                self.assertEqual([record.levelname for record in logs.records], ["WARNING", "WARNING"])
+                wanted = (["timed stop", "59.0 s late"], ["timed start", "58.0 s late"])
+                for record, words in zip(logs.records, wanted, strict=True):
+                    for word in (*words, "1795419"):
+                        self.assertIn(word, record.getMessage())
+
+    def test_more_than_a_second_late_is_a_warning(self) -> None:
+        for verb in VERBS:
+            for late, warned in ((0, False), (900, False), (1000, False), (1100, True), (8000, True)):
+                with self.subTest(verb=verb, late=late):
+                    bench = acquiring_bench() if verb == "stop" else Bench()
+                    bench.do(verb, NOW + SECOND)
+                    with self.assertLogs(ROOM, logging.DEBUG) as logs:
+                        bench.clock.advance(1 + late / 1000)
+                    self.assertEqual([r.levelno > logging.INFO for r in logs.records], [True] if warned else [False])
+                    self.assertEqual(len(bench.told), 1, "carried out all the same")
+
+    def test_start_and_stop_that_have_both_passed(self) -> None:
+        """Nothing is acquired: an end before its begin would be worse, and the log says which scan was lost."""
+        for length in (1, MILLISECOND, SECOND, 50 * SECOND):
             for order in (VERBS, VERBS[::-1]):
-                with self.subTest(acquiring=acquiring, order=order):
-                    bench = acquiring_bench() if acquiring else Bench()
-                    first, second = ("stop", "start") if acquiring else VERBS
-                    times = {first: NOW + SECOND, second: NOW + 2 * SECOND}
+                with self.subTest(length=length, order=order):
+                    bench = Bench()
+                    times = {"start": NOW + SECOND, "stop": NOW + SECOND + length}
                     for verb in order:
                         bench.do(verb, times[verb])
-                    bench.clock.advance(60)
-                    roles = {"start": "begin", "stop": "end"}
-                    expected = [(roles[first], NOW + SECOND), (roles[second], NOW + 2 * SECOND)]
-                    self.assertEqual(bench.told, expected)
-                    self.assertEqual(bench.state, (acquiring, None, None))
+                    with self.assertLogs(ROOM, logging.WARNING) as logs:
+                        bench.clock.advance(60)
+                    self.assertEqual((bench.told, bench.state), ([], (False, None, None)))
+                    self.assertEqual(bench.clock.getDelayedCalls(), [])
+                    (record,) = logs.records
+                    self.assertEqual(record.levelname, "ERROR")
+                    for instant in times.values():
+                        self.assertIn(Ticks(instant).unix_text(), record.getMessage())
+                    self.assertIn("lost", record.getMessage())
+                    self.assertIn("59.0 s", record.getMessage())
+                    bench.start()
+                    self.assertEqual(len(bench.told), 1, "and it goes on")
+
+    def test_only_the_start_has_passed(self) -> None:
+        bench = Bench()
+        bench.start(NOW + SECOND)
+        bench.stop(NOW + 60 * SECOND)
+        with self.assertLogs(ROOM, logging.WARNING):
+            bench.clock.advance(59)
+        self.assertEqual(bench.told, [("begin", NOW + SECOND)])
+        bench.wait(2 * SECOND)
+        self.assertEqual(bench.told[1:], [("end", NOW + 60 * SECOND)])
+
+    def test_what_had_come_due_precedes_a_request(self) -> None:
+        """A process that was stopped reads its requests before its timers run."""
+        slept = 9 * SECOND
+        for armed, request, told, state in (
+            # A stop that had passed must not end what begins afterwards.
+            ({"stop": 2}, ("start", None), [("begin", slept)], (True, None, None)),
+            ({"stop": 2, "start": 1}, ("start", None), [("begin", slept)], (True, None, None)),
+            ({"start": 2}, ("start", 20), [("begin", 2 * SECOND)], (True, 20, None)),
+            ({"start": 2}, ("stop", 20), [("begin", 2 * SECOND)], (True, None, 20)),
+            ({"start": 2}, ("stop", None), [("begin", 2 * SECOND), ("end", slept)], (False, None, None)),
+            ({"start": 2, "stop": 5}, ("stop", 20), [], (False, None, 20)),
+        ):
+            with self.subTest(armed, request=request):
+                bench = Bench()
+                for verb, second in armed.items():
+                    bench.do(verb, NOW + second * SECOND)
+                bench.clock.rightNow = slept / SECOND
+                verb, at = request
+                with self.assertLogs(ROOM, logging.WARNING):
+                    bench.do(verb, None if at is None else NOW + at * SECOND)
+                self.assertEqual(bench.told, [(role, NOW + ticks) for role, ticks in told])
+                acquiring, *pending = state
+                self.assertEqual(bench.state, (acquiring, *(at and NOW + at * SECOND for at in pending)))
+                self.assertEqual(len(bench.clock.getDelayedCalls()), int(pending != [None, None]))
+
+    def test_what_had_come_due_precedes_a_refusal(self) -> None:
+        bench = Bench()
+        bench.start(NOW + 2 * SECOND)
+        bench.clock.rightNow = 9.0
+        with self.assertLogs(ROOM, logging.WARNING):
+            self.assert_refused("already acquiring", bench.start)
+        self.assertEqual(bench.state, (True, None, None))
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+        bench.acquisition.cancel()
+        self.assertEqual(bench.told, [("begin", NOW + 2 * SECOND)])
 
     def test_last_lateness(self) -> None:
         bench = Bench()
@@ -781,15 +883,27 @@ class ClockStepTests(AcquisitionTestCase):
 
     def test_forward_over_the_time(self) -> None:
         for ahead in (30 * SECOND, 3 * DAY):
-            for slept in (0, 100 * MILLISECOND, 7 * SECOND):
-                with self.subTest(ahead=ahead, slept=slept):
+            for slept, stop_after, level in (
+                (0, SECOND, "ERROR"),
+                (100 * MILLISECOND, SECOND, "ERROR"),
+                (7 * SECOND, SECOND, "ERROR"),
+                (0, 20 * SECOND, "WARNING"),
+                (7 * SECOND, 20 * SECOND, "WARNING"),
+            ):
+                with self.subTest(ahead=ahead, slept=slept, stop_after=stop_after):
                     bench = Bench()
                     bench.start(NOW + ahead)
-                    bench.stop(NOW + ahead + SECOND)
+                    bench.stop(NOW + ahead + stop_after)
                     bench.wait(slept)
                     bench.step(ahead + 5 * SECOND)
-                    bench.wait(SECOND)
-                    self.assertEqual(bench.told, [("begin", NOW + ahead), ("end", NOW + ahead + SECOND)])
+                    with self.assertLogs(ROOM, logging.WARNING) as logs:
+                        bench.wait(SECOND)
+                    if stop_after == SECOND:
+                        self.assertEqual((bench.told, bench.state), ([], (False, None, None)), "both have passed")
+                    else:
+                        self.assertEqual(bench.told, [("begin", NOW + ahead)])
+                        self.assertEqual(bench.state, (True, None, NOW + ahead + stop_after))
+                    self.assertEqual([r.levelname for r in logs.records], [level])
 
     def test_forward_to_shortly_before_the_time(self) -> None:
         for before in (1_000 * MILLISECOND, 3 * SECOND, 60 * SECOND):
@@ -1570,7 +1684,7 @@ class Model:
         return True
 
     def reach(self, now: int) -> None:
-        """The UTC clock stands at `now`."""
+        """The UTC clock stands at `now`, and what is pending is looked at."""
         self.now = now
         due = sorted((at, verb) for verb, at in self.pending.items() if at <= now)
         for _, verb in due:
@@ -1580,9 +1694,16 @@ class Model:
                 self.logged += 2
                 return
             due = [(due[0][0], "stop"), (due[0][0], "start")]
+        if [verb for _, verb in due] == ["start", "stop"] and not self.acquiring:
+            # Both have passed: that scan is lost.
+            self.logged += 1
+            return
         for at, verb in due:
-            if self.acquiring == (verb == "start") or not self.transition(verb, at):
+            if self.acquiring == (verb == "start"):
                 self.logged += 1
+                continue
+            self.logged += now - at > SECOND
+            self.logged += not self.transition(verb, at)
 
     def arm(self, verb: str, at: int) -> str:
         """`start,T` or `stop,T`: the reason of a fail, "" for ok."""
@@ -1634,12 +1755,21 @@ class Count(logging.Handler):
         self.count += 1
 
 
+class Everything(RateLimitedLogger):
+    """Leaves nothing out."""
+
+    def log(self, level: int, kind: Any, text: str, *args: object, exc_info: Any = None, **_: Any) -> None:
+        self.logger.log(level, text, *args, exc_info=exc_info)
+
+
 class AcquisitionMachine(RuleBasedStateMachine):
     """Any sequence of requests, failures of the backend, passing time and steps of the clock."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bench = Bench(horizon=HORIZON)
+        # Each line counts here, also those of a flood.
+        self.bench.acquisition._limited = Everything(logging.getLogger(ROOM), self.bench.clock.callLater)
         self.model = Model()
         self.log = Count()
         self.logger = logging.getLogger(ROOM)
@@ -1699,11 +1829,24 @@ class AcquisitionMachine(RuleBasedStateMachine):
         """Start or stop at a time that never is."""
         self.arm(verb, at)
 
+    def pass_time(self, ticks: int) -> None:
+        """Let time pass; the model looks whenever the machine does."""
+        before = self.bench.clock.seconds()
+        end = self.model.now + ticks
+
+        def called() -> None:
+            self.model.reach(self.bench.now())
+
+        with mock.patch.object(self.bench.clock, "on_call", called):
+            self.bench.wait(ticks)
+        assert self.bench.clock.seconds() > before
+        self.model.now = end
+
     @rule(ticks=spans)
     def wait(self, ticks: int) -> None:
         """Time passes; what comes due last may take a microsecond."""
-        self.bench.wait(ticks + 10)
-        self.model.reach(self.model.now + ticks + 10)
+        self.pass_time(ticks + 10)
+        assert all(at > self.model.now for at in self.model.pending.values()), "looked at in time"
 
     @rule()
     def cancel(self) -> None:
@@ -1723,8 +1866,8 @@ class AcquisitionMachine(RuleBasedStateMachine):
         """The clock is stepped, which is followed within a second."""
         self.bench.step(ticks)
         self.model.now += ticks
-        self.bench.wait(SECOND)
-        self.model.reach(self.model.now + SECOND)
+        self.pass_time(SECOND)
+        assert all(at > self.model.now for at in self.model.pending.values()), "followed within a second"
 
     @rule(role=st.sampled_from(("begin", "end")), error=st.sampled_from((None, None, SystemExit(1))))
     def break_or_mend(self, role: str, error: BaseException | None) -> None:

@@ -259,7 +259,7 @@ class LoadingTests(unittest.TestCase):
 
     def test_a_server_of_a_users_backend_loads_nothing_of_the_simulator(self) -> None:
         # Everything but running the reactor.
-        serve = "from discosbackend.cli import server; server.run_service = lambda *_: None; server.main"
+        serve = "from discosbackend.cli import server; server.run_service = lambda *_, **__: None; server.main"
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
             for options, wanted in ((["--backend", "mine:Mine"], False), (["--no-data"], True)):

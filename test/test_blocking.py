@@ -762,17 +762,65 @@ class OverdueTests(BlockingTestCase):
         self.assertEqual(self.b.answer(), b"")
 
     def test_a_limit_that_was_spent_waiting(self) -> None:
-        # It began after 59 s of waiting and so has 1 s left; its thread keeps the device like any other.
+        """It began after 59 s of waiting and so has 1 s left, but its thread has as long as any other."""
         self.backend.stop_at("/f")
         self.b.ask(b"?set-filename,/f")
         self.reactor.pass_time(59)
         self.end("slow")
         self.backend.stops["/f"].reached()
-        self.reactor.pass_time(1)
+        waiting = Client(self.handler, self.reactor)
+        waiting.ask(b"?set-shift,1")
+        with self.assertNoLogs("discosbackend", "ERROR"):
+            self.reactor.pass_time(1)
+            self.assertEqual(
+                self.b.answer(), b"!set-filename,fail,timeout: set-filename waited 59.0 s and ran 1.0 s\r\n"
+            )
+            self.assertEqual((self.c.ask(b"?set-shift,2"), waiting.answer()), (b"", b""), "nobody else is refused")
+            self.end("/f")
+        self.assertEqual((self.c.answer(), waiting.answer()), (b"!set-shift,ok\r\n", b"!set-shift,ok\r\n"))
+        self.assertEqual(self.backend.begun, ["slow", "/f", "shift 1", "shift 2"])
+
+    def test_overdue_once_it_has_itself_run_so_long(self) -> None:
+        """Also when nobody waits for it any more; until then others wait for their own limits."""
+        self.backend.stop_at("/f")
+        self.b.ask(b"?set-filename,/f")
+        self.reactor.pass_time(59)
+        self.end("slow")
+        self.backend.stops["/f"].reached()
+        self.reactor.pass_time(31)
         self.assertRegex(self.b.answer(), rb"^!set-filename,fail,timeout")
-        self.assertEqual(self.c.ask(b"?set-shift,1"), b"!set-shift,fail,busy with set-filename since 1 s\r\n")
+        self.c.ask(b"?set-shift,1")
+        with self.assertNoLogs("discosbackend", "ERROR"):
+            self.reactor.pass_time(28.75)
+        self.assertEqual(self.c.answer(), b"")
+        with self.assertLogs("discosbackend", "ERROR") as logs:
+            self.reactor.pass_time(0.25)
+        self.assertRegex(logs.output[0], "set-filename is overdue.*60 s")
+        self.assertEqual(self.c.answer(), b"!set-shift,fail,busy with set-filename since 60 s\r\n")
+        self.assertEqual(self.b.ask(b"?set-shift,2"), b"!set-shift,fail,busy with set-filename since 60 s\r\n")
         self.end("/f")
-        self.assertEqual(self.c.ask(b"?set-shift,1"), b"!set-shift,ok\r\n")
+        self.assertEqual(self.b.ask(b"?set-shift,2"), b"!set-shift,ok\r\n")
+
+    def test_who_merely_waited(self) -> None:
+        self.serve(Hardware(), timeouts={"set-filename": 5.0})
+        self.begin(self.a, b"?set-configuration,long", "long")
+        self.b.ask(b"?set-filename,/f")
+        self.c.ask(b"?set-shift,1")
+        with self.assertNoLogs("discosbackend", "ERROR"):
+            self.reactor.pass_time(5)
+        self.assertEqual(self.b.answer(), b"!set-filename,fail,timeout: waited 5 s for set-configuration\r\n")
+        self.assertEqual(self.c.answer(), b"")
+        self.end("long")
+        self.assertEqual(self.c.answer(), b"!set-shift,ok\r\n")
+
+    def test_without_a_limit_it_is_never_overdue(self) -> None:
+        self.serve(Hardware(), timeouts={"set-configuration": None})
+        self.begin(self.a, b"?set-configuration,long", "long")
+        with self.assertNoLogs("discosbackend", "ERROR"):
+            self.reactor.pass_time(100)
+            self.b.ask(b"?set-shift,1")
+        self.end("long")
+        self.assertEqual(self.b.answer(), b"!set-shift,ok\r\n")
 
     def test_five_thousand_are_told_without_an_overflow(self) -> None:
         outcomes: list[Any] = []
@@ -794,11 +842,36 @@ class OverdueTests(BlockingTestCase):
         self.backend.stops["1"].reached()
         reply.cancel()  # type: ignore[union-attr]
         self.assertIsInstance(outcomes[0].value, HandlerException)
-        # Its thread runs on, so nobody else has the device.
-        self.assertRegex(self.b.ask(b"?set-shift,1"), rb"^!set-shift,fail,busy with set-configuration")
+        # Its thread runs on, so nobody else has the device: they wait, since it is not overdue.
+        self.assertEqual(self.b.ask(b"?set-shift,1"), b"")
         self.end("1")
         self.assertEqual(len(outcomes), 1)
-        self.assertEqual(self.b.ask(b"?set-shift,1"), b"!set-shift,ok\r\n")
+        self.assertEqual(self.b.answer(), b"!set-shift,ok\r\n")
+
+    def test_the_server_stops_while_it_runs(self) -> None:
+        """The acquisition is ended once the thread has returned, or not at all if it does not return in time."""
+        for returns in (True, False):
+            with self.subTest(returns=returns):
+                self.serve(Hardware())
+                told: list[str] = []
+                self.backend.stop = lambda timestamp=None, told=told: told.append("stop")
+                self.backend.server_stopping = lambda told=told: told.append("stopping")
+                self.handler = DBProtocolHandler(self.backend, reactor=self.reactor)
+                self.a = Client(self.handler, self.reactor)
+                self.begin(self.a, b"?set-configuration,1", "1")
+                done: list[Any] = []
+                stopping = self.handler.stop()
+                stopping.addBoth(done.append)
+                self.reactor.pass_time(2)
+                self.assertEqual((told, done), ([], []))
+                if returns:
+                    self.end("1")
+                    self.assertEqual(told, ["stop", "stopping"])
+                else:
+                    stopping.cancel()
+                    self.assertEqual(told, ["stopping"])
+                    self.end("1")
+                self.assertEqual(len(done), 1)
 
     def test_the_server_stops_all_the_same(self) -> None:
         told: list[str] = []

@@ -67,6 +67,21 @@ class ListTests(RecoverTests):
         )
         self.assertEqual(opened(folder), [0, 1, 3, 4, 5])
 
+    def test_nothing_that_a_terminal_obeys(self) -> None:
+        """A client chose the name: it may neither forge a line nor move the cursor."""
+        name = "/archive/tmp/a\x0bb\x1b[2J\x85c\x9b2J\u2028.fits"
+        folder = record(self.data, name=name)
+        status, out, _ = self.recover(self.data, "--list")
+        lines = out.splitlines()
+        self.assertEqual((status, len(lines), lines[0]), (0, 4, str(folder)))
+        self.assertEqual(lines[2], r"    set-filename /archive/tmp/a\x0bb\x1b[2J\x85c\x9b2J\u2028.fits")
+        (folder / "header.json").write_text("{}", encoding="utf-8")
+        odd = folder.rename(folder.with_name("20261128-105550.123-\x9b2J\n0"))
+        for options in (["--list"], []):
+            _, out, err = self.recover(odd, *options)
+            for line in (out + err).split("\n"):
+                self.assertTrue(line.isprintable(), line)
+
     def test_oldest_first_with_one_in_use_and_one_that_cannot_be_read(self) -> None:
         damaged = record(self.data, begins=Ticks(BEGINS + 10**8))
         (damaged / "header.json").write_text("{}", encoding="utf-8")
@@ -209,6 +224,18 @@ class CommandLineTests(RecoverTests):
         for text in ("examples:", "exit status:", "--without-metadata", "discos-backend-recover --list"):
             self.assertIn(text, out)
         self.assertIn(__version__, self.recover("--version")[1])
+
+    def test_what_it_logs_is_printable_too(self) -> None:
+        output = self.folder / "a\x0bforged\x9b.fits"
+        output.write_text("is there already", encoding="utf-8")
+        record(self.data, name=str(self.folder / "tmp" / output.name))
+        logging.disable(logging.NOTSET)
+        done = self.recover(self.data)
+        self.assertEqual(done.status, 0)
+        (line,) = done.err.split("\n")[:-1]
+        self.assertRegex(line, r"^discos-backend-recover: .*a\\x0bforged\\x9b.fits exists already")
+        for line in done.out.split("\n"):
+            self.assertTrue(line.isprintable(), line)
 
     def torn(self) -> Path:
         """A recording of four dumps, of which the last was cut off."""

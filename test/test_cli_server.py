@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -15,8 +16,10 @@ from discosbackend.cli import server
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Outcome, run_program
-from .serving import SCRIPT, Server, ask, bare_environment, served
+from .serving import SCRIPT, Server, ask, bare_environment, program, served
 from .settings import wait_until
+
+NONESUCH = b"!nonesuch,fail,invalid command 'nonesuch'\r\n"
 
 
 def run(*options: str, cwd: Path | str | None = None, reactor: InMemory | None = None) -> Outcome:
@@ -117,6 +120,16 @@ class CommandLineTests(unittest.TestCase):
                 ("'smoke:signals' is no endpoint", "--listen", "smoke:signals"),
                 ("is no endpoint", "--listen", f"ssl:0:privateKey={folder}/nonexistent.pem"),
                 ("cannot listen", "--listen", f"unix:{folder}/nonexistent/socket"),
+                *(
+                    (f"'{description}' is no endpoint", "--listen", description)
+                    for description in (
+                        "stdio:",
+                        "haproxy:stdio:",
+                        "systemd:domain=INET:name=b",
+                        "tcp:99999",
+                        "tcp:8978:x=1",
+                    )
+                ),
             ):
                 self.assert_refused(1, text, *options, reactor=Listening())
 
@@ -235,10 +248,26 @@ class ProgramTests(unittest.TestCase):
             self.assertEqual(server.stop(SIGTERM), 0)
             log = server.log()
         self.assertIn("b'?get-configuration' -> b'!get-configuration,ok,unconfigured' in 0.", log)
-        self.assertIn("refused: nonesuch: \"invalid command 'nonesuch'\"", log)
+        self.assertRegex(log, r"nonesuch from 127\.0\.0\.1:\d+ -> fail \"invalid command 'nonesuch'\" in 0\.\d{3} s")
         self.assertIn("2026 CRITICAL forged", log)
         for line in log.splitlines():
-            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: [ -~]*$")
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UT [A-Z]+ [\w.]+: [ -~]*$")
+
+    def test_a_log_that_nobody_reads_does_not_stop_the_server(self) -> None:
+        """A full pipe: lines are dropped and counted, every request is answered, and the server ends."""
+        reader, writer = os.pipe()
+        with open(reader, "rb") as log:
+            with open(writer, "wb") as pipe:
+                process = Server(program("--log-level", "debug"), stderr=pipe)
+            self.addCleanup(process.end)
+            with process.connect() as connection:
+                for _ in range(20):
+                    self.assertEqual(set(ask(connection, *[b"?nonesuch"] * 1000)), {NONESUCH})
+            self.assertEqual(process.stop(SIGTERM), 0)
+            lines = log.read().decode().splitlines()
+        self.assertGreater(len(lines), 100)
+        written = sum("b'?nonesuch' -> " in line for line in lines)
+        self.assertLess(written, 20000)
 
 
 if __name__ == "__main__":

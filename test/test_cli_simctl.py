@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,19 @@ class CommandLineTests(unittest.TestCase):
             status, out, err = run(str(port), "diode", "on")
         self.assertEqual((status, out, len(err.splitlines())), (1, "", 1))
         self.assertIn(f"nothing is controlled at 127.0.0.1:{port}: Connection refused: was the server", err)
+
+    def test_nothing_that_a_terminal_obeys(self) -> None:
+        for answer in (b'{"error": "a\\u009b2J\\u001b[2J\\nb"}\n', b'{"error": "a\xc2\x9b2J"}\n', b"\xc2\x9b2J\n"):
+
+            def script(peer: socket.socket, answer: bytes = answer) -> None:
+                peer.recv(65536)
+                peer.sendall(answer)
+
+            with self.subTest(answer), answering(script) as port:
+                status, out, err = run(str(port), "diode", "on")
+                self.assertEqual((status, out), (1, ""))
+                self.assertRegex(err, r"^discos-backend-simctl: .*\n\Z")
+                self.assertTrue(err[:-1].isprintable(), err)
 
     def test_no_answer(self) -> None:
         with answering(until_closed) as port:

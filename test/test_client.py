@@ -435,6 +435,8 @@ class ConnectionTests(ClientTests):
     def test_nobody_listens(self) -> None:
         with refusing() as port, self.assertRaisesRegex(NoReply, f"no server at 127.0.0.1:{port}"):
             Client(port=port)
+        with self.assertRaisesRegex(NoReply, rf"no server at \[::1\]:{port}"):
+            Client("::1", port)
 
     def test_no_address(self) -> None:
         for host, port in [("127.0.0.1", 65536), ("127.0.0.1", -1), ("x" * 64, 8978)]:
@@ -480,6 +482,20 @@ class ProgramTests(ClientTests):
             (1, "!set-filename,fail,no\\, never\n", ""),
         )
         self.assertEqual(self.received, [b"?status\r\n", b"?set-filename,a\\,b\r\n"])
+
+    def test_nothing_that_a_terminal_obeys(self) -> None:
+        """A server's text must not move the cursor; a C1 control such as 0x9B does, as ESC [ does."""
+        port = self.serve(
+            lambda peer: (peer.send(GREETING), peer.answer(b"!get-filename,ok,/a\x9b2J\x85\x0b\x7f\xfc\r\n")),
+            lambda peer: (peer.send(GREETING), peer.answer(b"!\x9b2J\r\n")),
+        )
+        self.assertEqual(
+            self.run_program(f"127.0.0.1:{port}", "get-filename"),
+            (0, "!get-filename,ok,/a\\x9b2J\\x85\\x0b\\x7f\xfc\n", ""),
+        )
+        status, output, errors = self.run_program(f"127.0.0.1:{port}", "get-filename")
+        self.assertEqual((status, output), (1, ""))
+        self.assertTrue(errors.rstrip("\n").isprintable(), errors)
 
     def test_no_server(self) -> None:
         with refusing() as port:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import time
 import unittest
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from unittest import mock
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discosbackend import framing
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, without_telnet
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
 
 from .settings import LONG
 
@@ -207,6 +208,50 @@ class LineSplitterTests(unittest.TestCase):
         self.assertEqual(kinds(fed(pieces(stream, at))), kinds(lines_of(stream)))
 
 
+class BareReturnTests(unittest.TestCase):
+    """A CR that neither LF nor NUL follows, in a line that has not ended (protocol section 1.3)."""
+
+    def check(self, stream: bytes, bare: bool, open_return: bool) -> None:
+        """However it is cut."""
+        for at in ([], range(len(stream)), [len(stream) // 2], [len(stream) - 1]):
+            splitter = LineSplitter()
+            for chunk in pieces(stream, at):
+                splitter.feed(chunk)
+            with self.subTest(stream[:20], at=list(at)[:5]):
+                if not at:
+                    self.assertEqual(splitter.bare_cr, bare)
+                else:
+                    # Cut, it may have been seen before the line ended.
+                    self.assertGreaterEqual(splitter.bare_cr, bare)
+                self.assertEqual(splitter.rest.endswith(b"\r"), open_return)
+
+    def test_streams(self) -> None:
+        for stream, bare, open_return in (
+            (b"", False, False),
+            (b"?status\r\n", False, False),
+            (b"?status\r\0", False, False),
+            (b"?status\r\n?sta", False, False),
+            (b"?status\r", False, True),
+            (b"?time\n?status\r", False, True),
+            (b"?status\r?time\r", True, True),
+            (b"?status\rx", True, False),
+            (b"\r\r", True, True),
+            # It ended after all, and its reply says what was wrong.
+            (b"?status\rx\r\n", False, False),
+            (b"?status\r?time\r" * 5000, True, True),
+            (b"x" * LONGEST + b"yy\r", False, True),
+            (b"x" * LONGEST + b"yy\rz", True, False),
+        ):
+            self.check(stream, bare, open_return)
+
+    def test_cut_at_the_return(self) -> None:
+        for end in (b"\n", b"\0"):
+            splitter = LineSplitter()
+            self.assertEqual(splitter.feed(b"?status\r"), [])
+            self.assertEqual(splitter.feed(end), [b"?status"])
+            self.assertFalse(splitter.bare_cr)
+
+
 class LongLineTests(unittest.TestCase):
     """At most 16384 bytes, the line's end not counted."""
 
@@ -286,6 +331,85 @@ class LongLineTests(unittest.TestCase):
         with mock.patch.object(framing, "LONGEST_LINE", longest):
             for chunks in (pieces(stream, at), [stream], pieces(stream, range(len(stream)))):
                 self.assertEqual(kinds(fed(chunks)), expected)
+
+
+class HttpTests(unittest.TestCase):
+    """Protocol section 1.10: a line that a browser sends first."""
+
+    REQUESTS = (
+        b"POST / HTTP/1.1",
+        b"GET /?start HTTP/1.0",
+        b"OPTIONS * HTTP/1.1",
+        b"CONNECT 127.0.0.1:8978 HTTP/1.1",
+        b"PRI * HTTP/2.0",
+        b"get http://127.0.0.1:8978/ HTTP/3",
+        b"GET /a b HTTP/1.1",
+        b"GET /\xe9 HTTP/1.1 and more",
+    )
+    OTHERS = (
+        b"",
+        b"GET",
+        b"GET /",
+        b"GET / HTTP/",
+        b"GET / HTTP/x",
+        b"GET / http/1.1",
+        b"GET HTTP/1.1",
+        b"GET  HTTP/1.1",
+        b"?set-filename,GET / HTTP/1.1",
+        b"!x,ok,GET / HTTP/1.1",
+        b" GET / HTTP/1.1",
+        b"/ HTTP/1.1",
+        b"M-SEARCH * HTTP/1.1",
+        b"HTTP/1.1 200 OK",
+        b"Host: 127.0.0.1",
+        b"quit",
+    )
+
+    def test_lines(self) -> None:
+        for line in self.REQUESTS:
+            with self.subTest(line):
+                self.assertTrue(is_http(line))
+        for line in self.OTHERS:
+            with self.subTest(line):
+                self.assertFalse(is_http(line))
+
+    def test_long_ones(self) -> None:
+        """A page chooses the target, and so the length."""
+        for target in (b"/" + b"a" * LONGEST, b"/" + b"a" * 3 * LONGEST, b"/" + b"a b" * 3 * LONGEST):
+            for end in (b" HTTP/1.1", b" HTTP/1.1 "):
+                starts = ((b"POST ", True), (b"?a,", False), (b"POST", False), (b"\xff\xfb\x01POST ", True))
+                for start, wanted in starts:
+                    stream = start + target + end + b"\r\n?b\r\n"
+                    places: tuple[Sequence[int], ...] = (
+                        (),
+                        range(0, len(stream), 1000),
+                        range(len(stream) - 20, len(stream)),
+                    )
+                    for at in places:
+                        with self.subTest(start, end=end, length=len(stream), at=str(at)):
+                            line, rest = fed(pieces(stream, at))
+                            self.assertIsInstance(line, LongLine)
+                            self.assertEqual(is_http(without_telnet(line)), wanted)
+                            self.assertFalse(is_http(rest))
+
+    def test_long_ones_of_others(self) -> None:
+        for line in (b"POST " + b"a" * LONGEST, b"POST /" + b" HTTP/1.1" + b"a" * LONGEST + b"HTTP/1", b"a" * 20000):
+            (found,) = fed([line + b"\n"])
+            self.assertFalse(is_http(found) and b" HTTP/1" not in line[-64:], line[-20:])
+        # One long line leaves nothing behind for the next one.
+        first, second = fed([b"x" * LONGEST + b" HTTP/1.1\nPOST " + b"y" * LONGEST + b"\n"])
+        self.assertEqual((is_http(first), is_http(second)), (False, False))
+        splitter = LineSplitter()
+        splitter.feed(b"x" * 20000 + b" HTTP/1.1")
+        splitter.feed(b"\nPOST " + b"y" * 20000)
+        (second,) = splitter.feed(b"\n")
+        self.assertFalse(is_http(second))
+
+    def test_no_line_takes_long_to_judge(self) -> None:
+        began = time.process_time()
+        for line in (b"a" * LONGEST, b"a " + b" HTTP/" * (LONGEST // 6), b"a b" + b" " * (LONGEST - 3)):
+            self.assertFalse(is_http(line[:LONGEST]))
+        self.assertLess(time.process_time() - began, 0.5)
 
 
 class TelnetTests(unittest.TestCase):

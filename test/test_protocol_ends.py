@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import unittest
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import INegotiated, ITCPTransport
 from twisted.internet.task import Clock
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from discosbackend.grammar import Message
-from discosbackend.handlers import AlwaysOkHandler, HandlerException
+from discosbackend.handlers import AlwaysOkHandler, Handler, HandlerException
 from discosbackend.protocol import DBFactory, Exchange
+from discosbackend.simulator.faults.protocol import FaultyFactory
+from discosbackend.simulator.faults.script import Fault, Faults
 
 from .in_memory import GREETING, Connection, Later, Narrow, Scripted, Wire, greeted, odd, ok, quiet
 
@@ -183,6 +186,28 @@ class TransportTests(unittest.TestCase):
         self.assertEqual(connection.ask(b"?x\r\n"), GREETING + b"!x,ok\r\n")
         self.assertIn("/run/backend.sock", exchanges[0].peer)
 
+    def test_peers_have_one_name(self) -> None:
+        for address, name in (
+            (IPv4Address("TCP", "10.0.0.7", 4711), "10.0.0.7:4711"),
+            (IPv6Address("TCP", "::1", 5000), "[::1]:5000"),
+            (IPv6Address("TCP", "::ffff:10.0.0.7", 4711), "10.0.0.7:4711"),
+            (UNIXAddress(None), "a local socket"),
+        ):
+            with self.subTest(name):
+                transport = Wire()
+                transport.peerAddr = address
+                exchanges: list[Exchange] = []
+                with self.assertLogs("discosbackend.protocol", "DEBUG") as logs:
+                    connection = Connection(AlwaysOkHandler(), transport)
+                    connection.factory.listeners.append(exchanges.append)
+                    connection.ask(b"?x\r\n?\r\n!x\r\n")
+                    connection.lose(ConnectionLost("reset by peer"))
+                self.assertEqual({exchange.peer for exchange in exchanges}, {name})
+                self.assertEqual(str(connection.protocol), name)
+                for record in logs.records:
+                    self.assertRegex(record.getMessage(), rf"^(x from )?{re.escape(name)} ")
+                self.assertEqual(len(logs.records), 5)
+
     def test_streaming_producer(self) -> None:
         connection = greeted(AlwaysOkHandler())
         self.assertIs(connection.transport.producer, connection.protocol)
@@ -194,6 +219,165 @@ class TransportTests(unittest.TestCase):
         with mock.patch.object(connection.transport, "write", wraps=connection.transport.write) as write:
             self.assertEqual(connection.ask(b"?x\r\n" * 3), b"!x,ok\r\n" * 3)
         write.assert_called_once()
+
+
+HTTP = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8978\r\nContent-Length: 8\r\n\r\n"
+INVALID = b"!undefined,invalid,syntax error: line begins with 'P' where ? is needed\r\n"
+
+
+class HttpTests(unittest.TestCase):
+    """Protocol section 1.10: a web page can make a browser send anything, behind a line that is HTTP's."""
+
+    def connect(self, handler: Handler | None = None, transport: Wire | None = None) -> Connection:
+        return greeted(handler or self.handler, TcpWire() if transport is None else transport)
+
+    def setUp(self) -> None:
+        self.handler = Scripted(ok)
+
+    def end(self, connection: Connection) -> None:
+        """The client closes too; nothing is left behind."""
+        connection.half_close()
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertEqual(connection.factory.connections, set())
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_nothing_behind_it_is_looked_at(self) -> None:
+        for body in (b"?start\r\n", b"?start\r\n" * 5000, b"!x\r\n?start\n", b"?start\r\0"):
+            for piece in (None, 1, 7) if len(body) < 100 else (None, 4096):
+                with self.subTest(body[:10], piece=piece):
+                    self.setUp()
+                    connection = self.connect()
+                    self.assertEqual(connection.ask(HTTP + body, piece), INVALID)
+                    self.assertTrue(connection.transport.half_closed)
+                    self.assertFalse(connection.transport.disconnecting, "what still comes has to be read")
+                    self.assertEqual(connection.ask(b"?start\r\n"), b"")
+                    self.assertEqual(self.handler.requests, [])
+                    self.assertEqual(connection.transport.producerState, "producing")
+                    self.end(connection)
+
+    def test_what_came_before_it_is_answered(self) -> None:
+        connection = self.connect()
+        received = connection.ask(b"?x,1\r\n?x,2\r\n" + HTTP + b"?x,3\r\n")
+        self.assertEqual(received, b"!x,ok,1\r\n!x,ok,2\r\n" + INVALID)
+        self.end(connection)
+
+    def test_what_is_still_running_is_answered_first(self) -> None:
+        later = Later()
+        connection = self.connect(odd(later))
+        self.assertEqual(connection.ask(b"?odd\r\n" + HTTP + b"?odd\r\n"), b"")
+        self.assertFalse(connection.transport.half_closed)
+        later.end()
+        self.assertEqual(connection.ask(b""), b"!odd,ok\r\n" + INVALID)
+        self.assertTrue(connection.transport.half_closed)
+        self.assertEqual(later.waiting, [])
+        self.end(connection)
+
+    def test_a_client_that_does_not_close(self) -> None:
+        """After a second it is closed for good; a reset before that would destroy the reply."""
+        connection = self.connect()
+        connection.ask(HTTP)
+        connection.protocol.writeConnectionLost()
+        connection.clock.advance(0.9)
+        connection.send(b"x" * 100000)
+        self.assertFalse(connection.transport.disconnecting or connection.transport.disconnected)
+        connection.clock.advance(0.1)
+        self.assertTrue(connection.transport.disconnecting)
+        self.assertFalse(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_does_not_read(self) -> None:
+        """The reply has not left within the second: it is cut off."""
+        connection = self.connect()
+        connection.ask(HTTP)
+        connection.clock.advance(1)
+        self.assertTrue(connection.transport.disconnected)
+        connection.lose()
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_has_gone_already(self) -> None:
+        connection = self.connect()
+        connection.send(b"?x,1\r\n" * 10 + HTTP + b"?start\r\n" * 10)
+        connection.lose()
+        connection.clock.advance(0)
+        self.assertEqual(set(self.handler.requests), {"?x,1"})
+        self.assertEqual(connection.factory.connections, set())
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_a_client_that_has_closed_its_half(self) -> None:
+        connection = self.connect()
+        connection.send(b"?x,1\r\n" * 10 + HTTP + b"?start\r\n" * 10)
+        connection.half_close()
+        self.assertEqual(connection.ask(b""), b"!x,ok,1\r\n" * 10 + INVALID)
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_lines_of_any_length(self) -> None:
+        for target in (b"/a", b"/" + b"a" * 16370, b"/" + b"a" * 16384, b"/" + b"a" * 100000):
+            with self.subTest(len(target)):
+                connection = self.connect()
+                received = connection.ask(b"GET " + target + b" HTTP/1.1\r\n?start\r\n", 1000)
+                self.assertEqual(received.count(b"\r\n"), 1)
+                self.assertRegex(received, rb"^!undefined,invalid,syntax error: ")
+                self.assertEqual(self.handler.requests, [])
+                self.assertTrue(connection.transport.half_closed)
+
+    def test_before_the_greeting(self) -> None:
+        connection = Connection(DBFactory(self.handler, greeting_delay=5, reactor=Clock()), TcpWire())
+        self.assertEqual(connection.ask(HTTP), INVALID)
+        self.end(connection)
+
+    def test_behind_telnet_negotiation(self) -> None:
+        connection = self.connect()
+        self.assertEqual(connection.ask(b"\xff\xfb\x01" + HTTP + b"?start\r\n"), INVALID)
+        self.assertEqual(self.handler.requests, [])
+
+    def test_with_tls(self) -> None:
+        """It knows no half-closed connection: it is closed as TLS does that."""
+
+        class Tls(TcpWire):
+            pass
+
+        directlyProvides(transport := Tls(), INegotiated)
+        connection = self.connect(transport=transport)
+        self.assertEqual(connection.ask(HTTP + b"?start\r\n"), INVALID)
+        self.assertEqual((connection.transport.half_closed, connection.transport.disconnecting), (False, True))
+        connection.lose()
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_while_the_server_stops(self) -> None:
+        connection = self.connect()
+        connection.ask(HTTP)
+        finished: list[None] = []
+        connection.factory.finish(3).addCallback(finished.append)
+        self.assertEqual(finished, [None])
+        connection.factory.close()
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_it_is_logged(self) -> None:
+        connection = self.connect()
+        with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+            connection.ask(HTTP + b"?start\r\n")
+        (record,) = logs.records
+        self.assertRegex(record.getMessage(), r"^192.168.1.1:54321 .*HTTP.*POST / HTTP/1.1")
+        with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+            for _ in range(100):
+                greeted(connection.factory, TcpWire()).ask(HTTP)
+        self.assertLessEqual(len(logs.records), 5)
+
+    def test_a_simulated_server_whose_reply_waits(self) -> None:
+        fault = Fault(kind="late", seconds=3.0, rate=1)
+        factory = FaultyFactory(self.handler, Faults(0, [fault]), reactor=Clock())
+        connection = Connection(factory, TcpWire())
+        factory.reactor.advance(3)
+        connection.received()
+        self.assertEqual(connection.ask(HTTP + b"?start\r\n"), b"")
+        self.assertFalse(connection.transport.half_closed)
+        factory.reactor.advance(3)
+        self.assertEqual(connection.received(), INVALID)
+        self.assertTrue(connection.transport.half_closed)
 
 
 class Lived(AlwaysOkHandler):

@@ -51,11 +51,36 @@ class BackpressureTests(unittest.TestCase):
         self.assertTrue(self.transport.reading)
         self.assertEqual(connection.ask(b"?y\r\n"), b"!y,ok\r\n")
 
+    def test_a_transport_that_has_to_read_before_it_can_write(self) -> None:
+        """As TLS: before its handshake it takes a write, says that it is full, and needs what the client sends."""
+
+        class Handshaking(Narrow):
+            ready = False
+
+            def write(self, data: bytes) -> None:
+                super().write(data)
+                if not self.ready and self.producer is not None:
+                    self.producer.pauseProducing()
+
+        for delay in (0.0, 5.0):
+            with self.subTest(delay=delay):
+                transport = Handshaking()
+                handler = Scripted(ok)
+                factory = DBFactory(handler, greeting_delay=delay, reactor=Clock())
+                connection = Connection(factory, transport)
+                factory.reactor.advance(delay)
+                self.assertTrue(transport.reading)
+                self.assertEqual(transport.told, [])
+                transport.ready = True
+                connection.protocol.resumeProducing()
+                self.assertEqual(connection.ask(b"?x\r\n"), b"!version,ok,1.4\r\n!x,ok\r\n")
+
     def test_one_line_at_a_time(self) -> None:
         """Nor does one who sends slowly get further."""
         handler = Scripted(ok)
         connection = greeted(handler, self.transport)
-        self.assertLess(self.pipeline(connection, b"?x,1\r\n"), 1000)
+        self.assertLess(self.pipeline(connection, b"?x,1\r\n"), 16384 + 1000)
+        self.assertLess(len(handler.requests), 100, "no more replies are made for one who does not read")
         self.assertEqual(len(connection.ask(b"")), len(handler.requests) * 9)
 
     def test_work_that_piles_up(self) -> None:
@@ -102,11 +127,10 @@ class BackpressureTests(unittest.TestCase):
         connection.send(b"?odd,1\r\n?x,%s\r\n?odd,2\r\n?odd,3\r\n" % (b"a" * 300))
         later.end("b" * 300)
         connection.clock.advance(0)
-        self.assertFalse(self.transport.reading)
         self.assertEqual(later.waiting, [], "not begun for one who does not read")
         self.assertEqual(connection.received(), b"!odd,ok," + b"b" * 300 + b"\r\n")
         connection.clock.advance(0)
-        self.assertFalse(self.transport.reading)
+        self.assertTrue(self.transport.full, "once more")
         self.assertEqual(connection.ask(b""), b"!x,ok," + b"a" * 300 + b"\r\n")
         connection.protocol.pauseProducing()
         connection.protocol.pauseProducing()
@@ -126,9 +150,12 @@ class BackpressureTests(unittest.TestCase):
         connection.send(b"?x\r\n" * 10)
         connection.protocol.pauseProducing()
         connection.clock.advance(0)
+        self.assertEqual((handler.requests, self.transport.reading), ([], True))
+        connection.send(b"?x\r\n" * 5000)
+        connection.clock.advance(0)
         self.assertEqual((handler.requests, self.transport.reading), ([], False))
         connection.protocol.resumeProducing()
-        self.assertEqual(connection.ask(b""), b"!x,ok\r\n" * 10)
+        self.assertEqual(connection.ask(b""), b"!x,ok\r\n" * 5010)
         self.assertTrue(self.transport.reading)
 
     def test_after_a_half_close_there_is_nothing_to_read(self) -> None:

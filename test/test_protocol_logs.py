@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -146,7 +146,7 @@ class LogTests(unittest.TestCase):
     def test_all_is_well(self) -> None:
         connection = self.connect(AlwaysOkHandler())
         with self.assertNoLogs("discosbackend", "INFO"):
-            connection.ask(b"?x\r\n" * 10 + b"\xff\xf1\r\n")
+            connection.ask(b"?status\r\n" * 10 + b"\xff\xf1\r\n")
             connection.half_close()
             connection.lose()
 
@@ -155,28 +155,64 @@ class LogTests(unittest.TestCase):
             self.connect(AlwaysOkHandler()).lose(ConnectionLost("reset by peer"))
         self.assertEqual([record.levelname for record in records], ["INFO"])
 
+    def test_connect_and_reset(self) -> None:
+        """Again and again, for minutes: five lines and a count a minute."""
+        first = self.connect(AlwaysOkHandler())
+        with self.logged() as records:
+            for _ in range(500):
+                greeted(first.factory).lose(ConnectionLost("reset by peer"))
+                first.clock.advance(0.1)
+            self.assertEqual(len(records), 5)
+            first.clock.advance(60)
+        self.assertEqual(len(records), 6)
+        self.assertEqual(records[5].getMessage(), "495 more lines of this kind left out: connection lost")
+
+    def test_lines_that_cannot_be_handled(self) -> None:
+        """Each costs its connection, and a client may come back each time."""
+
+        class Broken(DBProtocol):
+            def lineReceived(self, line: bytes) -> None:
+                raise KeyError(line)
+
+        first = self.connect(AlwaysOkHandler())
+        first.factory.protocol = Broken
+        with self.logged("ERROR") as records:
+            for _ in range(100):
+                greeted(first.factory).ask(b"?x\r\n")
+        self.assertEqual(len(records), 5)
+
+    def test_the_count_is_there_when_the_server_stops(self) -> None:
+        first = self.connect(AlwaysOkHandler())
+        first.factory.doStart()
+        with self.logged() as records:
+            for _ in range(100):
+                greeted(first.factory).lose(ConnectionLost("reset by peer"))
+            first.factory.doStop()
+        self.assertEqual(records[-1].getMessage(), "95 more lines of this kind left out: connection lost")
+        self.assertEqual(first.clock.getDelayedCalls(), [])
+
     def test_floods(self) -> None:
         """A client that repeats a mistake without end must not fill the log."""
-        for handler, line in [
-            (AlwaysOkHandler(), b"?\n"),
-            (AlwaysOkHandler(), b"!\n"),
-            (Scripted(refuse), b"?x\n"),
-            (Scripted(break_down), b"?x\n"),
-            (AlwaysFailHandler(), b"?x\n"),
-            (Scripted(lambda message: ok(message, "")), b"?x\n"),
-            (Scripted(lambda message: ok(message, "a" * 600)), b"?x\n"),
-            (DBProtocolHandler(Unwell()), b"?get-rms\n"),
+        for handler, line, seconds in [
+            (AlwaysOkHandler(), b"?\n", 1),
+            (AlwaysOkHandler(), b"!\n", 1),
+            (Scripted(refuse), b"?x\n", 60),
+            (Scripted(break_down), b"?x\n", 1),
+            (AlwaysFailHandler(), b"?x\n", 1),
+            (Scripted(lambda message: ok(message, "")), b"?x\n", 1),
+            (Scripted(lambda message: ok(message, "a" * 600)), b"?x\n", 1),
+            (DBProtocolHandler(Unwell()), b"?get-rms\n", 1),
         ]:
             with self.subTest(line, handler=handler):
                 connection = self.connect(handler)
                 with self.logged() as records:
                     connection.ask(line * 1000)
                     self.assertEqual(len(records), 5)
-                    connection.clock.advance(1)
+                    connection.clock.advance(seconds)
                     connection.ask(line)
                 self.assertEqual(len(records), 7)
                 self.assertTrue(records[5].getMessage().startswith("995 more lines"), records[5].getMessage())
-                self.assertEqual(records[6].getMessage(), records[4].getMessage())
+                self.assertEqual(records[6].msg, records[4].msg)
 
     def test_floods_from_many_connections(self) -> None:
         first = self.connect(AlwaysOkHandler())
@@ -209,6 +245,72 @@ class LogTests(unittest.TestCase):
             self.assertLessEqual(len(logged.records), 1 + len(line.split(b"\r\0")), "the first says who connected")
             for record in logged.records:
                 self.assertTrue(record.getMessage().isprintable(), record.getMessage())
+
+
+class BareReturnTests(unittest.TestCase):
+    """A client that ends its lines in CR alone is never answered, and somebody has to be told."""
+
+    def warned(self, connection: Connection, sends: Iterable[bytes | float]) -> list[str]:
+        """What is logged while it sends these, or waits so long."""
+        with self.assertLogs("discosbackend.protocol", "DEBUG") as logs:
+            logging.getLogger("discosbackend.protocol").debug("lest there be nothing")
+            for each in sends:
+                if isinstance(each, bytes):
+                    connection.send(each)
+                else:
+                    connection.clock.advance(each)
+        return [record.getMessage() for record in logs.records if record.levelno >= logging.WARNING]
+
+    def test_when(self) -> None:
+        cases: list[tuple[list[bytes | float], int]] = [
+            ([b"?status\r", 4.9], 0),
+            ([b"?status\r", 5.0], 1),
+            ([b"?status\r?"], 1),
+            ([b"?status\r", 4.0, b"?"], 1),
+            ([b"?status\r", 4.0, b"\n", 10.0], 0),
+            ([b"?status\r", 4.0, b"\0", 10.0], 0),
+            ([b"?status\r", 4.0, b"\n?time\r", 4.0], 0),
+            ([b"?status\r", 4.0, b"\n?time\r", 5.0], 1),
+            ([b"?status\r\n", 10.0, b"?status", 10.0], 0),
+            # Once a connection.
+            ([b"?status\r", 5.0, b"?status\r", 5.0, b"\n?time\r", 10.0], 1),
+            ([b"?status\r" * 10000, 10.0], 1),
+            ([*[b"?status\r"] * 100, 10.0], 1),
+            # It has an end, so it has a reply.
+            ([b"?x,a\rb\r\n", 10.0], 0),
+        ]
+        for sends, wanted in cases:
+            with self.subTest(sends[:3]):
+                connection = greeted(AlwaysOkHandler())
+                warnings = self.warned(connection, sends)
+                self.assertEqual(len(warnings), wanted, warnings)
+                for warning in warnings:
+                    self.assertTrue(warning.startswith("192.168.1.1:54321 "), warning)
+                    self.assertIn("CR", warning)
+                connection.lose()
+                self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_one_that_leaves(self) -> None:
+        """Nothing can follow any more, so nobody waits for five seconds."""
+        for leave in (Connection.half_close, Connection.lose):
+            connection = greeted(AlwaysOkHandler())
+            connection.send(b"?status\r")
+            with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+                leave(connection)
+            self.assertEqual(len(logs.records), 1)
+            self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_the_line_itself_waits_for_its_end(self) -> None:
+        connection = greeted(AlwaysOkHandler())
+        self.assertEqual(self.warned(connection, [b"?status\r", 5.0])[0].count("LF"), 2)
+        self.assertEqual(connection.ask(b"\n?x\r\n"), b"!status,ok\r\n!x,ok\r\n")
+
+    def test_a_crowd_of_them(self) -> None:
+        first = greeted(AlwaysOkHandler())
+        with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+            for _ in range(100):
+                greeted(first.factory).send(b"?status\r?")
+        self.assertEqual(len(logs.records), 5)
 
 
 class OverridingTests(unittest.TestCase):
@@ -306,7 +408,7 @@ class ListenerTests(unittest.TestCase):
         self.connection.ask(b"")
         peer = "192.168.1.1:54321"
         self.assertEqual(
-            [exchange[:3] for exchange in self.seen],
+            [(exchange.peer, exchange.request, exchange.reply) for exchange in self.seen],
             [
                 (peer, b"?x,1", b"!x,ok,1"),
                 (peer, b"!x", None),

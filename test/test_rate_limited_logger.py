@@ -1,4 +1,4 @@
-"""Tests of complaints: how much of the log a flood may fill."""
+"""Tests of rate_limited_logger: how much of the log a flood may fill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 
 from discosbackend.rate_limited_logger import RateLimitedLogger
 
-logger = logging.getLogger("test.complaints")
+logger = logging.getLogger("test.rate_limited_logger")
 logger.propagate = False
 
 
@@ -107,6 +107,54 @@ class RateLimitedLoggerTests(unittest.TestCase):
         self.assertIn("one", sums[0])
         self.assertIn("two", sums[1])
 
+    def test_a_longer_window(self) -> None:
+        """Five a minute, say; the next minute begins anew."""
+        for _ in range(2):
+            for number in range(60):
+                self.rate_limited_logger.log(logging.INFO, "kind", "line %d", number, window=60.0)
+                self.clock.advance(0.9)
+            self.assertEqual(self.lines.take(), [f"line {number}" for number in range(5)])
+            self.clock.advance(6.5)
+            self.assertEqual(self.lines.take(), ["55 more lines of this kind left out: kind"])
+            self.clock.advance(100)
+
+    def test_a_longer_window_without_a_flood(self) -> None:
+        for _ in range(10):
+            for number in range(5):
+                self.rate_limited_logger.log(logging.INFO, "kind", "line %d", number, window=60.0)
+            self.assertEqual(len(self.lines.take()), 5)
+            self.clock.advance(60)
+        self.assertEqual(self.lines.take(), [])
+
+    def test_kinds_without_end(self) -> None:
+        """A peer that makes up a kind each time fills neither the log nor the memory."""
+        for number in range(20000):
+            kind = f"kind {number}"
+            self.rate_limited_logger.log(logging.INFO, kind, "line %d", number, window=60.0)
+        self.assertLess(len(self.rate_limited_logger._kinds), 1100)
+        self.assertLess(len(self.lines.take()), 1100)
+        self.clock.advance(60)
+        (message,) = self.lines.take()
+        self.assertRegex(message, r"^1899\d more lines of this kind left out: ")
+        self.rate_limited_logger.log(logging.INFO, "new", "and on", window=60.0)
+        self.assertEqual(self.lines.take(), ["and on"])
+        self.assertLess(len(self.rate_limited_logger._kinds), 10, "what is over is forgotten")
+
+    def test_what_was_left_out_is_counted_at_the_end(self) -> None:
+        self.complain(10, "one")
+        self.complain(3, "two")
+        for _ in range(7):
+            self.rate_limited_logger.log(logging.WARNING, "three", "three", window=60.0)
+        self.lines.take()
+        self.rate_limited_logger.sum_up()
+        self.assertEqual(
+            self.lines.take(),
+            ["5 more lines of this kind left out: one", "2 more lines of this kind left out: three"],
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.rate_limited_logger.sum_up()
+        self.assertEqual(self.lines.take(), [])
+
     def test_as_logging_would(self) -> None:
         try:
             raise ValueError("problem")
@@ -130,11 +178,11 @@ class RateLimitedLoggerTests(unittest.TestCase):
     @given(st.lists(st.sampled_from([0, 0, 0, 0, 0.125, 0.5, 1, 3]), max_size=80))
     def test_all_are_logged_or_counted(self, pauses: list[float]) -> None:
         clock = Clock()
-        complaints = RateLimitedLogger(logger, clock.callLater, clock.seconds)
+        limited = RateLimitedLogger(logger, clock.callLater, clock.seconds)
         self.lines.take()
         for number, pause in enumerate(pauses):
             clock.advance(pause)
-            complaints.log(logging.INFO, "kind", "line %d", number)
+            limited.log(logging.INFO, "kind", "line %d", number)
         lasted = clock.seconds() - (pauses[0] if pauses else 0)
         clock.advance(10)
         self.assertEqual(clock.getDelayedCalls(), [])

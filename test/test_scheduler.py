@@ -545,6 +545,33 @@ class CancellationTests(SchedulerTestCase):
         self.assertEqual(self.c.answer(), b"!set-configuration,ok\r\n")
         self.assertEqual(self.b.answer(), b"!set-shift,ok\r\n")
 
+    def test_late_results_without_end(self) -> None:
+        """A client can cause one with each request that reaches its limit."""
+
+        gate: Deferred[None] = Deferred()
+
+        class Slow(Bench):
+            @command("slow", lane="reads", timeout=1.0)
+            async def slow(self) -> str:
+                try:
+                    await Deferred()
+                except CancelledError:
+                    waiting: Deferred[None] = Deferred()
+                    gate.addCallback(waiting.callback)
+                    await waiting
+                return "x" * 10000
+
+        self.serve(Slow())
+        for _ in range(100):
+            Client(self.handler, self.reactor).ask(b"?slow")
+        self.reactor.pass_time(1)
+        with self.assertLogs("discosbackend.scheduler", "WARNING") as logs:
+            gate.callback(None)
+            self.assertEqual(len(logs.records), 5)
+            self.reactor.pass_time(1)
+        self.assertRegex(logs.records[-1].getMessage(), "95 more lines")
+        self.assertTrue(all(len(record.getMessage()) < 400 for record in logs.records))
+
     def test_a_coroutine_that_fails_late(self) -> None:
         gate: Deferred[None] = Deferred()
 

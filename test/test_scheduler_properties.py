@@ -78,6 +78,10 @@ class Work:
         """Whether it has the lane; what can be cancelled loses it with its answer."""
         return self.begun is not None and not self.over and (self.style == "thread" or not self.answered)
 
+    def overdue_at(self, now: float) -> bool:
+        """Whether its thread had been running for longer than its limit by then."""
+        return self.style == "thread" and self.begun is not None and now - self.begun >= self.limit
+
     @property
     def waiting(self) -> bool:
         return self.begun is None and not self.answered
@@ -253,9 +257,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(work.outcomes) <= 1, f"{number} was answered {len(work.outcomes)} times"
             assert work.answered or now < work.arrived + work.limit, f"{number} is beyond its limit"
             if work.waiting:
-                assert any(other.lane == work.lane and other.running and not other.answered for other in self.works), (
-                    f"{number} waits for nobody who still may end in time"
-                )
+                assert any(
+                    other.lane == work.lane and other.running and not other.overdue_at(now) for other in self.works
+                ), f"{number} waits for nobody who still may end in time"
 
     @invariant()
     def answers_are_right(self) -> None:
@@ -272,9 +276,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert when == work.arrived + work.limit, f"{number} timed out early: {reason}"
             elif reason.startswith("busy with"):
                 assert work.begun is None, f"{number} had begun: {reason}"
-                assert any(
-                    other.lane == work.lane and other.style == "thread" and other.answered for other in self.works[:]
-                ), f"{number} was told of nobody: {reason}"
+                assert any(other.lane == work.lane and other.overdue_at(when) for other in self.works), (
+                    f"{number} was told of nobody who had run so long: {reason}"
+                )
             elif reason.startswith("cancelled"):
                 assert work.given_up, f"{number} was not given up: {reason}"
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 
@@ -32,6 +33,7 @@ from discosbackend.server import (
     _StopSignals,
     address_of,
     announcement,
+    endpoint_from,
     listen,
     run_server,
     tcp_endpoint,
@@ -41,7 +43,7 @@ from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Runs, process_as_before
 from .serving import SCRIPT, Server, ask, environment, read_line, served, served_by
-from .settings import LONG, PATIENCE
+from .settings import HAS_TLS, LONG, PATIENCE
 
 
 class ListenTests(unittest.TestCase):
@@ -66,6 +68,69 @@ class ListenTests(unittest.TestCase):
         for interface, kind in [("", "TCP4"), ("127.0.0.1", "TCP4"), ("::1", "TCP6"), ("::", "TCP6")]:
             with self.subTest(interface):
                 self.assertIn(kind, type(tcp_endpoint(MemoryReactorClock(), 0, interface)).__name__)
+
+    def test_endpoints(self) -> None:
+        reactor = MemoryReactorClock()
+        for description, backlog in (
+            ("tcp:8978:interface=127.0.0.1", BACKLOG),
+            ("tcp:8978:backlog=7", 7),
+            ("tcp6:8978", BACKLOG),
+            ("unix:/run/discos.sock", BACKLOG),
+            ("haproxy:tcp:8978", None),
+        ):
+            with self.subTest(description):
+                endpoint_from(reactor, description).listen(DBFactory(AlwaysOkHandler(), reactor=reactor))
+                if backlog is not None:
+                    self.assertEqual([*reactor.tcpServers, *reactor.unixServers][-1][2], backlog)
+                reactor.tcpServers.clear()
+                reactor.unixServers.clear()
+
+    def test_endpoints_that_cannot_be_used(self) -> None:
+        """One sentence each, that says what would be right."""
+        no_tls = r"pip install 'discosbackend\[tls\]'"
+        for description, words in (
+            ("stdio:", "a server needs a port or a socket of its own"),
+            ("stdio", "a server needs a port or a socket of its own"),
+            ("haproxy:stdio:", "a server needs a port or a socket of its own"),
+            ("tcp", "tcp:8978"),
+            ("tcp:", "tcp:8978"),
+            ("tcp:abc", "tcp:8978"),
+            ("tcp:99999", "tcp:8978"),
+            ("tcp:-1", "tcp:8978"),
+            ("tcp6:65536", "tcp6:8978"),
+            ("tcp:8978:nonsense=1", "tcp:8978"),
+            ("unix:/run/x:mode=999", "unix:/run/discos-backend.sock"),
+            ("systemd:", "systemd:domain=INET:name=backend"),
+            ("systemd:domain=INET:name=backend", "systemd has handed over no socket 'backend'"),
+            ("systemd:domain=INET:index=0", "systemd has handed over no socket number 0"),
+            ("fd:3", "there is no kind 'fd'"),
+            ("tpc:8978", "did you mean tcp?"),
+            ("smoke:signals", "there is no kind 'smoke'"),
+            ("", "there is no kind ''"),
+            ("a=b", "there is no kind 'a=b': there are tcp, tcp6, unix"),
+            ("ssl:0:privateKey=/nonexistent.pem", "cannot be read" if HAS_TLS else no_tls),
+            ("ssl:0", "server.pem" if HAS_TLS else no_tls),
+            ("fd:x=1", "there is no kind 'fd'"),
+        ):
+            with self.subTest(description), self.assertRaisesRegex(ValueError, words) as caught:
+                endpoint_from(MemoryReactorClock(), description)
+            self.assertTrue(str(caught.exception).isprintable())
+            self.assertNotRegex(str(caught.exception), r"Error|_parse|argument")
+
+    def test_what_an_endpoint_listens_on_must_be_a_port(self) -> None:
+        """An endpoint of somebody's own, which talks over something that cannot be closed again."""
+
+        class Odd:
+            def listen(self, factory: Any) -> Any:
+                return succeed(object())
+
+        endpoint: Any = Odd()
+        service = DBService(endpoint, DBFactory(AlwaysOkHandler(), reactor=MemoryReactorClock()))
+        service.startService()
+        problems: list[Any] = []
+        service.listening.addErrback(problems.append)
+        self.assertIn("is no port", problems[0].getErrorMessage())
+        self.assertIsNone(service.stopService().result)
 
     def test_a_real_port_of_its_own(self) -> None:
         from twisted.internet import reactor
@@ -337,7 +402,7 @@ class RunServerTests(unittest.TestCase):
         class Asked(InMemory):
             reply = b""
 
-            def run(self) -> NoReturn:
+            def run(self, installSignalHandlers: bool = True) -> NoReturn:  # noqa: N803  # as Twisted calls it
                 self.reply = Connection(cast(Any, self.tcpServers[0][1])).ask(b"?get-configuration\r\n")
                 super().run()
 
@@ -509,6 +574,32 @@ class StopSignalsTests(unittest.TestCase):
         self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
         self.assertIn("SIGINT: stopping", logs.output[0])
         self.assertIn("SIGTERM: stopping already", logs.output[1])
+
+
+class HttpTests(unittest.TestCase):
+    """A browser that was led to the port, on real sockets."""
+
+    def test_a_page_cannot_command_the_instrument(self) -> None:
+        with served() as server:
+            for body in (b"?start\r\n", b"?start\r\n" * 100_000):
+                with self.subTest(len(body)), socket.create_connection(server.address, PATIENCE) as connection:
+                    head = b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n" % (b"x" * 20, len(body))
+                    connection.sendall(head + body)
+                    received = b""
+                    while chunk := connection.recv(65536):
+                        received += chunk
+                self.assertRegex(received, rb"\A!version,ok,1.4\r\n!undefined,invalid,[^\r]*'P'[^\r]*\r\n\Z")
+                with server.connect() as connection:
+                    self.assertRegex(ask(connection, b"?status")[0], rb",ok,0\r\n\Z")
+
+    def test_an_http_client_gets_an_answer(self) -> None:
+        with served() as server:
+            host, port = server.address
+            connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+            connection.request("POST", "/", b"?start\r\n")
+            with self.assertRaises(http.client.BadStatusLine):
+                connection.getresponse()
+            connection.close()
 
 
 class UnixSocketTests(unittest.TestCase):

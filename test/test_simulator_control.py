@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import math
 import os
 import re
@@ -35,7 +36,7 @@ from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.executor import OperationExecutor
 from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
-from discosbackend.simulator.control.server import ControlChannel, ControlProtocol
+from discosbackend.simulator.control.server import ControlChannel, ControlProtocol, _ControlFactory
 from discosbackend.simulator.errors import ControlError
 from discosbackend.simulator.faults.script import Faults
 from discosbackend.simulator.instrument.model import Configuration, Instrument, Limits
@@ -466,13 +467,6 @@ class OperationExecutorTests(unittest.TestCase):
                 bare.execute(request)
         bare.execute({"do": "reset"})
 
-    def test_what_was_done_is_logged(self) -> None:
-        with self.assertLogs("discosbackend.simulator.control.executor", "INFO") as logged:
-            self.do("state")
-            self.do("clock-jump", seconds=2)
-        told = [record.getMessage() for record in logged.records]
-        self.assertEqual(told, ["control: clock jump {'seconds': 2.0}"])
-
 
 # -- the channel --------------------------------------------------------------------------------------
 
@@ -613,6 +607,84 @@ class ChannelTests(unittest.TestCase):
                 (told,) = errors(channel.send(b'{"do": "tsys", "kelvin": %s}\n' % number.encode()))
                 self.assertIn("kelvin must be a finite number in K", told)
                 self.assertFalse(channel.wire.ended)
+
+    def logged(self, channel: Channel, *requests: dict[str, Any]) -> list[str]:
+        """What is logged at info of these requests, without the time that they took."""
+        with self.assertLogs("discosbackend", "INFO") as logs:
+            logging.getLogger("discosbackend").info("lest there be nothing")
+            for request in requests:
+                channel.send(json.dumps(request).encode() + b"\n")
+        messages = [record.getMessage() for record in logs.records[1:]]
+        self.assertTrue(all(message.isprintable() for message in messages))
+        return [re.sub(r" in \d\.\d{3} s$", "", message) for message in messages]
+
+    def test_what_was_done_is_logged(self) -> None:
+        """With who did it, as for the protocol; not what only asks."""
+        for request, told in (
+            ({"do": "state"}, []),
+            ({"do": "faults-list"}, []),
+            ({"do": "clock-jump", "seconds": 2}, ["control clock jump from 192.168.1.1:54321: {'seconds': 2} -> ok"]),
+            ({"do": "clear-sky"}, ["control clear-sky from 192.168.1.1:54321 -> ok"]),
+            (
+                {"do": "faults-add", "kind": "hang", "rate": 1},
+                ["control faults add from 192.168.1.1:54321: {'kind': 'hang', 'rate': 1} -> ok"],
+            ),
+        ):
+            with self.subTest(request):
+                self.assertEqual(self.logged(Channel(), request), told)
+
+    def test_a_refusal_is_logged_as_a_refusal(self) -> None:
+        for request, told in (
+            (
+                {"do": "remove", "name": "W\u00fc"},
+                "control remove from 192.168.1.1:54321: {'name': 'W\xfc'} -> refused \"no source is called 'W\xfc'",
+            ),
+            (
+                {"do": "tsys", "kelvin": "hot"},
+                "control tsys from 192.168.1.1:54321: {'kelvin': 'hot'} -> refused \"kelvin must be a finite number",
+            ),
+            (
+                {"do": "nonsense\n\x9b"},
+                "control from 192.168.1.1:54321: {'do': 'nonsense\\n\\x9b'} -> refused \"no operation is called 'non",
+            ),
+            ({"do": "pause"}, "control pause from 192.168.1.1:54321 -> refused 'pause is not possible: this server"),
+        ):
+            with self.subTest(request):
+                (line,) = self.logged(Channel(), request)
+                self.assertTrue(line.startswith(told), line)
+
+    def test_refusals_are_limited(self) -> None:
+        """Five a minute a peer and operation, then counted; what succeeded is always logged."""
+        channel = Channel()
+        requests: list[dict[str, Any]] = [
+            {"do": "pause"},
+            {"do": "diode", "on": True},
+            {"do": "remove", "name": "x"},
+        ] * 50
+        requests += [{"do": f"made-up-{number}"} for number in range(50)]
+        lines = self.logged(channel, *requests)
+        self.assertEqual(sum("control pause" in line for line in lines), 5)
+        self.assertEqual(sum("control remove" in line for line in lines), 5)
+        self.assertEqual(sum("control diode" in line for line in lines), 50)
+        self.assertEqual(len(lines), 65)
+        with self.assertLogs("discosbackend", "INFO") as logs:
+            channel.clock.advance(60)
+        self.assertEqual(len(logs.records), 3)
+        self.assertRegex(logs.output[0], "45 more lines .* control pause refused for 192.168.1.1")
+
+    def test_long_values_are_cut(self) -> None:
+        (line,) = self.logged(Channel(), {"do": "fault", "text": "x" * 5000})
+        self.assertLess(len(line), 500)
+
+    def test_refused_connections_without_end(self) -> None:
+        """A web page can cause one after the other."""
+        factory = _ControlFactory(OperationExecutor(Fake()), Clock())
+        with self.assertLogs("discosbackend.simulator.control.server", "WARNING") as logs:
+            for _ in range(100):
+                protocol = factory.buildProtocol(None)
+                protocol.makeConnection(Wire())
+                protocol.dataReceived(b"POST / HTTP/1.1\r\n\r\n")
+        self.assertEqual(len(logs.records), 5)
 
     def test_long_lines(self) -> None:
         longest = b'{"do": "state"}' + b" " * (LONGEST_LINE - 15)

@@ -228,16 +228,19 @@ class ReplyTests(unittest.TestCase):
     def test_reading_goes_on_only_when_enough_has_left(self) -> None:
         transport = Narrow()
         faults = [Fault(kind="late", seconds=nth**3, command="a", nth=nth) for nth in (1, 2)]
-        connection = greeted(factory_of(*faults), transport)
+        handler = odd(ok)
+        connection = greeted(factory_of(*faults, handler=handler), transport)
         with mock.patch("discosbackend.simulator.faults.protocol._OUTBOX_LIMIT", 100):
-            connection.send(b"?a,1\n?a,1\n" + b"?b,2\n" * 20)
+            connection.send(b"?a,1\n?a,1\n" + b"?b,2\n" * 5000)
             connection.clock.advance(0)
             self.assertFalse(transport.reading)
+            self.assertLess(len(handler.requests), 20)
             connection.clock.advance(1)
             self.assertEqual(connection.received(), A)
             self.assertFalse(transport.reading)
+            self.assertLess(len(handler.requests), 20)
             connection.clock.advance(7)
-            self.assertEqual(connection.ask(b""), A + B * 20)
+            self.assertEqual(connection.ask(b""), A + B * 5000)
             self.assertTrue(transport.reading)
 
     def test_single_bytes_that_have_left_weigh_nothing(self) -> None:
@@ -470,20 +473,37 @@ class PauseTests(unittest.TestCase):
                 self.assertEqual(handler.requests, ["?a,1"] * (before + 1))
                 self.assertEqual(factory.connections, set())
 
-    def test_a_client_that_does_not_read_is_not_read_after_the_pause(self) -> None:
+    def test_a_client_that_does_not_read_gets_no_further_after_the_pause(self) -> None:
         transport = Narrow()
-        connection = greeted(factory_of(), transport)
+        handler = odd(ok)
+        connection = greeted(factory_of(handler=handler), transport)
         factory = protocol_of(connection).factory
         connection.send(b"?a," + b"y" * 300 + b"\n")
-        self.assertFalse(transport.reading)
+        self.assertTrue(transport.full)
         factory.pause()
-        factory.resume()
         self.assertFalse(transport.reading)
+        factory.resume()
+        self.assertTrue(transport.reading, "what it sends may be what its transport needs in order to write")
+        connection.send(b"?b,2\n" * 5000)
+        connection.clock.advance(0)
+        self.assertEqual((transport.reading, len(handler.requests)), (False, 1))
         factory.pause()
         connection.received()
         self.assertFalse(transport.reading)
         factory.resume()
+        self.assertEqual(connection.ask(b""), B * 5000)
         self.assertTrue(transport.reading)
+
+    def test_reads_nothing_while_it_is_paused(self) -> None:
+        for transport in (Narrow(), Wire()):
+            connection = greeted(factory_of(), transport)
+            factory = protocol_of(connection).factory
+            factory.pause()
+            self.assertEqual(transport.producerState, "paused")
+            connection.protocol.resumeProducing()
+            self.assertEqual(transport.producerState, "paused")
+            factory.resume()
+            self.assertEqual(transport.producerState, "producing")
 
     def test_a_client_that_did_not_read_and_leaves_is_forgotten_after_the_pause(self) -> None:
         handler = odd(ok)

@@ -17,6 +17,7 @@ from unittest import mock
 from astropy.io import fits
 
 from discosbackend.errors import BackendError
+from discosbackend.log import LineFormatter
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import RecordingWriter, give_name, name_of, recordings_in
 from discosbackend.simulator.recording.dump_thread import DumpThread
@@ -281,6 +282,20 @@ class ConverterTests(InstrumentMixin):
         self.assertEqual(names, ["1.fits", "2.fits"])
         self.assertEqual(recordings_in(self.data), [])
         self.assertEqual(self.backend.state()["files"]["waiting"], [])
+
+    def test_a_name_forges_no_record_through_the_converters_output(self) -> None:
+        """A warning about a file whose name has what some programs take for the end of a line is one record."""
+        name = "a\x0bforged\x0c\x1cforged\x85forged\u2028forged\x9b.fits"
+        self.site.parent.mkdir()
+        (self.site.parent / name).write_text("is there already")
+        self.scan(name)
+        with self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs:
+            self.backend.convert_data()
+        (record,) = logs.records
+        self.assertIn("exists already", record.getMessage())
+        (line,) = LineFormatter().format(record).splitlines()
+        self.assertTrue(line.isprintable())
+        self.assertEqual(line.count("forged"), 8, "the file's name, twice")
 
     def test_below_a_root(self) -> None:
         root = self.data.parent / "root"

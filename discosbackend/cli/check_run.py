@@ -17,6 +17,8 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self, TextIO
 from unittest import SkipTest
 
+from discosbackend.log import address_text
+from discosbackend.signals import INTERRUPTED, heard, kept
 from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
 from discosbackend.testing.profile import Profile
@@ -28,9 +30,6 @@ from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 from discosbackend.testing.wire import Wire
 
 __all__ = ["INTERRUPTED", "REPORTS", "CannotCheck", "Run", "say"]
-
-INTERRUPTED = 130
-"""The exit status after a signal."""
 
 # Seconds for which a signal after the first is not heard, so that the server is left as it was found.
 _GRACE = 10.0
@@ -87,8 +86,7 @@ class Run:
         self._profile_name = profile_name
         self._scope = scope
         self._strict = strict
-        host, port = address
-        self._server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._server = address_text(address)
         self._guard = SendGuard(scope, None if scope is Scope.FULL else LINES_A_SECOND)
         self._results: list[Result] = []
         self._signals = _Signals()
@@ -197,9 +195,6 @@ class Run:
 # -- what surrounds a run -----------------------------------------------------------------------------
 
 
-_HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 class _Interrupted(BaseException):
     """A signal has come, and nothing is being put back."""
 
@@ -218,15 +213,10 @@ class _Signals:
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Hear them for a while, those that were not ignored before."""
-        before = {number: signal.getsignal(number) for number in _HEARD}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
+        with kept():
+            for number in heard():
                 signal.signal(number, self._hear)
-        try:
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         first = not self.name

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from discosbackend._version import __protocol_version__, __version__
+from discosbackend.log import log_to_stderr, printable
+from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
@@ -42,7 +44,7 @@ exit status:
   0    all recordings that are not in use were converted, or listed, or there were none
   1    a recording was not converted: the reason was printed, and the recording is unchanged
   2    nothing was done: the folder does not exist, or the command line is invalid
-  130  interrupted: the recording that was being converted is unchanged
+  130  interrupted (Ctrl-C, SIGTERM or SIGHUP): the recording that was being converted is unchanged
 """
 
 
@@ -57,24 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # For the warnings about damaged dumps and existing files.
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format=f"{parser.prog}: %(message)s")
+    # What there is to be said of damaged dumps and of files that exist already.
+    log_to_stderr("WARNING", f"{parser.prog}: %(message)s")
     try:
         folders = _recordings(options.folder)
         if options.output is not None:
             _check_output(options.output, folders)
     except _CannotRecover as problem:
-        parser.exit(2, f"{parser.prog}: {problem}\n")
+        parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
     if not folders:
-        print(f"nothing to recover: no recording is in {options.folder}")
+        _say(f"nothing to recover: no recording is in {options.folder}")
         sys.exit(0)
     if options.list:
-        print("".join(map(_listed, folders)), end="")
+        for folder in folders:
+            _say(*_listed(folder))
         sys.exit(0)
     try:
-        sys.exit(max(_recover(folder, options) for folder in folders))
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
+        with interrupting():
+            sys.exit(max(_recover(folder, options) for folder in folders))
+    except KeyboardInterrupt as problem:
+        parser.exit(INTERRUPTED, f"{parser.prog}: {str(problem) or 'interrupted'}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,10 +135,16 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
         raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
 
 
+def _say(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines; the names in them were chosen by clients."""
+    for line in lines:
+        print(printable(line), file=file)
+
+
 def _recover(folder: Path, options: argparse.Namespace) -> int:
     """Convert one recording and print the result; return the exit status."""
     if in_use(folder):
-        print(f"{folder}: in use, left alone")
+        _say(f"{folder}: in use, left alone")
         return 0
     try:
         done = convert(
@@ -146,23 +156,23 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
         )
     except RecordingError as problem:
         if is_gone(folder):
-            print(f"{folder}: already converted by another process")
+            _say(f"{folder}: somebody else has recovered it")
             return 0
-        print(f"{folder}: not recovered: {problem}", file=sys.stderr)
+        _say(f"{folder}: not recovered: {problem}", file=sys.stderr)
         return 1
     except Exception as problem:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
-        print(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
+        _say(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
         return 1
     if done.written is None:
-        print(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
+        _say(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")
     else:
-        print(f"{folder}: {done.dumps} dumps written to {done.written}")
+        _say(f"{folder}: {done.dumps} dumps written to {done.written}")
     return 0
 
 
-def _listed(folder: Path) -> str:
-    """Return the lines of --list about one recording."""
+def _listed(folder: Path) -> list[str]:
+    """What there is to tell of one recording: some lines."""
     try:
         recorded = RecordingReader(folder, hold=False)
         setup, name = recorded.setup, recorded.name
@@ -179,7 +189,7 @@ def _listed(folder: Path) -> str:
             listing.append(f"{dumps} whole dumps of {setup.integration} ms, {seconds:g} s")
     except RecordingError as problem:
         listing = [f"cannot be read: {problem}"]
-    return "".join(f"{line}\n" for line in (folder, *(f"    {each}" for each in listing)))
+    return [str(folder), *(f"    {each}" for each in listing)]
 
 
 def _begin(recorded: RecordingReader) -> str:

@@ -7,6 +7,7 @@ and what is served then is in simulated, which is loaded only for that; a class 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -19,15 +20,18 @@ from discosbackend._version import __protocol_version__, __version__
 from discosbackend.cli.own_backend import CannotServe, in_one_line, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
-from discosbackend.protocol import DBFactory, Exchange
+from discosbackend.log import log_to_stderr, log_what_python_prints, printable
+from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.server import (
-    BACKLOG,
     DEFAULT_PORT,
     STOP_TIMEOUT,
     DBService,
+    endpoint_from,
+    greeting_delay_of,
     run_service,
     tcp_endpoint,
 )
+from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
@@ -59,7 +63,7 @@ Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Serve until SIGTERM or SIGINT. Exit status 0 then, 1 when it cannot serve, 2 for a wrong command line."""
+    """Serve until a signal ends it. Exit status 0 then, 1 when it cannot serve, 2 for an invalid command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list is not None or options.show is not None:
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             simulated = simulation(options)
             _serve(options, simulated.backend, simulated)
     except CannotServe as problem:
-        print(f"{parser.prog}: {problem}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(str(problem))}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
@@ -95,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-server",
+        # A complaint follows it: all options would be twelve lines.
+        usage="%(prog)s [--simulate INSTRUMENT | --backend MODULE:NAME] [--help] [other options]",
         description="Serve a backend over the DISCOS backend protocol.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--backend",
         metavar="MODULE:NAME",
-        help="a class, called without arguments, or an instance; the current folder is searched too",
+        help="a class or function, called without arguments, or an instance; the current folder is searched too",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -159,9 +165,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--greeting-delay",
         metavar="SECONDS",
         type=_seconds,
-        default=0.0,
-        help="greet a client only if it stays silent so long (default: %(default)g; 5 suits clients "
-        "that never read the greeting when they reconnect, MISTRAL needs 0)",
+        help="greet a client only if it stays silent so long (default: the backend's greeting_delay, or 0; 5 suits "
+        "clients that never read the greeting when they reconnect, MISTRAL needs 0)",
     )
     how.add_argument(
         "--reply-limit",
@@ -176,6 +181,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=STOP_TIMEOUT,
         help="time for running commands to finish when told to stop (default: %(default)g)",
+    )
+    how.add_argument(
+        "--watchdog",
+        metavar="SECONDS",
+        type=_seconds,
+        default=LIMIT,
+        help="log which method keeps everybody waiting for so long, 0 for none (default: %(default)g)",
     )
     how.add_argument(
         "--log-level",
@@ -215,9 +227,8 @@ def _reply_limit(text: str) -> int | None:
 def _configure_logging(level: str) -> None:
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(level.upper())
+    log_what_python_prints()
     # Twisted tells of every port that opens and closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # So that a Deferred's failure that nobody handles reaches the same log.
@@ -231,11 +242,12 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         handler = DBProtocolHandler(
             backend, command_timeout=options.command_timeout or None, reply_limit=options.reply_limit
         )
+        delay = greeting_delay_of(handler) if options.greeting_delay is None else options.greeting_delay
     except Exception as problem:
         raise CannotServe(f"{type(backend).__name__} cannot be served: {in_one_line(problem)}") from problem
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
-    factory = make(handler, greeting_delay=options.greeting_delay)
+    factory = make(handler, greeting_delay=delay)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
@@ -245,28 +257,52 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
-        run_service(service, reactor)
+        run_service(service, reactor, watchdog=options.watchdog)
     except Exception as problem:
         if channel is not None:
             channel.close()
-        raise CannotServe(f"cannot listen: {in_one_line(problem)}") from problem
+        raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
     """Where to listen; where connections may be refused on purpose, on a pausable endpoint."""
     from twisted.internet import reactor
-    from twisted.internet.endpoints import serverFromString
 
     if options.listen is None:
         port = DEFAULT_PORT if options.port is None else options.port
         endpoint = tcp_endpoint(reactor, port, "127.0.0.1" if options.interface is None else options.interface)
     else:
         try:
-            endpoint = serverFromString(reactor, _with_backlog(options.listen))
-        except Exception as problem:
-            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {in_one_line(problem)}") from problem
+            endpoint = endpoint_from(reactor, options.listen)
+        except ValueError as problem:
+            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {problem}") from problem
     pausable_endpoint = getattr(factory, "pausable_endpoint", None)
     return endpoint if pausable_endpoint is None else cast("IStreamServerEndpoint", pausable_endpoint(endpoint))
+
+
+def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
+    """One sentence: where, why, and what to do."""
+    reason = getattr(problem, "socketError", problem)
+    number = getattr(reason, "errno", None)
+    if number is None:
+        return f"cannot listen: {in_one_line(problem)}"
+    where = options.listen
+    if where is None:
+        host = options.interface or "127.0.0.1"
+        host = f"[{host}]" if ":" in host else host
+        where = f"{host}:{DEFAULT_PORT if options.port is None else options.port}"
+    advice = _ADVICE.get(number, "")
+    if number == errno.EADDRINUSE and options.listen is None:
+        advice += " port with --port; 0 finds a free one"
+    return f"cannot listen on {where}: {os.strerror(number)}{advice and f': {advice}'}"
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "stop the program that listens there, perhaps an earlier server, or choose another",
+    errno.EADDRNOTAVAIL: "this host does not have it; --interface 0.0.0.0 listens on all that it has",
+    errno.EACCES: "a port below 1024 is for root, a socket needs a folder that may be written to",
+    errno.ENOENT: "make its folder first",
+}
 
 
 def _say(line: str) -> None:
@@ -290,13 +326,8 @@ def _leave_soon() -> None:
     timer.start()
 
 
-def _with_backlog(endpoint: str) -> str:
-    """The endpoint string with our listen backlog, unless it names one or is of a kind that has none."""
-    kind, colon, _ = endpoint.partition(":")
-    if (colon and kind not in ("tcp", "tcp6", "ssl", "unix")) or ":backlog=" in endpoint:
-        return endpoint
-    return f"{endpoint}:backlog={BACKLOG}"
-
-
-def _log_exchange(exchange: Exchange) -> None:
+def _log_exchange(exchange: Exchange | ConnectionEvent) -> None:
+    if isinstance(exchange, ConnectionEvent):
+        # Logged where it happens.
+        return
     logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

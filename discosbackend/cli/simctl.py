@@ -16,6 +16,9 @@ from typing import NoReturn
 
 from discosbackend._version import __version__
 from discosbackend.cli.argument_types import positive_seconds
+from discosbackend.errors import Interrupted
+from discosbackend.log import printable
+from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
@@ -40,9 +43,10 @@ examples, for a server that was started with --control 4321:
   %(prog)s ./control.sock reset           over a Unix socket
 
 exit status:
-  0  success
-  1  the operation failed, or no server was reached: one line on standard error says why
-  2  invalid command line: nothing was done
+  0    success
+  1    the operation failed, or no server was reached: one line on standard error says why
+  2    invalid command line: nothing was done
+  130  interrupted (Ctrl-C, SIGTERM or SIGHUP)
 """
 
 
@@ -64,14 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.exit(0)
         values = operation.read(rest)
     except ControlError as problem:
-        parser.exit(2, f"{parser.prog}: {problem}\n")
+        parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
     try:
-        with SimulatorControl(options.address, timeout=options.timeout) as control:
+        with interrupting(), SimulatorControl(options.address, timeout=options.timeout) as control:
             answer = control.ask(operation.name, **values)
         if answer is not None:
             _say(json.dumps(answer, indent=2) + "\n")
     except ControlError as problem:
-        parser.exit(1, f"{parser.prog}: {problem}\n")
+        parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
+    except Interrupted as problem:
+        parser.exit(INTERRUPTED, f"{parser.prog}: {problem}: what was asked for may be carried out all the same\n")
     sys.exit(0)
 
 

@@ -16,6 +16,7 @@ from discosbackend.cli.own_backend import CannotServe, find, in_one_line
 from discosbackend.cli.simulator_options import DATA
 from discosbackend.commands import COMMANDS
 from discosbackend.handlers import DBProtocolHandler
+from discosbackend.log import printable
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator.backend import SimulatedBackend
 from discosbackend.simulator.errors import ControlError, FaultScriptError, InstrumentError, SkyError
@@ -95,7 +96,8 @@ def listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str
         instruments = [instrument_of(options.list)] if options.list else INSTRUMENTS.values()
         return "".join(map(_listed, instruments))
     except InstrumentError as problem:
-        parser.error(str(problem))
+        # The mistake is in the file, or in a name: how options are written does not help.
+        parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
 
 
 def _listed(instrument: Instrument) -> str:

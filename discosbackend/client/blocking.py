@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from discosbackend.client.connection import Connection
+from discosbackend.client.connection import REPLY_WAIT, Connection
 from discosbackend.commands import COMMANDS, WILDCARD, Field
 from discosbackend.errors import (
     ReplyMalformed,
@@ -23,13 +23,16 @@ from discosbackend.values import TYPES, float_text
 if TYPE_CHECKING:
     from astropy.time import Time
 
-__all__ = ["Client", "Instant", "Status"]
+__all__ = ["REPLY_MARGIN", "Client", "Instant", "Status"]
 
 Instant: TypeAlias = "Ticks | datetime | Time | float"
 """When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3.5 reads
 it (Unix seconds below 10^12)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+REPLY_MARGIN = 40.0
+"""By how many seconds a client waits for a reply longer than a server may take for it: 100 s for the usual 60."""
 
 
 class Status(NamedTuple):
@@ -52,8 +55,16 @@ class Client(Connection):
     `ok` without the values that belong there, and NoReply when none comes: the connection is closed then,
     lest a late reply be taken for the next one's. ValueError or TypeError for what cannot be sent.
 
-    `timeout` and the other settings are a Connection's.
+    `timeout` and the other settings are a Connection's. Without a `timeout` a reply is waited for 100 s, or as long
+    as the server's own limit where a command has one: that to `convert-data` for an hour.
     """
+
+    def reply_wait(self, name: str) -> float:
+        """How many seconds the reply to this command is waited for: `timeout`, or as long as a server may take."""
+        if self.timeout is not None:
+            return self.timeout
+        limit = COMMANDS[name].timeout if name in COMMANDS else None
+        return REPLY_WAIT if limit is None else max(REPLY_WAIT, limit + REPLY_MARGIN)
 
     # -- clock and state --------------------------------------------------------------------------------
 
@@ -155,7 +166,7 @@ class Client(Connection):
         self._ask("set-filename", path)
 
     def convert_data(self) -> None:
-        """Have the data merged with the telescope's file; it may take longer than the timeout."""
+        """Have the data merged with the telescope's file; waits as long as a server may take for it, an hour."""
         self._ask("convert-data")
 
     def end_schedule(self) -> None:

@@ -8,27 +8,47 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from discosbackend.errors import GrammarException, NoReply
 from discosbackend.grammar import LINEFEED, Message, parse_message
+from discosbackend.log import address_text
 
-__all__ = ["Connection"]
+__all__ = ["REPLY_WAIT", "Connection", "checked_wait"]
 
 _GREETING = "version"
 
+REPLY_WAIT = 100.0
+"""Seconds that a reply is waited for, as the deployed clients do: it outlasts the 60 s of a server by 40."""
+
 # Seconds for a connection: where nobody answers, waiting longer does not help.
 _CONNECT = 10.0
+# What a socket can wait for, in seconds.
+_DAY = 86400
+
+# Bytes of the longest line, without its end. A server of this package sends at most 511 unless told otherwise.
+_LONGEST_REPLY = 65536
+# How many characters of a line an error shows.
+_SHOWN = 80
+
+
+def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0") -> float:
+    """A number of seconds that a socket can wait, `above 0` or `0 or more`. ValueError for any other."""
+    if not 0 <= seconds <= _DAY or (seconds == 0 and least == "above 0"):
+        raise ValueError(f"{what} must be a number of seconds {least}, at most {_DAY} (a day), not {seconds!r}")
+    return seconds
 
 
 class Connection:
     """A connection to a backend server, as a context manager.
 
-    `timeout` is in seconds, for each reply; like the deployed clients it outlasts a server's own time limit.
-    A server may greet late, or never: for the greeting it waits no longer than `greeting_wait` seconds. One that
-    comes later than that is told from a reply by its name; only `version` has the same, and says the same.
-    NoReply when the server cannot be reached.
+    `timeout` is how many seconds each reply is waited for; without one, `reply_wait` says how long. Like the
+    deployed clients it outlasts a server's own time limit. A server may greet late, or never: for the greeting it
+    waits no longer than `greeting_wait` seconds. One that comes later than that is told from a reply by its name;
+    only `version` has the same, and says the same. A line of more than `longest_reply` bytes is none.
+    NoReply when the server cannot be reached, ValueError for a time that cannot be waited for.
     """
 
     def __init__(
@@ -36,31 +56,38 @@ class Connection:
         host: str = "127.0.0.1",
         port: int = 8978,
         *,
-        timeout: float = 100.0,
+        timeout: float | None = None,
         greeting_wait: float = 1.0,
+        longest_reply: int = _LONGEST_REPLY,
     ) -> None:
         self.host = host
         self.port = port
-        self.timeout = timeout
+        self.timeout = None if timeout is None else checked_wait(timeout)
+        checked_wait(greeting_wait, "greeting_wait", least="0 or more")
         self.greeting: Message | None = None
-        self._received = b""
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None
+        self._longest_reply = longest_reply
+        self._received = bytearray()
+        # Threads that share a connection take turns; the guard is for what close() may do meanwhile.
+        self._turn = threading.Lock()
+        self._guard = threading.RLock()
+        self._in_use = False
+        self._closed = False
+        patience = REPLY_WAIT if timeout is None else timeout
         try:
-            self._socket = socket.create_connection((host, port), min(timeout, _CONNECT))
+            self._socket = socket.create_connection((host, port), min(patience, _CONNECT))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError, UnicodeError) as problem:
             # A port above 65535 and a name that no DNS could carry are no OSError.
-            raise NoReply(f"no server at {host}:{port}: {problem}") from problem
+            raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
         try:
-            self.greeting = self._read_message(time.monotonic() + min(greeting_wait, timeout))
+            self.greeting = self._read_message(time.monotonic() + min(greeting_wait, patience))
         except TimeoutError:
             # It has none to give, or gives it later, to those who ask nothing.
             self.greeting = None
         except OSError as problem:
             self.close()
             raise NoReply(f"connection lost: {problem}") from problem
-        except NoReply:
+        except BaseException:
             self.close()
             raise
 
@@ -73,10 +100,23 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what was asked for is carried out all the same."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Close the connection; what was asked for is carried out all the same.
+
+        From any thread: a request that waits for its reply in another one ends in NoReply.
+        """
+        with self._guard:
+            if not self._closed:
+                self._closed = True
+                # It may be gone already. Whoever waits for it wakes up, and closes it: its number must not become
+                # that of another connection while a thread still reads from it.
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+            if not self._in_use:
+                self._socket.close()
+
+    def reply_wait(self, name: str) -> float:
+        """How many seconds the reply to this command is waited for."""
+        return REPLY_WAIT if self.timeout is None else self.timeout
 
     def exchange(self, request: Message) -> Message:
         """Send a request and return its reply, whatever its code.
@@ -86,23 +126,39 @@ class Connection:
         """
         if not request.check_synthax():
             raise ValueError(f"no message of the protocol: {request!r}")
-        # Threads that share a connection take turns.
-        with self._lock:
-            return self._exchange(request)
+        with self._turn:
+            with self._guard:
+                if self._closed:
+                    raise NoReply("the connection is closed")
+                self._in_use = True
+            try:
+                return self._exchange(request)
+            finally:
+                with self._guard:
+                    self._in_use = False
+                    if self._closed:
+                        self._socket.close()
 
     def _exchange(self, request: Message) -> Message:
-        if self._socket is None:
-            raise NoReply("the connection is closed")
+        name, wait = request.name, self.reply_wait(request.name)
         try:
             self._check_nothing_came()
-            self._socket.settimeout(self.timeout)
+            self._socket.settimeout(wait)
             self._socket.sendall(f"{request}{LINEFEED}".encode("latin-1"))
-            return self._read_reply(request)
+            return self._read_reply(request, time.monotonic() + wait)
         except TimeoutError:
             self.close()
-            raise NoReply(f"no reply to {request.name} within {self.timeout:g} s") from None
-        except OSError as problem:
+            raise NoReply(
+                f"no reply to {name} within {wait:g} s: giving up stops nothing, the server goes on with it"
+            ) from None
+        except (OSError, NoReply) as problem:
+            if self._closed:
+                raise NoReply(
+                    f"the connection was closed before the reply to {name} came: the server goes on with it"
+                ) from None
             self.close()
+            if isinstance(problem, NoReply):
+                raise
             raise NoReply(f"connection lost: {problem}") from problem
         except BaseException:
             # An interrupt too: the reply that was on its way would be the next request's.
@@ -111,48 +167,55 @@ class Connection:
 
     def _check_nothing_came(self) -> None:
         """Between two requests nothing comes but a late greeting; NoReply for a reply to nothing."""
-        assert self._socket is not None
         self._socket.settimeout(0)
-        try:
-            chunk = self._socket.recv(65536)
-        except BlockingIOError:
-            # Nothing came, as it should be.
-            pass
-        else:
-            if not chunk:
-                raise NoReply("the server closed the connection")
-            self._received += chunk
+        # Mostly nothing came, as it should be.
+        with suppress(BlockingIOError):
+            self._receive()
         while b"\n" in self._received:
             message = self._read_message(time.monotonic())
             if self.greeting is not None or message.name != _GREETING:
-                raise NoReply(f"{str(message)!r} came though nothing was asked for")
+                raise NoReply(f"{_shown(str(message))} came though nothing was asked for")
             self.greeting = message
 
-    def _read_reply(self, request: Message) -> Message:
-        deadline = time.monotonic() + self.timeout
+    def _read_reply(self, request: Message, deadline: float) -> Message:
         reply = self._read_message(deadline)
         if self.greeting is None and reply.name == _GREETING and request.name != _GREETING:
             # It was on its way when we asked.
             self.greeting, reply = reply, self._read_message(deadline)
         if not reply.is_correct_reply(request):
-            raise NoReply(f"{str(reply)!r} is no reply to {request.name}")
+            raise NoReply(f"{_shown(str(reply))} is no reply to {request.name}")
         return reply
 
     def _read_message(self, deadline: float) -> Message:
         """One whole line, as a message. TimeoutError when the deadline passes, NoReply for anything else."""
-        assert self._socket is not None
-        while b"\n" not in self._received:
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            self._check_length(searched)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            chunk = self._socket.recv(65536)
-            if not chunk:
-                raise NoReply("the server closed the connection")
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        text = line.decode("latin-1")
+            self._receive()
+        self._check_length(end)
+        text = self._received[:end].decode("latin-1").removesuffix("\r")
+        del self._received[: end + 1]
         try:
-            return parse_message(text.removesuffix("\r"))
+            return parse_message(text)
         except GrammarException as problem:
-            raise NoReply(f"the server sent no message: {problem}: {text!r}") from problem
+            raise NoReply(f"the server sent no message: {problem}: {_shown(text)}") from problem
+
+    def _receive(self) -> None:
+        chunk = self._socket.recv(65536)
+        if not chunk:
+            raise NoReply("the server closed the connection")
+        self._received += chunk
+
+    def _check_length(self, length: int) -> None:
+        if length > self._longest_reply:
+            raise NoReply(f"the server sent a line of more than {self._longest_reply} bytes")
+
+
+def _shown(text: str) -> str:
+    """What came, in quotes, or the beginning of it."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."

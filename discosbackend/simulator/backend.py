@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
@@ -99,12 +99,23 @@ class SimulatedBackend(Backend):
     """
 
     _usual: ClassVar[str | Path | Instrument] = "discos"
+    _made_as: tuple[type[SimulatedBackend], tuple[Any, ...], dict[str, Any]]
 
     def __init_subclass__(cls, *, instrument: str | Path | Instrument | None = None, **others: Any) -> None:
         """Set the default instrument of the class."""
         super().__init_subclass__(**others)
         if instrument is not None:
             cls._usual = instrument
+
+    def __new__(cls, *instrument: Any, **settings: Any) -> Self:
+        """Keep the arguments, for __reduce__."""
+        made = super().__new__(cls)
+        made._made_as = (cls, instrument, settings)  # its own
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be pickled or copied before it serves: it is made again with the same arguments."""
+        return _make_again, self._made_as
 
     @classmethod
     def _meant(cls, instrument: str | Path | Instrument | None) -> Instrument:
@@ -530,6 +541,12 @@ class SimulatedBackend(Backend):
     def server_stopping(self) -> None:
         if self._recordings is not None:
             self._recordings.close()
+
+
+def _make_again(
+    kind: type[SimulatedBackend], instrument: tuple[Any, ...], settings: dict[str, Any]
+) -> SimulatedBackend:
+    return kind(*instrument, **settings)
 
 
 def _load_spectra() -> None:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from discosbackend._version import __version__
+from discosbackend.log import printable
 from discosbackend.testing.cases import Level
 from discosbackend.testing.citations import citation
 from discosbackend.testing.runner import Record, Result, Verdict
@@ -57,14 +58,6 @@ _NOT_STRICT = "no: what works, but not as the document says, has not failed"
 
 _WIDTH = 100
 _INDENT = " " * 6
-
-
-def printable(text: str) -> str:
-    """The text on one line, without what would move a terminal's cursor or break a file: `\\x1b` for such."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def areas(record: Record) -> dict[str, list[Result]]:

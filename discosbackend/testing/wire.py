@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from discosbackend.errors import GrammarException
 from discosbackend.grammar import LINEFEED, Message, parse_message
+from discosbackend.log import address_text
 
 __all__ = ["PROMPT", "Reply", "Wire"]
 
@@ -62,7 +63,7 @@ class Wire:
         try:
             self._socket = socket.create_connection(address, timeout)
         except OSError as problem:
-            raise AssertionError(f"no server at {address[0]}:{address[1]}: {problem}") from None
+            raise AssertionError(f"no server at {address_text(address)}: {problem}") from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def close(self) -> None:

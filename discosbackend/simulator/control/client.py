@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
+from discosbackend.log import address_text
 from discosbackend.simulator.control.operations import OPERATIONS
 from discosbackend.simulator.errors import ControlError
 
@@ -383,11 +384,3 @@ def control_address(address: str | int) -> str | tuple[str, int]:
             f"{text[:60]!r} is not this host's own: control has no password and is on {_LOOPBACK} only: say {_RIGHT}"
         )
     return str(loopback), int(port)
-
-
-def address_text(where: str | tuple[str, int]) -> str:
-    """Format a result of control_address() as an address for SimulatorControl."""
-    if isinstance(where, str):
-        return where
-    host, port = where
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,7 +5,6 @@ The operations and their values are defined in operations; server receives the r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,8 +20,6 @@ from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.simulator.signal.sky import Sky, Source, source_of
 
 __all__ = ["ControllableInstrument", "OperationExecutor", "PausableServer"]
-
-logger = logging.getLogger(__name__)
 
 
 class ControllableInstrument(Protocol):
@@ -98,7 +95,6 @@ class OperationExecutor:
     def execute(self, request: Mapping[str, Any]) -> Any:
         """Execute a request such as {"do": "tsys", "kelvin": 80} and return its result as JSON values."""
         operation, values = requested(request)
-        logger.log(logging.DEBUG if operation.result else logging.INFO, "control: %s %r", operation.words, values)
         return getattr(self, operation.method)(**values)
 
     # -- state ------------------------------------------------------------------------------------------

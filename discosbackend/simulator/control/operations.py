@@ -92,7 +92,8 @@ class Operation:
     """One row of the table.
 
     `words` is the name on a command line, `help` a sentence about the operation. `result` describes its result, "" if
-    it has none. An `open` operation accepts further keys: those of a fault.
+    it has none. An `open` operation accepts further keys: those of a fault. `changes` says whether it
+    changes something, so that the log says who gave it.
     """
 
     words: str
@@ -100,6 +101,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     result: str = ""
     open: bool = False
+    changes: bool = True
 
     @property
     def name(self) -> str:
@@ -319,7 +321,7 @@ def _optional(name: str, kind: str, unit: str, what: str) -> Parameter:
 
 
 _ROWS = (
-    Operation("state", "Print the whole state in JSON.", result="the state"),
+    Operation("state", "Print the whole state in JSON.", result="the state", changes=False),
     Operation(
         "diode",
         "Switch the noise diode of the receiver on or off.",
@@ -392,7 +394,7 @@ _ROWS = (
         result="its number",
         open=True,
     ),
-    Operation("faults list", "Print the armed faults in JSON.", result="a list of them"),
+    Operation("faults list", "Print the armed faults in JSON.", result="a list of them", changes=False),
     Operation("faults remove", "Disarm a fault.", (Parameter("number", "integer"),)),
     Operation(
         "faults clear",

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -21,16 +22,20 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend.simulator.control.client import address_text, control_address
+from discosbackend.log import address_text
+from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+from discosbackend.simulator.control.client import control_address
 from discosbackend.simulator.control.executor import OperationExecutor
-from discosbackend.simulator.control.operations import LONGEST_LINE
+from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS
 from discosbackend.simulator.errors import ControlError
 
 __all__ = ["ControlChannel", "ControlProtocol", "OperationExecutor"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a client has to read why its connection is closed.
+# Characters of what a client sent that the log shows.
+_LONGEST_SHOWN = 200
+# Seconds for a client to read why its connection is closed.
 _LINGER = 1.0
 
 _NOT_A_REQUEST = 'no request: each line is a JSON object such as {"do": "state"}'
@@ -49,16 +54,26 @@ class ControlProtocol(LineReceiver):  # there is no raw data
     delimiter = b"\n"
     MAX_LENGTH = LONGEST_LINE
 
-    def __init__(self, executor: OperationExecutor, reactor: Any, connections: set[ControlProtocol]) -> None:
+    def __init__(
+        self,
+        executor: OperationExecutor,
+        reactor: Any,
+        connections: set[ControlProtocol],
+        limited: RateLimitedLogger | None = None,
+    ) -> None:
         self._executor = executor
         self._reactor = reactor
         self._connections = connections
+        # Of all connections together: a web page makes one after the other.
+        self._limited = limited or RateLimitedLogger(logger, reactor.callLater)
+        self._peer = "nobody"
         self._over = False
         self._timer: Any = None
 
     def connectionMade(self) -> None:
         self._connections.add(self)
-        # While a client does not read its answers, its further lines are not read.
+        self._peer = address_text(self.transport.getPeer())
+        # While a client does not read, its next lines are not looked at.
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -71,14 +86,35 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         except ValueError as problem:
             self._refuse(str(problem))
             return
+        began = perf_counter()
         try:
             answer = {"ok": self._executor.execute(request)}
         except ControlError as problem:
+            self._log_refusal(request, str(problem))
             answer = {"error": str(problem)}
-        except Exception:  # every request gets an answer
-            logger.exception("control: %.200r failed", line)
+        except Exception:  # noqa: BLE001  # one answer, whatever it is
+            self._limited.log(logging.ERROR, "control failed", "control: %.200r failed", line, exc_info=True)
             answer = {"error": "not carried out, for a reason that is not yours: the server's log has it"}
+        else:
+            if OPERATIONS[request["do"]].changes:
+                logger.info("%s -> ok in %.3f s", self._who_asked(request), perf_counter() - began)
         self._answer(answer)
+
+    def _who_asked(self, request: dict[str, Any]) -> str:
+        """The operation, who wants it, and its values, for the log."""
+        operation = OPERATIONS.get(str(request.get("do")))
+        values = {key: value for key, value in request.items() if operation is None or key != "do"}
+        words = "" if operation is None else f" {operation.words}"
+        shown = f": {values!r}" if values else ""
+        return f"control{words} from {self._peer}{shown[:_LONGEST_SHOWN]}"
+
+    def _log_refusal(self, request: dict[str, Any], reason: str) -> None:
+        """As for the protocol: five a minute a peer and operation."""
+        operation = OPERATIONS.get(str(request.get("do")))
+        what = "control" if operation is None else f"control {operation.words}"
+        host = self._peer.rpartition(":")[0] or self._peer
+        if self._limited.admit(logging.INFO, (what, "refused for", host), MINUTE):
+            logger.info("%s -> refused %r", self._who_asked(request), reason[:_LONGEST_SHOWN])
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse(f"a line is longer than {LONGEST_LINE} bytes")
@@ -98,7 +134,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         Data that arrives until then is read and discarded: closing with unread data would send a TCP reset, which can
         destroy the answer before the client reads it.
         """
-        logger.warning("control: connection closed: %s", sentence)
+        self._limited.log(logging.WARNING, "control closed", "control: connection closed: %s", sentence)
         self._over = True
         self._rest()
         self._answer({"error": sentence})
@@ -159,9 +195,10 @@ class _ControlFactory(Factory):
         self._executor = executor
         self._reactor = reactor
         self.connections: set[ControlProtocol] = set()
+        self._limited = RateLimitedLogger(logger, reactor.callLater)
 
     def buildProtocol(self, addr: Any) -> ControlProtocol:
-        return ControlProtocol(self._executor, self._reactor, self.connections)
+        return ControlProtocol(self._executor, self._reactor, self.connections, self._limited)
 
 
 class ControlChannel:

@@ -291,7 +291,13 @@ class FaultyProtocol(DBProtocol):
         """End a pause."""
         self._pump()
         self._read_on()
+        self._update_read_pause()
         self._close_if_idle()
+
+    @property
+    def _wants_more(self) -> bool:
+        """Whether requests are to be read: a server that is paused reads nothing."""
+        return not self.factory.paused and super()._wants_more
 
     def _greet(self) -> None:
         if self.factory.paused:

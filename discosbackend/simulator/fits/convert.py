@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from discosbackend.log import log_to_stderr
+from discosbackend.signals import heard, kept
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, exists, metadata_path, output_path
 
@@ -304,22 +306,23 @@ def _reason(problem: OSError) -> str:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Convert the given recordings.
 
-    Exit status: 0 if all were converted, else 1; 143 after SIGTERM, 130 after SIGINT.
+    Exit status 0 when all were, 1 otherwise; 128 and its number after a signal that ends programs.
     """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
     parser.add_argument("--root", metavar="DIR", type=Path, help="the folder for absolute paths (default: /)")
     parser.add_argument("--gently", action="store_true", help="run at a low priority")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level="WARNING", stream=sys.stderr, format="%(message)s")
-    # Ctrl-C in a terminal sends SIGINT to the server and to its conversion.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+    log_to_stderr("WARNING", "%(message)s")
     if options.gently:
         os.nice(10)
-    # Standard input, because a server may have more recordings than fit on a command line.
-    wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
-    sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
+    with kept():
+        # A Ctrl-C, and a terminal that is closed, are for a server and its conversion alike.
+        for number in heard():
+            signal.signal(number, _leave)
+        # A server may have more of them than a command line can carry.
+        wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
+        sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
 
 
 def _leave(number: int, _: object) -> NoReturn:

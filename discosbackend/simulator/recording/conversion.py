@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from discosbackend.children import python_command, python_environment
+
 __all__ = ["Converter"]
 
 logger = logging.getLogger(__name__)
-
-_PACKAGE = Path(__file__).resolve().parents[3]
 
 
 class Converter:
@@ -69,7 +67,8 @@ class Converter:
         finally:
             with self._lock:
                 self._process = None
-        for line in complaints.splitlines():
+        # At LF only, or a name that a client has chosen could begin a line.
+        for line in filter(None, complaints.split("\n")):
             logger.warning("conversion: %s", line)
         reports = {Path(report["recording"]): report for report in map(json.loads, output.splitlines())}
         ended = "conversion given up" if self._given_up else f"conversion ended early with status {process.returncode}"
@@ -82,18 +81,17 @@ class Converter:
     def _start(self) -> subprocess.Popen[str] | str:
         """Start the process; return it, or the reason why it cannot be started."""
         root = ["--root", str(self._root)] if self._root is not None else []
-        path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
         with self._lock:
             if self._given_up:
                 return "conversion given up"
             try:
                 self._process = subprocess.Popen(  # run() does
-                    [sys.executable, "-m", "discosbackend.simulator.fits.convert", "--gently", *root],
+                    python_command("-m", "discosbackend.simulator.fits.convert", "--gently", *root),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, "PYTHONPATH": path},
+                    env=python_environment(),
                 )
             except OSError as problem:
                 return f"conversion cannot be started: {(problem.strerror or str(problem)).lower()}"

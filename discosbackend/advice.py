@@ -1,0 +1,216 @@
+"""Advice: what is wrong with a backend's methods, seen before an observer sees it, and what to write instead.
+
+Texts only; handlers logs them when it is given a backend, or when a method has failed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from discosbackend.backend import Backend
+from discosbackend.commands import COMMANDS, Command
+
+__all__ = ["asyncio_cure", "misspelt_methods", "not_a_method", "signature_problems"]
+
+_HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server goes down"}
+
+# Words of which one is so many letters long are compared as a whole; in a shorter one a single slip is forgiven.
+_LONG = 8
+# How alike two long ones must be, for difflib.
+_ALIKE = 0.8
+
+# What asyncio and the libraries that are made for it say where their loop does not run, or does not run this coroutine.
+_ASYNCIO = (
+    "no running event loop",
+    "no current event loop",
+    "await wasn't used with future",
+    "should be used inside a task",
+    "cannot be called from a running event loop",
+    "unknown async library",
+)
+
+
+# -- methods that no command calls --------------------------------------------------------------------
+
+
+def misspelt_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
+    """A sentence for each method that looks as if it were to answer a command of the protocol, and answers none.
+
+    `own` are the methods that answer commands of the backend's own.
+    """
+    known = {row.method for row in COMMANDS.values()} | _HOOKS.keys() | set(own)
+    strangers = [name for name in _methods(type(backend)) if name not in known]
+    if not strangers:
+        return []
+    missing = {name: meaning for name, meaning in _meanings() if not _has(backend, name)}
+    found = []
+    for name in strangers:
+        if meant := _meant(name, missing):
+            kind = type(backend).__name__
+            found.append(f"no command calls {name}() of {kind}: did you mean {meant}(), {missing[meant]}?")
+    return found
+
+
+def _meanings() -> Iterator[tuple[str, str]]:
+    for row in COMMANDS.values():
+        if row.name != "version":
+            yield row.method, f"which answers {row.name}"
+    for name, when in _HOOKS.items():
+        yield name, f"which is called {when}"
+
+
+def _methods(kind: type) -> list[str]:
+    """The public methods that somebody else than this package has written, in the order of their definition."""
+    found: dict[str, None] = {}
+    for base in kind.__mro__:
+        for name, member in vars(base).items():
+            function = getattr(member, "__func__", member)
+            if not name.startswith("_") and inspect.isfunction(function) and not _is_ours(function):
+                found[name] = None
+    return list(found)
+
+
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).partition(".")[0] == __package__
+
+
+def _has(backend: object, name: str) -> bool:
+    """Whether a backend has a method of its own for this; asked statically, since an attribute may be a proxy."""
+    missing = object()
+    member = inspect.getattr_static(backend, name, missing)
+    return member is not missing and member is not vars(Backend).get(name)
+
+
+def _meant(name: str, missing: dict[str, str]) -> str:
+    """The one of the missing methods of which a name is a misspelling, "" if it is of none."""
+    plain = _plain(name)
+    by_plain = {_plain(method): method for method in missing}
+    # The one command whose method is called otherwise.
+    by_plain.update({_plain(row.name): row.method for row in COMMANDS.values() if row.method in missing})
+    if plain in by_plain:
+        return by_plain[plain]
+    from difflib import SequenceMatcher
+
+    best, likeness = "", 0.0
+    for other, method in by_plain.items():
+        if {plain[:3], other[:3]} == {"get", "set"}:
+            # Its counterpart.
+            continue
+        if len(other) < _LONG:
+            alike = 1.0 if _is_one_slip(plain, other) else 0.0
+        elif len(plain) >= _LONG - 1 and other.startswith(plain):
+            alike = 1.0
+        else:
+            alike = SequenceMatcher(None, plain, other).ratio()
+        if alike >= _ALIKE and alike > likeness:
+            best, likeness = method, alike
+    return best
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _is_one_slip(one: str, other: str) -> bool:
+    """Whether two words differ by one letter that is missing, surplus or another, or by two that are swapped."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    begin = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    one, other = one[begin:], other[begin:]
+    return one[1:] == other[1:] or one[1:] == other or one == other[1:] or (one[1::-1] + one[2:] == other)
+
+
+# -- methods that cannot take their arguments ---------------------------------------------------------
+
+
+def signature_problems(row: Command, method: Callable[..., Any]) -> list[str]:
+    """What would fail in the middle of an observation, a sentence each, and what to write instead."""
+    if _is_ours(method):
+        return []
+    name = row.method if row.name in COMMANDS else getattr(method, "__name__", row.method)
+    instead = f"write `{_definition(row, method, name)}`"
+    if inspect.isasyncgenfunction(method):
+        return [f"{name}() both awaits and yields, and of that no reply can be made: return all values at once"]
+    if _lacks_self(row, method):
+        return [f"{name}() has no self, so that it cannot answer {row.name}: {instead}"]
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return []  # what is not written in Python need not have one
+    fewest = sum(not argument.optional or argument.default is not None for argument in row.arguments)
+    found = []
+    for count in sorted({fewest, len(row.arguments)}):
+        try:
+            signature.bind(*[None] * count)
+        except TypeError as problem:
+            if not (row.together and count):
+                found.append(f"{name}() cannot answer {row.name} with {count} arguments: {problem}: {instead}")
+    return found
+
+
+def not_a_method(row: Command) -> str:
+    """What to say of an attribute that has the name of a method."""
+    instead = _definition(row, None, row.method)
+    return f"{row.method} of the backend is no method: {row.name} is not supported: write `{instead}`"
+
+
+def _parameters(row: Command) -> list[tuple[str, str]]:
+    """The names of a method's parameters, and of each its default as it is written, "" for none."""
+    standard = vars(Backend).get(row.method)
+    if row.name in COMMANDS and standard is not None:
+        parameters = list(inspect.signature(standard).parameters.values())[1:]
+        return [(each.name, "" if each.default is each.empty else repr(each.default)) for each in parameters]
+    return [
+        (each.name.replace("-", "_"), "None" if each.optional and each.default is None else "")
+        for each in row.arguments
+    ]
+
+
+def _definition(row: Command, method: Callable[..., Any] | None, name: str) -> str:
+    parts = [f"{parameter}={default}" if default else parameter for parameter, default in _parameters(row)]
+    if _of_an_object(method):
+        parts.insert(0, "self")
+    return f"{'async ' * inspect.iscoroutinefunction(method)}def {name}({', '.join(parts)})"
+
+
+def _of_an_object(method: Callable[..., Any] | None) -> bool:
+    """Whether it gets the backend as its first argument; a static method, or a function of an object's, does not."""
+    return method is None or inspect.ismethod(method)
+
+
+def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
+    if not inspect.ismethod(method) or not inspect.isfunction(method.__func__):
+        return False
+    parameters = list(inspect.signature(method.__func__).parameters.values())
+    if not parameters:
+        return True
+    first = parameters[0]
+    return first.kind is first.POSITIONAL_OR_KEYWORD and first.name in {name for name, _ in _parameters(row)}
+
+
+# -- asyncio ------------------------------------------------------------------------------------------
+
+
+def asyncio_cure(problem: BaseException) -> str:
+    """What to do about a failure that is asyncio's way of saying that it does not run here; "" for any other."""
+    if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
+        return ""
+    if _runs_on_asyncio():
+        return (
+            "hand the asyncio coroutine over as a Deferred, "
+            "`await Deferred.fromFuture(asyncio.ensure_future(...))`: a method is run by Twisted, not by asyncio"
+        )
+    return (
+        "asyncio does not run in this server: await what is Twisted's, such as "
+        "`await deferLater(reactor, 1.0)` in place of `await asyncio.sleep(1.0)`, "
+        "or write an ordinary method, marked @blocking, that calls asyncio.run(...)"
+    )
+
+
+def _runs_on_asyncio() -> bool:
+    module = sys.modules.get("twisted.internet.asyncioreactor")
+    reactor = sys.modules.get("twisted.internet.reactor")
+    return module is not None and isinstance(reactor, module.AsyncioSelectorReactor)

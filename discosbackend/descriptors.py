@@ -1,0 +1,72 @@
+"""Descriptors: notices that the process, or the system, has run out of file descriptors.
+
+Twisted then closes new connections as they come, or leaves them waiting without an answer, and says so at a level
+that nobody reads. Here it becomes a warning that says what to raise.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from discosbackend.log import address_text
+from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["DescriptorWatch"]
+
+_KIND = "out of file descriptors"
+_CLOSED = "EMFILE recovery"
+
+
+@implementer(ILogObserver)
+class DescriptorWatch:
+    """Observes Twisted's log between begin() and end(), and warns through `limited`, once a minute at most."""
+
+    def __init__(self, limited: RateLimitedLogger) -> None:
+        self._limited = limited
+
+    def begin(self) -> None:
+        """A server listens."""
+        globalLogPublisher.addObserver(self)
+
+    def end(self) -> None:
+        """It listens no longer."""
+        globalLogPublisher.removeObserver(self)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Twisted's hook."""
+        if "acceptError" in event:
+            self._not_accepted(str(event["acceptError"]))
+        elif "address" in event and str(event.get("log_format")).startswith(_CLOSED):
+            self._warn(
+                "out of file descriptors: new connections are closed as they come, the one from %s was the first; %s",
+                address_text(tuple(event["address"][:2])),
+                _what_to_raise(),
+            )
+
+    def _not_accepted(self, code: str) -> None:
+        if code == "EMFILE":
+            cure = _what_to_raise()
+        elif code == "ENFILE":
+            cure = "the whole system has too many open files: raise fs.file-max"
+        elif code in ("ENOBUFS", "ENOMEM"):
+            cure = f"the system has no memory for connections ({code})"
+        else:
+            # The client has gone again.
+            return
+        self._warn("out of file descriptors: new connections wait without an answer; %s", cure)
+
+    def _warn(self, text: str, *args: object) -> None:
+        self._limited.log(logging.WARNING, _KIND, text, *args, window=MINUTE, at_most=1)
+
+
+def _what_to_raise() -> str:
+    limit = "" if resource is None else f" {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"
+    return f"this process may have{limit} open files: raise LimitNOFILE= of its systemd unit, or ulimit -n"

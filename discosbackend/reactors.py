@@ -1,0 +1,70 @@
+"""The reactor of a process: that it can still run, and, after a fork, that it is not the parent's as well.
+
+Twisted has one reactor a process, which runs once. What runs in it is server's business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+__all__ = ["check_can_run", "own_after_fork"]
+
+# Where a reactor on epoll, poll or select keeps what it waits on.
+_WAITED_ON = ("_poller", "_selectables", "_reads", "_writes", "_internalReaders", "waker")
+
+# The process that was forked from one in which there was a reactor, as long as it shares that one's.
+_shares_reactor: set[int] = set()
+
+
+def _note_a_fork() -> None:
+    _shares_reactor.clear()
+    if "twisted.internet.reactor" in sys.modules:
+        _shares_reactor.add(os.getpid())
+
+
+os.register_at_fork(after_in_child=_note_a_fork)
+
+
+def check_can_run(reactor: Any) -> None:
+    """RuntimeError for a reactor that runs or has run, before anything is made that needs it."""
+    state = "is running" if reactor.running else "has run"
+    # Twisted does not tell it in public, and raises the like only once the port is bound.
+    if reactor.running or getattr(reactor, "_startedBefore", False):
+        raise RuntimeError(
+            f"Twisted's reactor {state} in this process already, and it runs only once: start each server in a process "
+            "of its own, such as multiprocessing.get_context('spawn').Process(target=run_server, ...), "
+            "or call discosbackend.server.listen() for each of several servers on one reactor"
+        )
+
+
+def own_after_fork(reactor: Any) -> None:
+    """Give a reactor that was made before this process was forked a poller and a waker of its own.
+
+    Two processes that share them get one another's wake-ups: results of threads are seen late, ends not at all.
+    What was to be called later, or was waited for, stays. RuntimeError for a kind of reactor for which this cannot be
+    done.
+    """
+    if not _shares_reactor:
+        return
+    fresh = type(reactor)()
+    shared = {name: value for name, value in vars(reactor).items() if name in _WAITED_ON}
+    own = {name: value for name, value in vars(fresh).items() if name in _WAITED_ON}
+    if "waker" not in shared or "_reads" not in shared or shared.keys() != own.keys():
+        raise RuntimeError(
+            f"{type(reactor).__name__} was made before this process was forked, and cannot be used in both: start the "
+            "process with multiprocessing.get_context('spawn')"
+        )
+    readers, writers = reactor.getReaders(), reactor.getWriters()
+    vars(reactor).update(own)
+    for reader in readers:
+        if reader not in shared["_internalReaders"]:
+            reactor.addReader(reader)
+    for writer in writers:
+        reactor.addWriter(writer)
+    # Closed in this process only.
+    shared["waker"].connectionLost(None)
+    if hasattr(shared.get("_poller"), "close"):
+        shared["_poller"].close()
+    _shares_reactor.clear()

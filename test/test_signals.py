@@ -1,0 +1,266 @@
+"""Signals that end a program: the same for all programs, and a server that goes down on each of them."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+from discosbackend.cli import recover, simctl
+from discosbackend.client import command_line
+from discosbackend.errors import Interrupted
+from discosbackend.signals import ENDING, heard, interrupting, kept
+
+from .recordings import record
+from .serving import ROOT, SCRIPT, Server, ask, read_line
+from .settings import PATIENCE
+
+PACKAGE = ROOT / "discosbackend"
+
+# Where one of them is told from the others: a second Ctrl-C, and a SIGHUP that the program handles itself.
+SINGLED_OUT = {
+    "signals.py": {"SIGINT", "SIGTERM", "SIGHUP"},
+    "forced_exit.py": {"SIGINT"},
+    "server.py": {"SIGHUP"},
+}
+
+RECORDER = """
+    from discosbackend import Acquisition, Backend
+
+    class Recorder(Backend):
+        def __init__(self):
+            self.acquisition = Acquisition(lambda _: None, self.end)
+
+        def start(self, timestamp=None):
+            self.acquisition.start(timestamp)
+
+        def stop(self, timestamp=None):
+            self.acquisition.stop(timestamp)
+
+        def end(self, instant):
+            with open("ended", "w") as file:
+                file.write("ended")
+"""
+
+
+class ListTests(unittest.TestCase):
+    """There is one list of the signals that end a program."""
+
+    def test_no_other_module_names_them(self) -> None:
+        names = {number.name for number in ENDING}
+        self.assertEqual(names, {"SIGINT", "SIGTERM", "SIGHUP"})
+        for path in PACKAGE.rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & names
+            name = str(path.relative_to(PACKAGE))
+            with self.subTest(name):
+                self.assertEqual(named, SINGLED_OUT.get(name, set()))
+
+    def test_an_ignored_one_stays_ignored(self) -> None:
+        for number in ENDING:
+            with self.subTest(number), ignored(number):
+                self.assertEqual(heard(), [other for other in ENDING if other != number])
+                with interrupting():
+                    signal.raise_signal(number)
+                    self.assertIs(signal.getsignal(number), signal.SIG_IGN)
+
+    def test_each_interrupts_and_the_handlers_are_put_back(self) -> None:
+        for number in ENDING:
+            before = signal.getsignal(number)
+            with self.subTest(number):
+                with self.assertRaises(Interrupted) as caught, interrupting():
+                    signal.raise_signal(number)
+                self.assertEqual(str(caught.exception), f"interrupted by {number.name}")
+                self.assertIs(signal.getsignal(number), before)
+
+    def test_the_descriptor_of_wake_ups_is_put_back(self) -> None:
+        ours, other = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(other.close)
+        for end in (ours, other):
+            end.setblocking(False)
+        before = signal.set_wakeup_fd(ours.fileno())
+        self.addCleanup(signal.set_wakeup_fd, before)
+        with kept():
+            signal.set_wakeup_fd(other.fileno())
+        self.assertEqual(signal.set_wakeup_fd(before), ours.fileno())
+
+    def test_in_another_thread_nothing_is_touched(self) -> None:
+        before = {number: signal.getsignal(number) for number in ENDING}
+        seen: list[object] = []
+
+        def work() -> None:
+            with kept(), interrupting():
+                seen.append({number: signal.getsignal(number) for number in ENDING})
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(PATIENCE)
+        self.assertEqual(seen, [before])
+
+
+class ProgramTests(unittest.TestCase):
+    """The programs that wait for something: each signal ends them with one line, and with status 130."""
+
+    def interrupted(self, number: int, program: Callable[[], object]) -> str:
+        """What a program that is sent this signal writes to standard error."""
+        errors = io.StringIO()
+        before = signal.getsignal(number)
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            with self.assertRaises(SystemExit) as caught:
+                program()
+        self.assertEqual(caught.exception.code, 130)
+        self.assertIs(signal.getsignal(number), before)
+        self.assertEqual(len(errors.getvalue().splitlines()), 1, errors.getvalue())
+        self.assertIn(f"interrupted by {signal.Signals(number).name}", errors.getvalue())
+        return errors.getvalue()
+
+    def test_recover(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            record(Path(folder))
+            for number in ENDING:
+                with self.subTest(number), mock.patch.object(recover, "convert", lambda *_, **__: raise_now(number)):
+                    self.interrupted(number, lambda: recover.main([folder]))
+
+    def test_simctl(self) -> None:
+        for number in ENDING:
+            with self.subTest(number), server_that_raises(number, b"") as port:
+                self.interrupted(number, lambda: simctl.main([str(port), "state"]))
+
+    def test_the_client(self) -> None:
+        for number in ENDING:
+            with self.subTest(number), server_that_raises(number, b"!version,ok,1.4\r\n") as port:
+                said = self.interrupted(
+                    number, lambda: command_line.main([f"127.0.0.1:{port}", "set-configuration", "SK00"])
+                )
+                self.assertIn("the server goes on with set-configuration", said)
+
+
+@contextlib.contextmanager
+def ignored(number: int) -> Iterator[None]:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def raise_now(number: int) -> None:
+    signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def server_that_raises(number: int, greeting: bytes) -> Iterator[int]:
+    """The port of a server that answers a request with a signal to this process, and with nothing else."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+
+        def work() -> None:
+            connection = listening.accept()[0]
+            with connection:
+                connection.settimeout(PATIENCE)
+                connection.sendall(greeting)
+                connection.recv(100)
+                os.kill(os.getpid(), number)
+                with contextlib.suppress(OSError):
+                    # Until the client is gone.
+                    connection.recv(100)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield int(listening.getsockname()[1])
+        finally:
+            thread.join(PATIENCE)
+
+
+class ServerTests(unittest.TestCase):
+    """A server goes down in order on each of them."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        (self.folder / "recorder.py").write_text(textwrap.dedent(RECORDER), encoding="utf-8")
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(SCRIPT), "--port", "0", "--backend", "recorder:Recorder"]
+
+    def serve(self, *before: str) -> Server:
+        server = Server([*before, *self.command()], self.folder)
+        self.addCleanup(server.end)
+        with server.connect() as connection:
+            self.assertEqual(ask(connection, b"?start"), [b"!start,ok\r\n"])
+        return server
+
+    def test_each_ends_the_acquisition(self) -> None:
+        for number in ENDING:
+            with self.subTest(number):
+                server = self.serve()
+                self.assertEqual(server.stop(number), 0, server.log())
+                self.assertIn(f"{number.name}: stopping", server.log())
+                self.assertTrue((self.folder / "ended").exists())
+                (self.folder / "ended").unlink()
+
+    def test_one_that_was_ignored_at_the_start_changes_nothing(self) -> None:
+        for number, name in ((signal.SIGHUP, "HUP"), (signal.SIGINT, "INT")):
+            with self.subTest(name):
+                server = self.serve("sh", "-c", f"trap '' {name}; exec \"$@\"", "sh")
+                server.process.send_signal(number)
+                with server.connect() as connection:
+                    self.assertEqual(ask(connection, b"?stop"), [b"!stop,ok\r\n"])
+                self.assertEqual(server.stop(signal.SIGTERM), 0, server.log())
+                self.assertNotIn(f"SIG{name}", server.log())
+
+    def test_a_handler_of_the_programs_own_for_sighup_stays(self) -> None:
+        """Many a program reads its settings anew then."""
+        code = "import signal\nsignal.signal(signal.SIGHUP, lambda *_: print('anew', flush=True))\n"
+        path = self.folder / "recorder.py"
+        path.write_text(code + path.read_text(encoding="utf-8"), encoding="utf-8")
+        server = self.serve()
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.stdout is not None
+        self.assertEqual(server.process.stdout.readline(), "anew\n")
+        self.assertEqual(server.stop(signal.SIGTERM), 0, server.log())
+
+    def test_a_terminal_that_is_closed(self) -> None:
+        ours, theirs = os.openpty()
+        # The first process of a session has the terminal that it opens first, as in a shell's window.
+        on_it = f'exec "$@" < {os.ttyname(theirs)} > {os.ttyname(theirs)} 2>&1'
+        process = subprocess.Popen(
+            ["sh", "-c", on_it, "sh", *self.command()],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        try:
+            os.close(theirs)
+            with open(ours, "rb", buffering=0) as terminal:
+                written = b""
+                while not (found := re.search(rb" is served on 127\.0\.0\.1:(\d+), ", written)):
+                    written += terminal.read(1000)
+                with socket.create_connection(("127.0.0.1", int(found[1])), PATIENCE) as connection:
+                    self.assertEqual(ask(connection, b"?start")[0], b"!version,ok,1.4\r\n")
+                    self.assertEqual(read_line(connection), b"!start,ok\r\n")
+            self.assertEqual(process.wait(PATIENCE), 0)
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+        self.assertTrue((self.folder / "ended").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
