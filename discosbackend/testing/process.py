@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from discosbackend.children import python_command, python_environment
 from discosbackend.log import log_to_stderr, log_what_python_prints
 from discosbackend.testing.errors import NotServed
 
@@ -66,7 +67,8 @@ class ServerProcess:
         with theirs:
             self._process = subprocess.Popen(  # ended by stop()
                 # -u: what the backend prints is there when it is asked for.
-                [sys.executable, "-u", "-c", _BOOT, json.dumps(where), json.dumps(path)],
+                python_command("-u", "-c", _BOOT, json.dumps(where), json.dumps(path)),
+                env=python_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from discosbackend.children import python_command, python_environment
+
 __all__ = ["Converter"]
 
 logger = logging.getLogger(__name__)
-
-_PACKAGE = Path(__file__).resolve().parents[3]
 
 
 class Converter:
@@ -69,18 +67,17 @@ class Converter:
     def _start(self) -> subprocess.Popen[str] | str:
         """The process, or why there is none."""
         root = ["--root", str(self._root)] if self._root is not None else []
-        path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
         with self._lock:
             if self._given_up:
                 return "conversion given up"
             try:
                 self._process = subprocess.Popen(  # run() does
-                    [sys.executable, "-m", "discosbackend.simulator.fits.convert", "--gently", *root],
+                    python_command("-m", "discosbackend.simulator.fits.convert", "--gently", *root),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, "PYTHONPATH": path},
+                    env=python_environment(),
                 )
             except OSError as problem:
                 return f"conversion cannot be started: {(problem.strerror or str(problem)).lower()}"
