@@ -29,9 +29,10 @@ __all__ = ["Health", "Report", "complaints", "main"]
 
 # The server under test. It logs as the server program does.
 _SERVER = """
-import logging, runpy
+import runpy
 from twisted.logger import STDLibLogObserver, globalLogBeginner
-logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+from discosbackend.log import log_to_stderr
+log_to_stderr("INFO", "%(levelname)s %(name)s: %(message)s")
 globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 runpy.run_module("benchmarks.instrument", run_name="__main__", alter_sys=True)
 """

@@ -31,7 +31,7 @@ from discosbackend.descriptors import DescriptorWatch
 from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
-from discosbackend.grammar import INVALID, OK, REQUEST, Message, named_in, parse_request
+from discosbackend.grammar import INVALID, REQUEST, Message, named_in, parse_request
 from discosbackend.handlers import REPLY_LIMIT, BackendCommand, DBProtocolHandler, Handler
 from discosbackend.log import address_text, shown_arguments
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
@@ -356,20 +356,19 @@ class DBProtocol(Protocol):
         """Send the one reply to a request: every way out of a request ends here."""
         self.sendLine(reply)
         factory = self.factory
-        if name not in factory.reads or factory.listeners:
+        if name not in factory.reads and reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO):
+            seconds = perf_counter() - began
+            logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
+        if factory.listeners:
             self._notify(name, line, reply, began)
 
     def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
-        """Log what was changed, and tell the listeners, if there are any."""
+        """Tell the listeners, of which there are some."""
         seconds = perf_counter() - began
+        begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
         code = "" if reply is None else reply.split(b",", 2)[1].decode("latin-1")
         changes = name not in self.factory.reads and code != INVALID
-        if changes and code == OK and logger.isEnabledFor(logging.INFO):
-            logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
-        if self.factory.listeners:
-            begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
-            exchange = Exchange(self._number, self._peer, begin, line, name, reply, code, changes, seconds)
-            self.factory.notify(exchange)
+        self.factory.notify(Exchange(self._number, self._peer, begin, line, name, reply, code, changes, seconds))
 
     # -- the greeting, bounds, the end ----------------------------------------------------------------
 

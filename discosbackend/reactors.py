@@ -5,11 +5,14 @@ Twisted has one reactor a process, which runs once. What runs in it is server's 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
 
 __all__ = ["check_can_run", "own_after_fork"]
+
+logger = logging.getLogger(__name__)
 
 # Where a reactor on epoll, poll or select keeps what it waits on.
 _WAITED_ON = ("_poller", "_selectables", "_reads", "_writes", "_internalReaders", "waker")
@@ -43,19 +46,21 @@ def own_after_fork(reactor: Any) -> None:
     """Give a reactor that was made before this process was forked a poller and a waker of its own.
 
     Two processes that share them get one another's wake-ups: results of threads are seen late, ends not at all.
-    What was to be called later, or was waited for, stays. RuntimeError for a kind of reactor for which this cannot be
-    done.
+    What was to be called later, or was waited for, stays. A reactor of a kind for which this cannot be done stays as
+    it is, with a warning: it does no harm where the parent and its other children do not use theirs.
     """
     if not _shares_reactor:
         return
-    fresh = type(reactor)()
+    _shares_reactor.clear()
     shared = {name: value for name, value in vars(reactor).items() if name in _WAITED_ON}
-    own = {name: value for name, value in vars(fresh).items() if name in _WAITED_ON}
-    if "waker" not in shared or "_reads" not in shared or shared.keys() != own.keys():
-        raise RuntimeError(
-            f"{type(reactor).__name__} was made before this process was forked, and cannot be used in both: start the "
-            "process with multiprocessing.get_context('spawn')"
+    if not shared.keys() >= {"_reads", "_writes", "waker"}:
+        logger.warning(
+            "%s was made before this process was forked, and shares with its parent what it waits on: where several "
+            "processes use it, start them with multiprocessing.get_context('spawn')",
+            type(reactor).__name__,
         )
+        return
+    own = {name: value for name, value in vars(type(reactor)()).items() if name in _WAITED_ON}
     readers, writers = reactor.getReaders(), reactor.getWriters()
     vars(reactor).update(own)
     for reader in readers:
@@ -67,4 +72,3 @@ def own_after_fork(reactor: Any) -> None:
     shared["waker"].connectionLost(None)
     if hasattr(shared.get("_poller"), "close"):
         shared["_poller"].close()
-    _shares_reactor.clear()

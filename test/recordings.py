@@ -159,8 +159,8 @@ class ForkedConversion:
     """In place of the process that a Converter starts: the same program in a fork, which has astropy already."""
 
     def __init__(self, command: Sequence[str], **_: Any) -> None:
-        assert command[1:3] == ["-m", "discosbackend.simulator.fits.convert"], command
-        self.arguments = command[3:]
+        assert command[1:4] == ["-P", "-m", "discosbackend.simulator.fits.convert"], command
+        self.arguments = command[4:]
         self.returncode: int | None = None
 
     def __enter__(self) -> Self:

@@ -274,7 +274,7 @@ class CommandTests(unittest.TestCase):
 
     def test_signature(self) -> None:
         parameters = inspect.signature(command).parameters
-        self.assertEqual(list(parameters), ["name", "arguments", "reply", "lane", "timeout", "help"])
+        self.assertEqual(list(parameters), ["name", "arguments", "reply", "lane", "timeout", "help", "changes"])
         self.assertIs(parameters["arguments"].kind, inspect.Parameter.VAR_POSITIONAL)
         defaults = {name: parameters[name].default for name in ("reply", "lane", "timeout", "help")}
         self.assertEqual(defaults, {"reply": (), "lane": "device", "timeout": None, "help": ""})

@@ -15,6 +15,8 @@ from unittest import mock
 from discosbackend.client import Client, command_line, host_and_port
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply
+from discosbackend.simulator.control.client import SimulatorControl
+from discosbackend.simulator.errors import ControlError
 
 from .settings import PATIENCE, wait_until
 from .test_client import GREETING, SOON, STATUS, ClientTests, Peer
@@ -60,7 +62,7 @@ class LongReplyTests(ClientTests):
 
         client = self.connect(script)
         self.assertEqual(client.request("status")[2], "0")
-        wait_until(lambda: select.select([client._socket], [], [], 0)[0], "a second line")
+        wait_until(lambda: select.select([client._lines._socket], [], [], 0)[0], "a second line")
         with self.assertRaises(NoReply):
             client.request("status")
         self.assert_closed(client)
@@ -189,7 +191,7 @@ class CloseTests(ClientTests):
 
         def request(client: Client) -> None:
             def close(one: socket.socket) -> None:
-                if one is client._socket:
+                if one is client._lines._socket:
                     at_close.append(waiting.is_set())
                 original(one)
 
@@ -207,6 +209,46 @@ class CloseTests(ClientTests):
 
         self.close_while(self.hear, request)
         self.assertEqual(at_close, [False])
+
+
+class ControlTests(ClientTests):
+    """The client of a simulator's control has the same connection."""
+
+    def control(self, script: Callable[[Peer], object]) -> SimulatorControl:
+        control = SimulatorControl(self.serve(script), timeout=PATIENCE)
+        self.addCleanup(control.close)
+        return control
+
+    def test_an_endless_answer(self) -> None:
+        def script(peer: Peer) -> None:
+            peer.request()
+            endless(peer, b'{"ok": "', b"x" * 65536)
+
+        control = self.control(script)
+        with self.assertRaisesRegex(ControlError, "sent a line of more than 16777216 bytes"):
+            control.state()
+        with self.assertRaisesRegex(ControlError, "the connection is closed"):
+            control.state()
+
+    def test_closed_by_another_thread(self) -> None:
+        heard = threading.Event()
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            heard.set()
+            peer.wait_for_its_end()
+
+        control = self.control(script)
+        thread = threading.Thread(target=lambda: (heard.wait(PATIENCE), control.close()))
+        thread.start()
+        with self.assertRaisesRegex(ControlError, "was closed before the answer came"):
+            control.state()
+        thread.join(PATIENCE)
+
+    def test_times_that_cannot_be_waited_for(self) -> None:
+        for timeout in (float("inf"), float("nan"), -1, 0, 1e20):
+            with self.subTest(timeout), self.assertRaisesRegex(ValueError, "timeout must be"):
+                SimulatorControl(1, timeout=timeout)
 
 
 class TimeoutTests(ClientTests):

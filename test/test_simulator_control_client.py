@@ -117,7 +117,6 @@ class SimulatorControlTests(unittest.TestCase):
         ):
             with self.subTest(method, arguments=arguments):
                 control = SimulatorControl.__new__(SimulatorControl)
-                control._lock = threading.Lock()  # there is no server
                 with mock.patch.object(control, "_exchange", return_value={"ok": [1]}) as exchange:
                     returned = getattr(control, method)(*arguments)
                 ((line,), _) = exchange.call_args
@@ -184,7 +183,7 @@ class SimulatorControlTests(unittest.TestCase):
 
     def test_who_is_cut_off_while_it_sends_reads_why(self) -> None:
         with answering(until_closed) as port, SimulatorControl(port) as control:
-            with mock.patch.object(control, "_socket") as cut:
+            with mock.patch.object(control._lines, "_socket") as cut:
                 cut.sendall.side_effect = BrokenPipeError
                 cut.recv.side_effect = [b'{"error": "a line is too long"}\n']
                 with self.assertRaisesRegex(ControlError, "a line is too long"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from discosbackend.client.blocking import REPLY_MARGIN, Client
-from discosbackend.client.connection import REPLY_WAIT, checked_wait
+from discosbackend.client.connection import REPLY_WAIT
 from discosbackend.commands import COMMANDS, CONVERSION_TIMEOUT
 from discosbackend.errors import (
     GrammarException,
@@ -16,6 +16,7 @@ from discosbackend.errors import (
     NoReply,
 )
 from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.line_socket import checked_wait
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.toml import did_you_mean

@@ -6,17 +6,16 @@ Sockets only, so that it starts fast and runs anywhere. What a reply means is de
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from discosbackend.errors import GrammarException, NoReply
 from discosbackend.grammar import LINEFEED, Message, parse_message
+from discosbackend.line_socket import LineSocket, checked_wait
 from discosbackend.log import address_text
 
-__all__ = ["REPLY_WAIT", "Connection", "checked_wait"]
+__all__ = ["REPLY_WAIT", "Connection"]
 
 _GREETING = "version"
 
@@ -25,20 +24,10 @@ REPLY_WAIT = 100.0
 
 # Seconds for a connection: where nobody answers, waiting longer does not help.
 _CONNECT = 10.0
-# What a socket can wait for, in seconds.
-_DAY = 86400
-
 # Bytes of the longest line, without its end. A server of this package sends at most 511 unless told otherwise.
 _LONGEST_REPLY = 65536
 # How many characters of a line an error shows.
 _SHOWN = 80
-
-
-def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0") -> float:
-    """A number of seconds that a socket can wait, `above 0` or `0 or more`. ValueError for any other."""
-    if not 0 <= seconds <= _DAY or (seconds == 0 and least == "above 0"):
-        raise ValueError(f"{what} must be a number of seconds {least}, at most {_DAY} (a day), not {seconds!r}")
-    return seconds
 
 
 class Connection:
@@ -65,20 +54,14 @@ class Connection:
         self.timeout = None if timeout is None else checked_wait(timeout)
         checked_wait(greeting_wait, "greeting_wait", least="0 or more")
         self.greeting: Message | None = None
-        self._longest_reply = longest_reply
-        self._received = bytearray()
-        # Threads that share a connection take turns; the guard is for what close() may do meanwhile.
-        self._turn = threading.Lock()
-        self._guard = threading.RLock()
-        self._in_use = False
-        self._closed = False
         patience = REPLY_WAIT if timeout is None else timeout
         try:
-            self._socket = socket.create_connection((host, port), min(patience, _CONNECT))
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = socket.create_connection((host, port), min(patience, _CONNECT))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError, UnicodeError) as problem:
             # A port above 65535 and a name that no DNS could carry are no OSError.
             raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
+        self._lines = LineSocket(connection, "the server", NoReply, longest=longest_reply)
         try:
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, patience))
         except TimeoutError:
@@ -104,15 +87,7 @@ class Connection:
 
         From any thread: a request that waits for its reply in another one ends in NoReply.
         """
-        with self._guard:
-            if not self._closed:
-                self._closed = True
-                # It may be gone already. Whoever waits for it wakes up, and closes it: its number must not become
-                # that of another connection while a thread still reads from it.
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
-            if not self._in_use:
-                self._socket.close()
+        self._lines.close()
 
     def reply_wait(self, name: str) -> float:
         """How many seconds the reply to this command is waited for."""
@@ -126,25 +101,14 @@ class Connection:
         """
         if not request.check_synthax():
             raise ValueError(f"no message of the protocol: {request!r}")
-        with self._turn:
-            with self._guard:
-                if self._closed:
-                    raise NoReply("the connection is closed")
-                self._in_use = True
-            try:
-                return self._exchange(request)
-            finally:
-                with self._guard:
-                    self._in_use = False
-                    if self._closed:
-                        self._socket.close()
+        with self._lines.turn():
+            return self._exchange(request)
 
     def _exchange(self, request: Message) -> Message:
         name, wait = request.name, self.reply_wait(request.name)
         try:
             self._check_nothing_came()
-            self._socket.settimeout(wait)
-            self._socket.sendall(f"{request}{LINEFEED}".encode("latin-1"))
+            self._lines.send(f"{request}{LINEFEED}".encode("latin-1"), wait)
             return self._read_reply(request, time.monotonic() + wait)
         except TimeoutError:
             self.close()
@@ -152,7 +116,7 @@ class Connection:
                 f"no reply to {name} within {wait:g} s: giving up stops nothing, the server goes on with it"
             ) from None
         except (OSError, NoReply) as problem:
-            if self._closed:
+            if self._lines.closed:
                 raise NoReply(
                     f"the connection was closed before the reply to {name} came: the server goes on with it"
                 ) from None
@@ -167,11 +131,7 @@ class Connection:
 
     def _check_nothing_came(self) -> None:
         """Between two requests nothing comes but a late greeting; NoReply for a reply to nothing."""
-        self._socket.settimeout(0)
-        # Mostly nothing came, as it should be.
-        with suppress(BlockingIOError):
-            self._receive()
-        while b"\n" in self._received:
+        while self._lines.has_line():
             message = self._read_message(time.monotonic())
             if self.greeting is not None or message.name != _GREETING:
                 raise NoReply(f"{_shown(str(message))} came though nothing was asked for")
@@ -188,32 +148,11 @@ class Connection:
 
     def _read_message(self, deadline: float) -> Message:
         """One whole line, as a message. TimeoutError when the deadline passes, NoReply for anything else."""
-        searched = 0
-        while (end := self._received.find(b"\n", searched)) < 0:
-            searched = len(self._received)
-            self._check_length(searched)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            self._receive()
-        self._check_length(end)
-        text = self._received[:end].decode("latin-1").removesuffix("\r")
-        del self._received[: end + 1]
+        text = self._lines.read_line(deadline).decode("latin-1").removesuffix("\r")
         try:
             return parse_message(text)
         except GrammarException as problem:
             raise NoReply(f"the server sent no message: {problem}: {_shown(text)}") from problem
-
-    def _receive(self) -> None:
-        chunk = self._socket.recv(65536)
-        if not chunk:
-            raise NoReply("the server closed the connection")
-        self._received += chunk
-
-    def _check_length(self, length: int) -> None:
-        if length > self._longest_reply:
-            raise NoReply(f"the server sent a line of more than {self._longest_reply} bytes")
 
 
 def _shown(text: str) -> str:

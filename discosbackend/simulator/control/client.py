@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterable
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
+from discosbackend.line_socket import LineSocket, checked_wait
 from discosbackend.log import address_text
 from discosbackend.simulator.control.operations import OPERATIONS
 from discosbackend.simulator.errors import ControlError
@@ -23,6 +23,9 @@ from discosbackend.simulator.errors import ControlError
 __all__ = ["SimulatorControl", "address_text", "control_address"]
 
 _LOOPBACK = "127.0.0.1"
+
+# Bytes of the longest answer; the state of an instrument has some thousands.
+_LONGEST_ANSWER = 2**24
 
 _RIGHT = "a port such as 4321, or the path of a Unix socket such as ./control.sock"
 
@@ -67,16 +70,15 @@ class SimulatorControl:
     def __init__(self, address: str | int, *, timeout: float = 10.0) -> None:
         where = control_address(address)
         self.address = address_text(where)
-        self.timeout = timeout
-        self._lock = threading.Lock()
-        self._received = b""
+        self.timeout = checked_wait(timeout)
         family = socket.AF_UNIX
         if not isinstance(where, str):
             family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-        self._socket: socket.socket | None = socket.socket(family, socket.SOCK_STREAM)
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        self._lines = LineSocket(connection, self.address, ControlError, longest=_LONGEST_ANSWER)
         try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(where)
+            connection.settimeout(timeout)
+            connection.connect(where)
         except OSError as problem:
             self.close()
             reason = problem.strerror or str(problem)
@@ -97,9 +99,7 @@ class SimulatorControl:
 
     def close(self) -> None:
         """Close the connection. All changes remain."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._lines.close()
 
     # -- state ------------------------------------------------------------------------------------------
 
@@ -295,47 +295,34 @@ class SimulatorControl:
             line = json.dumps({"do": operation, **given}, allow_nan=False).encode() + b"\n"
         except (TypeError, ValueError) as problem:
             raise ControlError(f"{row.words} cannot be sent: {problem}") from None
-        # Threads that share a connection take turns.
-        with self._lock:
-            answer = self._exchange(line)
+        answer = self._exchange(line)
         if "error" in answer:
             raise ControlError(str(answer["error"]))
         return answer["ok"]
 
     def _exchange(self, line: bytes) -> dict[str, Any]:
-        if self._socket is None:
-            raise ControlError("the connection is closed")
-        try:
-            deadline = time.monotonic() + self.timeout
-            self._socket.settimeout(self.timeout)
-            # A server that closes the connection may have sent the reason before; read it below.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._socket.sendall(line)
-            return self._read_answer(deadline)
-        except TimeoutError:
-            self.close()
-            raise ControlError(f"no answer from {self.address} within {self.timeout:g} s") from None
-        except OSError as problem:
-            self.close()
-            reason = problem.strerror or str(problem)
-            raise ControlError(f"connection to {self.address} lost: {reason}") from problem
-        except BaseException:
-            # Also after an interrupt: the outstanding answer would be read as the answer to the next request.
-            self.close()
-            raise
+        with self._lines.turn():
+            try:
+                deadline = time.monotonic() + self.timeout
+                # Who closes without being asked may have said why.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self._lines.send(line, self.timeout)
+                return self._read_answer(deadline)
+            except BaseException as problem:
+                closed_meanwhile = self._lines.closed
+                # After an interrupt too: the answer that was on its way would be taken for the next one's.
+                self.close()
+                if isinstance(problem, TimeoutError):
+                    raise ControlError(f"no answer from {self.address} within {self.timeout:g} s") from None
+                if closed_meanwhile and isinstance(problem, (OSError, ControlError)):
+                    raise ControlError(f"the connection to {self.address} was closed before the answer came") from None
+                if isinstance(problem, OSError):
+                    reason = problem.strerror or str(problem)
+                    raise ControlError(f"connection to {self.address} lost: {reason}") from problem
+                raise
 
     def _read_answer(self, deadline: float) -> dict[str, Any]:
-        assert self._socket is not None
-        while b"\n" not in self._received:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            chunk = self._socket.recv(65536)
-            if not chunk:
-                raise ControlError(f"{self.address} closed the connection")
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
+        line = self._lines.read_line(deadline)
         try:
             answer = json.loads(line.decode())
         except ValueError:
