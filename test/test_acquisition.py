@@ -1515,7 +1515,7 @@ class SystemClockTests(AcquisitionTestCase):
             lambda instant: told.append(("end", instant, time.time_ns())),
             clock=clock,
         )
-        # On a busy machine a time may have passed before the request is judged, and the stop before the start is looked at.
+        # On a busy machine a time may have passed before the request is judged, or both when the start is looked at.
         for lead in (20 * MILLISECOND, 200 * MILLISECOND, 2 * SECOND, 20 * SECOND):
             at = time.time_ns() // 100 + lead
             with contextlib.suppress(BackendError):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import discosbackend
 from discosbackend import children
 from discosbackend.children import python_command, python_environment
 from discosbackend.simulator.recording.conversion import Converter
@@ -24,7 +25,7 @@ from .serving import ROOT, SCRIPT, Server, ask
 from .settings import PATIENCE
 from .test_own_backend import TRAPS, folder_of_traps
 
-PACKAGE = ROOT / "discosbackend"
+PACKAGE = Path(discosbackend.__file__).parent
 
 # With each of them the current folder is searched, first or somewhere.
 PATHS = ("", ":", f":{ROOT}", f"{ROOT}:", f"{ROOT}::{ROOT / 'nonesuch'}")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+import discosbackend
 from discosbackend.cli import recover, simctl
 from discosbackend.client import command_line
 from discosbackend.errors import Interrupted
@@ -28,7 +29,7 @@ from .recordings import record
 from .serving import ROOT, SCRIPT, Server, ask, read_line
 from .settings import PATIENCE
 
-PACKAGE = ROOT / "discosbackend"
+PACKAGE = Path(discosbackend.__file__).parent
 
 # Where one of them is told from the others: a second Ctrl-C, and a SIGHUP that the program handles itself.
 SINGLED_OUT = {
@@ -247,11 +248,12 @@ class ServerTests(unittest.TestCase):
             start_new_session=True,
         )
         try:
-            os.close(theirs)
             with open(ours, "rb", buffering=0) as terminal:
                 written = b""
                 while not (found := re.search(rb" is served on 127\.0\.0\.1:(\d+), ", written)):
                     written += terminal.read(1000)
+                # Not before the process has opened it: a terminal that nobody has open cannot be read.
+                os.close(theirs)
                 with socket.create_connection(("127.0.0.1", int(found[1])), PATIENCE) as connection:
                     self.assertEqual(ask(connection, b"?start")[0], b"!version,ok,1.4\r\n")
                     self.assertEqual(read_line(connection), b"!start,ok\r\n")
