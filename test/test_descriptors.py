@@ -8,6 +8,7 @@ import socket
 import unittest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.logger import Logger, globalLogPublisher
@@ -25,6 +26,8 @@ class DescriptorsTests(unittest.TestCase):
     """What Twisted says at a level that nobody reads is one warning a minute."""
 
     def setUp(self) -> None:
+        # A factory that another test has started and not stopped would warn too.
+        self.enterContext(mock.patch.object(globalLogPublisher, "_observers", []))
         self.clock = Clock()
         self.factory = DBFactory(AlwaysOkHandler(), reactor=self.clock)
         self.factory.doStart()
