@@ -27,6 +27,7 @@ __all__ = [
     "blocking",
     "blocking_of",
     "command",
+    "command_of",
     "commands_of",
     "declared_commands",
 ]
@@ -442,6 +443,12 @@ def blocking_of(method: object) -> Blocking | None:
     return mark if isinstance(mark, Blocking) else None
 
 
+def command_of(method: object) -> Command | None:
+    """The `@command` declaration of a method, None where it has none."""
+    row = inspect.getattr_static(_marked(method), "__discos_command__", None)
+    return row if isinstance(row, Command) else None
+
+
 def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
     """Return the commands that the class of a backend declares, as {wire name: (row, method name)}.
 
@@ -452,9 +459,9 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
     seen: set[str] = set()
     for cls in type(backend).__mro__:
         for attribute, member in vars(cls).items():
-            # getattr_static, because the attribute may be a proxy that asks the hardware for unknown attributes.
-            row = inspect.getattr_static(_marked(member), "__discos_command__", None)
-            if not isinstance(row, Command) or attribute in seen:
+            # Statically: an attribute may be a proxy that asks the hardware for whatever it has not.
+            row = command_of(member)
+            if row is None or attribute in seen:
                 continue
             seen.add(attribute)
             if row.name in found:

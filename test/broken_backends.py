@@ -76,6 +76,17 @@ class FailingTests(BackendConformance, unittest.TestCase):
         return Failing()
 
 
+class DyingTests(BackendConformance, unittest.TestCase):
+    """Takes its process along when it measures."""
+
+    def make_backend(self) -> object:
+        class Dying(BackendSimulator):
+            def get_tpi(self, frequency=0.0, bandwidth=0.0):
+                os._exit(3)
+
+        return Dying()
+
+
 class LackingTests(BackendConformance, unittest.TestCase):
     """Has a factory of its own, around a handler that lost a command."""
 

@@ -158,6 +158,82 @@ class TimeOfAtoms(BackendSimulator):
         return Ticks.now().unix + 37
 
 
+class StatusAnHourOff(BackendSimulator):
+    def status(self):
+        return Ticks.now().unix + 3600, "ok", self.acquisition.acquiring
+
+
+class ClockAnHourOff(BackendSimulator):
+    """All of it: it reports and acts by this clock."""
+
+    _hour = 3600 * 10**7
+
+    def status(self):
+        return self.time(), "ok", self.acquisition.acquiring
+
+    def time(self):
+        return Ticks(Ticks.now() + self._hour)
+
+    def start(self, timestamp=None):
+        super().start(None if timestamp is None else Ticks(timestamp - self._hour))
+
+    def stop(self, timestamp=None):
+        super().stop(None if timestamp is None else Ticks(timestamp - self._hour))
+
+
+class StatusInWholeSeconds(BackendSimulator):
+    def status(self):
+        return str(int(Ticks.now().unix)), "ok", self.acquisition.acquiring
+
+
+class StatusInMilliseconds(BackendSimulator):
+    def status(self):
+        return Ticks.now().unix * 1000, "ok", self.acquisition.acquiring
+
+
+class CannotConfigure(BackendSimulator):
+    def set_configuration(self, configuration):
+        raise ValueError(configuration)
+
+
+class CannotStart(BackendSimulator):
+    def start(self, timestamp=None):
+        raise RuntimeError(timestamp)
+
+
+class NeverAcquires(BackendSimulator):
+    def start(self, timestamp=None):
+        pass
+
+
+class CannotStop(BackendSimulator):
+    """It ends by itself after a while, so that the next test finds it at rest."""
+
+    def start(self, timestamp=None):
+        super().start(timestamp)
+        self.acquisition.stop(Ticks((timestamp or Ticks.now()) + 15_000_000))
+
+    def stop(self, timestamp=None):
+        raise BackendError("the recorder does not answer")
+
+
+class KnowsNoTimes(BackendSimulator):
+    def start(self, timestamp=None):
+        if timestamp is not None:
+            raise BackendError("wrong timestamp")
+        super().start()
+
+    def stop(self, timestamp=None):
+        if timestamp is not None:
+            raise BackendError("wrong timestamp")
+        super().stop()
+
+
+class MeasuresNothing(BackendSimulator):
+    def get_tpi(self, frequency=0.0, bandwidth=0.0):
+        raise RuntimeError(frequency)
+
+
 class StopCancelsNothing(BackendSimulator):
     def stop(self, timestamp=None):
         if timestamp is None and not self.acquisition.acquiring and self.acquisition.pending_start:

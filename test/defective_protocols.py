@@ -187,6 +187,27 @@ class StatusWithRawComma(DBProtocol):
         super().sendLine(found + rest.replace(b",ok,", b",ok, so far,") if found else head)
 
 
+class StatusAFieldShort(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(line.rpartition(b",")[0] if line.startswith(b"!status,ok,") else line)
+
+
+class HasAnotherVersion(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(b"!version,ok,1.3" if line == GREETING else line)
+
+
+class UnknownIsUndefined(DBProtocol):
+    def sendLine(self, line):
+        super().sendLine(b"!undefined,invalid,what?" if b",fail,invalid command " in line else line)
+
+
+class UnknownIsIgnored(DBProtocol):
+    def sendLine(self, line):
+        if b",fail,invalid command " not in line:
+            super().sendLine(line)
+
+
 class GreetsAtLength(DBProtocol):
     def sendLine(self, line):
         super().sendLine(line + b" " + 240 * b"x" if line == GREETING else line)

@@ -129,7 +129,11 @@ DEFECTS = {
     "status not supported": Served(("status/reply-is-well-formed",), backend=backends.HasNoStatus),
     "status fields swapped": Served(("status/reply-is-well-formed",), backend=backends.StatusSwapped),
     "status fails": Served(("status/reply-is-well-formed",), backend=backends.StatusTooShort),
-    "time in 100 ns": Served(("time/reply-is-well-formed",), backend=backends.TimeInTicks),
+    "time in 100 ns": Served(
+        ("time/reply-is-well-formed",),
+        says="it looks like a count of 100 ns instead of seconds",
+        backend=backends.TimeInTicks,
+    ),
     "time in TAI": Served(
         ("time/reply-is-well-formed",), says="+37.0 s off this host's clock", backend=backends.TimeOfAtoms
     ),
@@ -215,6 +219,43 @@ DEFECTS = {
     "half a line taken for a request": Served(
         ("disconnect/half-a-line-is-no-request",), protocol=protocols.TakesHalfALineForOne
     ),
+    # -- what nearly every case uses: test_testing_causes sees that it is reported once
+    "status an hour off": Served(
+        ("status/reply-is-well-formed",),
+        says="+3600.0 s off this host's clock, of which clock_tolerance is 5 s: it looks like local time, UTC+1, "
+        "instead of UTC",
+        backend=backends.StatusAnHourOff,
+    ),
+    "clock an hour off": Served(
+        ("status/reply-is-well-formed", "time/reply-is-well-formed"),
+        says="local time, UTC+1, instead of UTC",
+        backend=backends.ClockAnHourOff,
+    ),
+    "status in milliseconds": Served(
+        ("status/reply-is-well-formed",),
+        says="it looks like milliseconds instead of seconds",
+        backend=backends.StatusInMilliseconds,
+    ),
+    "status in whole seconds": Served(
+        ("status/reply-is-well-formed",),
+        verdict=Verdict.NON_STRICT,
+        says="with seven decimals",
+        backend=backends.StatusInWholeSeconds,
+    ),
+    "status a field short": Served(
+        ("status/reply-is-well-formed", "clients/status-has-five-fields"), protocol=protocols.StatusAFieldShort
+    ),
+    "set-configuration fails": Served(("set-configuration/loads",), backend=backends.CannotConfigure),
+    "start fails": Served(("start/now-and-stop-now", "start/timed"), backend=backends.CannotStart),
+    "never acquires": Served(("start/now-and-stop-now", "start/timed"), backend=backends.NeverAcquires),
+    "stop refused": Served(("start/now-and-stop-now",), backend=backends.CannotStop),
+    "given times refused": Served(("start/timed", "stop/timed"), backend=backends.KnowsNoTimes),
+    "get-tpi fails": Served(("get-tpi/reply-is-well-formed", "get-tpi/band"), backend=backends.MeasuresNothing),
+    "another version": Served(
+        ("greeting/is-the-version", "framing/line-feed-alone"), protocol=protocols.HasAnotherVersion
+    ),
+    "unknown command is undefined": Served(("errors/unknown-command",), protocol=protocols.UnknownIsUndefined),
+    "unknown command is ignored": Served(("errors/unknown-command",), protocol=protocols.UnknownIsIgnored),
     # -- values
     "section arguments swapped": Served(
         ("set-section/accepts",), says="maximum bandwidth", backend=backends.SwapsSectionArguments

@@ -13,8 +13,9 @@ import tempfile
 import threading
 import unittest
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 from xml.etree import ElementTree
 
@@ -54,10 +55,10 @@ def at(server: str) -> str:
 class _Paced(SendGuard):
     """On a clock that only its own waiting moves. Notes when each line was about to be sent."""
 
-    def __init__(self, scope: Scope, rate: int | None) -> None:
+    def __init__(self, scope: Scope, rate: int | None, **options: Any) -> None:
         self.now = 0.0
         self.sent: list[tuple[float, bytes]] = []
-        super().__init__(scope, rate, clock=lambda: self.now, sleep=self._pass)
+        super().__init__(scope, rate, clock=lambda: self.now, sleep=self._pass, **options)
 
     def _pass(self, seconds: float) -> None:
         self.now += seconds
@@ -79,18 +80,19 @@ class _Folder(unittest.TestCase):
         return str(self.folder / name)
 
 
-class DefaultRunTests(unittest.TestCase):
+class DefaultRunTests(_Folder):
     """What is sent to a telescope in use."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.guard = _Paced(Scope.READS, None)
         self.made = mock.Mock(side_effect=self.make)
         self.enterContext(mock.patch.object(check_run, "SendGuard", self.made))
 
-    def make(self, scope: Scope, rate: int | None) -> _Paced:
+    def make(self, scope: Scope, rate: int | None, **options: Any) -> _Paced:
         """What the run is given in place of a SendGuard: one for all its cases."""
         self.made.assert_called_once()
-        self.guard = _Paced(scope, rate)
+        self.guard = _Paced(scope, rate, **options)
         return self.guard
 
     def sent(self, *options: str) -> list[tuple[float, bytes]]:
@@ -119,7 +121,8 @@ class DefaultRunTests(unittest.TestCase):
         self.assertTrue(self.guard.sparing)
 
     def test_full(self) -> None:
-        lines = [line for _, line in self.sent("--full", "--only", "set-configuration/*")]
+        profile = self.file("mine.toml", 'valid_configuration = "K2"\n')
+        lines = [line for _, line in self.sent("--full", "--only", "set-configuration/*", "--profile", profile)]
         self.assertEqual(max(map(scope_of, lines)), Scope.FULL)
         self.assertFalse(self.guard.sparing)
 
@@ -160,6 +163,92 @@ class ExitStatusTests(_Folder):
                 status, out, _ = run(*arguments)
                 self.assertEqual(status, 2)
                 self.assertIn("Nothing was tried", out)
+
+    def test_no_pass(self) -> None:
+        """Nothing is wrong, and not everything could be judged that must be."""
+        profile = self.file("mine.toml", 'leave_out = ["start"]\n')
+        for server, options, missing, why in (
+            (
+                "is acquiring",
+                ("start/timed", "stop/twice", "set-enable/accepts", "version"),
+                2,
+                "the server is acquiring, and that must not be disturbed",
+            ),
+            ("healthy", ("set-configuration",), 1, "no configuration is known: say valid_configuration"),
+            (
+                "healthy",
+                ("stop/twice", "stop/wrong*", "--profile", profile),
+                1,
+                "start is left out, as leave_out says",
+            ),
+        ):
+            with self.subTest(server, options=options):
+                json_file, junit_file = str(self.folder / "json"), str(self.folder / "junit")
+                reports = ("--json", json_file, "--junit", junit_file)
+                status, out, _ = run(at(server), "--full", *reports, "--only", *options)
+                self.assertEqual(status, check_run.NO_PASS)
+                cases = "1 case" if missing == 1 else f"{missing} cases"
+                told = f"No pass: {cases} of start, stop and set-configuration could not be judged ({why}). Of "
+                self.assertIn(told, " ".join(out.split()))
+                self.assertEqual(len(json.loads(Path(json_file).read_text(encoding="utf-8"))["missing"]), missing)
+                [error] = ElementTree.parse(junit_file).iter("error")
+                self.assertIn(told, str(error.get("message")))
+        # Where something is wrong besides, that counts.
+        self.assertEqual(run(at("any configuration accepted"), "--full", "--only", "set-configuration")[0], 1)
+        # Without --full nobody expected it.
+        status, out, _ = run(at("is acquiring"), "--only", "start", "version")
+        self.assertEqual(status, 0)
+        self.assertIn("As required: of 2 cases, none failed; not judged: start (", out)
+
+    def test_a_cause_that_was_not_asked_for(self) -> None:
+        path = str(self.folder / "json")
+        arguments = (at("status a field short"), "--full", "--json", path, "--only", "start/timed", "version")
+        status, out, err = run(*arguments)
+        self.assertEqual(status, 1)
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = {result["id"]: (result["verdict"], result["blocked_by"]) for result in told["results"]}
+        self.assertEqual(
+            [*found.items()],
+            [
+                ("version/reply-is-well-formed", ("pass", "")),
+                ("status/reply-is-well-formed", ("fail", "")),
+                ("start/timed", ("blocked", "status/reply-is-well-formed")),
+                ("version/wrong-number-of-arguments", ("pass", "")),
+            ],
+        )
+        self.assertIn("because of this, 1 case could not be judged", out)
+        self.assertIn("Left out, and why\n  blocked by status/reply-is-well-formed (1): start/timed\n", out)
+        self.assertIn("3/4  blocked         start/timed: blocked by status/reply-is-well-formed\n", err)
+
+    def test_one_that_answers_wrongly_is_there(self) -> None:
+        status, out, _ = run(at("unknown command is undefined"), "--only", "errors", "version", "status")
+        self.assertEqual(status, 1)
+        self.assertNotIn("nobody answers", out)
+        self.assertIn("Not as required: 1 of ", out)
+
+    def test_a_greeting_alone_is_no_answer(self) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        greeted: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    greeted.append(listening.accept()[0])
+                    greeted[-1].sendall(b"!version,ok,1.4\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            address = local(listening.getsockname()[1])
+            status, out, _ = run(address, "--timeout", "0.2", "--only", "greeting", "version")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+            thread.join()
+            for connection in greeted:
+                connection.close()
+        self.assertEqual(status, 1)
+        self.assertIn("nobody answers any more since greeting/is-the-version", out)
 
     def test_nobody_is_there(self) -> None:
         with refusing() as port:

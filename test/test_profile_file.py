@@ -10,6 +10,7 @@ import unittest
 from contextlib import ExitStack
 from pathlib import Path
 
+from discosbackend.commands import Argument, Command, Field
 from discosbackend.simulator import INSTRUMENTS
 from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.conformance import CASES
@@ -48,7 +49,24 @@ EVERYTHING = {
     "valid_interleave": ("0", 0),
     "valid_filename": ('"/a/b,c"', "/a/b,c"),
     "inputs": ("14", 14),
-    "leave_out": ('["backend-park"]', ("backend-park",)),
+    "leave_out": ('["backend-park", "reset"]', ("backend-park", "reset")),
+    "own_commands": (
+        (
+            '{reset = {}, sweep = {lane = "reads", arguments = [{name = "power", type = "float", unit = "dBm", '
+            'optional = true}], reply = [{name = "tone", type = "integer", repeated = true}], help = "Sweep."}}'
+        ),
+        (
+            Command("reset"),
+            Command(
+                "sweep",
+                (Argument("power", "float", "dBm", optional=True),),
+                (Field("tone", "integer", repeated=True),),
+                lane="reads",
+                help="Sweep.",
+            ),
+        ),
+    ),
+    "valid_arguments": ("{sweep = [-10.5]}", {"sweep": [-10.5]}),
     "clock_tolerance": ("0", 0),
     "lead": ("0.5", 0.5),
     "early_tolerance": ("0.1", 0.1),
@@ -87,6 +105,10 @@ class KeyTests(_Files):
         self.assertTrue(profile.is_set("valid_shift"))
         self.assertFalse(profile.is_set("valid_feeds"))
 
+    def test_names_may_come_before_what_they_name(self) -> None:
+        profile = self.load('[deviations]\n"reset/*" = "it takes any number of arguments"\n[own_commands.reset]\n')
+        self.assertEqual(profile.own_commands, (Command("reset"),))
+
     def test_any(self) -> None:
         profile = self.load('invalid_configuration = ""\nreply_limit = 0\n')
         self.assertEqual(vars(profile), {"invalid_configuration": None, "reply_limit": None})
@@ -113,10 +135,59 @@ class KeyTests(_Files):
             ('valid_section = [true, 1, 1, 1, "CP", 1, 1]', "the seven arguments of set-section"),
             ("valid_feeds = [1]", "two feeds, such as [0, 1], not [1]"),
             ("valid_feeds = 7", "two feeds, such as [0, 1], not 7"),
-            ('leave_out = "start"', "a list of the protocol's commands"),
+            ('leave_out = "start"', "a list of commands of the protocol or of own_commands"),
             (
                 'leave_out = ["park"]',
-                "a list of the protocol's commands, such as [\"backend-park\"], not ['park']",
+                "a list of commands of the protocol or of own_commands, such as [\"backend-park\"], not ['park']",
+            ),
+            ("own_commands = 3", "own_commands must be a table of commands, such as [own_commands.reset], not 3"),
+            ("[own_commands]\nreset = 3", "[own_commands.reset] must be a table with arguments, reply, "),
+            ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tried anyway"),
+            ('[own_commands."a b"]', "[own_commands.a b]: 'a b' is no command name"),
+            (
+                "[own_commands.reset]\nargument = 3",
+                "[own_commands.reset]: argument is not known: did you mean arguments?",
+            ),
+            ("[own_commands.reset]\narguments = 3", "[own_commands.reset]: arguments must be a list of tables, not 3"),
+            ("[own_commands.reset]\nhelp = true", "[own_commands.reset]: help must be text, not True"),
+            (
+                '[own_commands.reset]\nlane = "slow"',
+                "[own_commands.reset]: lane 'slow' of reset is none of reads, device",
+            ),
+            (
+                "[own_commands.reset]\narguments = [3]",
+                "arguments of [own_commands.reset] must be a table with name, type",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x"}]',
+                "arguments of [own_commands.reset]: each needs a type",
+            ),
+            (
+                '[own_commands.reset]\nreply = [{name = "x", type = "number"}]',
+                "reply of [own_commands.reset]: type 'number' of reply field 'x' is none of integer, float",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = 1}]',
+                "arguments of [own_commands.reset]: only an integer or a float has a minimum",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = true}]',
+                "arguments of [own_commands.reset]: minimum must be a whole number, not True",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name="x", type="text", optional=true}, {name="y", type="text"}]',
+                "[own_commands.reset]: reset has an optional argument before one that is needed",
+            ),
+            ("valid_arguments = 3", "valid_arguments must be a table of own_commands, each with a list of arguments"),
+            ("[valid_arguments]\nreset = [[1]]\n[own_commands.reset]", "reset needs no arguments"),
+            ("[valid_arguments]\nstart = []", "[valid_arguments]: 'start' is none of own_commands"),
+            (
+                "[valid_arguments]\nrest = []\n[own_commands.reset]",
+                "[valid_arguments]: 'rest' is none of own_commands: did you mean reset?",
+            ),
+            (
+                '[deviations]\n"reset/acept" = "x"\n[own_commands.reset]',
+                "no case is called 'reset/acept' in [deviations]: did you mean reset/accepts?",
             ),
             ("lead = nan", "a number of seconds, 0 or more, at most a year, not nan"),
             ("lead = inf", "a number of seconds"),

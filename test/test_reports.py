@@ -42,7 +42,18 @@ UNSUPPORTED = Result(case("get-rms/answers"), Verdict.UNSUPPORTED, ("get-rms is 
 SKIPPED = Result(case("get-tpi/band"), Verdict.SKIPPED, ("left out without --measure",))
 SKIPPED_TOO = Result(case("get-tpi/whole-band"), Verdict.SKIPPED, ("left out without --measure",))
 
-RESULTS = (PASSED, FAILED, NON_STRICT, UNSUPPORTED, KNOWN, SKIPPED, SKIPPED_TOO)
+BLOCKED = Result(
+    case("stop/timed"),
+    Verdict.BLOCKED,
+    ("blocked by stop/twice", "it never stops"),
+    SAID,
+    SAID,
+    blocked_by="stop/twice",
+)
+MISSING = Result(case("stop/now"), Verdict.SKIPPED, ("the server is acquiring",))
+BLOCKED_TOO = replace(BLOCKED, case=case("start/timed"), reasons=("blocked by stop/twice", "it never starts"))
+
+RESULTS = (PASSED, FAILED, NON_STRICT, UNSUPPORTED, KNOWN, SKIPPED, SKIPPED_TOO, BLOCKED, BLOCKED_TOO)
 
 
 def record(*results: Result, ended_early: str = "", server: str = "192.0.2.7:8978") -> Record:
@@ -81,32 +92,37 @@ ENDED EARLY: interrupted
 status             1 pass, 1 known deviation
   known deviation status/far: As 1.4 does.; got ok
 
-stop               1 fail, 1 non-strict
+stop               1 fail, 1 blocked, 1 non-strict
   non-strict      stop/now: one; two
 
   FAIL  stop/twice (MUST, 1.50 s)
       b'?stop\\r\\n' wants a fail
       docs/protocol.md, section 7.1 Without a timestamp: `stop` while idle: `fail`.
+      because of this, 2 cases could not be judged
       what was said last:
         sent      b'?stop\\r\\n'
         received  b'!stop,ok\\r\\n'
 
 get-rms            1 unsupported
 get-tpi            2 skipped
+start              1 blocked
 
 Left out, and why
   get-rms is not supported (1): get-rms/answers
   left out without --measure (2): get-tpi/band, get-tpi/whole-band
+  blocked by stop/twice (2): stop/timed, start/timed
 
 Summary
      1  pass             as required
      1  fail             not as required
+     2  blocked          could not be judged, because of a failure that is reported elsewhere
      1  non-strict       works, but not as the document says
      1  known deviation  not as required, and the profile says so of this server
      1  unsupported      the server has no such command, which is optional
      2  skipped          left out, for the reason given
 
-Not as required: 1 of 4 cases failed (1 non-strict, 1 known deviation); 3 left out; the run ended early.
+Not as required: 1 of 4 cases failed (1 non-strict, 1 known deviation); the run ended early; not
+      judged: get-rms (1), get-tpi (2), stop (1), start (1).
 """
 
 
@@ -138,7 +154,33 @@ class TextTests(unittest.TestCase):
             ((), "", "Nothing was tried: this says nothing of the server."),
             ((SKIPPED, UNSUPPORTED), "", "Nothing was tried: this says nothing of the server."),
             ((PASSED,), "", "As required: of 1 case, none failed."),
-            ((PASSED, PASSED, SKIPPED), "", "As required: of 2 cases, none failed; 1 left out."),
+            ((PASSED, PASSED, SKIPPED), "", "As required: of 2 cases, none failed; not judged: get-tpi (1)."),
+            (
+                (PASSED, SKIPPED, SKIPPED_TOO, UNSUPPORTED),
+                "",
+                "As required: of 1 case, none failed; not judged: get-tpi (2), get-rms (1).",
+            ),
+            (
+                (PASSED, MISSING, SKIPPED),
+                "",
+                (
+                    "No pass: 1 case of start, stop and set-configuration could not be judged "
+                    "(the server is acquiring). Of 1 case, none failed; not judged: stop (1), get-tpi (1)."
+                ),
+            ),
+            (
+                (KNOWN, *(replace(MISSING, reasons=(f"reason {number}",)) for number in range(3))),
+                "",
+                (
+                    "No pass: 3 cases of start, stop and set-configuration could not be judged. Of 1 case, none failed "
+                    "(1 known deviation); not judged: stop (3)."
+                ),
+            ),
+            (
+                (FAILED, BLOCKED, BLOCKED_TOO),
+                "",
+                "Not as required: 1 of 1 case failed; not judged: stop (1), start (1).",
+            ),
             ((PASSED, KNOWN), "", "As required: of 2 cases, none failed (1 known deviation)."),
             ((PASSED,), "interrupted", "Not finished: of 1 case until then, none failed."),
             ((FAILED, PASSED), "", "Not as required: 1 of 2 cases failed."),
@@ -158,6 +200,7 @@ class TextTests(unittest.TestCase):
             (8, FAILED, "  8/104  FAIL            stop/twice: b'?stop\\r\\n' wants a fail"),
             (9, KNOWN, "  9/104  known deviation status/far: As 1.4 does.; got ok"),
             (10, SKIPPED, " 10/104  skipped         get-tpi/band"),
+            (11, BLOCKED, " 11/104  blocked         stop/timed: blocked by stop/twice"),
         ):
             with self.subTest(wanted):
                 self.assertEqual(progress(number, 104, result), wanted)
@@ -185,11 +228,13 @@ class JUnitTests(unittest.TestCase):
         self.assertEqual(
             [tuple(map(suite.get, keys)) for suite in (root, *root)],
             [
-                ("discos-backend-check 192.0.2.7:8978", "7", "1", "0", "3", "2.000", None),
+                ("discos-backend-check 192.0.2.7:8978", "10", "1", "1", "5", "2.000", None),
                 ("status", "2", "0", "0", "0", "0.250", "2026-05-04T12:30:11"),
-                ("stop", "2", "1", "0", "0", "1.500", "2026-05-04T12:30:11"),
+                ("stop", "3", "1", "0", "1", "1.500", "2026-05-04T12:30:11"),
                 ("get-rms", "1", "0", "0", "1", "0.000", "2026-05-04T12:30:11"),
                 ("get-tpi", "2", "0", "0", "2", "0.000", "2026-05-04T12:30:11"),
+                ("start", "1", "0", "0", "1", "0.000", "2026-05-04T12:30:11"),
+                ("run", "1", "0", "1", "0", "0.000", "2026-05-04T12:30:11"),
             ],
         )
         properties = {each.get("name"): each.get("value") for each in root[0].iterfind("properties/property")}
@@ -215,6 +260,9 @@ class JUnitTests(unittest.TestCase):
                 "get-rms/answers": [("skipped", "get-rms is not supported", None)],
                 "get-tpi/band": [("skipped", "left out without --measure", None)],
                 "get-tpi/whole-band": [("skipped", "left out without --measure", None)],
+                "stop/timed": [("skipped", "blocked by stop/twice; it never stops", None)],
+                "start/timed": [("skipped", "blocked by stop/twice; it never starts", None)],
+                "run/complete": [("error", conclusion(record(*RESULTS)), None)],
             },
         )
         first = next(root.iter("testcase"))
@@ -227,6 +275,7 @@ class JUnitTests(unittest.TestCase):
             (record(PASSED, ended_early="interrupted"), ["ended early: interrupted"]),
             (record(), [nothing]),
             (record(SKIPPED), [nothing]),
+            (record(PASSED, MISSING), [conclusion(record(PASSED, MISSING))]),
         ):
             with self.subTest(wanted):
                 root = ElementTree.fromstring(junit(run))
@@ -246,7 +295,7 @@ class JSONTests(unittest.TestCase):
 
     def test_record(self) -> None:
         self.assertEqual(
-            json.loads(json_text(record(FAILED, SKIPPED))),
+            json.loads(json_text(record(FAILED, SKIPPED, BLOCKED))),
             {
                 "format": 1,
                 "server": "192.0.2.7:8978",
@@ -256,11 +305,13 @@ class JSONTests(unittest.TestCase):
                 "began": "2026-05-04T12:30:11.250000Z",
                 "seconds": 2.0,
                 "ended_early": "",
-                "conclusion": "Not as required: 1 of 1 case failed; 1 left out.",
+                "conclusion": "Not as required: 1 of 1 case failed; not judged: get-tpi (1), stop (1).",
                 "tried": 1,
+                "missing": ["stop/timed"],
                 "counts": {
                     "pass": 0,
                     "fail": 1,
+                    "blocked": 1,
                     "non-strict": 0,
                     "known deviation": 0,
                     "unsupported": 0,
@@ -277,6 +328,7 @@ class JSONTests(unittest.TestCase):
                         "requirement": "`stop` while idle: `fail`.",
                         "scope": "full",
                         "verdict": "fail",
+                        "blocked_by": "",
                         "reasons": ["b'?stop\\r\\n' wants a fail"],
                         "seconds": 1.5,
                         "conversation": SAID,
@@ -292,10 +344,27 @@ class JSONTests(unittest.TestCase):
                         "requirement": "`stop` while idle: `fail`.",
                         "scope": "full",
                         "verdict": "skipped",
+                        "blocked_by": "",
                         "reasons": ["left out without --measure"],
                         "seconds": 0.0,
                         "conversation": "",
                         "transcript": "",
+                    },
+                    {
+                        "id": "stop/timed",
+                        "area": "stop",
+                        "title": "stop: timed",
+                        "level": "must",
+                        "section": "7.1",
+                        "section_title": "Without a timestamp",
+                        "requirement": "`stop` while idle: `fail`.",
+                        "scope": "full",
+                        "verdict": "blocked",
+                        "blocked_by": "stop/twice",
+                        "reasons": ["blocked by stop/twice", "it never stops"],
+                        "seconds": 0.0,
+                        "conversation": SAID,
+                        "transcript": SAID,
                     },
                 ],
             },
@@ -358,12 +427,13 @@ class PageTests(unittest.TestCase):
             "Conformance of 192.0.2.7:8978 to the DISCOS backend protocol",
             "Not as required: 1 of 4 cases failed",
             "Ended early: interrupted",
-            "1 pass 1 fail 1 non-strict 1 known deviation 1 unsupported 2 skipped",
+            "1 pass 1 fail 2 blocked 1 non-strict 1 known deviation 1 unsupported 2 skipped",
             "server 192.0.2.7:8978 profile sardara began 2026-05-04 12:30:11 UTC",
-            "status stop 1 fail get-rms get-tpi",
+            "status stop 1 fail get-rms get-tpi start",
             (
                 "What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
                 "docs/protocol.md, section 7.1 Without a timestamp: stop while idle: fail . "
+                "Because of this could not be judged (2): stop/timed , start/timed "
                 "What was said last: sent b'?stop\\r\\n'"
             ),
             "Transcript first sent",
@@ -373,6 +443,8 @@ class PageTests(unittest.TestCase):
             "As 1.4 does. got ok Transcript sent",
             "fail stop: twice",
             "What was said",
+            "blocked stop: timed",
+            "Blocked by stop/twice it never stops",
             "skipped get-tpi: whole band",
         )
         at = 0
@@ -386,12 +458,27 @@ class PageTests(unittest.TestCase):
         for unwanted in ("What failed", "left out", "Ended early"):
             self.assertNotIn(unwanted, text.replace("left out, for the reason given", ""))
 
+    def test_only_a_pass_looks_like_one(self) -> None:
+        for results, early, tone in (
+            ((PASSED,), "", "conclusion good"),
+            ((PASSED, SKIPPED), "", "conclusion good"),
+            ((PASSED, FAILED), "", "conclusion bad"),
+            ((PASSED, MISSING), "", "conclusion "),
+            ((PASSED,), "interrupted", "conclusion "),
+            ((SKIPPED,), "", "conclusion "),
+        ):
+            with self.subTest(results):
+                found = _Page(page(record(*results, ended_early=early)))
+                [shown] = [style for style in found.values("class") if style.startswith("conclusion")]
+                self.assertEqual(shown, tone)
+
     def test_links_lead_somewhere(self) -> None:
         found = _Page(page(record(*RESULTS)))
         ids = found.values("id")
         self.assertEqual(len(ids), len(set(ids)))
         links = found.values("href")
-        self.assertEqual(links, ["#status", "#stop", "#get-rms", "#get-tpi", "#failed:stop/twice"])
+        areas = ["#status", "#stop", "#get-rms", "#get-tpi", "#start"]
+        self.assertEqual(links, [*areas, "#failed:stop/twice", "#stop/twice", "#stop/twice"])
         self.assertLessEqual({link.removeprefix("#") for link in links}, set(ids))
 
     def test_it_needs_nothing_else(self) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 from unittest import SkipTest, mock
 
 from discosbackend.testing import Profile
-from discosbackend.testing.case_context import CaseContext, Unsupported
-from discosbackend.testing.cases import Case, Level
+from discosbackend.testing.case_context import AT_REST, CaseContext, InUse, Unsupported
+from discosbackend.testing.cases import Case, Cases, Level
+from discosbackend.testing.causes import Causes
 from discosbackend.testing.runner import Record, Result, Verdict, evaluate, run_cases
 from discosbackend.testing.send_guard import Scope
+from discosbackend.testing.server_session import CLOCK
 
 NOWHERE = ("127.0.0.1", 1)
 
@@ -172,6 +174,168 @@ class RunCasesTests(unittest.TestCase):
         undone.assert_called_once_with()
 
 
+def needs(*things: str, then: Callable[[CaseContext], None] = fails) -> Callable[[CaseContext], None]:
+    """How a case is tried that fails while it uses these things, the innermost last."""
+
+    def run(check: CaseContext) -> None:
+        if things:
+            with check.using(things[0]):
+                needs(*things[1:], then=then)(check)
+        else:
+            then(check)
+
+    return run
+
+
+def shown(case_id: str, run: Callable[[CaseContext], None], *shows: str, scope: Scope = Scope.READS) -> Case:
+    return Case(case_id, "1", "", scope, run, Level.MUST, shows)
+
+
+class BlockedTests(unittest.TestCase):
+    """A failure that another case's failure explains is reported once."""
+
+    def tried(self, *cases: Case, **options: object) -> dict[str, str]:
+        """The verdicts by id, with what blocks a case; in the order in which they were tried."""
+        found = run_cases(cases, lambda: CaseContext(Profile(), NOWHERE), **options)
+        return {result.case.id: f"{result.verdict.value} {result.blocked_by}".rstrip() for result in found}
+
+    def test_what_others_use_is_tried_first(self) -> None:
+        cases = [shown("a/1", passes), shown("b/1", passes, "b"), shown("c/1", passes), shown("d/1", passes, "d")]
+        self.assertEqual([*self.tried(*cases)], ["b/1", "d/1", "a/1", "c/1"])
+
+    def test_a_cause_is_reported_once(self) -> None:
+        cause = shown("status/fields", needs("status"), "status")
+        others = [shown(f"start/{number}", needs("start", "status")) for number in range(3)]
+        blocked = dict.fromkeys((other.id for other in others), "blocked status/fields")
+        self.assertEqual(self.tried(*others, cause), {"status/fields": "fail", **blocked})
+        [result] = list(run_cases([cause, others[0]], lambda: CaseContext(Profile(), NOWHERE)))[1:]
+        self.assertEqual(result.reasons, ("blocked by status/fields", "that is wrong"))
+        self.assertEqual(result.why_not_judged, "blocked by status/fields")
+
+    def test_what_works_is_no_cause(self) -> None:
+        found = self.tried(shown("status/fields", passes, "status"), shown("start/1", needs("status")))
+        self.assertEqual(found, {"status/fields": "pass", "start/1": "fail"})
+        # Nor what is only unusual, or was not tried.
+        for run, verdict in ((deviates, "non-strict"), (is_skipped, "skipped"), (is_unsupported, "unsupported")):
+            found = self.tried(shown("status/fields", run, "status"), shown("start/1", needs("status")))
+            self.assertEqual(found, {"status/fields": verdict, "start/1": "fail"})
+
+    def test_what_it_used_and_left_is_no_cause(self) -> None:
+        def run(check: CaseContext) -> None:
+            with check.using("status"):
+                pass
+            fails(check)
+
+        found = self.tried(shown("status/fields", fails, "status"), shown("start/1", run))
+        self.assertEqual(found, {"status/fields": "fail", "start/1": "fail"})
+
+    def test_the_innermost_cause_counts(self) -> None:
+        start = shown("start/now", needs("start"), "start")
+        timed = shown("start/timed", needs("timed", "start"), "timed")
+        status = shown("status/fields", fails, "status")
+        other = shown("stop/1", needs("timed", "start", "status"))
+        found = self.tried(start, timed, status, other)
+        wanted = {"start/now": "fail", "start/timed": "blocked start/now", "status/fields": "fail"}
+        self.assertEqual(found, {**wanted, "stop/1": "blocked status/fields"})
+
+    def test_what_is_blocked_blocks_in_the_name_of_its_cause(self) -> None:
+        status = shown("status/fields", fails, "status")
+        configuration = shown("set-configuration/loads", needs("status"), "set-configuration")
+        found = self.tried(configuration, status, shown("get-tpi/1", needs("set-configuration")))
+        wanted = {"status/fields": "fail", "set-configuration/loads": "blocked status/fields"}
+        self.assertEqual(found, {**wanted, "get-tpi/1": "blocked status/fields"})
+
+    def test_a_known_deviation_is_a_cause(self) -> None:
+        profile = Profile()
+        profile.deviations = {"status/*": "it keeps TAI", "get-tpi/2": "and that"}
+        cases = [shown("status/fields", fails, "status")]
+        cases += [shown(f"get-tpi/{number}", needs("status")) for number in (1, 2)]
+        found = list(run_cases(cases, lambda: CaseContext(profile, NOWHERE)))
+        self.assertEqual([result.verdict.value for result in found], ["known deviation", "blocked", "known deviation"])
+
+    def test_things_are_shown_in_order(self) -> None:
+        """What comes after the failure was not shown, what comes before it was."""
+        for failing, clock in (("clock", "blocked a/both"), ("flag", "fail")):
+            with self.subTest(failing):
+                both = shown("a/both", needs(failing), "clock", "flag")
+                found = self.tried(both, shown("b/clock", needs("clock")), shown("b/flag", needs("flag")))
+                self.assertEqual(found, {"a/both": "fail", "b/clock": clock, "b/flag": "blocked a/both"})
+
+    def test_a_clock_that_is_too_coarse_is_a_cause(self) -> None:
+        def doubts(check: CaseContext) -> None:
+            check.doubtful = (CLOCK,)
+            fails(check)
+
+        found = self.tried(shown("status/fields", deviates, CLOCK, "status"), shown("start/1", doubts))
+        self.assertEqual(found, {"status/fields": "non-strict", "start/1": "blocked status/fields"})
+
+    def test_every_problem_must_be_explained(self) -> None:
+        def and_leaves_a_mess(check: CaseContext) -> None:
+            check.finally_(lambda: needs("stop")(check))
+            check.finally_(lambda: fails(check) if self.other else None)
+            needs("stop")(check)
+
+        for self.other, verdict in ((False, "blocked stop/now"), (True, "fail")):
+            found = self.tried(shown("stop/now", fails, "stop"), shown("stop/1", and_leaves_a_mess))
+            self.assertEqual(found, {"stop/now": "fail", "stop/1": verdict})
+
+    def test_what_was_not_to_be_tried_is_tried_when_it_may_be_the_cause(self) -> None:
+        status = shown("status/fields", fails, "status")
+        found = self.tried(shown("start/1", needs("status")), shown("start/2", passes), causes=[status])
+        self.assertEqual(
+            [*found.items()], [("status/fields", "fail"), ("start/1", "blocked status/fields"), ("start/2", "pass")]
+        )
+        # Not where nothing fails, nor further than is allowed.
+        self.assertEqual(self.tried(shown("start/2", passes), causes=[status]), {"start/2": "pass"})
+        far = shown("status/fields", fails, "status", scope=Scope.FULL)
+        found = self.tried(shown("start/1", needs("status")), causes=[far], scope=Scope.MEASURE)
+        self.assertEqual(found, {"start/1": "fail"})
+
+    def test_two_that_use_each_other(self) -> None:
+        found = self.tried(shown("a/1", needs("b"), "a"), shown("b/1", needs("a"), "b"))
+        self.assertEqual(found, {"b/1": "fail", "a/1": "blocked b/1"})
+
+    def test_who_left_an_acquisition_running(self) -> None:
+        def leaves_it_running(check: CaseContext) -> None:
+            check.finally_(lambda: needs("stop")(check))
+            fails(check)
+
+        def finds_it_in_use(_: CaseContext) -> None:
+            raise InUse("the server is acquiring")
+
+        cases = [
+            shown("start/1", finds_it_in_use),
+            shown("start/now", leaves_it_running),
+            shown("start/2", finds_it_in_use),
+        ]
+        wanted = {"start/1": "skipped", "start/now": "fail", "start/2": "blocked start/now"}
+        self.assertEqual(self.tried(*cases), wanted)
+
+    def test_the_first_to_find_one_that_nobody_started(self) -> None:
+        cases = [shown(f"start/{number}", needs(AT_REST)) for number in range(3)]
+        wanted = {"start/0": "fail", "start/1": "blocked start/0", "start/2": "blocked start/0"}
+        self.assertEqual(self.tried(*cases), wanted)
+
+    def test_what_was_waited_for_in_vain_is_not_waited_for_again(self) -> None:
+        class Slow(CaseContext):
+            timed_out = property(lambda self: not self.given_up)
+
+        causes = Causes([shown("status/fields", needs("status"), "status")])
+        self.assertEqual(causes.given_up, set())
+        check = Slow(Profile(), NOWHERE)
+        causes.settle(evaluate(shown("status/fields", needs("status"), "status"), check), lambda _: None)
+        self.assertEqual(causes.given_up, {"status"})
+        check.given_up = causes.given_up
+        with self.assertRaisesRegex(AssertionError, "^status is not waited for again, after it did not come in time$"):
+            check.ask("status")
+
+    def test_no_two_cases_show_the_same(self) -> None:
+        cases = Cases()
+        cases.add(shown("a/1", passes, "status"))
+        with self.assertRaisesRegex(ValueError, "b/1 shows status, as a/1 does"):
+            cases.add(shown("b/1", passes, "start", "status"))
+
+
 class RecordTests(unittest.TestCase):
     def test_counts(self) -> None:
         verdicts = [
@@ -181,12 +345,27 @@ class RecordTests(unittest.TestCase):
             Verdict.SKIPPED,
             Verdict.UNSUPPORTED,
             Verdict.KNOWN,
+            Verdict.BLOCKED,
         ]
         results = tuple(Result(case(passes), verdict) for verdict in verdicts)
         began = datetime(2026, 1, 1, tzinfo=UTC)
         record = Record("server", "profile", Scope.FULL, False, began, 1.0, results)
-        self.assertEqual([record.count(verdict) for verdict in Verdict], [2, 1, 0, 1, 1, 1])
+        self.assertEqual([record.count(verdict) for verdict in Verdict], [2, 1, 1, 0, 1, 1, 1])
         self.assertEqual(record.tried, 4)
+
+    def test_what_a_full_run_must_have_judged(self) -> None:
+        results = tuple(
+            Result(shown(f"{area}/{verdict.name}", passes), verdict)
+            for area in ("start", "stop", "set-configuration", "get-tpi")
+            for verdict in Verdict
+        )
+        for scope in Scope:
+            record = Record("server", "profile", scope, False, datetime(2026, 1, 1, tzinfo=UTC), 1.0, results)
+            self.assertEqual(len(record.not_judged), 12)
+            missing = [result.case.id for result in record.missing]
+            names = ("BLOCKED", "UNSUPPORTED", "SKIPPED")
+            wanted = [f"{area}/{name}" for area in ("start", "stop", "set-configuration") for name in names]
+            self.assertEqual(missing, wanted if scope is Scope.FULL else [])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from discosbackend.commands import COMMANDS
+from discosbackend.commands import COMMANDS, Command, Field
 from discosbackend.testing.send_guard import Scope, SendGuard, scope_of, scope_of_command
 
 
@@ -57,6 +57,18 @@ class ScopeTests(unittest.TestCase):
             found[Scope.READS],
             {"status", "version", "time", "get-configuration", "get-integration", "get-filename"},
         )
+
+    def test_of_commands_that_only_one_backend_has(self) -> None:
+        rows = (Command("sweep", reply=(Field("tones", "integer"),)), Command("get-temperature", lane="reads"))
+        commands = {**COMMANDS, **{row.name: row for row in rows}}
+        # That one replies with values does not say that it only measures.
+        self.assertIs(scope_of(b"?sweep,1\r\n", commands), Scope.FULL)
+        self.assertIs(scope_of(b"?get-temperature\r\n", commands), Scope.READS)
+        self.assertIs(scope_of(b"?start\r\n", commands), Scope.FULL)
+        for scope in (Scope.READS, Scope.MEASURE):
+            with self.subTest(scope), self.assertRaisesRegex(RuntimeError, "must not be sent"):
+                SendGuard(scope, commands=commands).before(b"?status\r\n?sweep,1\r\n")
+        SendGuard(Scope.READS, commands=commands).before(b"?get-temperature\r\n")
 
     def test_what_may_not_be_sent(self) -> None:
         for scope, data in (

@@ -83,6 +83,76 @@ class OutcomeTests(unittest.TestCase):
         self.assertIn(f"no server at 127.0.0.1:{address[1]}", text)
 
 
+class OnceTests(unittest.TestCase):
+    """What concerns many tests of a class is reported by one of them."""
+
+    def outcome(self, case: type[BackendConformance], *ids: str) -> tuple[dict[str, str], dict[str, str]]:
+        """What failed, and what was skipped, of these cases or of all: method and text."""
+        result = run(case, *methods_of(ids or CASES))
+        found = [
+            {test.id().rpartition(".")[2]: text for test, text in outcomes}
+            for outcomes in (result.failures, result.skipped)
+        ]
+        self.errors = [text for _, text in result.errors]
+        return found[0], found[1]
+
+    def on(self, server: str, **attributes: object) -> type[BackendConformance]:
+        """A TestCase for one of the servers of defective_servers."""
+        return probe(address=address_of(server), valid_configuration="K2", lead=0.1, late_tolerance=0.3, **attributes)
+
+    def test_a_cause(self) -> None:
+        failed, skipped = self.outcome(self.on("status a field short"))
+        self.assertEqual([*failed], ["test_status_reply_is_well_formed"])
+        self.assertIn("carries `timestamp`, `status` and `acquiring`", failed["test_status_reply_is_well_formed"])
+        self.assertEqual(self.errors, [])
+        self.assertGreater(len(skipped), 70)
+        for text in skipped.values():
+            self.assertRegex(text, "^blocked by status/reply-is-well-formed; .")
+
+    def test_a_cause_whose_test_is_not_run(self) -> None:
+        """It is reported when the class is done."""
+        case = self.on("status a field short")
+        failed, skipped = self.outcome(case, "start/timed", "stop/twice", "version/reply-is-well-formed")
+        self.assertEqual((failed, len(skipped)), ({}, 2))
+        [text] = self.errors
+        self.assertIn("tests were skipped because of a failure:", text)
+        self.assertIn("status/reply-is-well-formed, docs/protocol.md, section 4.9", text)
+        self.assertIn(r"received  b'!status,ok,", text)
+        # Nothing of it is left for the next run.
+        self.assertEqual(self.outcome(case, "version/reply-is-well-formed"), ({}, {}))
+        self.assertEqual(self.errors, [])
+
+    def test_a_server_in_use(self) -> None:
+        ids = ("set-section/accepts", "start/timed", "stop/twice", "set-configuration/loads", "order/two-clients")
+        failed, skipped = self.outcome(self.on("is acquiring"), *ids)
+        reason = "the server is acquiring, and that must not be disturbed"
+        [(method, text)] = failed.items()
+        self.assertEqual(method, "test_start_timed")
+        self.assertIn(f"start/timed could not be judged: {reason}", text)
+        wanted = {CASES[name].method: reason for name in ids if name not in ("start/timed", "order/two-clients")}
+        self.assertEqual(skipped, wanted)
+
+    def test_what_must_be_complete(self) -> None:
+        ids = ("set-configuration/loads", "disconnect/configuration-stays", "start/timed", "stop/twice")
+        reason = "no configuration is known: say valid_configuration"
+        for complete, wanted in ((False, []), (True, ["test_set_configuration_loads", "test_start_timed"])):
+            with self.subTest(complete=complete):
+                case = self.on("refuses to start", complete=complete)
+                case.valid_configuration = None
+                failed, skipped = self.outcome(case, *ids)
+                self.assertEqual([*failed], wanted)
+                self.assertEqual(len(skipped), 4 - len(wanted))
+                self.assertEqual(skipped["test_disconnect_configuration_stays"], reason)
+
+    def test_who_is_told_of_a_server_that_is_gone(self) -> None:
+        """Another case cannot say why it went: it is not tried."""
+        result = run(broken_backends.DyingTests, "test_get_tpi_band", "test_version_reply_is_well_formed")
+        self.assertEqual((result.errors, result.skipped), ([], []))
+        [(test, text)] = result.failures
+        self.assertEqual(test.id().rpartition(".")[2], "test_get_tpi_band")
+        self.assertIn("the server's process has ended", text)
+
+
 class BrokenBackendTests(unittest.TestCase):
     """A backend that cannot be served makes an error that says why, soon, and once."""
 

@@ -16,6 +16,7 @@ from discosbackend.cli.argument_types import positive_seconds
 from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
 from discosbackend.client.command_line import host_and_port
 from discosbackend.testing.cases import Case
+from discosbackend.testing.command_cases import own_cases
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.errors import ProfileError
 from discosbackend.testing.profile import Profile
@@ -42,6 +43,8 @@ exit status:
   0    all as required (with --strict: strictly so)
   1    something is not, or the server went away, or a report could not be written
   2    nothing was tried: nobody is there, no case was left, or the command line was wrong
+  3    no pass: with --full nothing failed, but not every case of start, stop and
+       set-configuration could be judged; the report says which, and why
   130  interrupted: what was changed was put back, and what had been tried is reported
 """
 
@@ -54,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        cases = _chosen(options.only)
         profile = load_profile(options.profile) if options.profile else Profile()
+        known = [*CASES.values(), *own_cases(profile.own_rows.values()).values()]
+        cases = _chosen(options.only, known)
         if options.timeout is not None:
             profile.reply_timeout = options.timeout
         if options.profiles:
@@ -77,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             profile_name=options.profile or _NO_PROFILE,
             scope=options.scope,
             strict=options.strict,
+            causes=known,
         )
         paths = {name: path for name in REPORTS if (path := getattr(options, name)) is not None}
         sys.exit(run.report_to(paths))
@@ -149,18 +154,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(patterns: Sequence[str] | None) -> list[Case]:
-    """The cases that any of the patterns means, all if there is none."""
+def _chosen(patterns: Sequence[str] | None, known: Sequence[Case]) -> list[Case]:
+    """Those of the known cases that any of the patterns means, all if there is none."""
     if patterns is None:
-        return list(CASES.values())
-    known = [*CASES, *dict.fromkeys(case.area for case in CASES.values())]
+        return list(known)
+    words = dict.fromkeys([*(case.id for case in known), *(case.area for case in known)])
     for pattern in patterns:
-        if not any(_means(pattern, case) for case in CASES.values()):
-            hint = did_you_mean(pattern, known) or ": --list tells what there is"
+        if not any(_means(pattern, case) for case in known):
+            hint = did_you_mean(pattern, words) or ": --list tells what there is"
             if ":" in pattern:
                 hint = ": say HOST:PORT before --only"
             raise CannotCheck(f"no case is meant by --only {pattern!r}{hint}")
-    return [case for case in CASES.values() if any(_means(pattern, case) for pattern in patterns)]
+    return [case for case in known if any(_means(pattern, case) for pattern in patterns)]
 
 
 def _means(pattern: str, case: Case) -> bool:

@@ -19,17 +19,20 @@ from unittest import SkipTest
 
 from discosbackend.log import address_text
 from discosbackend.signals import INTERRUPTED, heard, kept
-from discosbackend.testing.case_context import CaseContext
+from discosbackend.testing.case_context import CaseContext, request_line
 from discosbackend.testing.cases import Case
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.report_files import json_text, junit
 from discosbackend.testing.report_html import page
 from discosbackend.testing.report_text import progress, report
-from discosbackend.testing.runner import Record, Result, Verdict, run_cases
+from discosbackend.testing.runner import Record, Result, Verdict, in_order, run_cases
 from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
-from discosbackend.testing.wire import Wire
+from discosbackend.testing.wire import PROMPT, Wire
 
-__all__ = ["INTERRUPTED", "REPORTS", "CannotCheck", "Run", "say"]
+__all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "Run", "say"]
+
+NO_PASS = 3
+"""The exit status of a full run that found nothing wrong, and could not judge all that it must."""
 
 # Seconds for which a signal after the first is not heard, so that the server is left as it was found.
 _GRACE = 10.0
@@ -68,7 +71,7 @@ def say(text: str, stream: TextIO) -> None:
 
 
 class Run:
-    """One run of cases on a server."""
+    """One run of cases on a server. `causes` are cases that are tried besides where they may explain a failure."""
 
     def __init__(
         self,
@@ -79,15 +82,18 @@ class Run:
         profile_name: str,
         scope: Scope,
         strict: bool,
+        causes: Sequence[Case] = (),
     ) -> None:
         self._address = address
-        self._cases = cases
+        self._cases = in_order(cases)
+        self._causes = causes
         self._profile = profile
         self._profile_name = profile_name
         self._scope = scope
         self._strict = strict
         self._server = address_text(address)
-        self._guard = SendGuard(scope, None if scope is Scope.FULL else LINES_A_SECOND)
+        rate = None if scope is Scope.FULL else LINES_A_SECOND
+        self._guard = SendGuard(scope, rate, commands=profile.commands)
         self._results: list[Result] = []
         self._signals = _Signals()
         self._gone = ""
@@ -114,7 +120,9 @@ class Run:
             return INTERRUPTED
         if record.count(Verdict.FAIL) or self._gone:
             return 1
-        return 0 if record.tried else 2
+        if not record.tried:
+            return 2
+        return NO_PASS if record.missing else 0
 
     # -- the server -----------------------------------------------------------------------------------
 
@@ -135,16 +143,19 @@ class Run:
 
     def _answers(self) -> bool:
         """Whether a new connection is answered still."""
-        # A connection that has been greeted, and where something else was answered.
+        # What is answered is for the cases to judge. A greeting alone is no answer, so there are two questions.
         with suppress(AssertionError), self._context() as check:
-            check.connect()
-            return True
+            wire = check.open()
+            wire.send(2 * request_line("version"))
+            if wire.has_lines(2, within=min(PROMPT, self._profile.reply_timeout)):
+                return True
         self._gone = self._at()
         return False
 
     def _at(self) -> str:
         """The case at hand, "" after the last."""
-        return self._cases[len(self._results)].id if len(self._results) < len(self._cases) else ""
+        tried = {result.case.id for result in self._results}
+        return next((case.id for case in self._cases if case.id not in tried), "")
 
     # -- the cases ------------------------------------------------------------------------------------
 
@@ -154,10 +165,16 @@ class Run:
         with suppress(_Interrupted):
             self._say_if_acquiring()
             for result in run_cases(
-                self._cases, self._context, scope=self._scope, strict=self._strict, answers=self._answers
+                self._cases,
+                self._context,
+                causes=self._causes,
+                scope=self._scope,
+                strict=self._strict,
+                answers=self._answers,
             ):
                 self._results.append(result)
-                show.line(progress(len(self._results), len(self._cases), result))
+                besides = sum(result.case not in self._cases for result in self._results)
+                show.line(progress(len(self._results), len(self._cases) + besides, result))
                 if self._signals.name:
                     break
         self._signals.deaf = True

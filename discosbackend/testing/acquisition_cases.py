@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from unittest import SkipTest
 
-from discosbackend.testing.case_context import CaseContext, request_line
+from discosbackend.testing.case_context import TIMED, CaseContext, request_line
 from discosbackend.testing.cases import CaseFunction, Cases
 from discosbackend.testing.send_guard import Scope
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
@@ -22,8 +22,10 @@ __tracebackhide__ = True
 ACQUISITION_CASES = Cases()
 
 
-def _case(case_id: str, section: str, requirement: str) -> Callable[[CaseFunction], CaseFunction]:
-    return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL)
+def _case(
+    case_id: str, section: str, requirement: str, *, shows: tuple[str, ...] = ()
+) -> Callable[[CaseFunction], CaseFunction]:
+    return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL, shows=shows)
 
 
 # What says with which configuration it starts, should the instrument refuse to start.
@@ -47,7 +49,12 @@ _HOUR = 3600 * TICKS_PER_SECOND
 # -- now ------------------------------------------------------------------------------------------------
 
 
-@_case("start/now-and-stop-now", "7.1", "`start` begins an acquisition at once, and `stop` ends it at once.")
+@_case(
+    "start/now-and-stop-now",
+    "7.1",
+    "`start` begins an acquisition at once, and `stop` ends it at once.",
+    shows=("start", "stop"),
+)
 def _start_and_stop(context: CaseContext) -> None:
     context.prepare_acquisition()
     for _ in range(2):
@@ -75,14 +82,14 @@ def _stop_twice(context: CaseContext) -> None:
 # -- at a given time ------------------------------------------------------------------------------------
 
 
-@_case("start/timed", "7.2", "`start,T` arms a start, and the acquisition begins at T.")
+@_case("start/timed", "7.2", "`start,T` arms a start, and the acquisition begins at T.", shows=(TIMED["start"],))
 def _timed_start(context: CaseContext) -> None:
     context.prepare_acquisition()
     _comes_at(context, context.arm("start"), acquiring=True)
     _stop(context)
 
 
-@_case("stop/timed", "7.2", "`stop,T` arms a stop, and the acquisition ends at T.")
+@_case("stop/timed", "7.2", "`stop,T` arms a stop, and the acquisition ends at T.", shows=(TIMED["stop"],))
 def _timed_stop(context: CaseContext) -> None:
     context.prepare_acquisition()
     _start(context)
@@ -154,7 +161,8 @@ def _newest_start(context: CaseContext) -> None:
 )
 def _earlier_start(context: CaseContext) -> None:
     context.prepare_acquisition()
-    context.ok("start", context.status().timestamp + _HOUR, profile_attribute=_CONFIGURED)
+    with context.using(TIMED["start"]):
+        context.ok("start", context.status().timestamp + _HOUR, profile_attribute=_CONFIGURED)
     _comes_at(context, context.arm("start"), acquiring=True)
 
 
@@ -338,13 +346,15 @@ def _half_a_line(context: CaseContext) -> None:
 
 
 def _start(context: CaseContext) -> None:
-    context.ok("start", profile_attribute=_CONFIGURED)
-    context.wait_for(acquiring=True)
+    with context.using("start"):
+        context.ok("start", profile_attribute=_CONFIGURED)
+        context.wait_for(acquiring=True)
 
 
 def _stop(context: CaseContext) -> None:
-    context.ok("stop")
-    context.wait_for(acquiring=False)
+    with context.using("stop"):
+        context.ok("stop")
+        context.wait_for(acquiring=False)
 
 
 def _stop_finds_nothing(context: CaseContext) -> None:
@@ -369,12 +379,14 @@ def _refuses_bad_times(context: CaseContext, name: str) -> None:
 
 def _comes_at(context: CaseContext, instant: Ticks, *, acquiring: bool, until: Ticks | None = None) -> None:
     """The transition must show in status at its time: not before, and soon after."""
-    status = context.wait_for(acquiring, since=instant, until=until)
-    early = (instant - status.timestamp) / TICKS_PER_SECOND
-    context.that(
-        early <= context.profile.early_tolerance,
-        f"it took place {early:.6f} s before its time {instant.unix_text()}",
-    )
+    name = "start" if acquiring else "stop"
+    with context.using(TIMED[name]), context.using(name):
+        status = context.wait_for(acquiring, since=instant, until=until)
+        early = (instant - status.timestamp) / TICKS_PER_SECOND
+        context.that(
+            early <= context.profile.early_tolerance,
+            f"it took place {early:.6f} s before its time {instant.unix_text()}",
+        )
 
 
 def _lasts(context: CaseContext, begins: Ticks, ends: Ticks) -> None:

@@ -6,6 +6,7 @@ Configuration, acquisition and times are here; how replies are judged is in serv
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 from unittest import SkipTest
@@ -13,10 +14,11 @@ from unittest import SkipTest
 from discosbackend.grammar import OK
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.send_guard import Scope, SendGuard
-from discosbackend.testing.server_session import ServerSession, Unsupported, request_line
+from discosbackend.testing.server_session import CLOCK, ServerSession, Unsupported, instant_of, is_exact, request_line
+from discosbackend.testing.wire import FailedIn, used_in
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["RESTORABLE", "CaseContext", "Status", "Unsupported", "request_line"]
+__all__ = ["AT_REST", "RESTORABLE", "TIMED", "CaseContext", "InUse", "Status", "Unsupported", "request_line"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -28,8 +30,16 @@ RESTORABLE = {
 }
 """What can be asked for, and by which command it is set back to what was found."""
 
+AT_REST = "a server at rest"
+"""What is used that no case shows: one that could not be left as it was found takes it away."""
+
+TIMED = {"start": "start at a given time", "stop": "stop at a given time"}
+"""What is used, besides the command itself, where a transition must come at its time."""
+
 # Of each connection.
 _LAST_LINES, _MANY_LINES = 12, 400
+
+_DAY = 86400
 
 # Seconds between two looks at status.
 _PAUSE = 0.01
@@ -37,6 +47,10 @@ _PAUSE = 0.01
 _AFTERWARDS = 0.1
 # Each attempt to arm a timed transition on a busy host leaves twice the time of the one before.
 _ATTEMPTS = 6
+
+
+class InUse(SkipTest):
+    """The server is acquiring, and whoever uses it must not be disturbed."""
 
 
 class Status(NamedTuple):
@@ -51,7 +65,9 @@ class CaseContext(ServerSession):
     """One run of one case against a server: a context manager that leaves the server as it found it.
 
     Once it has ended, `conversation` is what was said last, `transcript` nearly all of it, and `aftermath` what
-    was wrong with the state that it left.
+    was wrong with the state that it left. `used_after` has, for each of these, what was in use when it went
+    wrong (see wire.FailedIn), and `left_acquiring` says that an acquisition could not be ended. `doubtful` is what
+    was seen to be wrong, and used nevertheless.
     """
 
     def __init__(
@@ -65,6 +81,10 @@ class CaseContext(ServerSession):
         super().__init__(profile, address, own_server=own_server, guard=guard)
         self.conversation = self.transcript = ""
         self.aftermath: list[str] = []
+        self.used_after: list[tuple[str, ...]] = []
+        self.left_acquiring = False
+        self.doubtful: tuple[str, ...] = ()
+        self._clock_off: float | None = None
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
@@ -85,20 +105,42 @@ class CaseContext(ServerSession):
                 try:
                     self._undo.pop()()
                 except (AssertionError, SkipTest) as problem:
-                    self.aftermath.append(f"the server could not be left as it was found: {problem}")
+                    used = used_in(problem)
+                    self._add_to_aftermath(f"the server could not be left as it was found: {problem}", used)
+                    self.left_acquiring |= "stop" in used
             for wire in self._wires:
                 wire.close()
+
+    def _add_to_aftermath(self, problem: str, used: tuple[str, ...] = ()) -> None:
+        self.aftermath.append(problem)
+        self.used_after.append(used)
 
     def _said(self, lines: int) -> str:
         return "\n-- another connection --\n".join(wire.conversation(lines) for wire in self._wires)
 
     def status(self) -> Status:
-        """What status tells now."""
+        """What status tells now.
+
+        Its clock may be off by hours: as long as it goes, and the server acts by it, all else can be judged.
+        """
         noted = list(self.deviations)
-        timestamp, text, acquiring = self.ok("status")
+        timestamp, text, acquiring = self.ok("status", clock=False)
         # What is unusual about it is noted where the case is about it.
         self.deviations[:] = noted
-        return Status(Ticks.parse(timestamp), text, acquiring == "1")
+        instant = instant_of(timestamp)
+        if problem := self.wrong_clock(timestamp):
+            self._bear_with(problem, instant)
+        if problem or not is_exact(timestamp):
+            self.doubtful = (CLOCK,)
+        return Status(instant, text, acquiring == "1")
+
+    def _bear_with(self, problem: str, instant: Ticks) -> None:
+        """AssertionError for a clock by which nobody can wait: one that counts something else, or does not go."""
+        off = (instant - Ticks.now()) / TICKS_PER_SECOND
+        if self._clock_off is None:
+            self._clock_off = off
+        if abs(off) > _DAY or abs(off - self._clock_off) > self.profile.clock_tolerance:
+            raise FailedIn(problem, (CLOCK, "status"))
 
     # -- the server's state ---------------------------------------------------------------------------
 
@@ -109,7 +151,9 @@ class CaseContext(ServerSession):
     def keep(self) -> None:
         """Have configuration, integration and file name set back at the end to what they are now."""
         found = {ask: self._query(ask) for ask in RESTORABLE}
-        self.finally_(lambda: self._restore(found))
+        # The configuration is the last to be noted and the first to be put back: it changes the others.
+        for ask in reversed(RESTORABLE):
+            self.finally_(partial(self._restore, ask, found[ask]))
 
     def _query(self, name: str) -> list[str] | None:
         """What a command tells, None where it tells nothing or its reply is wrong: that is for its own cases."""
@@ -119,25 +163,21 @@ class CaseContext(ServerSession):
             self.hang_up()
             return None
 
-    def _restore(self, found: dict[str, list[str] | None]) -> None:
-        problems = []
-        for ask, put in RESTORABLE.items():
-            value = found[ask]
-            # `unconfigured` and an integration of 0 are states that cannot always be set.
-            if value is not None and self._query(ask) != value:
-                try:
-                    self.quietly(put, *value)
-                except AssertionError as problem:
-                    self.hang_up()
-                    problems.append(str(problem))
-        if problems:
-            raise AssertionError("; ".join(problems))
+    def _restore(self, ask: str, value: list[str] | None) -> None:
+        # `unconfigured` and an integration of 0 are states that cannot always be set.
+        if value is not None and self._query(ask) != value:
+            try:
+                self.quietly(RESTORABLE[ask], *value)
+            except AssertionError:
+                self.hang_up()
+                raise
 
     def be_idle(self) -> None:
-        """Nothing is touched while the server is acquiring: skipped then."""
+        """Nothing is touched while the server is acquiring: InUse then."""
         if self.status().acquiring:
-            self.that(not self._own_server, "status says acquiring, and nothing was started")
-            raise SkipTest("the server is acquiring, and that must not be disturbed")
+            if self._own_server:
+                raise FailedIn("status says acquiring, and nothing was started", (AT_REST,))
+            raise InUse("the server is acquiring, and that must not be disturbed")
 
     def inputs(self) -> int | None:
         """How many inputs the profile says that its configuration has; None while another is in force."""
@@ -170,7 +210,7 @@ class CaseContext(ServerSession):
 
     def _end_what_began(self) -> None:
         if self.status().acquiring:
-            self.aftermath.append("a request that should be refused began an acquisition")
+            self._add_to_aftermath("a request that should be refused began an acquisition")
             self._stop()
         elif "stop" not in self.profile.leave_out:
             self.ask("stop")
@@ -184,8 +224,9 @@ class CaseContext(ServerSession):
             self.finally_(lambda: self.ask("set-configuration", *configuration) and None)
 
     def _stop(self) -> None:
-        self.ask("stop")
-        self.wait_for(acquiring=False)
+        with self.using("stop"):
+            self.ask("stop")
+            self.wait_for(acquiring=False)
 
     # -- times ----------------------------------------------------------------------------------------
 
@@ -211,18 +252,20 @@ class CaseContext(ServerSession):
             replies = [self.wire.read(self.patience(request[0])) for request in requests]
             for request, reply in zip(requests, replies, strict=True):
                 self.that(reply.message.name == request[0], f"{reply.line!r} is no reply to {request[0]}")
-            refused = [reply for reply in replies if reply.message.code != OK]
+            refused = [both for both in zip(requests, replies, strict=True) if both[1].message.code != OK]
             if not refused:
                 for reply in replies:
                     self.judge_arguments(reply)
                 return instant
             if (now := self.status().timestamp) < instant - half:
-                self.that(
-                    "elapsed" not in ",".join(refused[0].message.arguments),
-                    f"{refused[0].line!r}, though by status the time is {(instant - now) / 1e7:.1f} s ahead: "
-                    "status and start go by different clocks",
-                )
-                self.refused(refused[0], refused[0].message.name, "valid_configuration")
+                (refused_name, *times), reply = refused[0]
+                with self.using(TIMED[refused_name] if times else refused_name), self.using(refused_name):
+                    self.that(
+                        "elapsed" not in ",".join(reply.message.arguments),
+                        f"{reply.line!r}, though by status the time is {(instant - now) / 1e7:.1f} s ahead: "
+                        "status and start go by different clocks",
+                    )
+                    self.refused(reply, refused_name, "valid_configuration")
             # A time had elapsed when it arrived: this host is busy. So once more, from where it began.
             self._stop()
             if acquiring:

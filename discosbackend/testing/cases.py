@@ -38,7 +38,8 @@ class Case:
 
     `section` is the section of docs/protocol.md that has this sentence, word for word, as "7.1"; `scope` is how far
     the case goes. `run` raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be
-    tried. ValueError for a section that the protocol does not have.
+    tried. `shows` names what other cases use, and this one shows to work, in this order: where it fails, it is the
+    cause of their failures (see Check.using). ValueError for a section that the protocol does not have.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Case:
     scope: Scope
     run: CaseFunction
     level: Level = Level.MUST
+    shows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -73,18 +75,31 @@ class Cases(dict[str, Case]):
     """Cases by their id, in the order in which they were written."""
 
     def add(self, case: Case) -> None:
-        """Add one. ValueError for an id that is taken, or that would be the same method as another's."""
-        if any(case.method == other.method for other in self.values()):
-            raise ValueError(f"there is a case {case.id!r} already")
+        """Add one. ValueError for an id that is taken, or would be the same method as another's, and for what
+
+        another one shows already.
+        """
+        for other in self.values():
+            if case.method == other.method:
+                raise ValueError(f"there is a case {case.id!r} already")
+            if both := set(case.shows) & set(other.shows):
+                raise ValueError(f"{case.id} shows {both.pop()}, as {other.id} does")
         self[case.id] = case
 
     def case(
-        self, case_id: str, section: str, requirement: str, scope: Scope, level: Level = Level.MUST
+        self,
+        case_id: str,
+        section: str,
+        requirement: str,
+        scope: Scope,
+        level: Level = Level.MUST,
+        *,
+        shows: tuple[str, ...] = (),
     ) -> Callable[[CaseFunction], CaseFunction]:
         """A decorator: the function is how the case is tried."""
 
         def register(run: CaseFunction) -> CaseFunction:
-            self.add(Case(case_id, section, requirement, scope, run, level))
+            self.add(Case(case_id, section, requirement, scope, run, level, shows))
             return run
 
         return register

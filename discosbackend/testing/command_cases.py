@@ -15,10 +15,11 @@ from discosbackend.commands import COMMANDS, WILDCARD, Command
 from discosbackend.testing.case_context import RESTORABLE, CaseContext, request_line
 from discosbackend.testing.cases import Case, Cases
 from discosbackend.testing.send_guard import Scope, scope_of_command
+from discosbackend.testing.server_session import CLOCK, instant_of
 from discosbackend.testing.wrong_arguments import wrong_numbers, wrong_types
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import TICKS_PER_SECOND
 
-__all__ = ["COMMAND_CASES", "cases_of"]
+__all__ = ["COMMAND_CASES", "cases_of", "own_cases"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -74,8 +75,8 @@ def _reply_in_words(row: Command) -> str:
     return f"The `ok` reply to `{row.name}` carries {listed}{', one for each input' * row.reply[-1].repeated}."
 
 
-def cases_of(row: Command) -> Iterator[Case]:
-    """The cases that a row of the table brings along."""
+def _cases_of_arguments(row: Command) -> Iterator[Case]:
+    """Those that follow from the number and the types of a command's arguments."""
     yield Case(
         f"{row.name}/wrong-number-of-arguments",
         "4.2",
@@ -91,6 +92,11 @@ def cases_of(row: Command) -> Iterator[Case]:
             Scope.FULL,
             partial(_refuses_wrong_types, row),
         )
+
+
+def cases_of(row: Command) -> Iterator[Case]:
+    """The cases that a row of the table brings along."""
+    yield from _cases_of_arguments(row)
     # The command is sent without arguments. get-filename has a reply only after set-filename.
     if row.reply and not row.needed and row.name != "get-filename":
         yield Case(
@@ -99,12 +105,49 @@ def cases_of(row: Command) -> Iterator[Case]:
             _reply_in_words(row),
             scope_of_command(row),
             partial(_answers, row),
+            shows=(CLOCK, row.name) if row.name == "status" else (row.name,),
         )
 
 
 for _row in COMMANDS.values():
     for _case in cases_of(_row):
         COMMAND_CASES.add(_case)
+
+
+# -- commands of a backend's own ----------------------------------------------------------------------
+
+
+def own_cases(rows: Iterable[Command]) -> Cases:
+    """The cases of commands that a profile names as the backend's own: arguments, and what is answered."""
+    cases = Cases()
+    for row in rows:
+        for case in _cases_of_arguments(row):
+            cases.add(case)
+        cases.add(
+            Case(
+                f"{row.name}/{'reply-is-well-formed' if row.reply else 'accepts'}",
+                "4.1",
+                "A backend answers a command of its own with `ok` and the reply fields that the command is declared "
+                "with, or with a `fail` that gives the reason.",
+                scope_of_command(row),
+                partial(_answers_own, row),
+                shows=(row.name,),
+            )
+        )
+    return cases
+
+
+def _answers_own(row: Command, context: CaseContext) -> None:
+    context.skip_what_is_left_out(row.name)
+    known = context.profile.valid_arguments.get(row.name)
+    if known is None and row.needed:
+        raise SkipTest(f"no arguments of {row.name} are known: say valid_arguments")
+    if row.lane != "reads":
+        context.prepare()
+        context.keep()
+    context.ok(
+        row.name, *(known or ()), profile_attribute="" if known is not None else f"valid_arguments of {row.name}"
+    )
 
 
 @COMMAND_CASES.case(
@@ -114,7 +157,9 @@ for _row in COMMANDS.values():
     Scope.READS,
 )
 def _one_clock(context: CaseContext) -> None:
-    before, between, after = (Ticks.parse(context.ok(name)[0]) for name in ("time", "status", "time"))
+    before = instant_of(context.ok("time")[0])
+    between = context.status().timestamp
+    after = instant_of(context.ok("time")[0])
     context.that(before <= after, f"time goes back by {(before - after) / TICKS_PER_SECOND:.7f} s")
     context.that(
         before - _AGREEMENT <= between <= after + _AGREEMENT,
@@ -130,6 +175,7 @@ def _one_clock(context: CaseContext) -> None:
     "4.4",
     "`set-configuration` loads a named configuration, which `get-configuration` then reports.",
     Scope.FULL,
+    shows=("set-configuration",),
 )
 def _set_configuration(context: CaseContext) -> None:
     _is_reported(context, "get-configuration", _load(context))
@@ -178,6 +224,7 @@ def _set_unknown_configuration(context: CaseContext) -> None:
     "4.4",
     "`set-integration` sets the integration time in ms, which `get-integration` then reports.",
     Scope.FULL,
+    shows=("set-integration",),
 )
 def _set_integration(context: CaseContext) -> None:
     context.prepare()
@@ -198,6 +245,7 @@ def _set_integration(context: CaseContext) -> None:
     "`set-section` takes seven arguments, in this order: section, start frequency, bandwidth, feed, mode, sample "
     "rate and bins.",
     Scope.FULL,
+    shows=("set-section",),
 )
 def _set_section(context: CaseContext) -> None:
     context.prepare()
@@ -216,7 +264,11 @@ def _set_nothing(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-enable/accepts", "4.4", "`set-enable` selects the two feeds that are used for nodding.", Scope.FULL
+    "set-enable/accepts",
+    "4.4",
+    "`set-enable` selects the two feeds that are used for nodding.",
+    Scope.FULL,
+    shows=("set-enable",),
 )
 def _set_enable(context: CaseContext) -> None:
     context.prepare()
@@ -224,7 +276,9 @@ def _set_enable(context: CaseContext) -> None:
     context.ok("set-enable", *context.profile.valid_feeds, profile_attribute="valid_feeds")
 
 
-@COMMAND_CASES.case("set-shift/accepts", "4.4", "`set-shift` sets the bit shift of the FFT stages.", Scope.FULL)
+@COMMAND_CASES.case(
+    "set-shift/accepts", "4.4", "`set-shift` sets the bit shift of the FFT stages.", Scope.FULL, shows=("set-shift",)
+)
 def _set_shift(context: CaseContext) -> None:
     context.prepare()
     context.ok("set-shift", context.profile.valid_shift, profile_attribute="valid_shift")
@@ -236,6 +290,7 @@ def _set_shift(context: CaseContext) -> None:
     "`cal-on` switches the noise diode every given number of samples, or switches it off if that number is 0 or "
     "absent.",
     Scope.FULL,
+    shows=("cal-on",),
 )
 def _cal_on(context: CaseContext) -> None:
     context.prepare()
@@ -316,6 +371,7 @@ def _measured_alike(context: CaseContext) -> None:
     "4.6",
     "`set-filename` stores the path of the telescope's file, which `get-filename` then reports.",
     Scope.FULL,
+    shows=("set-filename",),
 )
 def _set_filename(context: CaseContext) -> None:
     context.be_idle()
@@ -361,6 +417,7 @@ def _set_long_filename(context: CaseContext) -> None:
     "4.6",
     "`get-filename` is answered with the path that was stored, or with a `fail` if none was.",
     Scope.READS,
+    shows=("get-filename",),
 )
 def _get_filename(context: CaseContext) -> None:
     context.ok_or_refused("get-filename")
@@ -371,20 +428,25 @@ def _get_filename(context: CaseContext) -> None:
     "4.6",
     "`convert-data` is answered with `ok`, or with a `fail` that gives the reason.",
     Scope.FULL,
+    shows=("convert-data",),
 )
 def _convert_data(context: CaseContext) -> None:
     context.be_idle()
     context.ok_or_refused("convert-data")
 
 
-@COMMAND_CASES.case("end-schedule/accepts", "4.7", "`end-schedule` says that the schedule is over.", Scope.FULL)
+@COMMAND_CASES.case(
+    "end-schedule/accepts", "4.7", "`end-schedule` says that the schedule is over.", Scope.FULL, shows=("end-schedule",)
+)
 def _end_schedule(context: CaseContext) -> None:
     context.prepare()
     context.reload_finally()
     context.ok("end-schedule")
 
 
-@COMMAND_CASES.case("backend-park/accepts", "4.7", "`backend-park` parks the backend.", Scope.FULL)
+@COMMAND_CASES.case(
+    "backend-park/accepts", "4.7", "`backend-park` parks the backend.", Scope.FULL, shows=("backend-park",)
+)
 def _backend_park(context: CaseContext) -> None:
     context.prepare()
     context.reload_finally()

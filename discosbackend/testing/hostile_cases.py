@@ -163,7 +163,7 @@ def _does_not_read(context: CaseContext) -> None:
     lazy.send_what_fits(_number(context, _UNREAD) * request_line(_UNKNOWN))
     # Long enough for a server on this host to fill them.
     for _ in range(_number(context, _LOOKS)):
-        context.ok("status")
+        context.status()
         context.wait()
     for _ in range(_FEW):
         _wants(context, lazy, _UNKNOWN, FAIL)

@@ -11,6 +11,8 @@ from discosbackend.grammar import FAIL, LINEFEED, OK, quoted, write_reply
 from discosbackend.testing.case_context import CaseContext, request_line
 from discosbackend.testing.cases import Cases, Level
 from discosbackend.testing.send_guard import Scope
+from discosbackend.testing.server_session import GREETING, PROTOCOL_VERSION
+from discosbackend.testing.wire import LINE_END, UNKNOWN_COMMAND
 
 __all__ = ["LINE_CASES"]
 
@@ -78,22 +80,31 @@ def _unknown(name: str) -> bytes:
     "1.2",
     "On every new connection the server at once sends a greeting, which is the reply to `version`: `!version,ok,1.4`.",
     Scope.READS,
+    shows=(GREETING, PROTOCOL_VERSION),
 )
 def _greeting(context: CaseContext) -> None:
     wire = context.open()
-    line = wire.read().line
-    context.that(line == _version(context), f"the greeting must be {_version(context)!r}, not {line!r}")
+    with context.using(GREETING):
+        line = wire.read().line
+        context.begins(line, _version(context), f"the greeting must be {_version(context)!r}, not {line!r}")
     wire.send(request_line("version"))
     line = wire.read().line
-    context.that(line == _version(context), f"version wants {_version(context)!r}, not {line!r}")
+    context.begins(line, _version(context), f"version wants {_version(context)!r}, not {line!r}")
 
 
 @LINE_CASES.case(
-    "framing/replies-end-in-cr-lf", "1.3", "The server ends every line that it sends with CR LF.", Scope.READS
+    "framing/replies-end-in-cr-lf",
+    "1.3",
+    "The server ends every line that it sends with CR LF.",
+    Scope.READS,
+    shows=(LINE_END,),
 )
 def _replies_end_in_cr_lf(context: CaseContext) -> None:
-    for line in (b"?version\r\n", b"?no-such-command\r\n", b"nonsense\r\n"):
+    for line in (b"?version\r\n", b"nonsense\r\n"):
         context.wire.send(line)
+        context.wire.read()
+    with context.using(UNKNOWN_COMMAND):
+        context.wire.send(b"?no-such-command\r\n")
         context.wire.read()
 
 
@@ -104,15 +115,16 @@ def _request_in_pieces(context: CaseContext) -> None:
         if piece != b"\n":
             context.wire.stay_silent(_BETWEEN)
     line = context.wire.read().line
-    context.that(line == _version(context), f"version wants {_version(context)!r}, not {line!r}")
+    context.begins(line, _version(context), f"version wants {_version(context)!r}, not {line!r}")
 
 
 @LINE_CASES.case("framing/many-in-one-piece", "1.4", "One piece may contain any number of lines.", Scope.READS)
 def _many_in_one_piece(context: CaseContext) -> None:
     context.wire.send(b"?version\r\n?no-such-command\n?version\r\n?ver")
     for wanted in (_version(context), _unknown("no-such-command"), _version(context)):
-        line = context.wire.read().line
-        context.that(line == wanted, f"{wanted!r} is wanted, not {line!r}")
+        with context.using(UNKNOWN_COMMAND):
+            line = context.wire.read().line
+        context.begins(line, wanted, f"{wanted!r} is wanted, not {line!r}")
     context.answers(b"sion\r\n", _version(context))
 
 
@@ -216,6 +228,7 @@ def _replies_are_no_requests(context: CaseContext) -> None:
     "5.3",
     "An unknown command is answered with `!<name>,fail,invalid command '<name>'`.",
     Scope.READS,
+    shows=(UNKNOWN_COMMAND,),
 )
 def _unknown_command(context: CaseContext) -> None:
     for name in (64 * "x", "STATUS", "no-such-command")[: 1 if context.sparing else None]:
@@ -240,7 +253,8 @@ def _long_reason(context: CaseContext) -> None:
     Scope.FULL,
 )
 def _names_are_not_looked_up(context: CaseContext) -> None:
-    for name in ("server-stopping", "server-started", "Status", "backend", "acquisition", "park"):
+    names = ("server-stopping", "server-started", "Status", "backend", "acquisition", "park")
+    for name in (name for name in names if name not in context.profile.commands):
         context.answers(request_line(name), _unknown(name))
         context.answers(request_line(name, "1", "2"), _unknown(name))
 
@@ -266,7 +280,7 @@ def _pipelining(context: CaseContext) -> None:
     context.wire.send(b"".join(sent))
     for number, beginning in enumerate(wanted):
         line = context.wire.read().line
-        context.that(line.startswith(beginning), f"reply {number + 1} must begin with {beginning!r}: {line!r}")
+        context.begins(line, beginning, f"reply {number + 1} must begin with {beginning!r}: {line!r}")
 
 
 @LINE_CASES.case(
@@ -279,13 +293,14 @@ def _two_clients(context: CaseContext) -> None:
     first, second = context.connect(), context.connect()
     # What the first has begun to say keeps nobody waiting, and goes nowhere else.
     first.send(b"?no-such")
-    for name in ("no-such-command", "version"):
-        second.send(request_line(name))
-        reply = second.read()
-        context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
-    first.send(b"-thing\r\n")
-    line = first.read().line
-    context.that(line == _unknown("no-such-thing"), f"{_unknown('no-such-thing')!r} is wanted, not {line!r}")
+    with context.using(UNKNOWN_COMMAND):
+        for name in ("no-such-command", "version"):
+            second.send(request_line(name))
+            reply = second.read()
+            context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
+        first.send(b"-thing\r\n")
+        line = first.read().line
+        context.that(line == _unknown("no-such-thing"), f"{_unknown('no-such-thing')!r} is wanted, not {line!r}")
     context.fence(second)
 
 
@@ -302,7 +317,8 @@ def _two_clients(context: CaseContext) -> None:
 def _five_fields(context: CaseContext) -> None:
     context.wire.send(b"?status\r\n")
     line = context.wire.read().line
-    context.that(line.count(b",") == 4, f"five fields are wanted, not {line!r}")
+    with context.using("status"):
+        context.that(line.count(b",") == 4, f"five fields are wanted, not {line!r}")
     context.that(line.count(b"!") == 1, f"a `!` inside a reply breaks the client's parser: {line!r}")
     context.that(line.isascii(), f"a byte above 0x7F breaks the client's decoder: {line!r}")
 
@@ -318,6 +334,7 @@ def _short(context: CaseContext) -> None:
     wire = context.open()
     wire.send(b"?status\r\n")
     # Who sends no greeting to those who ask at once has the shorter reply.
-    first = wire.read()
+    with context.using(GREETING):
+        first = wire.read()
     lines = first.line if first.message.name == "status" else first.line + wire.read().line
     context.that(len(lines) <= 256, f"greeting and status have {len(lines)} bytes: {lines!r}")

@@ -6,14 +6,33 @@ cases.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from discosbackend._version import __protocol_version__
-from discosbackend.commands import COMMANDS, WILDCARD
+from discosbackend.backend import command_of
+from discosbackend.commands import COMMANDS, WILDCARD, Command
 
-__all__ = ["Profile"]
+__all__ = ["Profile", "rows_of"]
+
+
+def rows_of(own_commands: Iterable[object]) -> dict[str, Command]:
+    """The rows of commands of a backend's own, by wire name: given as such, or as methods with `@command`.
+
+    TypeError for anything else, ValueError for a name that the protocol or another of them has.
+    """
+    rows: dict[str, Command] = {}
+    for own in own_commands:
+        row = own if isinstance(own, Command) else command_of(own)
+        if row is None:
+            raise TypeError(f"{own!r} in own_commands is neither a Command nor a method marked with @command")
+        if row.name in COMMANDS:
+            raise ValueError(f"{row.name!r} in own_commands is a command of the protocol, which is tried anyway")
+        if row.name in rows:
+            raise ValueError(f"{row.name!r} is twice in own_commands")
+        rows[row.name] = row
+    return rows
 
 
 class Profile:
@@ -55,6 +74,12 @@ class Profile:
     leave_out: Container[str] = ()
     """Wire names of commands that must not be carried out, `("backend-park", "convert-data")` for one."""
 
+    own_commands: Sequence[object] = ()
+    """Commands that only this backend has: `Command` rows, or its methods that are marked with `@command`."""
+
+    valid_arguments: Mapping[str, Sequence[object]] = MappingProxyType({})
+    """For commands of own_commands: arguments that are accepted."""
+
     # -- times ----------------------------------------------------------------------------------------
 
     clock_tolerance: float = 5.0
@@ -92,6 +117,16 @@ class Profile:
     def deviation(self, case_id: str) -> str:
         """The sentence on what this server does otherwise in a case, "" where it is not known to."""
         return next((text for wanted, text in self.deviations.items() if fnmatchcase(case_id, wanted)), "")
+
+    @property
+    def own_rows(self) -> Mapping[str, Command]:
+        """The rows of own_commands by wire name."""
+        return rows_of(self.own_commands)
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """The rows of all commands that the server may have, by wire name."""
+        return {**COMMANDS, **self.own_rows} if self.own_commands else COMMANDS
 
     def is_set(self, name: str) -> bool:
         """Whether an attribute was overridden with a value, on the way to this class or on the instance."""

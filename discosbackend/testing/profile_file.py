@@ -16,9 +16,11 @@ from typing import Any
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import REQUEST, Message
+from discosbackend.testing.command_cases import own_cases
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.errors import ProfileError
-from discosbackend.testing.profile import Profile
+from discosbackend.testing.profile import Profile, rows_of
+from discosbackend.testing.profile_commands import own_row
 from discosbackend.toml import did_you_mean, read_toml
 
 __all__ = ["load_profile", "shipped_profiles"]
@@ -61,6 +63,10 @@ def load_profile(name_or_path: str) -> Profile:
             raise ProfileError(f"profile {name_or_path}: {problem}") from None
         if key != _DESCRIPTION:
             setattr(profile, key, checked)
+    try:
+        _check_names(profile, values)
+    except ValueError as problem:
+        raise ProfileError(f"profile {name_or_path}: {problem}") from None
     return profile
 
 
@@ -73,8 +79,10 @@ def _checked(key: str, value: Any) -> Any:
     may_be, right = _KINDS[key]
     if not may_be(value):
         raise ValueError(f"{key} must be {right}, not {_shown(value)}")
-    if key == "deviations":
-        _check_patterns(value)
+    if key == "own_commands":
+        rows = tuple(own_row(name, table) for name, table in value.items())
+        rows_of(rows)
+        return rows
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -86,10 +94,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _check_patterns(deviations: dict[str, str]) -> None:
-    for pattern in deviations:
-        if not any(fnmatchcase(case_id, pattern) for case_id in CASES):
-            raise ValueError(f"no case is called {pattern!r} in [deviations]{did_you_mean(pattern, CASES)}")
+def _check_names(profile: Profile, values: dict[str, Any]) -> None:
+    """The names of cases and commands, which may be the backend's own: only now is it known which it has."""
+    own = profile.own_rows
+    cases = [*CASES, *own_cases(own.values())]
+    for pattern in profile.deviations:
+        if not any(fnmatchcase(case_id, pattern) for case_id in cases):
+            raise ValueError(f"no case is called {pattern!r} in [deviations]{did_you_mean(pattern, cases)}")
+    left_out = values.get("leave_out", [])
+    if not set(left_out) <= set(profile.commands):
+        raise ValueError(f"leave_out must be {_KINDS['leave_out'][1]}, not {_shown(left_out)}")
+    for name, arguments in profile.valid_arguments.items():
+        if name not in own:
+            raise ValueError(f"[valid_arguments]: {name!r} is none of own_commands{did_you_mean(name, own)}")
+        try:
+            own[name].parse([str(argument) for argument in arguments])
+        except HandlerException as problem:
+            raise ValueError(f"[valid_arguments]: {problem}") from None
 
 
 # -- what each value may be ---------------------------------------------------------------------------
@@ -128,7 +149,15 @@ def _is_section(value: Any) -> bool:
 
 
 def _are_commands(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) and item in COMMANDS for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _are_arguments(value: Any) -> bool:
+    """Whether requests can carry them, command by command."""
+    return isinstance(value, dict) and all(
+        isinstance(arguments, list) and all(_is_text(str(item)) and not isinstance(item, bool) for item in arguments)
+        for arguments in value.values()
+    )
 
 
 def _are_sentences(value: Any) -> bool:
@@ -152,7 +181,9 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "valid_interleave": _COUNT,
     "valid_filename": _TEXT,
     "inputs": _ABOVE_0,
-    "leave_out": (_are_commands, 'a list of the protocol\'s commands, such as ["backend-park"]'),
+    "leave_out": (_are_commands, 'a list of commands of the protocol or of own_commands, such as ["backend-park"]'),
+    "own_commands": (lambda value: isinstance(value, dict), "a table of commands, such as [own_commands.reset]"),
+    "valid_arguments": (_are_arguments, "a table of own_commands, each with a list of arguments"),
     "clock_tolerance": _SECONDS,
     "lead": _SECONDS,
     "early_tolerance": _SECONDS,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from discosbackend.testing.citations import SECTIONS
 from discosbackend.testing.report_text import areas, conclusion, facts, printable, requirement
-from discosbackend.testing.runner import Record, Result, Verdict
+from discosbackend.testing.results import NOT_JUDGED, Record, Result, Verdict
 
 __all__ = ["FORMAT", "json_text", "junit"]
 
@@ -24,9 +24,10 @@ _SUITE = "discos-backend-check"
 def junit(record: Record) -> str:
     """JUnit XML, as Jenkins and GitLab read it: a test suite an area, a test case a case.
 
-    `fail` is a failure; `skipped` and `unsupported` are skipped; `non-strict` and `known deviation` pass and
-    say what they are in `system-out`. A run that tried nothing or ended early has one more test case,
-    `run/complete`, with an error, lest a build server takes it for a good one. Times are in seconds.
+    `fail` is a failure; `skipped`, `unsupported` and `blocked` are skipped, the last one with the id of the case that
+    blocks it; `non-strict` and `known deviation` pass and say what they are in `system-out`. A run that tried nothing,
+    ended early or is no pass has one more test case, `run/complete`, with an error, lest a build server takes it for
+    a good one. Times are in seconds.
     """
     root = ElementTree.Element("testsuites")
     for area, results in areas(record).items():
@@ -66,7 +67,7 @@ def _add_case(suite: ElementTree.Element, result: Result) -> None:
         content = [*result.reasons, requirement(result), "", *result.conversation.splitlines()]
         failure = ElementTree.SubElement(case, "failure", message=message, type=result.case.level.value)
         failure.text = "\n".join(map(printable, content))
-    elif result.verdict in (Verdict.SKIPPED, Verdict.UNSUPPORTED):
+    elif result.verdict in NOT_JUDGED:
         ElementTree.SubElement(case, "skipped", message=message)
     elif result.verdict is not Verdict.PASS:
         ElementTree.SubElement(case, "system-out").text = f"{result.verdict.value}: {message}"
@@ -86,7 +87,7 @@ def _count(element: ElementTree.Element, seconds: Sequence[float]) -> None:
 def _incomplete(record: Record) -> str:
     if record.ended_early:
         return f"ended early: {record.ended_early}"
-    return "" if record.tried else conclusion(record)
+    return "" if record.tried and not record.missing else conclusion(record)
 
 
 def json_text(record: Record) -> str:
@@ -100,11 +101,13 @@ def json_text(record: Record) -> str:
     - `ended_early`: why it did, "" if it did not
     - `conclusion`: the verdict on the server, a sentence for people
     - `tried`: how many cases were tried and judged
+    - `missing`: ids of cases of start, stop and set-configuration that a full run could not judge: it is no pass then
     - `counts`: how many cases have each verdict, a key for every verdict
     - `results`: in the order in which they were tried, objects with `id`, `area`, `title`, `level` ("must",
       "should", "quirk"), `section` and `section_title` in docs/protocol.md, `requirement` (the sentence that
-      is there), `scope`, `verdict`, `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was
-      said last) and `transcript` (nearly all of it), both with a line for each way
+      is there), `scope`, `verdict`, `blocked_by` (the id of the case that has reported the cause, "" if it is not
+      blocked), `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was said last) and `transcript`
+      (nearly all of it), both with a line for each way
     """
     content = {
         "format": FORMAT,
@@ -117,6 +120,7 @@ def json_text(record: Record) -> str:
         "ended_early": record.ended_early,
         "conclusion": conclusion(record),
         "tried": record.tried,
+        "missing": [result.case.id for result in record.missing],
         "counts": {verdict.value: record.count(verdict) for verdict in Verdict},
         "results": [_result(result) for result in record.results],
     }
@@ -135,6 +139,7 @@ def _result(result: Result) -> dict[str, object]:
         "requirement": case.requirement,
         "scope": case.scope.name.lower(),
         "verdict": result.verdict.value,
+        "blocked_by": result.blocked_by,
         "reasons": list(result.reasons),
         "seconds": result.seconds,
         "conversation": result.conversation,

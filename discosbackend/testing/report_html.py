@@ -13,6 +13,7 @@ from discosbackend.testing.report_text import (
     LEVELS,
     MEANINGS,
     areas,
+    blocked_by,
     conclusion,
     counts,
     facts,
@@ -20,7 +21,7 @@ from discosbackend.testing.report_text import (
     printable,
     requirement,
 )
-from discosbackend.testing.runner import Record, Result, Verdict
+from discosbackend.testing.results import Record, Result, Verdict
 
 __all__ = ["page"]
 
@@ -35,6 +36,7 @@ _STYLE = """
   --pass: #17612f; --pass-ground: #e4f3e8; --fail: #ffffff; --fail-ground: #a8121f;
   --non-strict: #734600; --non-strict-ground: #fdf0d5; --known: #54358f; --known-ground: #eee8fa;
   --unsupported: #46515c; --unsupported-ground: #e9edf1; --skipped: #46515c; --skipped-ground: #e9edf1;
+  --blocked: #7a2a33; --blocked-ground: #f8e6e8;
 }
 @media screen and (prefers-color-scheme: dark) {
   :root {
@@ -42,6 +44,7 @@ _STYLE = """
     --pass: #8fdba3; --pass-ground: #18321f; --fail: #2a0508; --fail-ground: #ff9a9a;
     --non-strict: #f2c879; --non-strict-ground: #3a2b10; --known: #cbb8f5; --known-ground: #2e2547;
     --unsupported: #b9c3cd; --unsupported-ground: #2a323a; --skipped: #b9c3cd; --skipped-ground: #2a323a;
+    --blocked: #f0b4b9; --blocked-ground: #3a2023;
   }
 }
 * { box-sizing: border-box; }
@@ -126,9 +129,9 @@ def page(record: Record) -> str:
 {_summary(record, bool(failed))}
 </header>
 <main>
-{_failures(failed)}
+{_failures(record, failed)}
 {_left_out(record)}
-{_lines(_area(area, results) for area, results in areas(record).items())}
+{_lines(_area(record, area, results) for area, results in areas(record).items())}
 </main>
 </body>
 </html>
@@ -169,7 +172,8 @@ def _chip(verdict: Verdict, number: int | None = None) -> str:
 
 
 def _summary(record: Record, failed: bool) -> str:
-    tone = "bad" if failed else "good" if record.tried and not record.ended_early else ""
+    passed = record.tried and not record.ended_early and not record.missing
+    tone = "bad" if failed else "good" if passed else ""
     early = f'<p class="early">Ended early: {_text(record.ended_early)}</p>' if record.ended_early else ""
     chips = (f"<li>{_chip(verdict, record.count(verdict))}</li>" for verdict in MEANINGS)
     meanings = (f"<dt>{verdict.value}</dt><dd>{meaning}</dd>" for verdict, meaning in MEANINGS.items())
@@ -201,18 +205,20 @@ def _link(area: str, results: list[Result]) -> str:
     return f'<li><a href="#{_text(area)}">{_text(area)}</a>{f" <b>{failed} fail</b>" if failed else ""}</li>'
 
 
-def _failures(failed: list[Result]) -> str:
+def _failures(record: Record, failed: list[Result]) -> str:
     if not failed:
         return ""
     return f"""<section>
 <h2>What failed</h2>
-{_lines(map(_failure, failed))}
+{_lines(_failure(record, result) for result in failed)}
 </section>"""
 
 
-def _failure(result: Result) -> str:
+def _failure(record: Record, result: Result) -> str:
     case_id = _text(result.case.id)
-    said = ""
+    said = blocked = ""
+    if names := [f"<code>{_text(other.case.id)}</code>" for other in blocked_by(record, result)]:
+        blocked = f'<p class="left-out">Because of this could not be judged ({len(names)}): {", ".join(names)}</p>'
     if result.conversation:
         said = f'<p class="quiet">What was said last:</p>\n{_said(result.conversation)}'
     return f"""<article class="failure" id="failed:{case_id}">
@@ -220,6 +226,7 @@ def _failure(result: Result) -> str:
 {_details(result)}
 {_reasons(result)}
 <p>{_prose(requirement(result))}</p>
+{blocked}
 {said}
 {_transcript(result) if result.transcript != result.conversation else ""}
 </article>"""
@@ -236,16 +243,16 @@ def _left_out(record: Record) -> str:
     return f"<section>\n<h2>What was left out, and why</h2>\n{text}\n</section>" if text else ""
 
 
-def _area(area: str, results: list[Result]) -> str:
+def _area(record: Record, area: str, results: list[Result]) -> str:
     return f"""<section>
 <h2 id="{_text(area)}">{_text(area)} <small>{counts(results)}</small></h2>
 <ul class="cases">
-{_lines(map(_case, results))}
+{_lines(_case(record, result) for result in results)}
 </ul>
 </section>"""
 
 
-def _case(result: Result) -> str:
+def _case(record: Record, result: Result) -> str:
     case_id = _text(result.case.id)
     if result.verdict is Verdict.FAIL:
         transcript = f'<p><a href="#failed:{case_id}">What was said</a></p>'
@@ -257,6 +264,7 @@ def _case(result: Result) -> str:
 <h3>{_text(result.case.title)}</h3>
 {_details(result)}
 <p>{_prose(requirement(result))}</p>
+{_blocked(record, result)}
 {_reasons(result)}
 {transcript}
 </div>
@@ -268,8 +276,17 @@ def _details(result: Result) -> str:
     return f'<p class="quiet"><code>{_text(result.case.id)}</code> · {level} · {took}</p>'
 
 
+def _blocked(record: Record, result: Result) -> str:
+    if all(other.case.id != result.blocked_by for other in record.results):
+        return ""
+    case_id = _text(result.blocked_by)
+    return f'<p class="reason">Blocked by <a href="#{case_id}">{case_id}</a></p>'
+
+
 def _reasons(result: Result) -> str:
-    return _lines(f'<p class="reason">{_prose(reason)}</p>' for reason in result.reasons)
+    # That it is blocked, and by what, is a link.
+    reasons = [reason for reason in result.reasons if not result.blocked_by or reason != result.why_not_judged]
+    return _lines(f'<p class="reason">{_prose(reason)}</p>' for reason in reasons)
 
 
 def _said(lines: str) -> str:

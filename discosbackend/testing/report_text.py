@@ -7,19 +7,21 @@ report_files, the page for a browser is in report_html.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from discosbackend._version import __version__
 from discosbackend.log import printable
 from discosbackend.testing.cases import Level
 from discosbackend.testing.citations import citation
-from discosbackend.testing.runner import Record, Result, Verdict
+from discosbackend.testing.results import ESSENTIAL, Record, Result, Verdict
 from discosbackend.testing.send_guard import Scope
 
 __all__ = [
     "LEVELS",
     "MEANINGS",
     "areas",
+    "blocked_by",
     "conclusion",
     "counts",
     "facts",
@@ -33,6 +35,7 @@ __all__ = [
 MEANINGS = {
     Verdict.PASS: "as required",
     Verdict.FAIL: "not as required",
+    Verdict.BLOCKED: "could not be judged, because of a failure that is reported elsewhere",
     Verdict.NON_STRICT: "works, but not as the document says",
     Verdict.KNOWN: "not as required, and the profile says so of this server",
     Verdict.UNSUPPORTED: "the server has no such command, which is optional",
@@ -59,6 +62,9 @@ _NOT_STRICT = "no: what works, but not as the document says, has not failed"
 _WIDTH = 100
 _INDENT = " " * 6
 
+# More of them are only in the list of what was left out.
+_FEW_REASONS = 2
+
 
 def areas(record: Record) -> dict[str, list[Result]]:
     """The results by area, in order of first appearance."""
@@ -71,10 +77,14 @@ def areas(record: Record) -> dict[str, list[Result]]:
 def left_out(record: Record) -> dict[str, list[Result]]:
     """What was not judged, by reason."""
     found: dict[str, list[Result]] = {}
-    for result in record.results:
-        if result.verdict in (Verdict.SKIPPED, Verdict.UNSUPPORTED):
-            found.setdefault(result.explanation, []).append(result)
+    for result in record.not_judged:
+        found.setdefault(result.why_not_judged, []).append(result)
     return found
+
+
+def blocked_by(record: Record, result: Result) -> list[Result]:
+    """The results that are blocked by this one."""
+    return [other for other in record.results if other.blocked_by == result.case.id]
 
 
 def counts(results: Iterable[Result]) -> str:
@@ -104,11 +114,17 @@ def conclusion(record: Record) -> str:
     """The verdict on the server, in one sentence."""
     if not record.tried:
         return "Nothing was tried: this says nothing of the server."
-    tried = "1 case" if record.tried == 1 else f"{record.tried} cases"
+    tried = _cases(record.tried)
     if failed := record.count(Verdict.FAIL):
         text = f"Not as required: {failed} of {tried} failed"
     elif record.ended_early:
         text = f"Not finished: of {tried} until then, none failed"
+    elif record.missing:
+        essential = " and ".join([", ".join(ESSENTIAL[:-1]), ESSENTIAL[-1]])
+        reasons = dict.fromkeys(result.why_not_judged for result in record.missing)
+        why = f" ({'; '.join(reasons)})" if len(reasons) <= _FEW_REASONS else ""
+        missing = f"{_cases(len(record.missing))} of {essential} could not be judged{why}"
+        text = f"No pass: {missing}. Of {tried}, none failed"
     else:
         text = f"As required: of {tried}, none failed"
     but = [
@@ -118,11 +134,21 @@ def conclusion(record: Record) -> str:
     ]
     if but:
         text += f" ({', '.join(but)})"
-    if without := len(record.results) - record.tried:
-        text += f"; {without} left out"
     if failed and record.ended_early:
         text += "; the run ended early"
+    if record.not_judged:
+        text += f"; not judged: {_by_area(record.not_judged)}"
     return f"{text}."
+
+
+def _cases(number: int) -> str:
+    return "1 case" if number == 1 else f"{number} cases"
+
+
+def _by_area(results: Iterable[Result]) -> str:
+    """As "start (3), get-rms (1)", in order of first appearance."""
+    numbers = Counter(result.case.area for result in results)
+    return ", ".join(f"{area} ({number})" for area, number in numbers.items())
 
 
 def progress(number: int, total: int, result: Result) -> str:
@@ -130,7 +156,7 @@ def progress(number: int, total: int, result: Result) -> str:
     line = f"{number:{len(str(total))}}/{total}  {_label(result)} {result.case.id}"
     if result.verdict in (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED):
         return line
-    line += f": {printable(result.explanation)}"
+    line += f": {printable(result.why_not_judged)}"
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
 
 
@@ -141,7 +167,7 @@ def report(record: Record) -> str:
         *_sections(record),
         _left_out(record),
         _summary(record),
-        conclusion(record),
+        _wrapped(conclusion(record), ""),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -168,7 +194,7 @@ def _sections(record: Record) -> Iterator[str]:
     for area, results in areas(record).items():
         line = f"{area:18} {counts(results)}"
         details = [_note(result) for result in results if result.verdict in (Verdict.NON_STRICT, Verdict.KNOWN)]
-        details += [_failure(result) for result in results if result.verdict is Verdict.FAIL]
+        details += [_failure(record, result) for result in results if result.verdict is Verdict.FAIL]
         if details and quiet:
             yield "\n".join(quiet)
             quiet = []
@@ -184,13 +210,15 @@ def _note(result: Result) -> str:
     return f"  {_label(result)} {result.case.id}: {printable(result.explanation)}"
 
 
-def _failure(result: Result) -> str:
+def _failure(record: Record, result: Result) -> str:
     lines = [
         "",
         f"  FAIL  {result.case.id} ({LEVELS[result.case.level]}, {result.seconds:.2f} s)",
         *(_INDENT + printable(reason) for reason in result.reasons),
         _wrapped(requirement(result), _INDENT),
     ]
+    if blocked := blocked_by(record, result):
+        lines.append(f"{_INDENT}because of this, {_cases(len(blocked))} could not be judged")
     if result.conversation:
         lines += [f"{_INDENT}what was said last:"]
         lines += [f"{_INDENT}  {printable(said)}" for said in result.conversation.splitlines()]

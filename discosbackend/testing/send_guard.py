@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 from discosbackend.commands import COMMANDS, Command
@@ -38,24 +38,28 @@ class Scope(IntEnum):
 
 
 def scope_of_command(row: Command) -> Scope:
-    """How far a command goes, whatever its arguments: a wrong server may carry it out all the same."""
+    """How far a command goes, whatever its arguments: a wrong server may carry it out all the same.
+
+    Of a backend's own it is not known that one that replies with values only measures.
+    """
     if row.lane == "reads":
         return Scope.READS
-    return Scope.MEASURE if row.reply else Scope.FULL
+    return Scope.MEASURE if row.reply and row.name in COMMANDS else Scope.FULL
 
 
-def scope_of(line: bytes) -> Scope:
+def scope_of(line: bytes, commands: Mapping[str, Command] = COMMANDS) -> Scope:
     """How far a line goes: one that does not parse as far as the command that is to be read in it."""
     if len(line) > _LONG:
         return Scope.FULL
-    row = COMMANDS.get(named_in(without_telnet(line).decode("latin-1").rstrip("\r\n\0")))
+    row = commands.get(named_in(without_telnet(line).decode("latin-1").rstrip("\r\n\0")))
     return Scope.READS if row is None else scope_of_command(row)
 
 
 class SendGuard:
     """A limit of reach, and of the lines in any second, over all connections; None is no limit.
 
-    `sparing` tells cases to try one of each kind, where they have a table.
+    `sparing` tells cases to try one of each kind, where they have a table. `commands` are all that the server may
+    have, those of its own included: what is not among them touches nothing.
     """
 
     def __init__(
@@ -63,10 +67,12 @@ class SendGuard:
         scope: Scope = Scope.FULL,
         rate: int | None = None,
         *,
+        commands: Mapping[str, Command] = COMMANDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.scope = scope
+        self._commands = commands
         self._clock = clock
         self._sleep = sleep
         self._rate = rate
@@ -82,7 +88,7 @@ class SendGuard:
         """Wait until this may be sent. RuntimeError for what may not: a case is wrong then."""
         # As a server takes it: to the last line, which may have no end yet, one is added.
         for line in LineSplitter().feed(data + b"\n"):
-            if scope_of(line) > self.scope:
+            if scope_of(line, self._commands) > self.scope:
                 raise RuntimeError(f"{line[:80]!r} must not be sent, as far as {self.scope.name} reaches")
         if self._rate is not None:
             # The piece that ends a line counts, whatever of the line came before.

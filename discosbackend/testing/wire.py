@@ -16,7 +16,7 @@ from discosbackend.errors import GrammarException
 from discosbackend.grammar import LINEFEED, Message, parse_message
 from discosbackend.log import address_text
 
-__all__ = ["PROMPT", "Reply", "Wire"]
+__all__ = ["LINE_END", "PROMPT", "UNKNOWN_COMMAND", "FailedIn", "Reply", "Wire", "is_about_unknown", "used_in"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -30,12 +30,39 @@ PROMPT = 10.0
 # Bytes of what can be no reply any more.
 _ENDLESS = 65536
 
+# What every case uses, and a case of its own shows to work: see FailedIn.
+LINE_END = "the line end"
+UNKNOWN_COMMAND = "the reply to an unknown command"
+
+_ABOUT_UNKNOWN = b",fail,invalid command "
+
+
+class FailedIn(AssertionError):
+    """A failure while something was used that has a case of its own: if that fails too, it is the cause.
+
+    `used` are the names of these things, the innermost first: a command, or one of a few other names.
+    """
+
+    def __init__(self, problem: str, used: tuple[str, ...]) -> None:
+        super().__init__(problem)
+        self.used = used
+
+
+def used_in(problem: BaseException) -> tuple[str, ...]:
+    """What was in use when this went wrong, the innermost first."""
+    return problem.used if isinstance(problem, FailedIn) else ()
+
 
 class Reply(NamedTuple):
     """One whole line as it arrived, and what it says."""
 
     line: bytes
     message: Message
+
+
+def is_about_unknown(data: bytes) -> bool:
+    """Whether this is, or has in it, a reply to an unknown command (protocol section 5.3)."""
+    return _ABOUT_UNKNOWN in data
 
 
 class Wire:
@@ -55,10 +82,12 @@ class Wire:
     ) -> None:
         self.cut_off = False
         self.timed_out = False
+        self.answered: set[str] = set()
+        """Names of requests, made up for this connection, whose one reply has been read."""
         self._before_sending = before_sending
         self._timeout = timeout
         self._reply_limit = reply_limit
-        self._received = b""
+        self._received = self._last_line = b""
         self._said: list[str] = []
         try:
             self._socket = socket.create_connection(address, timeout)
@@ -115,7 +144,7 @@ class Wire:
         """
         line = self._read_line(min(within, self._timeout))
         if not line.endswith(LINEFEED.encode()):
-            raise AssertionError(f"a reply ends in CR LF, this one does not: {line!r}")
+            raise FailedIn(f"a reply ends in CR LF, this one does not: {line!r}", (LINE_END,))
         if self._reply_limit is not None and len(line) > self._reply_limit:
             raise AssertionError(
                 f"a reply has at most {self._reply_limit} bytes, this one has {len(line)}: {line[:80]!r}..."
@@ -129,12 +158,14 @@ class Wire:
             raise AssertionError(f"a server sends replies only, not {line!r}")
         if str(message) != text:
             raise AssertionError(f"not as the grammar writes it, which is {str(message)!r}: {line!r}")
+        if message.name in self.answered:
+            raise FailedIn(f"one reply too many: {line!r} comes a second time", (UNKNOWN_COMMAND,))
         return Reply(line, message)
 
-    def has_line(self, within: float) -> bool:
-        """Whether a line can be read now or comes within so many seconds."""
+    def has_lines(self, number: int, within: float) -> bool:
+        """Whether so many lines can be read now or come within so many seconds, whatever is in them."""
         deadline = time.monotonic() + within
-        while b"\n" not in self._received and (left := deadline - time.monotonic()) > 0:
+        while self._received.count(b"\n") < number and (left := deadline - time.monotonic()) > 0:
             try:
                 self._socket.settimeout(left)
                 data = self._socket.recv(65536)
@@ -144,7 +175,7 @@ class Wire:
             if not data:
                 return False
             self._received += data
-        return b"\n" in self._received
+        return self._received.count(b"\n") >= number
 
     def read_end(self) -> None:
         """The server must close the connection, and send nothing more before."""
@@ -163,8 +194,13 @@ class Wire:
             self.cut_off = True
             raise AssertionError(f"the connection broke: {problem}") from None
         self.cut_off = not data
-        raise AssertionError(
-            f"the server sent something that nobody asked for: {data!r}" if data else "the server closed the connection"
+        if not data:
+            raise AssertionError("the server closed the connection")
+        again = any(b"!%b," % name.encode() in data for name in self.answered) or is_about_unknown(data)
+        # Or a second time what was the reply to something else that failed.
+        again |= b",fail," in self._last_line and data.startswith(self._last_line)
+        raise FailedIn(
+            f"the server sent something that nobody asked for: {data!r}", (UNKNOWN_COMMAND,) if again else ()
         )
 
     def conversation(self, lines: int) -> str:
@@ -192,8 +228,9 @@ class Wire:
                 )
             self._received += data
         line, end, self._received = self._received.partition(b"\n")
-        self._note("received", line + end)
-        return line + end
+        self._last_line = line + end
+        self._note("received", self._last_line)
+        return self._last_line
 
     def _receive(self, seconds: float, deadline: float) -> bytes:
         """What arrives within so many seconds, which end at the deadline; b"" at the end of the connection."""

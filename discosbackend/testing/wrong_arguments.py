@@ -47,7 +47,7 @@ _QUOTED = re.compile("'.*'")
 
 def wrong_numbers(row: Command) -> Iterator[tuple[list[str], str]]:
     """Argument texts in every wrong number, up to two too many, each with the reason of its `fail`."""
-    right = [_RIGHT[argument.type] for argument in row.arguments] + ["1", "1"]
+    right = [*map(_right_text, row.arguments), "1", "1"]
     for number in range(len(right) + 1):
         if reason := _reason(row, right[:number]):
             yield right[:number], reason
@@ -55,7 +55,7 @@ def wrong_numbers(row: Command) -> Iterator[tuple[list[str], str]]:
 
 def wrong_types(row: Command) -> Iterator[tuple[list[str], str]]:
     """Argument texts one of which is wrong, each with the reason of its `fail`."""
-    right = [_RIGHT[argument.type] for argument in row.arguments]
+    right = [*map(_right_text, row.arguments)]
     for position, argument in enumerate(row.arguments):
         for text in _wrong_texts(argument):
             texts = [*right[:position], text, *right[position + 1 :]]
@@ -63,6 +63,11 @@ def wrong_types(row: Command) -> Iterator[tuple[list[str], str]]:
             if not reason:
                 raise RuntimeError(f"the table accepts {text!r} as the {argument.name} of {row.name}")
             yield texts, reason
+
+
+def _right_text(argument: Argument) -> str:
+    text = _RIGHT[argument.type]
+    return text if argument.minimum is None or float(text) >= argument.minimum else str(argument.minimum)
 
 
 def _wrong_texts(argument: Argument) -> Iterator[str]:

@@ -1,0 +1,67 @@
+"""The commands of a backend's own in a profile file: `[own_commands.NAME]` as a row of the table of commands.
+
+What the other keys of a profile file may be is said in profile_file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from discosbackend.commands import Argument, Command, Field
+from discosbackend.toml import did_you_mean
+
+__all__ = ["own_row"]
+
+# The keys of each kind of table, and what a value must be.
+_ARGUMENT = {
+    "name": str,
+    "type": str,
+    "unit": str,
+    "optional": bool,
+    "wildcard": bool,
+    "minimum": int,
+    "complaint": str,
+}
+_FIELD = {"name": str, "type": str, "unit": str, "repeated": bool, "unescaped": bool}
+_COMMAND = {"arguments": list, "reply": list, "lane": str, "together": bool, "missing": str, "help": str}
+
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list of tables"}
+
+
+def own_row(name: str, table: Any) -> Command:
+    """The row of the command that `[own_commands.NAME]` describes. ValueError, with what would be right."""
+    where = f"[own_commands.{name}]"
+    values = _checked(table, _COMMAND, where)
+    arguments = [_part(Argument, part, _ARGUMENT, f"arguments of {where}") for part in values.pop("arguments", [])]
+    reply = [_part(Field, part, _FIELD, f"reply of {where}") for part in values.pop("reply", [])]
+    try:
+        return Command(name, tuple(arguments), tuple(reply), **values)
+    except ValueError as problem:
+        raise ValueError(f"{where}: {problem}") from None
+
+
+def _part(kind: Any, table: Any, keys: Mapping[str, type], where: str) -> Any:
+    """An Argument or a Field."""
+    values = _checked(table, keys, where)
+    for key in ("name", "type"):
+        if key not in values:
+            raise ValueError(f"{where}: each needs a {key}")
+    if "minimum" in values and values["type"] not in ("integer", "float"):
+        raise ValueError(f"{where}: only an integer or a float has a minimum")
+    try:
+        return kind(**values)
+    except ValueError as problem:
+        raise ValueError(f"{where}: {problem}") from None
+
+
+def _checked(table: Any, keys: Mapping[str, type], where: str) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where} must be a table with {', '.join(keys)}, not {table!r}")
+    for key, value in table.items():
+        if key not in keys:
+            raise ValueError(f"{where}: {key} is not known{did_you_mean(key, keys, listed=True)}")
+        # True is an int to Python.
+        if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
+            raise ValueError(f"{where}: {key} must be {_WORDS[keys[key]]}, not {value!r}")
+    return dict(table)

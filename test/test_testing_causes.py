@@ -1,0 +1,125 @@
+"""One defect is reported once: what fails because of it elsewhere is blocked by the case that reports it."""
+
+from __future__ import annotations
+
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+from discosbackend.testing.case_context import CaseContext
+from discosbackend.testing.cases import Case
+from discosbackend.testing.conformance import CASES
+from discosbackend.testing.runner import Result, Verdict, run_cases
+
+from .defective_servers import DEFECTS
+from .verdicts import BackendSimulatorProfile, address_of
+
+# Servers of defective_servers, and all that may be reported of each.
+REPORTED = {
+    "status an hour off": {"status/reply-is-well-formed"},
+    "clock an hour off": {"status/reply-is-well-formed"},
+    "status in milliseconds": {"status/reply-is-well-formed"},
+    "status a field short": {"status/reply-is-well-formed"},
+    "five fields broken by a comma": {"status/reply-is-well-formed"},
+    "status fails": {"status/reply-is-well-formed"},
+    # By whole seconds no transition can be judged; nothing is wrong with them.
+    "status in whole seconds": set(),
+    "acquiring flag in words": {"status/reply-is-well-formed"},
+    "set-configuration fails": {"set-configuration/loads"},
+    "start fails": {"start/now-and-stop-now"},
+    "never acquires": {"start/now-and-stop-now"},
+    "stop refused": {"start/now-and-stop-now"},
+    "given times refused": {"start/timed", "stop/timed"},
+    "get-tpi fails": {"get-tpi/reply-is-well-formed"},
+    "another version": {"greeting/is-the-version"},
+    "greeting lost": {"greeting/is-the-version"},
+    "greeting without code": {"greeting/is-the-version"},
+    "LF instead of CR LF": {"framing/replies-end-in-cr-lf"},
+    "unknown command is undefined": {"errors/unknown-command"},
+    "unknown command is ignored": {"errors/unknown-command"},
+    "two replies to a failure": {"errors/unknown-command"},
+}
+
+# What is left is judged as on any server: how many cases pass, at least.
+STILL_JUDGED = {"status an hour off": 85, "clock an hour off": 100, "set-configuration fails": 55, "get-tpi fails": 65}
+
+# On these all acquisitions are as they should be, and take their time.
+AS_IT_SHOULD_ACQUIRE = {"get-tpi fails", "another version", "greeting lost"}
+
+AT_A_TIME = 4
+
+
+class CausesTests(unittest.TestCase):
+    results: dict[str, list[Result]] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Have them all tried at the same time: most of it is waiting."""
+        address_of("healthy")  # starts them, once for all threads
+        with ThreadPoolExecutor(AT_A_TIME) as threads:
+            cls.results = dict(zip(REPORTED, threads.map(cls.all_of, REPORTED), strict=True))
+
+    @staticmethod
+    def cases_for(server: str) -> list[Case]:
+        """All but the hostile ones, and but for some servers the many that start and stop."""
+        left_out = {"hostile"} | ({"start", "stop", "disconnect"} if server in AS_IT_SHOULD_ACQUIRE else set())
+        return [case for case in CASES.values() if case.shows or case.area not in left_out]
+
+    @classmethod
+    def all_of(cls, server: str) -> list[Result]:
+        """What the cases have come to on a server."""
+        profile = type("OfServer", (BackendSimulatorProfile,), {"reply_timeout": 2.0})()
+        return list(run_cases(cls.cases_for(server), lambda: CaseContext(profile, address_of(server))))
+
+    def ids(self, server: str, verdict: Verdict) -> set[str]:
+        return {result.case.id for result in self.results[server] if result.verdict is verdict}
+
+    def test_one_defect_is_reported_once(self) -> None:
+        for server, wanted in REPORTED.items():
+            with self.subTest(server):
+                self.assertEqual(self.ids(server, Verdict.FAIL), wanted)
+
+    def test_what_is_blocked_says_by_what(self) -> None:
+        for server, causes in REPORTED.items():
+            blocked = [result for result in self.results[server] if result.verdict is Verdict.BLOCKED]
+            self.assertEqual(bool(blocked), server != "greeting lost", server)
+            for result in blocked:
+                with self.subTest(server, case=result.case.id):
+                    self.assertIn(result.blocked_by, causes or {"status/reply-is-well-formed"})
+                    self.assertEqual(result.reasons[0], f"blocked by {result.blocked_by}")
+                    self.assertGreater(len(result.reasons), 1)
+
+    def test_a_cause_comes_before_what_it_blocks(self) -> None:
+        for server in REPORTED:
+            order = [result.case.id for result in self.results[server]]
+            self.assertEqual(sorted(order), sorted(case.id for case in self.cases_for(server)))
+            for result in self.results[server]:
+                if result.blocked_by:
+                    self.assertLess(order.index(result.blocked_by), order.index(result.case.id))
+
+    def test_the_rest_is_judged(self) -> None:
+        for server, least in STILL_JUDGED.items():
+            with self.subTest(server):
+                self.assertGreaterEqual(len(self.ids(server, Verdict.PASS)), least)
+
+
+class EveryDefectTests(unittest.TestCase):
+    def test_nothing_is_blocked_by_what_has_not_failed(self) -> None:
+        """Of each planted defect the cases that find it fail, or are blocked by one that does."""
+        for name, defect in DEFECTS.items():
+            profile = type("OfServer", (BackendSimulatorProfile,), {"reply_timeout": 0.5, "late_tolerance": 0.1})()
+            cases = [CASES[case_id] for case_id in defect.found_by]
+            found = run_cases(
+                cases,
+                lambda profile=profile, name=name: CaseContext(profile, address_of(name)),
+                causes=CASES.values(),
+            )
+            results = {result.case.id: result for result in found}
+            reported = {case_id for case_id, result in results.items() if result.verdict is defect.verdict}
+            with self.subTest(name):
+                self.assertTrue(reported)
+                for case_id in defect.found_by:
+                    self.assertIn(results[case_id].blocked_by or case_id, reported)
+
+
+if __name__ == "__main__":
+    unittest.main()
