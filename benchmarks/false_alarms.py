@@ -25,6 +25,7 @@ from pathlib import Path
 from benchmarks.load import ask, connect
 from benchmarks.servers import ROOT, Companion, NotMeasured, Server
 from benchmarks.table import median
+from discosbackend.cli.check_run import NO_PASS
 
 __all__ = ["INSTRUMENTS", "Tally", "check_on", "main", "server_of"]
 
@@ -94,7 +95,8 @@ def check_on(instrument: str, server: Server, runs: int, options: Sequence[str] 
             for case in found["results"]:
                 if case["verdict"] not in _RIGHT:
                     tally.wrong.append(f"{instrument}, run {run}: {case['id']}: {case['reasons']}")
-            if done.returncode != 0:
+            # The profile of MISTRAL leaves set-configuration out, and then no full run is a pass.
+            if done.returncode != (NO_PASS if found["missing"] else 0):
                 tally.wrong.append(f"{instrument}, run {run}: exit status {done.returncode}")
     return tally
 

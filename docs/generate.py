@@ -49,12 +49,13 @@ def table() -> str:
 
 def cases() -> str:
     """The table of docs/cases.md."""
-    lines = ["| case | requirement | section | weight | scope |", "|---|---|---|---|---|"]
+    lines = ["| case | requirement | section | weight | scope | shows |", "|---|---|---|---|---|---|"]
     for case in CASES.values():
         scope = case.scope.name.lower()
         requirement = case.requirement.replace("|", "\\|")
         section = f"[{case.section}](protocol.md#{_anchor(case.section)})"
-        lines.append(f"| `{case.id}` | {requirement} | {section} | {case.level.value} | {scope} |")
+        shows = ", ".join(f"`{what}`" if what in COMMANDS else what for what in case.shows) or "—"
+        lines.append(f"| `{case.id}` | {requirement} | {section} | {case.level.value} | {scope} | {shows} |")
     return "\n".join(lines)
 
 

@@ -211,7 +211,7 @@ class CannotStop(BackendSimulator):
 
     def start(self, timestamp=None):
         super().start(timestamp)
-        self.acquisition.stop(Ticks((timestamp or Ticks.now()) + 15_000_000))
+        self.acquisition.stop(Ticks((timestamp or Ticks.now()) + 30_000_000))
 
     def stop(self, timestamp=None):
         raise BackendError("the recorder does not answer")

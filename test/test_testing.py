@@ -12,12 +12,14 @@ from unittest import mock
 
 from discosbackend.commands import COMMANDS, Argument, Command, Field
 from discosbackend.testing import BackendConformance, Profile, conformance, process
+from discosbackend.testing.case_context import TIMED
 from discosbackend.testing.cases import Cases
 from discosbackend.testing.command_cases import cases_of
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.errors import NotServed
 from discosbackend.testing.send_guard import Scope
-from discosbackend.testing.wire import Wire
+from discosbackend.testing.server_session import CLOCK, GREETING, PROTOCOL_VERSION
+from discosbackend.testing.wire import LINE_END, UNKNOWN_COMMAND, Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 
 from . import broken_backends, test_simulator_server
@@ -336,6 +338,10 @@ class MixinTests(unittest.TestCase):
                 self.assertGreaterEqual(sum(name.startswith(f"{row.name}/") for name in CASES), 2)
                 typed = any(argument.type != "text" for argument in row.arguments)
                 self.assertEqual(f"{row.name}/wrong-type-of-arguments" in CASES, typed)
+
+    def test_what_cases_use_is_shown_by_one(self) -> None:
+        used = [GREETING, PROTOCOL_VERSION, CLOCK, LINE_END, UNKNOWN_COMMAND, *TIMED.values(), *COMMANDS]
+        self.assertEqual(sorted(what for case in CASES.values() for what in case.shows), sorted(used))
 
     def test_no_id_twice(self) -> None:
         cases = Cases()

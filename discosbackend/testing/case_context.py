@@ -151,7 +151,7 @@ class CaseContext(ServerSession):
     def keep(self) -> None:
         """Have configuration, integration and file name set back at the end to what they are now."""
         found = {ask: self._query(ask) for ask in RESTORABLE}
-        # The configuration is the last to be noted and the first to be put back: it changes the others.
+        # What is put here last is put back first: the configuration, because it changes the others.
         for ask in reversed(RESTORABLE):
             self.finally_(partial(self._restore, ask, found[ask]))
 
