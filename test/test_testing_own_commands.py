@@ -24,6 +24,7 @@ from discosbackend.testing.runner import Result, run_cases
 
 from .backend_simulator import BackendSimulator
 from .settings import PATIENCE
+from .test_citations import PAGE, sections
 
 SWEEP = (Argument("power", "float", "dBm"), Argument("tones", "integer", optional=True, minimum=1))
 
@@ -156,6 +157,14 @@ class OwnCasesTests(_Served):
             rows_of([Command("status")])
         with self.assertRaisesRegex(ValueError, "'reset' is twice in own_commands"):
             rows_of([Command("reset"), SweepingBackend.reset])
+
+
+class RequirementTests(unittest.TestCase):
+    def test_every_requirement_is_a_sentence_of_its_section(self) -> None:
+        found = sections(PAGE.read_text(encoding="utf-8"))
+        for case in own_cases(rows_of(SweepingTests.own_commands).values()).values():
+            with self.subTest(case.id):
+                self.assertIn(case.requirement, found[case.section][1])
 
 
 class OwnTestMethodsTests(unittest.TestCase):
