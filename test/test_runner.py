@@ -194,7 +194,7 @@ def shown(case_id: str, run: Callable[[CaseContext], None], *shows: str, scope: 
 class BlockedTests(unittest.TestCase):
     """A failure that another case's failure explains is reported once."""
 
-    def tried(self, *cases: Case, **options: object) -> dict[str, str]:
+    def tried(self, *cases: Case, **options: Any) -> dict[str, str]:
         """The verdicts by id, with what blocks a case; in the order in which they were tried."""
         found = run_cases(cases, lambda: CaseContext(Profile(), NOWHERE), **options)
         return {result.case.id: f"{result.verdict.value} {result.blocked_by}".rstrip() for result in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
@@ -110,7 +111,7 @@ class EveryDefectTests(unittest.TestCase):
             cases = [CASES[case_id] for case_id in defect.found_by]
             found = run_cases(
                 cases,
-                lambda profile=profile, name=name: CaseContext(profile, address_of(name)),
+                functools.partial(CaseContext, profile, address_of(name)),
                 causes=CASES.values(),
             )
             results = {result.case.id: result for result in found}

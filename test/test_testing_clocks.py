@@ -16,9 +16,9 @@ SECONDS = 1795472785.3
 AT = datetime.fromtimestamp(SECONDS, UTC)
 
 
-def since(*date: int) -> float:
+def since(year: int, month: int, day: int) -> float:
     """Seconds since the beginning of a day, without leap seconds."""
-    return (AT - datetime(*date, tzinfo=UTC)).total_seconds()
+    return (AT - datetime(year, month, day, tzinfo=UTC)).total_seconds()
 
 
 class LikelyCauseTests(unittest.TestCase):

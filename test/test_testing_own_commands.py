@@ -8,6 +8,7 @@ import tempfile
 import unittest
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from discosbackend import Argument, Field, command
 from discosbackend.backend import command_of
@@ -58,7 +59,7 @@ class SweepingTests(BackendConformance, unittest.TestCase):
     """Such a backend, tested by its author."""
 
     valid_configuration = "K2"
-    own_commands = (SweepingBackend.sweep, SweepingBackend.get_temperature, Command("reset"))
+    own_commands: Any = (SweepingBackend.sweep, SweepingBackend.get_temperature, Command("reset"))
     valid_arguments = {"sweep": (-10.5, 3)}
 
     def make_backend(self):

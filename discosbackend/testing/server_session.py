@@ -258,8 +258,8 @@ class ServerSession:
         """The arguments of the reply, which must be `ok` and as the command's row says.
 
         Unsupported when the backend has no such command, skipped when it refuses something that nobody
-        vouched for: `profile_attribute` names the attribute of the profile that would. `clock`: a time in the reply must
-        be that of this host.
+        vouched for: `profile_attribute` names the attribute of the profile that would. `clock`: a time in the reply
+        must be that of this host.
         """
         self.skip_what_is_left_out(name)
         reply = self.ask(name, *arguments)
