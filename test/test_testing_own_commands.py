@@ -179,10 +179,10 @@ class OwnTestMethodsTests(unittest.TestCase):
 
     def test_a_class_that_is_derived_has_its_own(self) -> None:
         class FewerTests(SweepingTests):
-            own_commands = (Command("reset"),)
+            own_commands: Any = (Command("reset"),)
 
         class NoneTests(FewerTests):
-            own_commands = ()
+            own_commands: Any = ()
 
         class TheSameTests(SweepingTests):
             pass
