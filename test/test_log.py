@@ -257,6 +257,7 @@ class LogWriterTests(unittest.TestCase):
             wait_until(lambda: (reader.read(), not writer._waiting)[1])
             for number in range(5000, 5003):
                 logger.info("line %d %s", number, "x" * 80)
+            wait_until(lambda: any(line.startswith("INFO line 5002 ") for line in reader.lines()))
             lines = reader.lines()
             (at,) = [index for index, line in enumerate(lines) if line.startswith("WARNING")]
             before, after = (int(lines[at + step].split()[2]) for step in (-1, 1))

@@ -28,7 +28,7 @@ PAGE = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
 
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Of the server that is asked unless a line starts one.
-_ADDRESS = re.compile(r"(?:127\.0\.0\.1|\[::1\]):(\d+)")
+_ADDRESS = re.compile(r"(?:127\.0\.0\.1|192\.0\.2\.7|\[::1\]):(\d+)")
 
 
 def blocks(text: str, language: str) -> list[tuple[str, str]]:
