@@ -201,7 +201,7 @@ class DBProtocolHandler(Handler):
             if limit is not None and not limit > 0:
                 raise ValueError(f"time limit {limit!r} of {whose} must be more than 0 s, or None for none")
         if reply_limit is not None and reply_limit < 128:
-            raise ValueError(f"reply_limit {reply_limit!r} leaves no room for a reason: at least 128")
+            raise ValueError(f"reply_limit {reply_limit!r} is too short for a reason: at least 128")
         self.backend = backend
         self.reply_limit = reply_limit
         self._command_timeout = command_timeout

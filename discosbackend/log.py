@@ -115,7 +115,7 @@ class LogWriter(logging.Handler):
 
     A line is written at once, in the thread that logs it, so that it is there whatever happens next. What a full
     pipe, socket or terminal does not take waits for it, up to `most` bytes, and a thread of its own writes it then;
-    what does not even find room there is dropped and counted, and the count is written in its place. At exit, and in
+    what does not fit there is dropped and counted, and the count is written in its place. At exit, and in
     `flush`, the reader has a second. `encoding` is what characters are written in.
     """
 

@@ -220,7 +220,7 @@ def _port(text: str) -> int:
 def _reply_limit(text: str) -> int | None:
     limit = _whole(text, 2**20, "number of bytes")
     if 0 < limit < 128:
-        raise argparse.ArgumentTypeError(f"{text!r} leaves no room for a reason: at least 128, or 0 for any")
+        raise argparse.ArgumentTypeError(f"{text!r} is too short for a reason: at least 128, or 0 for any")
     return limit or None
 
 
