@@ -96,7 +96,14 @@ def run_program(
 ) -> Outcome:
     """Run a program that ends by itself, in an empty folder unless `cwd` is given. AssertionError if it would serve."""
     out, err = StringIO(), StringIO()
-    with process_as_before(reactor or InMemory(), cwd), redirect_stdout(out), redirect_stderr(err):
+    with (
+        process_as_before(reactor or InMemory(), cwd),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        # Older Twisted leaves the socket open with which it could not listen.
+        warnings.simplefilter("ignore", ResourceWarning)
         try:
             main(as_from_a_shell(arguments))
         except Runs:
