@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import os
 import signal
 import sys
 import threading
@@ -29,7 +28,7 @@ from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, own_after_fork
-from discosbackend.signals import ENDING, heard, kept
+from discosbackend.signals import ENDING, heard, install, kept
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
@@ -330,7 +329,6 @@ class _StopSignals:
         self._reactor = reactor
         self._forced = forced
         self._stopping = False
-        self._process = os.getpid()
         self._ours = heard()
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL and signal.SIGHUP in self._ours:
             self._ours.remove(signal.SIGHUP)
@@ -341,7 +339,7 @@ class _StopSignals:
         if _in_main_thread():
             # Whoever runs a reactor in another thread has the signals as well.
             for number in self._ours:
-                signal.signal(number, self._stop)
+                install(number, self._stop)
             for number in self._ignored:
                 signal.signal(number, signal.SIG_IGN)
             if self._forced is not None:
@@ -350,11 +348,6 @@ class _StopSignals:
             self._reactor.callFromThread(self._reactor.stop)
 
     def _stop(self, number: int, _: Any) -> None:
-        if os.getpid() != self._process:
-            # A process that the backend has forked, which is no server.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         name = signal.Signals(number).name
         first, self._stopping = not self._stopping, True
         if first and self._forced is not None:

@@ -6,22 +6,42 @@ forced_exit.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from discosbackend.errors import Interrupted
 
-__all__ = ["ENDING", "INTERRUPTED", "heard", "interrupting", "kept"]
+__all__ = ["ENDING", "INTERRUPTED", "heard", "install", "interrupting", "kept"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a program: Ctrl-C, `kill` or a service manager, a terminal that is closed."""
 
 INTERRUPTED = 130
 """The exit status of a program, other than the server, that one of them has ended."""
+
+_installed: dict[int, Callable[..., object]] = {}
+
+
+def install(number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Handle a signal in this process. A process forked from it gets the default action instead."""
+    signal.signal(number, handler)
+    _installed[number] = handler
+
+
+def _restore_defaults() -> None:
+    # A handler of Python's would not do: it runs late, or never when the signal comes just before a blocking call.
+    for number, handler in _installed.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.SIG_DFL)
+    _installed.clear()
+
+
+os.register_at_fork(after_in_child=_restore_defaults)
 
 
 def heard() -> list[signal.Signals]:

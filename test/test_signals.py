@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import multiprocessing
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import discosbackend
 from discosbackend.cli import recover, simctl
 from discosbackend.client import command_line
 from discosbackend.errors import Interrupted
-from discosbackend.signals import ENDING, heard, interrupting, kept
+from discosbackend.signals import ENDING, heard, install, interrupting, kept
 
 from .recordings import record
 from .serving import ROOT, SCRIPT, Server, ask, read_line
@@ -111,6 +112,37 @@ class ListTests(unittest.TestCase):
         thread.start()
         thread.join(PATIENCE)
         self.assertEqual(seen, [before])
+
+
+class ForkTests(unittest.TestCase):
+    """In a process that a backend forks, a signal ends at once what may be waiting in C code."""
+
+    def handlers_in_a_fork(self) -> list[object]:
+        ours, theirs = multiprocessing.Pipe()
+        self.addCleanup(ours.close)
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: theirs.send([signal.getsignal(number) for number in ENDING])
+        )
+        child.start()
+        theirs.close()
+        try:
+            return list(ours.recv())
+        finally:
+            child.join()
+
+    def test_what_was_installed_is_the_default_there(self) -> None:
+        with kept():
+            for number in ENDING:
+                install(number, signal.default_int_handler)
+            self.assertEqual(self.handlers_in_a_fork(), [signal.SIG_DFL] * len(ENDING))
+            self.assertEqual([signal.getsignal(number) for number in ENDING], [signal.default_int_handler] * 3)
+
+    def test_what_a_program_has_put_in_its_place_stays(self) -> None:
+        with kept():
+            for number in ENDING:
+                install(number, lambda *_: None)
+                signal.signal(number, signal.default_int_handler)
+            self.assertEqual(self.handlers_in_a_fork(), [signal.default_int_handler] * len(ENDING))
 
 
 class ProgramTests(unittest.TestCase):
