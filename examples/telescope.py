@@ -103,26 +103,33 @@ class Telescope:
 
     def observe(self, name: str, seconds: float) -> None:
         """Acquire for `seconds`, in whole dumps, wait for the end, and send the name of the file."""
-        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
-        # is half a dump after the end of the last dump.
-        duration = round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
         lead = SECOND // 10
-        while True:
-            begin = self.backend.time() + lead
-            end = begin + duration
-            try:
-                # The stop first, so that a started acquisition always has an end. A new stop replaces a pending one.
-                self.backend.stop(end)
-                self.backend.start(begin)
-                break
-            except RequestFailed as refusal:
-                if "elapsed" not in str(refusal) or lead > 60 * SECOND:
-                    raise
-                lead *= 2
-        while (status := self.backend.status()).acquiring or status.timestamp < end:
-            time.sleep(0.05)
+        while not self._acquire(seconds, lead):
+            if lead > 60 * SECOND:
+                raise RuntimeError(f"this machine is too busy to acquire {seconds} s of data")
+            lead *= 2
         # The path of the telescope's metadata file. There is no such file, so the backend writes a self-contained one.
         self.backend.set_filename(f"/archive/tmp/{name}.fits")
+
+    def _acquire(self, seconds: float, lead: int) -> bool:
+        """Acquire from `lead` ticks on; return whether it did, which a busy machine may be too late for."""
+        recordings = self.folder / "data"
+        before = len(list(recordings.glob("*")))
+        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
+        # is half a dump after the end of the last dump.
+        begin = self.backend.time() + lead
+        end = begin + round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
+        try:
+            # The stop first, so that a started acquisition always has an end. A new stop replaces a pending one.
+            self.backend.stop(end)
+            self.backend.start(begin)
+        except RequestFailed as refusal:
+            if "elapsed" not in str(refusal):
+                raise
+            return False
+        while (status := self.backend.status()).acquiring or status.timestamp < end:
+            time.sleep(0.05)
+        return len(list(recordings.glob("*"))) > before
 
     def files(self) -> dict[str, Observation]:
         """Convert all recordings to files, and read them; return them by name."""
