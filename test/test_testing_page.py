@@ -21,7 +21,7 @@ from discosbackend.cli import check
 from discosbackend.testing.profile_file import load_profile
 
 from .serving import ROOT, SCRIPT, Server, served
-from .settings import PATIENCE
+from .settings import LONG, PATIENCE, long_only
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
@@ -29,6 +29,9 @@ PAGE = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Of the server that is asked unless a line starts one.
 _ADDRESS = re.compile(r"(?:127\.0\.0\.1|192\.0\.2\.7|\[::1\]):(\d+)")
+
+# test_docs runs this one.
+AS_IN_THE_README = "python -m unittest -v test_mybackend"
 
 
 def blocks(text: str, language: str) -> list[tuple[str, str]]:
@@ -122,13 +125,15 @@ class CommandLinesTests(unittest.TestCase):
     def test_of_the_page(self) -> None:
         found = lines(PAGE)
         self.assertGreaterEqual(len(found), 9)
-        said = self.run_all(found)
+        self.assertIn(AS_IN_THE_README, found)
+        said = self.run_all([line for line in found if LONG or line != AS_IN_THE_README])
         self.assertIn("python -m twisted.trial test_mybackend", found)
         self.assertRegex(said, r"PASSED \(skips=\d+, successes=\d+\)")
         # The commands of one's own were really tried, in both ways.
         self.assertRegex(said, r"test_sweep_wrong_type_of_arguments .*\n.* ok\n")
         self.assertIn("As required: of 3 cases, none failed.", said)
 
+    @long_only
     def test_of_the_readme(self) -> None:
         section = README.partition("\n## Test your own backend\n")[2].partition("\n## ")[0]
         found = lines(section)
