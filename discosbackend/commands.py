@@ -304,7 +304,7 @@ _ROWS = (
         reply=(Field("integration", "integer", "ms"),),
         lane="reads",
         since="1.0",
-        help="The integration time: 0 until configured, then the configuration's own until one is set.",
+        help="The integration time: 0 until a configuration is loaded, then its default until another is set.",
     ),
     Command(
         "set-integration",
