@@ -207,10 +207,10 @@ class ServingTests(FolderMixin):
 
         def cannot_say() -> bool:
             self.assertIsNone(server.process.poll(), server.log())
-            return "does not take 'discosbackend: controlled at" in server.log()
+            return "cannot write 'discosbackend: controlled at" in server.log()
 
         wait_until(cannot_say)
-        self.assertIn("does not take the announcement", server.log())
+        self.assertIn("cannot write the announcement", server.log())
         self.assertNotIn("Traceback", server.log())
         with SimulatorControl(path, timeout=PATIENCE) as control:
             control.diode(True)

@@ -164,7 +164,7 @@ class RealProcessTests(unittest.TestCase):
                 # A key that is held down is one Ctrl-C.
                 self.assertGreater(time.monotonic() - began, 1.0)
                 self.assertEqual(server.process.returncode, 1, server.log())
-                self.assert_told(server.log(), "SIGINT once more", function)
+                self.assert_told(server.log(), "second SIGINT", function)
 
     def test_a_second_ctrl_c_while_a_server_goes_down_that_is_not_stuck(self) -> None:
         server = self.serve(1000)
@@ -179,7 +179,7 @@ class RealProcessTests(unittest.TestCase):
 
             wait_until(ended, "the end")
         self.assertEqual(server.process.returncode, 1, server.log())
-        self.assertIn("SIGINT once more", server.log())
+        self.assertIn("second SIGINT", server.log())
 
     def test_c_code_that_holds_the_interpreter(self) -> None:
         """No thread of Python can run then: faulthandler ends it."""

@@ -353,7 +353,7 @@ class RunServerTests(unittest.TestCase):
             self.assertRaises(OSError, full.close)
             connection = Connection(cast(Any, reactor.tcpServers[0][1]))
             self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
-        self.assertIn("standard output does not take the announcement of 127.0.0.1:", logs.output[-1])
+        self.assertIn("cannot write the announcement of 127.0.0.1:", logs.output[-1])
         self.assertIn("No space left on device", logs.output[-1])
 
     def timed_start(self, connection: socket.socket) -> int:
