@@ -256,11 +256,13 @@ class SignatureTests(unittest.TestCase):
 
     def test_an_attribute_that_is_no_method(self) -> None:
         (said,) = self.said("    status = 'ok'")
-        self.assertEqual(said, "status of the backend is no method: status is not supported: write `def status(self)`")
+        self.assertEqual(
+            said, "status of the backend is not a method, so status is not supported: write `def status(self)`"
+        )
 
     def test_a_generator_that_awaits(self) -> None:
         (said,) = self.said("    async def get_tp0(self):\n        yield 1.0")
-        self.assertIn("get_tp0() both awaits and yields", said)
+        self.assertIn("get_tp0() is an async generator", said)
 
     def test_right_ones(self) -> None:
         for definition in (
@@ -390,7 +392,7 @@ class AsyncioTests(unittest.TestCase):
         logged = self.logged(*names, backend=Mine())
         self.assertEqual(len(logged), len(names), logged)
         for name, line in zip(names, logged, strict=True):
-            self.assertIn(f"{name} failed for a reason that can be mended: asyncio does not run in this server", line)
+            self.assertIn(f"{name} failed, and has to be changed: asyncio does not run in this server", line)
 
     def test_a_hook(self) -> None:
         class Mine(Backend):
