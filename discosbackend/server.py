@@ -124,7 +124,7 @@ class DBService(Service):
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
         if not IListeningPort.providedBy(port):  # zope's own
-            raise TypeError(f"{type(port).__name__} is no port: a server needs one that it can close")
+            raise TypeError(f"{type(port).__name__} is not a port: a server needs one that it can close")
         self._port = port
         # An extra doStart(), so that stopFactory() runs only after the commands have finished.
         self.factory.doStart()  # type: ignore[no-untyped-call]

@@ -85,11 +85,11 @@ class RefusalTests(FolderMixin):
         for options, told in (
             (("--simulate", "nonesuch"), "no instrument is called 'nonesuch'"),
             (("--simulate", "n" * 300), "no instrument is called 'nnn"),
-            (("--backend", "a:b", "--seed", "3"), "--seed is about a simulated instrument: leave it out with"),
-            (("--backend", "a:b", "--no-data"), "--no-data is about a simulated instrument"),
+            (("--backend", "a:b", "--seed", "3"), "--seed is for simulated instruments only: leave it out with"),
+            (("--backend", "a:b", "--no-data"), "--no-data is for simulated instruments only"),
             (("--data", "x", "--no-data"), "leave out one of them"),
-            (("--time-scale", "-1"), "'-1' is no factor: 0 or more, such as 0.01"),
-            (("--time-scale", "nan"), "'nan' is no factor"),
+            (("--time-scale", "-1"), "'-1' is not a factor: 0 or more, such as 0.01"),
+            (("--time-scale", "nan"), "'nan' is not a factor"),
             (("--seed", "x"), "invalid int value: 'x'"),
             (("--list", "--show", "discos"), "not allowed with argument"),
         ):

@@ -286,7 +286,7 @@ class TimeoutTests(ClientTests):
 
     def test_a_timeout_that_is_given_holds_for_all(self) -> None:
         client = self.connect(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()), timeout=SOON)
-        with self.assertRaisesRegex(NoReply, r"^no reply to convert-data within 0\.05 s: .*the server goes on with it"):
+        with self.assertRaisesRegex(NoReply, r"^no reply to convert-data within 0\.05 s: the server continues to"):
             client.convert_data()
 
     def test_the_program_says_how_long_it_waits(self) -> None:
@@ -328,9 +328,7 @@ class AddressTests(unittest.TestCase):
         for text in ("::1", "::1:8978", "fe80::1", "2001:db8::7:8978", "[::1]", "::", "[::1]:", "[::1]:x"):
             with (
                 self.subTest(text),
-                self.assertRaisesRegex(
-                    Exception, r"is not HOST:PORT.*an IPv6 address stands in brackets: \[::1\]:8978"
-                ),
+                self.assertRaisesRegex(Exception, r"is not HOST:PORT.*write an IPv6 address in brackets: \[::1\]:8978"),
             ):
                 host_and_port(text)
 

@@ -129,14 +129,14 @@ class MethodTests(unittest.TestCase):
 
     def test_an_ok_without_what_belongs_there(self) -> None:
         for method, reply, problem in (
-            ("status", "ok", "status was answered with [], where timestamp and status and acquiring is due"),
+            ("status", "ok", "the reply to status has the values [] instead of timestamp and status and acquiring"),
             ("status", "ok,1.0,ok", "['1.0', 'ok'], where timestamp"),
             ("status", "ok,now,ok,1", "the timestamp 'now', not a count of 100 ns"),
             ("status", "ok,1.0,ok,true", "the acquiring 'true', not 0 or 1"),
             ("get_integration", "ok,4.5", "the integration '4.5', not an integer"),
-            ("get_tpi", "ok", "get-tpi was answered with [], where tpi is due"),
+            ("get_tpi", "ok", "the reply to get-tpi has the values [] instead of tpi"),
             ("get_tpi", "ok,1,nan", "the tpi 'nan', not a finite decimal number"),
-            ("stop", "ok,1", "stop was answered with ['1'], where nothing is due"),
+            ("stop", "ok,1", "the reply to stop has the values ['1'] instead of nothing"),
         ):
             with self.subTest(method, reply=reply), self.assertRaises(ReplyMalformed) as caught:
                 getattr(Answered(reply), method)()

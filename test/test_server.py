@@ -129,7 +129,7 @@ class ListenTests(unittest.TestCase):
         service.startService()
         problems: list[Any] = []
         service.listening.addErrback(problems.append)
-        self.assertIn("is no port", problems[0].getErrorMessage())
+        self.assertIn("is not a port", problems[0].getErrorMessage())
         self.assertIsNone(service.stopService().result)
 
     def test_a_real_port_of_its_own(self) -> None:

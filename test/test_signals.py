@@ -179,7 +179,7 @@ class ProgramTests(unittest.TestCase):
                 said = self.interrupted(
                     number, lambda: command_line.main([f"127.0.0.1:{port}", "set-configuration", "SK00"])
                 )
-                self.assertIn("the server goes on with set-configuration", said)
+                self.assertIn("the server continues to execute set-configuration", said)
 
 
 @contextlib.contextmanager
