@@ -302,7 +302,7 @@ class ExitStatusTests(_Folder):
             (("localhost:1", "surplus"), "unrecognized arguments: surplus"),
             (("localhost:1", "--html", str(self.folder)), "is not a file, so no report can be written to it"),
             (("localhost:1", "--json", f"{self.folder}/none/x"), "none/x: No such file or directory"),
-            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "into one file"),
+            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "to the same file"),
         ]:
             with (
                 self.subTest(arguments),
