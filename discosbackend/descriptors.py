@@ -61,7 +61,7 @@ class DescriptorWatch:
         else:
             # The client has disconnected before the connection was accepted.
             return
-        self._warn("out of file descriptors: new connections are not accepted; %s", cure)
+        self._warn("out of file descriptors: new connections wait and are not accepted; %s", cure)
 
     def _warn(self, text: str, *args: object) -> None:
         self._limited.log(logging.WARNING, _KIND, text, *args, window=MINUTE, at_most=1)

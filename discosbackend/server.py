@@ -506,7 +506,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
     if type(backend).__str__ is not object.__str__:
         try:
             name = " ".join(str(backend).split()) or name
-        except Exception:  # whatever a foreign __str__ raises
+        except Exception:  # the __str__ of a backend may raise anything
             logger.exception("str() of the backend failed, its class %s is announced instead", name)
     return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
 

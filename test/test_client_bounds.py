@@ -146,7 +146,7 @@ class CloseTests(ClientTests):
     def test_while_a_reply_is_waited_for(self) -> None:
         said = self.close_while(self.hear, lambda client: client.request("convert-data"))
         self.assertIn("closed before the reply to convert-data arrived", said)
-        self.assertIn("the server goes on", said)
+        self.assertIn("the server continues to execute it", said)
 
     def test_while_a_request_is_being_sent(self) -> None:
         def script(peer: Peer) -> None:
