@@ -51,12 +51,12 @@ REPLY_LIMIT = 511
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
-# Attributes of a DBProtocolHandler that another process, or a copy, needs one of its own of.
+# The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
 _OF_A_PROCESS = frozenset(
     ("_scheduler", "_warned_of_commas", "_told_of_asyncio", "_seen", "_asked", "_bound", "commands")
 )
 
-# What a method returns is mostly of these types: quicker to see than that a type has no __await__.
+# The usual types of results. This test is faster than the test that a type has no __await__.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 
@@ -211,24 +211,24 @@ class DBProtocolHandler(Handler):
             raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
 
     def _prepare(self) -> None:
-        """Make what belongs to this process: commands, and the lanes and threads in which they run."""
+        """Create the attributes that belong to this process: the scheduler, with its threads, and the commands."""
         reactor = self._given_reactor
-        # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
+        # Not the reactor's clock, which is the host's and may be stepped. For a fake clock it is the only one.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
         self._warned_of_commas: set[str] = set()
         self._told_of_asyncio: set[str] = set()
-        # A Deferred gives its result once: to a second request it would give what became of the first.
+        # Used Deferreds. A Deferred that is returned again would give the second request a changed result.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it was made with, to be pickled or copied before it serves; `commands` as its user has left them."""
+        """Return the state for pickling or copying, before the handler serves: its arguments, and `commands`."""
         state = {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
         bound = {id(command): name for name, command in self._bound.items()}
-        # Of a command that was bound here, under whatever name, the name by which the other one has bound it.
+        # A command that was bound here is stored by its name, because the copy binds its own. Others are stored as is.
         state["commands"] = {
             name: (bound.get(id(function)), None if id(function) in bound else function)
             for name, function in self.commands.items()
@@ -328,6 +328,23 @@ class DBProtocolHandler(Handler):
 
         The server calls this instead of `handle`, unless a subclass overrides `handle`. Creating two Messages for
         each request took a sixth of the time of a request.
+
+        Parameters
+        ----------
+        name
+            The name of the command.
+        argument_texts
+            The arguments of the request, without escapes.
+
+        Returns
+        -------
+        arguments
+            The arguments of the reply, without escapes, or a Deferred that fires with them.
+
+        Raises
+        ------
+        HandlerException
+            As for `handle`.
         """
         self._asked = True
         command = self.commands.get(name)
@@ -395,7 +412,7 @@ class DBProtocolHandler(Handler):
             if hasattr(type(result), "__await__"):
                 if inspect.iscoroutine(result):
                     result.close()
-                raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
+                raise TypeError(f"@blocking method of {row.name} returned {result!r}, which is never awaited")
             return self._texts(row, result)
 
         return self._scheduler.submit(
@@ -413,10 +430,10 @@ class DBProtocolHandler(Handler):
         return failure
 
     def _name_cure(self, name: str, problem: BaseException | None) -> None:
-        """Say, once a command, what can be done about a failure whose own text says nothing to most people."""
+        """Log what to write instead, once per command, if a failure means that asyncio is not running."""
         if problem is not None and name not in self._told_of_asyncio and (cure := asyncio_cure(problem)):
             self._told_of_asyncio.add(name)
-            logger.error("%s failed for a reason that can be mended: %s", name, cure)
+            logger.error("%s failed, and has to be changed: %s", name, cure)
 
     def _after_change(self, outcome: Any) -> Any:
         self._scheduler.changed()
@@ -427,13 +444,13 @@ class DBProtocolHandler(Handler):
         found = texts(result, row.reply, self.reply_limit)
         if "," in "".join(found) and row.name not in self._warned_of_commas:
             self._warned_of_commas.add(row.name)
-            logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
+            logger.warning("a reply to %s contains a comma, sent as \\,: the deployed clients split there", row.name)
         return found
 
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Tell the backend that the server listens; what goes wrong there is logged, the server stays up."""
+        """Call server_started() of the backend. A failure is logged, and the server continues."""
         started = self._hook("server_started").addErrback(self._failed, "server_started")
         started.addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()

@@ -286,23 +286,23 @@ class ExitStatusTests(_Folder):
 
     def test_wrong_usage(self) -> None:
         for arguments, wanted in [
-            ((), "which server? Say HOST:PORT before the options"),
+            ((), "no server is given: write HOST:PORT before the options"),
             (("localhost",), "'localhost' is not HOST:PORT, such as 127.0.0.1:8978"),
             (("localhost:99999",), "'localhost:99999' is not HOST:PORT"),
-            (("a..b:1",), "a..b:1 cannot be an address"),
-            (("localhost:1", "--only", "nonesuch"), "no case is meant by --only 'nonesuch': --list tells"),
+            (("a..b:1",), "a..b:1 is not a valid address"),
+            (("localhost:1", "--only", "nonesuch"), "no case matches --only 'nonesuch': --list lists"),
             (("localhost:1", "--only", "start/timd"), "did you mean start/timed?"),
-            (("--only", "start", "localhost:1"), "say HOST:PORT before --only"),
-            (("localhost:1", "--timeout", "0"), "'0' is no number of seconds above 0"),
-            (("localhost:1", "--timeout", "nan"), "'nan' is no number of seconds above 0"),
+            (("--only", "start", "localhost:1"), "write HOST:PORT before --only"),
+            (("localhost:1", "--timeout", "0"), "'0' is not a number of seconds above 0"),
+            (("localhost:1", "--timeout", "nan"), "'nan' is not a number of seconds above 0"),
             (("localhost:1", "--profile", "nonesuch"), "no profile 'nonesuch': there are discos, "),
             (("localhost:1", "--profile", self.file("a.toml", "x = 1")), "a.toml: x is not known"),
             (("localhost:1", "--full", "--measure"), "not allowed with argument"),
             (("localhost:1", "--list", "--dry-run"), "not allowed with argument"),
             (("localhost:1", "surplus"), "unrecognized arguments: surplus"),
-            (("localhost:1", "--html", str(self.folder)), "is no file that a report could be written to"),
+            (("localhost:1", "--html", str(self.folder)), "is not a file, so no report can be written to it"),
             (("localhost:1", "--json", f"{self.folder}/none/x"), "none/x: No such file or directory"),
-            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "into one file"),
+            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "to the same file"),
         ]:
             with (
                 self.subTest(arguments),
