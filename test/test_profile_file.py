@@ -124,7 +124,7 @@ class KeyTests(_Files):
             ('valid_filename = "\u2126"', "must be text that a request can carry"),
             (
                 "invalid_configuration = false",
-                'text that a request can carry, "" if any name is taken, not false',
+                'text that a request can carry, "" if any name is accepted, not false',
             ),
             ("valid_integration = 40.0", "a whole number of milliseconds, 0 or more, not 40.0"),
             ("valid_integration = -1", "a whole number of milliseconds, 0 or more, not -1"),
@@ -142,7 +142,7 @@ class KeyTests(_Files):
             ),
             ("own_commands = 3", "own_commands must be a table of commands, such as [own_commands.reset], not 3"),
             ("[own_commands]\nreset = 3", "[own_commands.reset] must be a table with arguments, reply, "),
-            ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tried anyway"),
+            ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tested anyway"),
             ('[own_commands."a b"]', "[own_commands.a b]: 'a b' is no command name"),
             (
                 "[own_commands.reset]\nargument = 3",
@@ -180,10 +180,10 @@ class KeyTests(_Files):
             ),
             ("valid_arguments = 3", "valid_arguments must be a table of own_commands, each with a list of arguments"),
             ("[valid_arguments]\nreset = [[1]]\n[own_commands.reset]", "reset needs no arguments"),
-            ("[valid_arguments]\nstart = []", "[valid_arguments]: 'start' is none of own_commands"),
+            ("[valid_arguments]\nstart = []", "[valid_arguments]: 'start' is not in own_commands"),
             (
                 "[valid_arguments]\nrest = []\n[own_commands.reset]",
-                "[valid_arguments]: 'rest' is none of own_commands: did you mean reset?",
+                "[valid_arguments]: 'rest' is not in own_commands: did you mean reset?",
             ),
             (
                 '[deviations]\n"reset/acept" = "x"\n[own_commands.reset]',
@@ -218,7 +218,7 @@ class KeyTests(_Files):
         for name, wanted in [
             (
                 "nonesuch",
-                "no profile 'nonesuch': there are discos, mistral, original, sardara, skarab, totalpower",
+                "no profile 'nonesuch': choose one of discos, mistral, original, sardara, skarab, totalpower",
             ),
             (str(self.folder / "none.toml"), "none.toml: No such file or directory"),
             (str(self.folder), "Is a directory"),

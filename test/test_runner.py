@@ -123,7 +123,7 @@ class RunCasesTests(unittest.TestCase):
         checks = [SilentContext] * 4 + [CaseContext] + [SilentContext] * 5
         found = run_cases([case(fails)] * 12, lambda: checks.pop(0)(Profile(), NOWHERE))
         verdicts = [(result.verdict.name, result.explanation) for result in found]
-        left_out = "left out: in 5 cases one after another a reply did not come in time"
+        left_out = "skipped after 5 consecutive cases without a reply in time"
         self.assertEqual(verdicts, [("FAIL", "that is wrong")] * 10 + [("SKIPPED", left_out)] * 2)
 
     def verdicts(self, *cases: Case, **options: Any) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ class RunCasesTests(unittest.TestCase):
     def test_what_goes_too_far_is_left_out(self) -> None:
         run = mock.Mock()
         cases = [Case("area/thing", "1", "", scope, run) for scope in Scope]
-        left_out = [("SKIPPED", "left out without --measure"), ("SKIPPED", "left out without --full")]
+        left_out = [("SKIPPED", "needs --measure"), ("SKIPPED", "needs --full")]
         for scope, wanted in (
             (Scope.READS, [("PASS", ""), *left_out]),
             (Scope.MEASURE, [("PASS", ""), ("PASS", ""), left_out[1]]),
@@ -157,7 +157,7 @@ class RunCasesTests(unittest.TestCase):
         answers = mock.Mock(return_value=False)
         found = self.verdicts(case(passes), case(deviates), case(fails), case(passes), case(fails), answers=answers)
         self.assertEqual([name for name, _ in found], ["PASS", "NON_STRICT", "FAIL", "SKIPPED", "SKIPPED"])
-        self.assertEqual(found[-1][1], "nobody answers any more since area/fails")
+        self.assertEqual(found[-1][1], "the server has not answered since area/fails")
         answers.assert_called_once_with()
 
     def test_an_interrupt_passes_through(self) -> None:
@@ -326,13 +326,15 @@ class BlockedTests(unittest.TestCase):
         causes.settle(evaluate(shown("status/fields", needs("status"), "status"), check), lambda _: None)
         self.assertEqual(causes.given_up, {"status"})
         check.given_up = causes.given_up
-        with self.assertRaisesRegex(AssertionError, "^status is not waited for again, after it did not come in time$"):
+        with self.assertRaisesRegex(
+            AssertionError, "^status timed out before, so the case does not wait for it again$"
+        ):
             check.ask("status")
 
     def test_no_two_cases_show_the_same(self) -> None:
         cases = Cases()
         cases.add(shown("a/1", passes, "status"))
-        with self.assertRaisesRegex(ValueError, "b/1 shows status, as a/1 does"):
+        with self.assertRaisesRegex(ValueError, "b/1 shows status, which a/1 already shows"):
             cases.add(shown("b/1", passes, "start", "status"))
 
 

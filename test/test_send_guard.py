@@ -102,7 +102,7 @@ class RateTests(unittest.TestCase):
         self.assertAlmostEqual(sum(clock.slept), 0.85 + 1.1)
         caution.before(b"?version\r\0")
         self.assertAlmostEqual(sum(clock.slept), 0.85 + 2.2)
-        with self.assertRaisesRegex(RuntimeError, "3 lines must not be sent at once where 2 a second"):
+        with self.assertRaisesRegex(RuntimeError, "3 lines must not be sent at once: 2 a second"):
             caution.before(b"?status\r\n" * 3)
 
     def test_who_wakes_early_sleeps_on(self) -> None:

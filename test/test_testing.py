@@ -127,7 +127,7 @@ class OnceTests(unittest.TestCase):
     def test_a_server_in_use(self) -> None:
         ids = ("set-section/accepts", "start/timed", "stop/twice", "set-configuration/loads", "order/two-clients")
         failed, skipped = self.outcome(self.on("is acquiring"), *ids)
-        reason = "the server is acquiring, and that must not be disturbed"
+        reason = "the server is acquiring and must not be disturbed"
         [(method, text)] = failed.items()
         self.assertEqual(method, "test_start_timed")
         self.assertIn(f"start/timed could not be judged: {reason}", text)
@@ -136,7 +136,7 @@ class OnceTests(unittest.TestCase):
 
     def test_what_must_be_complete(self) -> None:
         ids = ("set-configuration/loads", "disconnect/configuration-stays", "start/timed", "stop/twice")
-        reason = "no configuration is known: say valid_configuration"
+        reason = "no configuration is known: set valid_configuration"
         for complete, wanted in ((False, []), (True, ["test_set_configuration_loads", "test_start_timed"])):
             with self.subTest(complete=complete):
                 case = self.on("refuses to start", complete=complete)
@@ -170,7 +170,7 @@ class BrokenBackendTests(unittest.TestCase):
         self.assertIn("RaisingTests: the backend cannot be served", first)
         self.assertIn('raise OSError("no instrument on /dev/ttyS9")', first)
         self.assertIn("looking for the instrument", first)
-        why = "no server, as before: OSError: no instrument on /dev/ttyS9"
+        why = "no server, for the same reason as before: OSError: no instrument on /dev/ttyS9"
         self.assertEqual(second, f"discosbackend.testing.errors.NotServed: {why}\n")
 
     def test_is_none(self) -> None:
@@ -222,7 +222,7 @@ class BrokenBackendTests(unittest.TestCase):
         (_, failed), (_, died) = result.failures
         # What the server logged, which is what its author looks for.
         self.assertIn("ZeroDivisionError: division by zero", failed)
-        self.assertIn("the server closed the connection where a reply is wanted", died)
+        self.assertIn("the server closed the connection where a reply was expected", died)
         self.assertIn("the server's process has ended", died)
 
     def test_a_server_of_ours_knows_every_command(self) -> None:
@@ -250,7 +250,7 @@ class BrokenBackendTests(unittest.TestCase):
         # The lines and the arguments are judged whatever it can do.
         self.assertGreater(len(wanted) - len(result.skipped), 40)
         for _, reason in result.skipped:
-            self.assertRegex(reason, "is not supported by this backend|: say valid_")
+            self.assertRegex(reason, "is not supported by this backend|: set valid_")
 
 
 class LiveServerTests(BackendConformance, unittest.TestCase):
@@ -288,7 +288,7 @@ class MixinTests(unittest.TestCase):
         self.assertFalse(BackendConformance.__name__.startswith("Test"))
 
     def test_a_class_that_is_no_testcase(self) -> None:
-        with self.assertRaisesRegex(TypeError, "Mine is no TestCase, so none of its cases would run"):
+        with self.assertRaisesRegex(TypeError, "Mine is not a TestCase, so none of its cases would run"):
             type("Mine", (BackendConformance,), {})
 
     def test_a_mixin_of_ones_own(self) -> None:
@@ -306,7 +306,7 @@ class MixinTests(unittest.TestCase):
 
     def test_a_misspelled_attribute(self) -> None:
         for name, meant in (("valid_config", "valid_configuration"), ("reply_time_out", "reply_timeout")):
-            with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': is '{meant}' meant"):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': did you mean '{meant}'"):
                 type("Mine", (BackendConformance, unittest.TestCase), {name: "TP"})
         # A test's own attributes, and methods, are its own.
         type(

@@ -84,7 +84,7 @@ class WrongClockTests(unittest.TestCase):
         self.assertEqual(asking.wrong_clock(f"{now + 1:.7f}"), "")
         # A time without a point is one in seconds too.
         self.assertEqual(asking.wrong_clock(f"{now:.0f}"), "")
-        limit = "of which clock_tolerance is 5 s"
+        limit = r"\(clock_tolerance: 5 s\)"
         for value, off, looks in (
             (now + 7200, r"\+7200\.0 s", ": it looks like local time, UTC\\+2, instead of UTC"),
             (now + 37, r"\+37\.0 s", ": it looks like TAI, which is 37 s ahead of UTC"),
@@ -92,7 +92,7 @@ class WrongClockTests(unittest.TestCase):
             (now / 86400, r"-\d+\.\d s", ": it looks like days instead of seconds"),
         ):
             with self.subTest(off):
-                wanted = rf"\Atimestamp {value:.7f} is {off} off this host's clock, {limit}{looks}\Z"
+                wanted = rf"\Atimestamp {value:.7f} differs from this host's clock by {off} {limit}{looks}\Z"
                 self.assertRegex(asking.wrong_clock(f"{value:.7f}"), wanted)
 
 

@@ -85,7 +85,7 @@ def _full_runs() -> dict[str, list[Result]]:
     def tried_with_enough_lead(case: str, server: str, attributes: dict[str, Any]) -> Result:
         """On a busy machine a time 0.1 s ahead may have passed when it arrives."""
         result = tried(case, server, **attributes)
-        if "say lead" in result.explanation:
+        if "set a larger lead" in result.explanation:
             result = tried(case, server, **{**attributes, "lead": 10.0})
         return result
 
@@ -204,7 +204,7 @@ class RightServerTests(_Clients):
             with self.subTest(case):
                 self.assertEqual(
                     self.reasons("refuses to start", case, valid_configuration=None),
-                    ["start was refused (needs a setup): say valid_configuration"],
+                    ["start was refused (needs a setup): set valid_configuration"],
                 )
                 self.assertIn(tried(case, "refuses to start").verdict, (Verdict.FAIL, Verdict.NON_STRICT))
         self.results("refuses to start", *_QUICK, valid_configuration=None)
@@ -214,7 +214,7 @@ class RightServerTests(_Clients):
 
     def test_is_acquiring(self) -> None:
         cases = ("start/timed", "set-configuration/loads", "set-section/accepts", "backend-park/accepts")
-        wanted = ["the server is acquiring, and that must not be disturbed"] * len(cases)
+        wanted = ["the server is acquiring and must not be disturbed"] * len(cases)
         self.assertEqual(self.reasons("is acquiring", *cases), wanted)
         # What needs no rest goes on, and nothing stops it.
         self.results("is acquiring")
@@ -224,21 +224,21 @@ class RightServerTests(_Clients):
         cases = [name for name in CASES if re.match("(start|stop|disconnect|backend-park)/(?!wrong|conf)", name)]
         skipped = self.reasons("healthy", *cases, leave_out=("start", "stop", "backend-park"))
         self.assertEqual(len(skipped), len(cases))
-        self.assertEqual(set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")})
+        self.assertEqual(set(skipped), {f"{name} is listed in leave_out" for name in ("start", "backend-park")})
 
     def test_not_told(self) -> None:
         for case in ("set-configuration/loads", "disconnect/configuration-stays"):
             self.assertEqual(
                 self.reasons("healthy", case, valid_configuration=None),
-                ["no configuration is known: say valid_configuration"],
+                ["no configuration is known: set valid_configuration"],
             )
         self.assertEqual(
             self.reasons("healthy", "set-configuration/unknown", invalid_configuration=None),
-            ["the instrument takes any name, as invalid_configuration says"],
+            ["the instrument accepts any name: invalid_configuration is None"],
         )
         self.assertEqual(
             self.reasons("healthy", "set-filename/long-path", reply_limit=None),
-            ["replies may have any length, as reply_limit says"],
+            ["replies may have any length: reply_limit is None"],
         )
 
     def test_is_left_as_it_was_found(self) -> None:

@@ -114,14 +114,14 @@ class OwnCasesTests(_Served):
 
     def test_what_is_not_told_is_not_guessed(self) -> None:
         [sweep, *_] = self.tried(SweepingBackend.sweep).values()
-        self.assertEqual(sweep.explanation, "no arguments of sweep are known: say valid_arguments")
+        self.assertEqual(sweep.explanation, "no arguments of sweep are known: set valid_arguments")
         # Without arguments there is nothing to guess, but it may be refused.
         row = Command("sweep", (Argument("power", "float", optional=True),))
         found = self.tried(row, SweepingBackend.get_temperature, leave_out=("get-temperature",))
-        refused = "sweep was refused (sweep needs at least 1 argument): say valid_arguments of sweep"
+        refused = "sweep was refused (sweep needs at least 1 argument): set valid_arguments of sweep"
         self.assertEqual(found["sweep/accepts"].explanation, refused)
         reply = found["get-temperature/reply-is-well-formed"]
-        self.assertEqual(reply.explanation, "get-temperature is left out, as leave_out says")
+        self.assertEqual(reply.explanation, "get-temperature is listed in leave_out")
 
     def test_what_was_told_must_be_accepted(self) -> None:
         [result, *_] = self.tried(SweepingBackend.sweep, valid_arguments={"sweep": (5.0,)}).values()
@@ -136,10 +136,10 @@ class OwnCasesTests(_Served):
         for row, arguments, case_id, why in (
             (Command("sweep", SWEEP[:1], tone), (-1,), "wrong-number-of-arguments", accepted),
             (Command("sweep", (SWEEP[0], higher), tone), (-1,), "wrong-type-of-arguments", accepted),
-            (Command("sweep", SWEEP, one_float), (-1,), "reply-is-well-formed", "to sweep has as arguments a"),
-            (Command("get-temperature", reply=two), (), "reply-is-well-formed", "has as arguments a and b"),
+            (Command("sweep", SWEEP, one_float), (-1,), "reply-is-well-formed", "the reply to sweep must be a,"),
+            (Command("get-temperature", reply=two), (), "reply-is-well-formed", "must be a and b,"),
             (Command("get-temperature", reply=(Field("a", "integer"),)), (), "reply-is-well-formed", "not '4.25'"),
-            (Command("get-temperature"), (), "accepts", "has as arguments none"),
+            (Command("get-temperature"), (), "accepts", "must be none,"),
             (Command("cool-down"), (), "accepts", "invalid command 'cool-down'"),
             (Command("get-pressure", reply=one_float), None, "reply-is-well-formed", "invalid command 'get-pressure'"),
         ):
@@ -156,7 +156,7 @@ class OwnCasesTests(_Served):
             rows_of([SweepingBackend.status])
         with self.assertRaisesRegex(ValueError, "'status' in own_commands is a command of the protocol"):
             rows_of([Command("status")])
-        with self.assertRaisesRegex(ValueError, "'reset' is twice in own_commands"):
+        with self.assertRaisesRegex(ValueError, "'reset' is in own_commands twice"):
             rows_of([Command("reset"), SweepingBackend.reset])
 
 

@@ -220,7 +220,7 @@ class ReuseTests(unittest.TestCase):
         self.write("test_mine.py", MY_TESTS + "\n\nunittest.main()\n")
         status, output = self.python("test_mine.py", "MyBackendTests.test_of_my_own")
         self.assertEqual(status, 1, output)
-        self.assertIn('write `if __name__ == "__main__":` before what runs the tests', output)
+        self.assertIn('write `if __name__ == "__main__":` before the code that runs the tests', output)
 
     def test_the_server_ends_with_the_tests(self) -> None:
         """Also when they are killed, which leaves no time to end anything."""
