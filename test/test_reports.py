@@ -1,4 +1,4 @@
-"""The reports of a run: as text, as files for other programs, as a page."""
+"""The reports of a run: as text, as files for other programs, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def record(*results: Result, ended_early: str = "", server: str = "192.0.2.7:897
     return Record(server, "sardara", Scope.FULL, False, began, 2.0, results, ended_early)
 
 
-# What a server, a profile or a shell may bring along, and what it would do to a terminal, XML or HTML.
+# Text from a server, a profile or a shell that would be harmful in a terminal, in XML or in HTML.
 HOSTILE = (
     "<script>alert(1)</script> `<script>` b'<script>' & \"'` \x00\x07\x1b[31m\x9b\x7f\n\r\t\ufffe\ud800 ]]> \xe9 \u202e"
 )
@@ -285,7 +285,7 @@ class JUnitTests(unittest.TestCase):
     def test_what_xml_cannot_carry(self) -> None:
         text = junit(HOSTILE_RECORD)
         self.assertTrue(text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n<testsuites '))
-        # As bytes, the way a build server reads them.
+        # A build server reads bytes.
         failure = next(ElementTree.fromstring(text.encode("utf-8")).iter("failure"))
         self.assertEqual(failure.get("message"), printable(f"{HOSTILE}; {HOSTILE}"))
 
@@ -386,7 +386,7 @@ _VOID = {"meta", "br"}
 
 
 class _Page(HTMLParser):
-    """The elements of a page, all of which must be closed where they should be."""
+    """The elements of a page, all of which must be closed in the right order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -416,7 +416,7 @@ class _Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
     def values(self, name: str) -> list[str]:
-        """An attribute's values, in order."""
+        """Return the values of an attribute, in order."""
         return [value for _, found in self.elements if (value := found.get(name)) is not None]
 
 
@@ -499,7 +499,7 @@ class PageTests(unittest.TestCase):
         text.encode("utf-8")
 
     def test_contrast(self) -> None:
-        """Text and its ground differ by 4.5 to 1 or more, as WCAG AA asks, in light and in dark."""
+        """The contrast between text and background is at least 4.5 to 1, as WCAG AA requires, in both styles."""
         light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", part)) for part in _palettes())
         for colours in (light, dark):
             self.assertEqual(set(colours), set(light))

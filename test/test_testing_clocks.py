@@ -1,4 +1,4 @@
-"""What a wrong clock looks like, told from one time that it reports."""
+"""The likely cause of a wrong clock, found from one reported time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from discosbackend.testing.server_session import ServerSession
 from discosbackend.testing.wrong_clocks import likely_cause
 from discosbackend.ticks import Ticks
 
-# 2026-11-23 22:26:25 UTC, and the same in other ways.
+# 2026-11-23 22:26:25 UTC in three forms.
 NOW = Ticks(17954727853000000)
 SECONDS = 1795472785.3
 AT = datetime.fromtimestamp(SECONDS, UTC)
@@ -64,7 +64,7 @@ class LikelyCauseTests(unittest.TestCase):
                     self.assertEqual(likely_cause(text, NOW), wanted)
 
     def test_a_zone_of_this_host(self) -> None:
-        """As a server makes this mistake: it takes its local time for UTC."""
+        """A server that uses its local time as if it were UTC."""
         local = AT.astimezone(timezone(timedelta(hours=2))).replace(tzinfo=UTC)
         self.assertEqual(likely_cause(f"{local.timestamp():.7f}", NOW), "local time, UTC+2, instead of UTC")
 
@@ -82,7 +82,7 @@ class WrongClockTests(unittest.TestCase):
         asking = ServerSession(Profile(), ("127.0.0.1", 1))
         now = Ticks.now().unix
         self.assertEqual(asking.wrong_clock(f"{now + 1:.7f}"), "")
-        # A time without a point is one in seconds too.
+        # A time without a decimal point is in seconds, too.
         self.assertEqual(asking.wrong_clock(f"{now:.0f}"), "")
         limit = r"\(clock_tolerance: 5 s\)"
         for value, off, looks in (

@@ -1,6 +1,6 @@
-"""Wire: how a conversation is told, and that nobody is waited for too long.
+"""Wire: the text of a conversation, and how long a reply is waited for.
 
-What it judges of a line is seen in test_testing_defects.
+test_testing_defects tests the checks of each line.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RepetitionTests(unittest.TestCase):
 
 
 class PatienceTests(unittest.TestCase):
-    """A server that sends what is no line, or nothing."""
+    """A server that sends data without a line end, or nothing."""
 
     def connect(self, timeout: float) -> tuple[Wire, socket.socket]:
         with socket.create_server(("127.0.0.1", 0)) as server:

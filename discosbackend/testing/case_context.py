@@ -37,7 +37,7 @@ A case that cannot restore the server causes the failures of the cases after it.
 """
 
 TIMED = {"start": "start at a given time", "stop": "stop at a given time"}
-"""The features that a case uses, besides the command itself, if a timed start or stop must happen at its time."""
+"""The features that a case uses, in addition to the command, if a timed start or stop must happen at its time."""
 
 # How many lines of each connection the conversation and the transcript contain.
 _LAST_LINES, _MANY_LINES = 12, 400

@@ -190,7 +190,7 @@ def main() -> None:
     _log_to_stderr()
     try:
         _serve(_case_class(where)("make_factory").make_factory(), link)
-    except BaseException:  # noqa: BLE001  # whatever importing and making may raise
+    except BaseException:  # noqa: BLE001  # the user's code may raise anything
         _report(link, problem=traceback.format_exc())
         sys.exit(1)
 

@@ -237,7 +237,7 @@ class ServerSession:
     def _do_not_wait_again(self, what: str) -> None:
         self.that(what not in self.given_up, f"{what} timed out before, so the case does not wait for it again")
 
-    # -- asking and judging ---------------------------------------------------------------------------
+    # -- requests and replies -------------------------------------------------------------------------
 
     def that(self, condition: object, otherwise: str) -> None:
         """Raise AssertionError with the text `otherwise`, unless the condition is true."""
