@@ -339,13 +339,39 @@ class DocstringTests(unittest.TestCase):
 
         self.run_examples(SimulatedBackend)
 
-    def test_the_control_of_a_simulator(self) -> None:
+    def test_what_needs_a_server(self) -> None:
         from discosbackend.simulator.control.client import SimulatorControl
+        from discosbackend.testing import BackendConformance
 
         with served("--control", "0") as server:
             found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)", server.next_line())
             assert found is not None
             self.run_examples(SimulatorControl, ("SimulatorControl(4321)", f"SimulatorControl({found[1]!r})"))
+            self.run_examples(BackendConformance, ("8978", str(server.address[1])))
+
+    def test_the_conformance_kit(self) -> None:
+        from discosbackend.testing import (
+            cases,
+            citations,
+            command_cases,
+            profile,
+            profile_commands,
+            profile_file,
+            runner,
+            send_guard,
+            server_session,
+            wrong_arguments,
+            wrong_clocks,
+        )
+
+        for documented in (
+            *(cases.Case, cases.Cases.case, citations.citation, command_cases.own_cases),
+            *(profile.Profile, profile.rows_of, profile_commands.own_row, profile_file.load_profile),
+            *(runner.run_cases, send_guard.scope_of, send_guard.scope_of_command, server_session.request_line),
+            *(wrong_arguments.wrong_numbers, wrong_clocks.likely_cause),
+        ):
+            with self.subTest(documented.__name__):
+                self.run_examples(documented)
 
 
 class LinkTests(unittest.TestCase):

@@ -195,9 +195,8 @@ class LogWriterTests(unittest.TestCase):
         with mock.patch("os.open", no_proc):
             writer = LogWriter(reader.theirs, **options)
         writer.setFormatter(LineFormatter("%(levelname)s %(message)s"))
-        found = logging.getLogger("test.log")
-        found.propagate = False
-        found.setLevel(logging.INFO)
+        # A new one each time: a thread of an earlier test may still be logging.
+        found = logging.Logger("test.log", logging.INFO)
         found.addHandler(writer)
         try:
             yield reader, found, writer

@@ -225,7 +225,7 @@ class Run:
 
     def _ended_early(self) -> str:
         if not self._signals.name:
-            return f"nobody answers any more since {self._gone}" if self._gone else ""
+            return f"the server has not answered since {self._gone}" if self._gone else ""
         before = f" before the end of {at}" if (at := self._at()) else ""
         left = [] if self._last is None else self._last.aftermath
         return "; ".join([f"interrupted by {self._signals.name}{before}", *left])
