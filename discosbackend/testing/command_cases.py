@@ -254,7 +254,10 @@ def _set_section(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-section/wildcards", "3.8", "For an argument that accepts it, `*` means: leave this value unchanged.", Scope.FULL
+    "set-section/wildcards",
+    "3.8",
+    "For an argument that accepts it, `*` means: leave this value unchanged.",
+    Scope.FULL,
 )
 def _set_nothing(context: CaseContext) -> None:
     context.prepare()
@@ -381,7 +384,10 @@ def _set_filename(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-filename/escapes", "2.5", "In every argument that the server sends, each backslash, tab and comma is escaped.", Scope.FULL
+    "set-filename/escapes",
+    "2.5",
+    "In every argument that the server sends, each backslash, tab and comma is escaped.",
+    Scope.FULL,
 )
 def _set_filename_with_escapes(context: CaseContext) -> None:
     context.be_idle()
