@@ -99,7 +99,7 @@ def _conditions() -> str:
     places = "not pinned"
     if SERVER is not None:
         load = "the clients' processor" if LOAD == CLIENT else "a third one"
-        places = f"servers pinned to one, clients to another, and the processes that make other load to {load}"
+        places = f"servers pinned to one, clients to another; processes that generate other load are pinned to {load}"
     return (
         f"Python {platform.python_version()}, Twisted {twisted.__version__}, "
         f"{os.cpu_count()} processors: {places}; load average at the start {os.getloadavg()[0]:.2f}."

@@ -195,7 +195,7 @@ class Backend:
         raise NotSupportedError
 
     def cal_on(self, interleave: int) -> Result:
-        """Switch the noise diode every `interleave` samples. 0 switches it off."""
+        """Toggle the noise diode every `interleave` samples. 0 switches it off."""
         raise NotSupportedError
 
     # -- measurements: lane `device` ------------------------------------------------------------------

@@ -371,7 +371,7 @@ _ROWS = (
             ),
         ),
         since="1.0",
-        help="Switch the noise diode every `interleave` samples; 0, or no argument, switches it off.",
+        help="Toggle the noise diode every `interleave` samples; 0, or no argument, switches it off.",
     ),
     Command(
         "set-filename",

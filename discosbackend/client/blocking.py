@@ -179,7 +179,7 @@ class Client(Connection):
         self._ask("set-shift", shift)
 
     def cal_on(self, interleave: int = 0) -> None:
-        """Switch the noise diode every `interleave` samples. 0 switches it off."""
+        """Toggle the noise diode every `interleave` samples. 0 switches it off."""
         self._ask("cal-on", interleave)
 
     # -- measurements -----------------------------------------------------------------------------------

@@ -99,8 +99,8 @@ def _timed_stop(context: CaseContext) -> None:
 @_case(
     "start/forms-of-a-time",
     "3.5",
-    "An integer counts 100 ns since 1970-01-01T00:00:00 UTC, and a number with a decimal point is Unix seconds "
-    "below 10^12 and a count of 100 ns from there on.",
+    "An integer is a count of 100 ns since 1970-01-01T00:00:00 UTC. A number with a decimal point is Unix seconds if "
+    "it is below 10^12, and a count of 100 ns otherwise.",
 )
 def _forms_of_a_time(context: CaseContext) -> None:
     context.prepare_acquisition()
@@ -292,7 +292,7 @@ def _due_while_idle(context: CaseContext) -> None:
 @_case(
     "start/with-stop-at-one-time-while-idle",
     "7.4",
-    "A start and a stop that come due at the same time while idle both lapse.",
+    "If a start and a stop come due at the same time while idle, both lapse.",
 )
 def _one_time_while_idle(context: CaseContext) -> None:
     context.prepare_acquisition()
@@ -303,7 +303,7 @@ def _one_time_while_idle(context: CaseContext) -> None:
 @_case(
     "start/with-stop-at-one-time",
     "7.4",
-    "A start and a stop that come due at the same time while acquiring are carried out stop first.",
+    "If a start and a stop come due at the same time while acquiring, the stop is carried out first, then the start.",
 )
 def _one_time(context: CaseContext) -> None:
     context.prepare_acquisition()
@@ -316,8 +316,12 @@ def _one_time(context: CaseContext) -> None:
 
 # -- after the client has disconnected ------------------------------------------------------------------
 
+_NOT_CANCELLED = (
+    "When a client disconnects, its running commands, pending starts and stops, and the acquisition are not cancelled."
+)
 
-@_case("disconnect/timed-start-comes", "6.4", "A client that disconnects cancels nothing that has begun.")
+
+@_case("disconnect/timed-start-comes", "6.4", _NOT_CANCELLED)
 def _timed_start_comes(context: CaseContext) -> None:
     context.prepare_acquisition()
     instant = context.arm("start")
@@ -325,7 +329,7 @@ def _timed_start_comes(context: CaseContext) -> None:
     _comes_at(context, instant, acquiring=True)
 
 
-@_case("disconnect/acquisition-goes-on", "6.4", "A client that disconnects cancels nothing that has begun.")
+@_case("disconnect/acquisition-goes-on", "6.4", _NOT_CANCELLED)
 def _acquisition_goes_on(context: CaseContext) -> None:
     context.prepare_acquisition()
     _start(context)

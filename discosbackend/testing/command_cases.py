@@ -80,7 +80,7 @@ def _cases_of_arguments(row: Command) -> Iterator[Case]:
     yield Case(
         f"{row.name}/wrong-number-of-arguments",
         "4.2",
-        "A request with any other number of arguments than its command takes is answered with `fail`.",
+        "A request with the wrong number of arguments is answered with `fail`.",
         scope_of_command(row) if row.lane == "reads" else Scope.FULL,
         partial(_refuses_wrong_numbers, row),
     )
@@ -267,7 +267,10 @@ def _set_section(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-section/wildcards", "3.8", "`*`, where a command accepts it, leaves this value as it is.", Scope.FULL
+    "set-section/wildcards",
+    "3.8",
+    "For an argument that accepts it, `*` means: leave this value unchanged.",
+    Scope.FULL,
 )
 def _set_nothing(context: CaseContext) -> None:
     context.prepare()
@@ -300,8 +303,7 @@ def _set_shift(context: CaseContext) -> None:
 @COMMAND_CASES.case(
     "cal-on/accepts",
     "4.4",
-    "`cal-on` switches the noise diode every given number of samples, or switches it off if that number is 0 or "
-    "absent.",
+    "`cal-on,N` toggles the noise diode every N samples; `cal-on,0` and `cal-on` switch it off.",
     Scope.FULL,
     shows=("cal-on",),
 )
@@ -395,7 +397,10 @@ def _set_filename(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-filename/escapes", "2.5", "Every line that the server sends parses again to the same message.", Scope.FULL
+    "set-filename/escapes",
+    "2.5",
+    "In every argument that the server sends, each backslash, tab and comma is escaped.",
+    Scope.FULL,
 )
 def _set_filename_with_escapes(context: CaseContext) -> None:
     context.be_idle()

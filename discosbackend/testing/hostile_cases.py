@@ -70,7 +70,7 @@ def _number(context: CaseContext, many: int) -> int:
 @_case(
     "hostile/longest-line",
     "1.7",
-    "A line may have up to 16384 bytes, not counting its line end but counting telnet negotiation.",
+    "A line may have up to 16384 bytes; telnet negotiation counts, the line end does not.",
 )
 def _longest_line(context: CaseContext) -> None:
     context.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")

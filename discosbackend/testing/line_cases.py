@@ -251,7 +251,7 @@ def _long_reason(context: CaseContext) -> None:
 @LINE_CASES.case(
     "errors/names-are-not-looked-up",
     "4.1",
-    "The server never looks up a name from the wire on the backend.",
+    "The server looks up a received name only in its table of commands, never among the attributes of the backend.",
     Scope.FULL,
 )
 def _names_are_not_looked_up(context: CaseContext) -> None:

@@ -234,7 +234,7 @@ class SimulatorControl:
         self.ask("clock-drift", ppm=ppm)
 
     def clock_offset(self, seconds: float) -> None:
-        """Set the difference of the clock to the true time in seconds; positive: it is ahead."""
+        """Set how many seconds the clock is ahead of the true time; negative: it is behind."""
         self.ask("clock-offset", seconds=seconds)
 
     # -- faults of the protocol -------------------------------------------------------------------------

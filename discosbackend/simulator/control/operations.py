@@ -375,7 +375,7 @@ _ROWS = (
     ),
     Operation(
         "clock offset",
-        "Set the difference of the clock to the true time; positive: it is ahead.",
+        "Set how far the clock is ahead of the true time; negative: it is behind.",
         (Parameter("seconds", "number", "s"),),
     ),
     Operation(
