@@ -336,7 +336,7 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
     When the server listens, it prints one line with its address, the backend and the protocol version. Before the
     function returns, it restores the previous signal handlers.
 
-    Only in the main thread does the function handle signals. In another thread, end it with
+    The function handles signals only in the main thread. In another thread, end it with
     `reactor.callFromThread(reactor.stop)`.
 
     A process can run Twisted's reactor only once. To run several servers, start each in its own process, with

@@ -473,7 +473,7 @@ class SimulatedBackend(Backend):
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> None:
-        """Start acquiring now or at a given time. It fails while a task runs, both now and at the given time."""
+        """Start acquiring now or at a given time. It fails while a task runs. A timed start checks this again later."""
         if not self.acquisition.acquiring:
             self._tasks.check_ready()
         self.acquisition.start(timestamp)
