@@ -37,7 +37,7 @@ _ASYNCIO = (
 
 
 def misspelt_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
-    """Return a sentence for each method whose name looks like a misspelt method of a command, and that answers none.
+    """Return a sentence for each method that answers no command but has a name similar to the method of a command.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _meant(name: str, missing: dict[str, str]) -> str:
     """Return the missing method of which a name is probably a misspelling, "" if there is none."""
     plain = _plain(name)
     by_plain = {_plain(method): method for method in missing}
-    # The names of the commands too, because one method has another name than its command: park, of backend-park.
+    # Compare with the names of the commands too. Only the method park() differs from its command, `backend-park`.
     by_plain.update({_plain(row.name): row.method for row in COMMANDS.values() if row.method in missing})
     if plain in by_plain:
         return by_plain[plain]
@@ -213,7 +213,7 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 
 
 def asyncio_cure(problem: BaseException) -> str:
-    """Return what to write instead if an exception means that asyncio is not running; "" for any other exception."""
+    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
     if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
         return ""
     if _runs_on_asyncio():

@@ -24,13 +24,13 @@ class Exchange(NamedTuple):
     request: bytes
     """The line, without its line end and without telnet negotiation."""
     name: str
-    """The name of the command, "" if the line has none."""
+    """The name of the command. "" if the line has none."""
     reply: bytes | None
-    """The reply without CR LF, None if the line gets no reply."""
+    """The reply without CR LF. None if the line gets no reply."""
     code: str
     """`ok`, `fail` or `invalid`; "" if there is no reply."""
     changes: bool
-    """Whether the command changes something, according to the table of commands."""
+    """Whether the command changes the state of the backend, according to its row in the table of commands."""
     seconds: float
     """The time from `begin` to the reply, in s."""
 

@@ -51,23 +51,24 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class ForcedExit:
-    """Ends the process with exit status 1 if it is still running a given time after a signal of ENDING.
+    """Ends the process with exit status 1 if it does not exit within a given time after a signal of ENDING.
 
-    A second Ctrl-C, a second or more after the first signal, ends it immediately. In both cases the log names the
-    function in which the main thread is.
+    A second Ctrl-C ends the process immediately, if at least one second has passed since the first signal. In both
+    cases the log names the function in which the main thread is.
 
-    hear() installs it, and must be called again if the wake-up descriptor has been replaced. close() removes it. All
-    methods must be called in the main thread.
+    hear() starts the thread that receives the signals. It must be called again if the wake-up descriptor has been
+    replaced. close() ends the thread. All methods must be called in the main thread.
 
     Parameters
     ----------
     within
         How long the process may run after the signal, in s.
     child_ended
-        Called in the thread for each SIGCHLD. Twisted gets SIGCHLD through the wake-up descriptor, which is used here.
+        A function that is called in the thread for each SIGCHLD. Twisted otherwise gets SIGCHLD through the wake-up
+        descriptor, which is replaced here.
     handler
-        The function that handles the signals in the main thread. It and the functions that it has called are left out
-        of the stack in the log.
+        The function that handles the signals in the main thread. The stack in the log does not show it, nor the
+        functions that it has called.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ForcedExit:
         self._within = within
         self._child_ended = child_ended
         self._handler = getattr(handler, "__code__", None)
-        # The times of the first signal, and of the end of the process; None before the first signal.
+        # The time of the first signal, and the time at which the process is ended. None before the first signal.
         self._first: float | None = None
         self._deadline: float | None = None
         self._lock = threading.RLock()
@@ -88,7 +89,7 @@ class ForcedExit:
         self._thread = threading.Thread(target=self._watch, name="discos-forced-exit", daemon=True)
 
     def hear(self) -> None:
-        """Make Python write the numbers of the signals to the thread. Start the thread if it is not running."""
+        """Make Python report each signal to the thread. Start the thread if it is not running."""
         _in_this_process.add(self)
         signal.set_wakeup_fd(self._written_to.fileno(), warn_on_full_buffer=False)
         if not self._thread.is_alive():
@@ -116,7 +117,7 @@ class ForcedExit:
                 self._set(self._within)
 
     def extend(self, seconds: float) -> None:
-        """Give the process this many s from now on, if a signal has arrived."""
+        """If a signal has arrived, end the process this many s from now, instead of at the previous time."""
         with self._lock:
             if self._first is not None:
                 self._within = time.monotonic() + seconds - self._first
@@ -153,7 +154,7 @@ class ForcedExit:
                 self.begin()
 
     def _end(self, why: str) -> None:
-        # In case writing to the log blocks.
+        # If writing to the log blocks, faulthandler ends the process.
         faulthandler.dump_traceback_later(_GRACE, exit=True, file=_standard_error())
         frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
         stack = list(traceback.walk_stack(frames[cast(int, threading.main_thread().ident)]))

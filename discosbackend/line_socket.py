@@ -23,7 +23,7 @@ def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0
     Parameters
     ----------
     seconds
-        The timeout, in s.
+        The timeout, in s. At most 86400, which is a day.
     what
         The name of the argument, for the error message.
     least
@@ -44,7 +44,7 @@ class LineSocket:
     peer
         What error messages call the peer.
     error
-        The exception that is raised if the peer closes the connection or sends a line that is too long.
+        The class of the exception that is raised if the connection is closed or a received line is too long.
     longest
         The length of the longest accepted line, in bytes, without LF.
     """
@@ -75,7 +75,7 @@ class LineSocket:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Use the connection exclusively in the context. Raise the error if it is closed."""
+        """Use the connection exclusively in the context. Raise the exception `error` if the connection is closed."""
         with self._turn:
             with self._guard:
                 if self.closed:

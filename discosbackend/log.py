@@ -57,7 +57,7 @@ def printable(text: str) -> str:
 
 
 def shown_arguments(request: bytes) -> str:
-    """Return the arguments of a request for a log line, such as ": 'SK00'", shortened; "" if there are none."""
+    """Return the arguments of a request for a log line, shortened, such as ": 'SK00'". "" if there are none."""
     _, comma, rest = request.partition(b",")
     if not comma:
         return ""
@@ -126,8 +126,8 @@ class LogWriter(logging.Handler):
 
     A line is written at once, in the thread that logs it, so that it is not lost if the process crashes. If a pipe,
     socket or terminal is full, the line is stored, and another thread writes it later. If the stored lines exceed
-    `most` bytes, further lines are dropped, and their number is logged afterwards. At exit, and in flush(), the stored
-    lines are written if the reader takes them within a second.
+    `most` bytes, further lines are dropped, and their number is logged afterwards. At exit and in flush(), the handler
+    waits at most a second until the reader takes the stored lines.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class LogWriter(logging.Handler):
         self._process = os.getpid()
 
     def _write(self) -> bool:
-        """Write the stored lines. Return whether none is left that this call has to write."""
+        """Write the stored lines. Return False if lines are left because the descriptor is full."""
         if self._writing:
             # A signal handler that logs has interrupted this function, which will write the new line too.
             return True
@@ -230,7 +230,7 @@ class LogWriter(logging.Handler):
                 self.release()
 
     def flush(self) -> None:
-        """Write the stored lines, as far as the reader takes them within a second."""
+        """Write the stored lines. Lines that the reader does not take within a second remain stored."""
         deadline = time.monotonic() + _LAST_PATIENCE
         self.acquire()
         try:

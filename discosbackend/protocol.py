@@ -94,7 +94,7 @@ class DBProtocol(Protocol):
         self._half_closed = False
         self._peer = self.host = "nobody"
         self._number = 0
-        # Set while the last byte received was a CR; and whether the CR without LF has been logged.
+        # The timer that runs while the last received byte is a CR, and whether a CR without LF has been logged.
         self._cr_timer: Any = None
         self._cr_told = False
         # After an HTTP request: further input is ignored, and the connection is closed.
@@ -118,7 +118,7 @@ class DBProtocol(Protocol):
         """The client's address as a text, for the log and the listeners."""
         return self._peer
 
-    # -- the transport's side -------------------------------------------------------------------------
+    # -- calls of the transport -----------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         """Twisted's hook: register the connection, and send the greeting, now or after the greeting delay."""
@@ -126,7 +126,7 @@ class DBProtocol(Protocol):
         self._peer = address_text(transport.getPeer())
         self.host = self._peer.rpartition(":")[0] or self._peer
         self._number = next(self.factory.numbers)
-        is_tcp = ITCPTransport.providedBy(transport)  # zope's own
+        is_tcp = ITCPTransport.providedBy(transport)
         if is_tcp and isinstance(transport.getPeer(), _TCP):
             # Clients may send nothing for hours. Keepalive detects those whose network connection was lost.
             transport.setTcpKeepAlive(True)
@@ -143,7 +143,7 @@ class DBProtocol(Protocol):
             self.sendLine(GREETING)
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted's hook: split the data into lines. A few are answered at once, others when the queue reaches them."""
+        """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
         splitter = self._splitter
         if self._refusing:
             return
@@ -264,8 +264,9 @@ class DBProtocol(Protocol):
                     self._handle_irregular_line(line)
                 if perf_counter() >= deadline:
                     break
-        except BaseException:  # an overridden lineReceived
-            # The line may have no reply. Every later reply would then be taken for the reply to the previous request.
+        except BaseException:  # an overridden lineReceived() may raise anything
+            # The line may have no reply. The client would then take every later reply for the reply to the request
+            # before.
             self.factory.rate_limited_logger.log(
                 logging.ERROR,
                 "line not handled",
@@ -277,7 +278,7 @@ class DBProtocol(Protocol):
         finally:
             self._out = None
             if out and not self._lost:
-                # One write for all of them is 15 to 20 % faster.
+                # One write for all replies is 15 to 20 % faster than one write per reply.
                 self._transport().write(b"".join(out))
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = (), 0, 0
@@ -331,7 +332,7 @@ class DBProtocol(Protocol):
             if factory.stopping:
                 raise HandlerException(STOPPING)
             result = factory.ask(name, arguments)
-        except BaseException as problem:  # noqa: BLE001  # one reply, whatever it is
+        except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
             self._finish(name, line, factory.replies.answer(name, problem, self, line, began), began)
             return
         if not isinstance(result, (list, Message)) and hasattr(type(result), "__await__"):
@@ -391,8 +392,8 @@ class DBProtocol(Protocol):
 
     def _greet(self) -> None:
         if self.busy:
-            # The lines in the queue arrived earlier. A reply to one of them cancels the greeting; without a reply,
-            # work() calls this again.
+            # The lines in the queue arrived earlier. The first one that gets a reply cancels the greeting. If none gets
+            # a reply, work() calls this method again.
             return
         self._greeting = None
         self.sendLine(GREETING)
@@ -426,7 +427,7 @@ class DBProtocol(Protocol):
         return self._at < len(self._lines) and self._pending is None and not self._output_full
 
     def _close_if_idle(self) -> None:
-        """If every request has its reply: close a half-closed connection, and remove a lost one from the factory."""
+        """If every request has its reply, close a half-closed connection, or remove a lost one from the factory."""
         if self.busy:
             return
         if self._lost:
@@ -455,7 +456,7 @@ class DBProtocol(Protocol):
         """Close our sending half after the replies, then the connection when the client closes, or after _LINGER."""
         transport = self._transport()
         self._linger = self.factory.reactor.callLater(_LINGER, self._end_linger)
-        if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):  # zope's own
+        if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):
             self._unregister()
             transport.loseWriteConnection()
         else:
@@ -519,15 +520,17 @@ def _reads_of(handler: object) -> frozenset[str]:
 class DBFactory(Factory):
     """The factory of the connections of a server. All connections share one handler.
 
-    `listeners` is a list of functions, empty at first. Each is called with an Exchange after every line, and with a
-    ConnectionEvent when a connection opens or closes. Commands that change something are also logged, at level `info`.
+    The attribute `listeners` is a list of functions, initially empty. Each function is called with an Exchange after
+    every line, and with a ConnectionEvent when a connection opens or closes. Commands that change the state of the
+    backend are also logged, at level `info`.
 
     Parameters
     ----------
     handler
         The handler of the requests, such as `DBProtocolHandler(backend)`.
     greeting_delay
-        After how many s of silence a client is greeted. 0: at once. Protocol section 9.2 says which clients need what.
+        How long a client must be silent before the server sends the greeting, in s. 0: the server sends it at once.
+        Protocol section 9.2 lists the clients that need a delay.
     reactor
         The reactor. Default: Twisted's.
 
@@ -551,7 +554,7 @@ class DBFactory(Factory):
         self.greeting_delay = greeting_delay
         self.listeners: list[Callable[[Any], object]] = []
         self.numbers = count(1)
-        # The names of the commands that change nothing, which are not logged. "" is the name of a line without one.
+        # The names of the commands that change nothing. They are not logged. "" stands for a line without a name.
         self.reads = _reads_of(handler) | {""}
         self.connections: set[DBProtocol] = set()
         self.stopping = False
@@ -559,7 +562,7 @@ class DBFactory(Factory):
         self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
         self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
-        # `handle`, and its Messages, can be skipped only if no subclass has overridden it.
+        # reply_arguments() is faster than handle(), but can replace it only if no subclass has overridden handle().
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
         self.ask: Callable[[str, Sequence[str]], Any] = self._ask_with_message
         if direct:
@@ -619,7 +622,7 @@ class DBFactory(Factory):
         for listener in tuple(self.listeners):
             try:
                 listener(exchange)
-            except BaseException:  # whatever a listener raises
+            except BaseException:  # a listener may raise anything
                 self.rate_limited_logger.log(
                     logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True
                 )
@@ -632,7 +635,7 @@ class DBFactory(Factory):
         Parameters
         ----------
         timeout
-            After how many s the requests that are still running are answered with `fail`, and cancelled.
+            How long to wait, in s. Then the requests that are still running are answered with `fail` and cancelled.
 
         Returns
         -------
@@ -658,7 +661,7 @@ class DBFactory(Factory):
             if source is not None:
                 try:
                     source.cancel()
-                except BaseException:  # whatever a canceller raises
+                except BaseException:  # a canceller may raise anything
                     self.rate_limited_logger.log(
                         logging.ERROR, "cancelling", "cancelling a command failed", exc_info=True
                     )

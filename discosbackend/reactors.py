@@ -14,10 +14,10 @@ __all__ = ["check_can_run", "own_after_fork"]
 
 logger = logging.getLogger(__name__)
 
-# The attributes in which a reactor that uses epoll, poll or select keeps what it waits for.
+# The attributes in which a reactor that uses epoll, poll or select keeps its poller, its descriptors and its waker.
 _WAITED_ON = ("_poller", "_selectables", "_reads", "_writes", "_internalReaders", "waker")
 
-# The number of this process, while it shares a reactor with its parent process.
+# The process ID of this process, while it shares a reactor with its parent process.
 _shares_reactor: set[int] = set()
 
 
@@ -43,13 +43,13 @@ def check_can_run(reactor: Any) -> None:
 
 
 def own_after_fork(reactor: Any) -> None:
-    """Give a reactor that was made before this process was forked its own poller and waker.
+    """After a fork, replace the poller and the waker of a reactor that the parent process created.
 
-    Two processes that share them receive each other's wake-ups: results of threads arrive late, and a call of
+    Two processes that share them receive each other's wake-ups. Then results of threads arrive late, and a call of
     reactor.stop() may have no effect. Delayed calls, readers and writers are kept.
 
     For some kinds of reactor this is not possible. Such a reactor is left unchanged, and a warning is logged. It works
-    as long as the parent process and its other children do not run theirs.
+    as long as neither the parent process nor another child runs its reactor.
     """
     if not _shares_reactor:
         return

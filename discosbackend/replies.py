@@ -85,7 +85,7 @@ class Replies:
             if isinstance(outcome, BaseException):
                 return self._failed(name, outcome, peer, line, began, outcome.__traceback__)
             return self._of_message(name, outcome, peer, line, began)
-        except BaseException:  # noqa: BLE001  # the __str__ or __repr__ of an object of the backend
+        except BaseException:  # noqa: BLE001  # a __str__ or __repr__ of the backend may raise anything
             self._log(logging.ERROR, "failure", "%s from %s failed, and the cause cannot be printed", name, peer)
             return self.refusal(name, FAIL, UNEXPECTED)
 
@@ -160,7 +160,8 @@ class Replies:
         reason = harmless(reason) or UNEXPECTED
         escaped = escape(reason)
         if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
-            # At least 2, even if that exceeds the limit: the reason is never empty, and an escape has two characters.
+            # At least 2, even if the reply then exceeds the limit. A reason must not be empty, and an escape has two
+            # characters.
             available = max(self._limit - 2 - len(head), 2)
             while len(escaped) > available:
                 reason = reason[: min(available, len(reason) - 1)]
@@ -172,5 +173,5 @@ def _reason(problem: HandlerException) -> str:
     """Return the text of a refusal, "" if its __str__ raises."""
     try:
         return str(problem)
-    except BaseException:  # noqa: BLE001  # whatever a __str__ of the backend raises
+    except BaseException:  # noqa: BLE001  # a __str__ of the backend may raise anything
         return ""

@@ -166,8 +166,8 @@ class Waiter:
 class Scheduler:
     """The locks, the threads and the time limits of one handler.
 
-    `reactor` returns the reactor. It is called only when a reactor is needed, which ordinary methods never do.
-    `monotonic` returns the time of a monotonic clock in s.
+    `reactor` is a function that returns the reactor. It is called only when the reactor is needed. Methods that return
+    at once never need it. `monotonic` is a function that returns the time of a monotonic clock, in s.
     """
 
     def __init__(self, reactor: Callable[[], ReactorLike], monotonic: Callable[[], float]) -> None:
@@ -181,7 +181,7 @@ class Scheduler:
         self._shared: dict[Hashable, Job] = {}
         self._ready: deque[Job] = deque()
         self._pumping = False
-        # For messages that clients can cause, with requests that reach their time limit.
+        # For log messages that clients can cause, by requests that reach their time limit.
         self._limited = RateLimitedLogger(logger, self._call_later, monotonic)
         self._alarm: Any = None
         self._alarm_at = 0.0
@@ -190,11 +190,11 @@ class Scheduler:
         return self._reactor().callLater(delay, function, *args)
 
     def lock(self, name: str) -> Lock:
-        """Return the lock of this name, always the same one."""
+        """Return the lock of this name. It is created at the first call."""
         return self._locks.setdefault(name, Lock())
 
     def worker(self, name: str) -> Worker:
-        """Return the thread of this name, always the same one."""
+        """Return the worker of this name. It is created at the first call."""
         return self._workers.setdefault(name, Worker(name))
 
     def end_workers(self) -> None:
@@ -203,7 +203,7 @@ class Scheduler:
             worker.end()
 
     def changed(self) -> None:
-        """Note that a command may have changed the state: later reads must not share an older result."""
+        """Note that a command may have changed the state, so that later reads do not share an older result."""
         if self._shared:
             self._shared.clear()
 
@@ -250,13 +250,16 @@ class Scheduler:
         if share is not None:
             self._shared[share] = job
         waiter = self._wait_for(job, limit)
-        # Not in _pump, which may be running: a request from a callback takes its place in the queue at once.
+        # Do not leave this to _pump(), which may be running: a request from a callback must enter the queue at once.
         self._advance(job)
         self._pump()
         return waiter.deferred
 
     def adopt(self, name: str, locks: list[Lock], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
-        """Do the same as submit() for a job that has already begun, with the Deferred `source`, and free locks."""
+        """Do the same as submit() for a job that has already begun. All its locks must be free.
+
+        `source` is the Deferred that fires with the result of the job.
+        """
         job = Job(name, lambda: source, locks)
         for lock in locks:
             lock.holder = job
@@ -445,5 +448,5 @@ class Scheduler:
             return
         try:
             job.source.cancel()
-        except BaseException:  # noqa: BLE001  # whatever a canceller raises
+        except BaseException:  # noqa: BLE001  # a canceller may raise anything
             self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.name, exc_info=True)

@@ -48,7 +48,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8978
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted: with Twisted's 50, 64 simultaneous clients stall for seconds."""
+"""How many connections may wait to be accepted.
+
+With Twisted's default of 50, 64 clients that connect at the same time stall for seconds."""
 
 STOP_TIMEOUT = 3.0
 
@@ -59,7 +61,7 @@ _SWITCH_INTERVAL = 2e-4
 
 # How many s a client has to read its last replies before its connection is closed.
 _LINGER = 1.0
-# How many s Twisted's own threads have after that, before the process is terminated.
+# After that, how many s Twisted's own threads have to end before the process is terminated.
 _THREADS = 3.0
 
 
@@ -76,11 +78,11 @@ class DBService(Service):
     Parameters
     ----------
     endpoint
-        Where to listen, for example from tcp_endpoint() or endpoint_from().
+        The endpoint to listen on, for example from tcp_endpoint() or endpoint_from().
     factory
         The factory of the connections.
     stop_timeout
-        How long running commands may take to finish when the service is stopped, in s. 0 or more.
+        How long the service waits for running commands when it is stopped, in s. 0 or more.
 
     Raises
     ------
@@ -105,7 +107,7 @@ class DBService(Service):
 
     @property
     def longest_stop(self) -> float:
-        """The longest time that stopping can take, in s, if nothing blocks the reactor."""
+        """The longest time that stopping the service can take, in s. It is valid if nothing blocks the reactor."""
         return self.stop_timeout + self._backend_patience + _LINGER
 
     @property
@@ -123,7 +125,7 @@ class DBService(Service):
             self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
-        if not IListeningPort.providedBy(port):  # zope's own
+        if not IListeningPort.providedBy(port):
             raise TypeError(f"{type(port).__name__} is not a port: a server needs one that it can close")
         self._port = port
         # An extra doStart(), so that stopFactory() runs only after the commands have finished.
@@ -208,7 +210,7 @@ _EXAMPLES = {
 
 
 def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """Return the endpoint that a Twisted endpoint string describes.
+    """Return the endpoint for a Twisted endpoint string.
 
     Parameters
     ----------
@@ -306,7 +308,7 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
     handler
         The handler of the requests, such as `DBProtocolHandler(backend)`.
     port
-        The TCP port. 0: a free one, which is then `getHost().port` of the result.
+        The TCP port. 0: a free one. `getHost().port` of the result is its number.
     interface
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     reactor
@@ -332,8 +334,10 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
     """Serve until SIGTERM, SIGINT or SIGHUP arrives, and return after the shutdown.
 
     When the server listens, it prints one line with its address, the backend and the protocol version. Before the
-    function returns, it restores the previous signal handlers. If it is called in another thread than the main thread,
-    it handles no signals: `reactor.callFromThread(reactor.stop)` ends it there.
+    function returns, it restores the previous signal handlers.
+
+    The function handles signals only in the main thread. In another thread, end it with
+    `reactor.callFromThread(reactor.stop)`.
 
     A process can run Twisted's reactor only once. To run several servers, start each in its own process, with
     `multiprocessing.Process(target=run_server, args=...)` and any start method, or use listen() for each of them.
@@ -347,7 +351,7 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
     interface
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     watchdog
-        After how many s a method that blocks the reactor is named in the log. 0: never.
+        How long a method may block the reactor before the log names it, in s. 0: the log never names it.
 
     Raises
     ------
@@ -376,7 +380,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     reactor
         The reactor.
     watchdog
-        After how many s a method that blocks the reactor is named in the log. 0: never.
+        How long a method may block the reactor before the log names it, in s. 0: the log never names it.
 
     Raises
     ------
@@ -455,7 +459,7 @@ class _StopSignals:
         self._ignored = set(ENDING) - set(heard())
 
     def install(self) -> None:
-        """Install the handlers. Called before the reactor runs, and again afterwards, because it installs its own."""
+        """Install the handlers. Called before the reactor starts, and again then, because the reactor replaces them."""
         if _in_main_thread():
             # In another thread, the program itself handles the signals.
             for number in self._ours:

@@ -24,7 +24,7 @@ __all__ = ["LIMIT", "Finding", "Place", "Watchdog", "codes_of", "commands_of", "
 logger = logging.getLogger(__name__)
 
 LIMIT = 0.5
-"""The default limit: after how many s a blocked reactor is logged."""
+"""The default limit: how long the reactor may be blocked before this is logged, in s."""
 
 # How many times the reactor is asked within the limit.
 _QUESTIONS = 5
@@ -53,9 +53,9 @@ class Finding(NamedTuple):
     method: Place | None
     """The function that the author of the backend has to change. None if the whole process did not run."""
     command: str
-    """The command that the method answers, "" if it answers none."""
+    """The command that the method answers. "" if it answers none."""
     inside: Place | None
-    """The innermost function, if that is another one."""
+    """The innermost function of the stack. None if that is `method`, or if the whole process did not run."""
 
     def __str__(self) -> str:
         if self.method is None:
@@ -88,22 +88,22 @@ def judge(
     stack: Sequence[Place] | None,
     commands: Mapping[CodeType, str],
 ) -> Finding | None:
-    """Return what blocks the reactor, None if nothing does.
+    """Return the function that blocks the reactor, or None if the reactor is not blocked.
 
     Parameters
     ----------
     limit
         For how long the reactor may be blocked, in s.
     asked
-        The time in s at which the reactor was asked. All times are of the same clock.
+        The time at which the reactor was asked to respond, in s. All times are of the same clock.
     due
-        The time in s at which the watchdog had to run again, at the latest.
+        The latest time at which the watchdog should have run again, in s.
     now
-        The time in s at which it did.
+        The time at which the watchdog ran again, in s.
     stack
         The stack of the reactor's thread, outermost function first. None if the reactor has responded.
     commands
-        The code objects of the methods, and the command that each answers.
+        The command that each method answers, as {code object of the method: command}.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def judge(
         return Finding(now - due, None, "", None)
     if stack is None or now - asked < limit:
         return None
-    # The functions outside of the reactor are the program's own, which only started it.
+    # Skip the functions of the program that started the reactor.
     begins = next((number for number, place in enumerate(stack) if place.file.startswith(_TWISTED)), 0)
     called = stack[begins:]
     method = next((place for place in called if place.code in commands), None)
@@ -137,7 +137,7 @@ def stack_of(frame: FrameType | None) -> list[Place]:
 
 
 def codes_of(functions: Iterable[tuple[str, Any]]) -> dict[CodeType, str]:
-    """Return the code objects that answer commands, with the command's name.
+    """Return the functions that answer commands, as {code object: name of the command}.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def codes_of(functions: Iterable[tuple[str, Any]]) -> dict[CodeType, str]:
 
 
 def commands_of(handler: object) -> dict[CodeType, str]:
-    """Return the code objects of a handler's backend that answer commands. Empty if the handler has no commands."""
+    """Return the methods of a handler's backend, as codes_of() does. Empty if the handler has no commands."""
     commands = getattr(handler, "commands", None)
     if not isinstance(commands, dict):
         return {}
@@ -166,16 +166,17 @@ def commands_of(handler: object) -> dict[CodeType, str]:
 
 
 class Watchdog:
-    """Watches the reactor between begin(), which must be called in the reactor's thread, and end().
+    """Watches the reactor from begin() to end(). Call begin() in the reactor's thread.
 
     Parameters
     ----------
     reactor
         The reactor.
     limit
-        After how many s a blocked reactor is logged. 0: never.
+        How long the reactor may be blocked before this is logged, in s. 0: it is never logged.
     commands
-        Returns the code objects that answer commands, as commands_of() does. Called when the reactor is blocked.
+        A function that returns the methods of the backend, as commands_of() does. It is called when the reactor is
+        blocked.
 
     Raises
     ------
@@ -198,7 +199,7 @@ class Watchdog:
         self._untold: dict[CodeType | None, tuple[int, float]] = {}
 
     def begin(self) -> None:
-        """Start to watch the thread that calls this."""
+        """Start to watch the reactor. The calling thread is taken as the reactor's thread."""
         if self._limit > 0:
             self._watched = threading.get_ident()
             self._thread = threading.Thread(target=self._watch, name="discos-watchdog", daemon=True)

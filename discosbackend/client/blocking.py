@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["REPLY_MARGIN", "Client", "Instant", "Status"]
 
 Instant: TypeAlias = "Ticks | datetime | Time | float"
-"""A time at which to start or stop: Ticks, an astropy Time, a datetime with a time zone, or a number as in protocol
-section 3.5 (Unix seconds, if it is below 10^12)."""
+"""A time at which to start or stop: Ticks, an astropy Time, a datetime with a time zone, or a number.
+
+A number below 10^12 is Unix seconds. Any other number is a count of 100 ns since 1970 (protocol section 3.5)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 REPLY_MARGIN = 40.0
-"""How many s longer than the server's time limit a client waits for a reply: 100 s instead of the usual 60 s."""
+"""The difference between a client's wait for a reply and the server's time limit for the command, in s."""
 
 
 class Status(NamedTuple):
@@ -49,8 +50,8 @@ class Status(NamedTuple):
 class Client(Connection):
     """A connection to a backend server, with one method per command. Use it as a context manager.
 
-    The methods have the names of those of Backend; request() sends any other command. Each method waits for its reply
-    and returns the values in it. It raises one of the following exceptions if the request does not succeed. After
+    The methods have the same names as those of Backend. request() sends any other command. Each method waits for its
+    reply and returns the values in it. If the request does not succeed, it raises one of the exceptions below. After
     NoReply the connection is closed, so that a late reply cannot be taken for the reply to the next request.
 
     Parameters
@@ -60,8 +61,7 @@ class Client(Connection):
     port
         The TCP port of the server.
     timeout
-        How long to wait for each reply, in s. Default: 100 s, or longer if the server's time limit for the command is
-        longer: about an hour for `convert-data`.
+        How long to wait for each reply, in s. Default: 100 s, and 3640 s for `convert-data`, which takes longer.
     greeting_wait
         How long to wait for the greeting, in s. A server may greet later, or never.
     longest_reply
@@ -78,7 +78,8 @@ class Client(Connection):
     NoReply
         If the server cannot be reached, the reply does not arrive in time, or a line is not the expected reply.
     ValueError
-        If an argument cannot be sent, or a time is not one that can be waited for.
+        If an argument cannot be sent. Also if `timeout` is not above 0, if `greeting_wait` is negative, or if one of
+        these is longer than a day.
     TypeError
         If an argument has a wrong type.
 
@@ -192,7 +193,7 @@ class Client(Connection):
         frequency
             The lower end of the band, in MHz.
         bandwidth
-            The width of the band, in MHz. With `0, 0` the whole band is measured.
+            The width of the band, in MHz. `0, 0` selects the whole band.
         """
         return self._ask("get-tpi", frequency, bandwidth)
 
@@ -217,7 +218,7 @@ class Client(Connection):
         Parameters
         ----------
         timestamp
-            When to start. The server answers at once. Default: now.
+            When to start. Default: now. The server replies at once, and does not wait for this time.
         """
         self._ask("start", *_when(timestamp))
 
@@ -227,12 +228,12 @@ class Client(Connection):
         Parameters
         ----------
         timestamp
-            When to stop. The server answers at once. Default: now.
+            When to stop. Default: now. The server replies at once, and does not wait for this time.
         """
         self._ask("stop", *_when(timestamp))
 
     def set_filename(self, path: str) -> None:
-        """Set the path of the telescope's file. Its metadata is merged with the data."""
+        """Set the path of the telescope's file. convert_data() merges the metadata in this file with the data."""
         self._ask("set-filename", path)
 
     def convert_data(self) -> None:
@@ -240,7 +241,7 @@ class Client(Connection):
         self._ask("convert-data")
 
     def end_schedule(self) -> None:
-        """Report the end of the schedule."""
+        """Tell the server that the schedule has ended."""
         self._ask("end-schedule")
 
     def park(self) -> None:

@@ -20,7 +20,9 @@ __all__ = ["REPLY_WAIT", "Connection"]
 _GREETING = "version"
 
 REPLY_WAIT = 100.0
-"""How long to wait for a reply by default, in s: as the deployed clients, and 40 s longer than the server's limit."""
+"""How long to wait for a reply by default, in s. The deployed clients wait as long.
+
+It is 40 s longer than a server's default time limit."""
 
 # The longest time to wait for the connection, in s.
 _CONNECT = 10.0
@@ -33,8 +35,9 @@ _SHOWN = 80
 class Connection:
     """A connection to a backend server. Use it as a context manager.
 
-    A greeting that arrives late is distinguished from a reply by its name. Only the reply to `version` has the same
-    name, and it has the same content.
+    A late greeting is distinguished from a reply by its name, `version`. Only the reply to `version` has the same name,
+    and it also has the same content. The attribute `greeting` is the greeting as a Message, or None if none has
+    arrived.
 
     Parameters
     ----------
@@ -43,8 +46,8 @@ class Connection:
     port
         The TCP port of the server.
     timeout
-        How long to wait for each reply, in s. Default: as reply_wait() says, which is longer than the time limit of a
-        server.
+        How long to wait for each reply, in s. Default: the result of reply_wait() for the command, which is longer than
+        the default time limit of a server.
     greeting_wait
         How long to wait for the greeting, in s. A server may greet later, or never.
     longest_reply
@@ -55,7 +58,7 @@ class Connection:
     NoReply
         If the server cannot be reached.
     ValueError
-        If a time is not one that can be waited for: above 0, for `greeting_wait` 0 or more, and at most a day.
+        If `timeout` is not above 0, if `greeting_wait` is negative, or if one of these is longer than a day.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class Connection:
                 raise
             raise NoReply(f"connection lost: {problem}") from problem
         except BaseException:
-            # Also after an interrupt: otherwise the reply would be taken for the reply to the next request.
+            # Close after an interrupt too. Otherwise the late reply would be taken for the reply to the next request.
             self.close()
             raise
 
