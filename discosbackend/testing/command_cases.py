@@ -269,7 +269,7 @@ def _set_section(context: CaseContext) -> None:
 @COMMAND_CASES.case(
     "set-section/wildcards",
     "3.8",
-    "For an argument that accepts it, `*` means: leave this value unchanged.",
+    "Where an argument may be `*`, this value means: leave it unchanged.",
     Scope.FULL,
 )
 def _set_nothing(context: CaseContext) -> None:
