@@ -158,10 +158,10 @@ class ForcedExit:
         faulthandler.dump_traceback_later(_GRACE, exit=True, file=_standard_error())
         frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
         stack = list(traceback.walk_stack(frames[cast(int, threading.main_thread().ident)]))
-        for number, (frame, _) in enumerate(stack):
-            if frame.f_code is self._handler:
-                del stack[: number + 1]
-                break
+        # A signal may have interrupted the handler of an earlier one: the outermost handler counts.
+        handlers = [number for number, (frame, _) in enumerate(stack) if frame.f_code is self._handler]
+        if handlers:
+            del stack[: handlers[-1] + 1]
         summary = traceback.StackSummary.extract(reversed(stack))
         where = f"{summary[-1].name}() in {summary[-1].filename}, line {summary[-1].lineno}"
         logger.critical("%s: ending the process with status %d, the main thread is in %s", why, _STATUS, where)

@@ -88,7 +88,7 @@ def parse_boolean(text: str) -> bool:
 
 
 def _parse_timestamp(text: str) -> Ticks:
-    """Convert a timestamp to Ticks. Raise ValueError for other texts and for times up to 1970 (section 7.3)."""
+    """Convert a timestamp to Ticks. Raise ValueError for other texts and for times up to 1970 (protocol section 7.3)."""
     ticks = Ticks.parse(text)
     if ticks <= 0:
         raise ValueError(f"not after 1970: {text!r}")

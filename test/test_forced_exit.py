@@ -240,6 +240,29 @@ class ForcedExitTests(unittest.TestCase):
         forced.close()
         self.timer.cancel_dump_traceback_later.assert_called_once_with()
 
+    def test_it_says_where_the_main_thread_was_before_its_signals(self) -> None:
+        """A second signal may come while the handler of the first runs."""
+
+        def handler(again: int) -> None:
+            def within() -> None:
+                handler(again - 1)
+
+            if again:
+                within()
+            else:
+                forced._end("told")
+
+        forced = ForcedExit(7.0, handler=handler)
+        for again in (0, 1, 2):
+            with (
+                self.subTest(again),
+                mock.patch("os._exit"),
+                mock.patch("logging.shutdown"),
+                self.assertLogs("discosbackend.forced_exit") as caught,
+            ):
+                handler(again)
+            self.assertIn(f"in {self._testMethodName}() in ", caught.output[0])
+
     def test_longer_than_any_timer(self) -> None:
         forced = ForcedExit(1e20)
         forced.begin()
