@@ -28,6 +28,7 @@ __all__ = [
     "parse_integer",
     "plain_texts",
     "texts",
+    "without_escapes",
 ]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
@@ -200,10 +201,11 @@ def _text_of(value: Any, field: FieldLike | None) -> str:
 
 
 def _string(text: str, field: FieldLike | None) -> str:
-    return _without_escapes(text) if field is not None and field.unescaped else text
+    return without_escapes(text) if field is not None and field.unescaped else text
 
 
-def _without_escapes(text: str) -> str:
+def without_escapes(text: str) -> str:
+    """Replace commas and backslashes, for clients that split at every comma and know no escapes."""
     return text.replace(",", ";").replace("\\", "/")
 
 
@@ -226,7 +228,7 @@ def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
     """
     plain: dict[type, Callable[[Any], str]] = {
         Ticks: Ticks.unix_text,
-        str: _without_escapes if unescaped else str,
+        str: without_escapes if unescaped else str,
         bool: _TRUTH.__getitem__,
         int: str,
         float: float_text,

@@ -97,6 +97,9 @@ class Profile:
     horizon: float = 7 * 86400
     """Seconds ahead from which on a time is refused."""
 
+    start_when_acquiring: str = "already acquiring"
+    """The reason with which a start while acquiring is refused."""
+
     stop_when_idle: str = "fail"
     """What a stop gets that finds nothing to stop: "fail", or "ok", as Acquisition can be told."""
 
