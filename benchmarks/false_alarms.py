@@ -29,7 +29,7 @@ from discosbackend.cli.check_run import NO_PASS
 
 __all__ = ["INSTRUMENTS", "Tally", "check_on", "main", "server_of"]
 
-INSTRUMENTS = ("discos", "sardara", "skarab", "mistral", "totalpower")
+INSTRUMENTS = ("discos", "sardara", "skarab", "skarab2", "mistral", "totalpower")
 
 _AT_A_TIME = 3
 _PATIENCE = 300.0

@@ -28,6 +28,7 @@ __all__ = [
     "parse_integer",
     "plain_texts",
     "texts",
+    "without_escapes",
 ]
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
@@ -88,7 +89,7 @@ def parse_boolean(text: str) -> bool:
 
 
 def _parse_timestamp(text: str) -> Ticks:
-    """Convert a timestamp to Ticks. Raise ValueError for other texts and for times up to 1970 (protocol section 7.3)."""
+    """Convert a timestamp to Ticks. ValueError for other texts, and for times up to 1970 (protocol section 7.3)."""
     ticks = Ticks.parse(text)
     if ticks <= 0:
         raise ValueError(f"not after 1970: {text!r}")
@@ -205,10 +206,11 @@ def _text_of(value: Any, field: FieldLike | None) -> str:
 
 
 def _string(text: str, field: FieldLike | None) -> str:
-    return _without_escapes(text) if field is not None and field.unescaped else text
+    return without_escapes(text) if field is not None and field.unescaped else text
 
 
-def _without_escapes(text: str) -> str:
+def without_escapes(text: str) -> str:
+    """Replace commas and backslashes, for clients that split at every comma and know no escapes."""
     return text.replace(",", ";").replace("\\", "/")
 
 
@@ -231,7 +233,7 @@ def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
     """
     plain: dict[type, Callable[[Any], str]] = {
         Ticks: Ticks.unix_text,
-        str: _without_escapes if unescaped else str,
+        str: without_escapes if unescaped else str,
         bool: _TRUTH.__getitem__,
         int: str,
         float: float_text,

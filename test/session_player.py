@@ -16,8 +16,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 SESSIONS = Path(__file__).parent / "sessions"
-INSTRUMENTS = {"mistral": "mistral"}
-"""The instrument of a session whose file is not for the default one."""
+INSTRUMENTS = {
+    "mistral": ("mistral",),
+    "sardara": ("discos", "sardara"),
+    "sardara-p-band": ("discos", "sardara"),
+    "skarab": ("discos", "skarab"),
+    "skarab2": ("skarab2",),
+    "timed": ("discos",),
+    "unconfigured": ("discos", "sardara", "skarab", "skarab2"),
+}
+"""The simulated instruments on which each session is played, by the name of its file."""
 
 _NOW = re.compile(r"\{now([+-][0-9.]+)\}")
 

@@ -1,15 +1,18 @@
-"""A program: makes a file of each kind with the simulator's own parts, and has srttools read it.
+"""A program: makes a file of each kind with the simulator's own parts, and checks that srttools reads it.
 
     PYTHONPATH=. python -m test.srttools_check [FILE...]
 
-with a Python that has srttools; nothing here needs Twisted. With FILEs it reads those instead, and tells what
-is in them. Exit status 0 if all is as it was put in. Not collected by unittest: srttools is not required.
+Run it with a Python that has srttools 0.7.2, astropy before 7.1 and numpy before 2.3: later versions break the programs
+of srttools. Twisted is not needed. With FILEs it reads those instead, and prints what is in them. Exit status 0 if the
+values are those that were put in. unittest does not collect it, because srttools is not required.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -20,6 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.table import Table
 from astropy.time import Time
 from astropy.utils import iers
 
@@ -284,9 +288,8 @@ def total_power(folder: Path) -> None:
     calibrated(folder, setup_of("totalpower", "TP00"), line=False).check_temperatures()
 
 
-def merged(folder: Path) -> None:
-    """merged with a metadata file"""
-    setup, dumps = setup_of("sardara", "SK00"), 75
+def merged_file(folder: Path, setup: Setup, dumps: int) -> Path:
+    """Make a file that is merged with a metadata file; its path."""
     name = folder / "tmp" / "20261121_001_001.fits"
     whole, rest = divmod(int(BEGINS), TICKS_PER_SECOND)
     begin = Time(whole, rest / TICKS_PER_SECOND, format="unix", scale="utc")
@@ -296,7 +299,13 @@ def merged(folder: Path) -> None:
     give_name(recording, str(name))
     done = convert(recording)
     assert done.written == folder / name.name and not done.warnings, done
-    read = Read(done.written, setup, dumps)
+    return done.written
+
+
+def merged(folder: Path) -> None:
+    """merged with a metadata file"""
+    setup, dumps = setup_of("sardara", "SK00"), 75
+    read = Read(merged_file(folder, setup, dumps), setup, dumps)
     read.check_levels()
     read.check_line()
     read.check_scan_of_diode()
@@ -327,6 +336,86 @@ def scan(folder: Path) -> None:
         assert abs(centre) < 0.02 * setup.receiver.beam, f"{name}: source {centre} arcmin off"
 
 
+# The files on which the programs are run: instrument, configuration and what the programs call the backend.
+_OBSERVATIONS = (
+    ("sardara", "SK00", "SARDARA"),
+    ("sardara", "SC00", "SARDARA"),
+    ("sardara", "SP00", "SARDARA"),
+    ("sardara", "SK77", "SARDARA"),
+    ("sardara", "SK00S", "SARDARA"),
+    ("skarab", "SKARAB_11", "SKARAB"),
+    ("skarab2", "SKARAB_1", "SKARAB2"),
+    ("totalpower", "TP77", "TP"),
+    ("totalpower", "TP00", "TP"),
+)
+
+# Settings of astropy for the programs, as main() makes them for this process.
+_ASTROPY = """
+[utils.iers.iers]
+auto_download = False
+auto_max_age = 1e9
+iers_degraded_accuracy = ignore
+"""
+
+
+def programs(folder: Path) -> None:
+    """SDTpreprocess and SDTinspect"""
+    dumps, files, wanted = 60, [], {}
+    for instrument, name, backend in _OBSERVATIONS:
+        setup = setup_of(instrument, name)
+        source = Source(LEVEL, transit=1.2, crossing=0.4)
+        done = convert(recorded(folder / name, setup, Sky().with_source("3C 84", source), dumps))
+        assert done.written is not None, done
+        files.append((done.written, setup))
+        wanted[str(done.written)] = ("3C 84", setup, backend)
+    setup = setup_of("sardara", "SK00")
+    whole = merged_file(folder / "merged", setup, dumps)
+    files.append((whole, setup))
+    wanted[str(whole)] = ("made up", setup, "SARDARA")
+
+    ran = _run("SDTpreprocess", folder, *(str(path) for path, _ in files))
+    assert ran.returncode == 0, f"SDTpreprocess ends with {ran.returncode}: {ran.stderr[-1000:]}"
+    for path, setup in files:
+        _check_preprocessed(path.with_suffix(".hdf5"), setup, dumps)
+
+    # Its exit status says nothing: srttools 0.7.2 hands a list to sys.exit(), which is 1 for any list.
+    ran = _run("SDTinspect", folder, *sorted({str(path.parent) for path, _ in files}))
+    table = folder / "table.csv"
+    assert table.exists() and "Errors while opening" not in ran.stderr, f"SDTinspect: {ran.stderr[-1000:]}"
+    with table.open(newline="", encoding="ascii") as lines:
+        rows = {row["Sample File"]: row for row in csv.DictReader(lines)}
+    assert rows.keys() == wanted.keys(), f"SDTinspect found {sorted(rows)} instead of {sorted(wanted)}"
+    for name, (source_name, setup, backend) in wanted.items():
+        row, channel = rows[name], setup.channels[0]
+        texts = (row["Source"], row["Receiver"], row["Backend"], row["is_skydip"])
+        assert texts == (source_name, setup.receiver.code, backend, "False"), f"SDTinspect: {name}: {texts}"
+        sky = setup.receiver.local_oscillator + channel.start_frequency
+        close(float(row["Frequency"]), sky, 1e-5, f"SDTinspect: {name}: frequency")
+        close(float(row["Bandwidth"]), channel.bandwidth, 1e-5, f"SDTinspect: {name}: bandwidth")
+
+
+def _run(program: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of srttools in a folder."""
+    settings = folder / "settings"
+    (settings / "astropy").mkdir(parents=True, exist_ok=True)
+    (settings / "astropy" / "astropy.cfg").write_text(_ASTROPY, encoding="ascii")
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(settings), "MPLBACKEND": "Agg"}
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _check_preprocessed(path: Path, setup: Setup, dumps: int) -> None:
+    """Check what SDTpreprocess saves beside a file: a finite light curve for each input."""
+    # It says nothing of a file whose kind it does not know.
+    assert path.exists(), f"SDTpreprocess saved no {path.name}"
+    table = Table.read(path)
+    for channel in setup.channels:
+        for hand in channel.polarisations:
+            light = np.asarray(table[f"Feed{channel.feed}_{hand}CP"], dtype=float)
+            assert light.shape == (dumps,) and np.isfinite(light).all(), f"{path.name}: {light}"
+            assert np.ptp(light) > 0, f"{path.name}: a light curve without a source"
+
+
 KINDS: tuple[Callable[[Path], None], ...] = (
     two_inputs,
     fourteen_inputs,
@@ -337,6 +426,7 @@ KINDS: tuple[Callable[[Path], None], ...] = (
     total_power,
     merged,
     scan,
+    programs,
 )
 
 

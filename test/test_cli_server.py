@@ -12,6 +12,7 @@ from signal import SIGTERM
 
 from discosbackend import __version__, ticks
 from discosbackend.cli import server
+from discosbackend.simulator import INSTRUMENTS
 
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
@@ -153,7 +154,7 @@ class ProgramTests(unittest.TestCase):
     """The program at work."""
 
     def test_every_instrument(self) -> None:
-        for instrument in ("discos", "sardara", "skarab", "mistral"):
+        for instrument in INSTRUMENTS:
             with self.subTest(instrument), served_in_memory("--no-data", "--simulate", instrument) as program:
                 (announced,) = program.announced
                 self.assertRegex(

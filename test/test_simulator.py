@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from .settings import PATIENCE
 
 NOON = 17_000_000_000_000_000
 
-SPECTROMETERS = ("discos", "sardara", "skarab")
+SPECTROMETERS = ("discos", "sardara", "skarab", "skarab2")
 
 ALL = (0, 1, 2, 3, 4, 5, 6)
 
@@ -38,6 +39,7 @@ SARDARA = (
     ("SK04", False, (0, 4), 1500, 1024, 7),
     ("SK06", True, (0, 6), 1500, 1024, 7),
     ("SK77", True, ALL, 1500, 1024, 7),
+    ("SC00", True, (0,), 1500, 1024, 9),
     ("SCC00", True, (0,), 1500, 1024, 9),
     ("SCH00", True, (0,), 1500, 1024, 9),
     ("SX00", True, (0,), 1500, 1024, 7),
@@ -54,6 +56,8 @@ SKARAB = (
     ("SKARAB_11", True, ALL, 375, 1024, 7),
     ("SKARAB_12", True, ALL, 750, 8192, 7),
 )
+# The first five of SKARAB, with one feed.
+SKARAB2 = tuple((name, twice, (0,), *row) for name, twice, _, *row in SKARAB[:5])
 SKARAB_START = {1400: 0, 187.5: 906.25, 93.75: 953.125, 16: 992, 375: 812.5, 750: 625}
 
 UNCHANGED = ("*",) * 6
@@ -100,7 +104,7 @@ class InstrumentTests(unittest.TestCase):
     """What the name of an instrument leads to."""
 
     def test_every_name_is_a_backend(self):
-        self.assertEqual(["discos", "mistral", "sardara", "skarab", "totalpower"], list(INSTRUMENTS))
+        self.assertEqual(["discos", "mistral", "sardara", "skarab", "skarab2", "totalpower"], list(INSTRUMENTS))
         for name in INSTRUMENTS:
             with self.subTest(name):
                 backend = SimulatedBackend(name)
@@ -121,7 +125,8 @@ class InstrumentTests(unittest.TestCase):
         with self.assertRaises(ValueError) as caught:
             SimulatedBackend("vlbi")
         self.assertEqual(
-            "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, totalpower, or name a TOML file",
+            "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, skarab2, totalpower, "
+            "or name a TOML file",
             str(caught.exception),
         )
 
@@ -168,6 +173,7 @@ class InstrumentTests(unittest.TestCase):
             "discos": set(),
             "sardara": brought_by_skarab,
             "skarab": set(),
+            "skarab2": set(),
             "totalpower": brought_by_skarab | {"get-rms", "get-ddcoffset"},
             "mistral": brought_by_skarab | spectrometer,
         }
@@ -202,12 +208,13 @@ class ConfigurationTests(RefusalMixin, unittest.TestCase):
     """Every row of the table of configurations, and what loading one does."""
 
     def test_rows(self):
-        for instrument, rows in (("sardara", SARDARA), ("skarab", SKARAB)):
+        for instrument, rows in (("sardara", SARDARA), ("skarab", SKARAB), ("skarab2", SKARAB2)):
             names = {name + suffix for name, twice, *_ in rows for suffix in ("", "S")[: 1 + twice]}
             self.assertEqual(names, set(INSTRUMENTS[instrument].configurations))
             for name, twice, *row in rows:
                 for suffix in ("", "S")[: 1 + twice]:
-                    for which in (instrument, "discos"):
+                    # discos has SKARAB's fourteen inputs under these names.
+                    for which in (instrument, *(["discos"] if instrument != "skarab2" else [])):
                         with self.subTest(which, configuration=name + suffix):
                             self.check_row(which, name + suffix, *row)
 
@@ -244,8 +251,9 @@ class ConfigurationTests(RefusalMixin, unittest.TestCase):
                 self.assertEqual("unconfigured", backend.get_configuration())
                 self.assertEqual(0, backend.get_integration())
                 self.assertEqual(0.0, backend.get_ddcoffset())
-                for measure in (backend.get_tpi, backend.get_tp0, backend.get_rms):
-                    self.assertEqual(1, len(measure()))
+                # Public test suites expect two values.
+                for line in ("?get-tpi", "?get-tpi,0,0", "?get-tp0", "?get-rms"):
+                    self.assertRegex(answer(backend, line), r"^![a-z0-9-]+,ok,[0-9.]+,[0-9.]+$")
                 backend.start()
                 self.assertTrue(backend.status()[2])
 
@@ -257,6 +265,7 @@ class ConfigurationTests(RefusalMixin, unittest.TestCase):
             ("discos", "unconfigured"),
             ("sardara", "SKARAB_1"),
             ("skarab", "SK77"),
+            ("skarab2", "SKARAB_7"),
             ("sardara", "setup"),
         ):
             with self.subTest(instrument, configuration=name):
@@ -322,6 +331,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
             (sardara, 2, "*", 420.0, "*", "2", 840.0, "*"),
             # As six significant digits leave it.
             (sardara, 0, "*", 1234.57, "*", "1", 2469.13, "*"),
+            ("SP00", 0, 0.0, 420.0, 0, "0", 3000.0, 1024),
             ("SK77S", 6, *UNCHANGED),
             ("SK00", 1, *UNCHANGED),
             ("SK00S", 0, *UNCHANGED),
@@ -330,7 +340,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
             *((skarab, 0, *("*",) * 5, 2**power) for power in range(10, 17)),
         ):
             with self.subTest(configuration, arguments=arguments):
-                for instrument in ("discos", "sardara" if configuration < "SKA" else "skarab"):
+                for instrument in ("discos", "skarab" if configuration.startswith("SKARAB") else "sardara"):
                     simulated(instrument, configuration).set_section(*arguments)
 
     def test_section_refusals(self):
@@ -361,14 +371,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
             (sardara, f"mode '?A?' unknown: must be one of {modes}", 0, "*", "*", "*", "!A,", "*", "*"),
             (sardara, "sample-rate 4601 out of range: 0 to 4600 MHz", 0, "*", "*", "*", "*", 4601.0, "*"),
             (sardara, "sample-rate -1 out of range: 0 to 4600 MHz", 0, "*", "*", "*", "*", -1.0, "*"),
-            (
-                sardara, "sample-rate 3000 must be twice the bandwidth: 840 MHz",
-                0, "*", 420.0, "*", "*", 3000.0, "*",
-            ),
-            (
-                sardara, "sample-rate 840 must be twice the bandwidth: 3000 MHz",
-                0, "*", "*", "*", "*", 840.0, "*",
-            ),
+            (sardara, "sample-rate 4601 out of range: 0 to 4600 MHz", 0, "*", 420.0, "*", "*", 4601.0, "*"),
             *(
                 (sardara, f"bins {bins} must be one of 1024 16384", 0, *("*",) * 5, bins)
                 for bins in (1023, 1025, 2048, 16385, 0, -1024)
@@ -382,7 +385,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
             ),
         ):  # fmt: skip
             with self.subTest(configuration, arguments=arguments):
-                for instrument in ("discos", "sardara" if configuration < "SKA" else "skarab"):
+                for instrument in ("discos", "skarab" if configuration.startswith("SKARAB") else "sardara"):
                     backend = simulated(instrument, configuration)
                     before = dict(backend.sections)
                     self.assertEqual(reason, self.refusal(backend.set_section, *arguments))
@@ -400,7 +403,7 @@ class LimitTests(RefusalMixin, unittest.TestCase):
         self.assertEqual({}, backend.sections)
         self.assertEqual(big, backend.get_integration())
         for measure in (backend.get_tpi, backend.get_tp0, backend.get_rms):
-            self.assertEqual(1, len(measure()))
+            self.assertEqual(2, len(measure()))
         # The others know what they are from the beginning.
         for section in (0, 13, "*"):
             with self.subTest(section):
@@ -411,7 +414,11 @@ class LimitTests(RefusalMixin, unittest.TestCase):
                     self.refusal(sardara.set_section, section, *("*",) * 5, 2048),
                 )
                 self.assertEqual({}, sardara.sections)
-        self.assertEqual("backend supports 14 sections", self.refusal(simulated("skarab").set_section, 14, *UNCHANGED))
+        for instrument, sections in (("skarab", 14), ("skarab2", 2)):
+            self.assertEqual(
+                f"backend supports {sections} sections",
+                self.refusal(simulated(instrument).set_section, sections, *UNCHANGED),
+            )
 
 
 VALUES = {
@@ -432,7 +439,7 @@ def possible(section: dict[str, Any]) -> bool:
         and 0 <= section["bandwidth"] <= 2300
         and 0 <= section["feed"] <= 6
         and section["mode"] in ("CP", "FullStokes", "LCP", "RCP")
-        and section["sample_rate"] == 2 * section["bandwidth"]
+        and 0 <= section["sample_rate"] <= 4600
         and section["bins"] in (1024, 16384)
     )
 
@@ -469,6 +476,8 @@ class SectionTests(unittest.TestCase):
                 self.assertLessEqual(set(wanted), set(model))
             self.assertEqual(set(wanted) <= set(model) and all(map(possible, wanted.values())), accepted)
             if accepted:
+                for each in wanted.values():
+                    each["sample_rate"] = 2 * each["bandwidth"]
                 model.update(wanted)
             self.assertEqual(model, {each: asdict(section) for each, section in backend.sections.items()})
 
@@ -476,10 +485,11 @@ class SectionTests(unittest.TestCase):
         backend = simulated("sardara", "SK77")
         backend.set_section(13, "*", 420.0, "*", "*", 840.0, "*")
         before = dict(backend.sections)
-        # It would suit all of them but the last.
-        with self.assertRaises(BackendError):
-            backend.set_section("*", 100.0, "*", 1, "CP", 3000.0, 16384)
-        self.assertEqual(before, backend.sections)
+        # It suits all of them, but there is none of number 14.
+        for refused in (("*", 100.0, "*", 1, "CP", 4601.0, 16384), (14, 100.0, "*", 1, "CP", 3000.0, 16384)):
+            with self.assertRaises(BackendError):
+                backend.set_section(*refused)
+            self.assertEqual(before, backend.sections)
         backend.set_section("*", 100.0, "*", "*", "*", "*", 16384)
         self.assertEqual({(100.0, 16384)}, {(s.start_frequency, s.bins) for s in backend.sections.values()})
         self.assertEqual([1500.0] * 13 + [420.0], [s.bandwidth for s in backend.sections.values()])
@@ -488,6 +498,57 @@ class SectionTests(unittest.TestCase):
         backend = simulated("sardara", "SK00")
         backend.set_section(0, "*", 500.0, "*", "*", "*", "*")
         self.assertEqual([1000.0, 3000.0], [s.sample_rate for s in backend.sections.values()])
+
+    def test_a_sample_rate_that_is_not_twice_the_bandwidth_is_taken_as_that(self):
+        # The deployed clients carry the sample rate that they started with. "Keep everything" and "only the bandwidth":
+        for instrument, configuration, line, rate in (
+            ("discos", "SP00", "?set-section,0,0,500,0,0,3000,1024", 1000.0),
+            ("sardara", "SP00", "?set-section,0,0,420,0,0,3000,1024", 840.0),
+            ("sardara", "SP00S", "?set-section,*,0,420,0,2,3000,1024", 840.0),
+            ("skarab", "SKARAB_2", "?set-section,0,906.25,187.5,0,0,2800,32768", 375.0),
+            ("skarab2", "SKARAB_5", "?set-section,1,953.125,93.75,0,1,2800,65536", 187.5),
+            ("totalpower", "TP00", "?set-section,0,0,1000,0,0,4000,1", 2000.0),
+            # The bandwidth as it is, and a rate that is too low.
+            ("sardara", "SK00", "?set-section,0,*,*,*,*,840,*", 3000.0),
+            ("sardara", "SK00", "?set-section,0,*,*,*,*,0,*", 3000.0),
+            ("sardara", "SK00", "?set-section,0,*,1234.57,*,*,2469.13,*", 2469.14),
+        ):
+            with self.subTest(instrument, line=line):
+                backend = simulated(instrument, configuration)
+                self.assertEqual("!set-section,ok", answer(backend, line))
+                changed = backend.sections[1 if line.startswith("?set-section,1") else 0]
+                self.assertEqual(rate, changed.sample_rate)
+
+    def test_a_sample_rate_of_which_twice_the_bandwidth_is_out_of_range(self):
+        known = INSTRUMENTS["sardara"]
+        slow = replace(
+            known.configurations["SP00"], limits=replace(known.unconfigured.limits, sample_rate=(0.0, 1000.0))
+        )
+        backend = simulated(replace(known, configurations={"SP00": slow}), "SP00")
+        reply = answer(backend, "?set-section,0,*,600,*,*,900,*")
+        self.assertEqual("!set-section,fail,sample-rate 1200 out of range: 0 to 1000 MHz", reply)
+        self.assertEqual(500.0, backend.sections[0].bandwidth)
+
+    def test_another_sample_rate_is_logged_once_a_configuration(self):
+        backend = simulated("sardara", "SP00")
+
+        def logged(line: str) -> list[str]:
+            with self.assertLogs("discosbackend.simulator", "INFO") as logs:
+                logging.getLogger("discosbackend.simulator").info("end")
+                answer(backend, line)
+            return [record.getMessage() for record in logs.records][1:]
+
+        self.assertEqual([], logged("?set-section,0,0,500,0,0,1000,1024"))
+        self.assertEqual([], logged("?set-section,0,0,420,0,0,*,1024"))
+        self.assertEqual([], logged("?set-section,0,0,420,0,0,3000,1000"))  # refused
+        said = "sardara: set-section with sample rate 3000 MHz: twice the bandwidth, 840 MHz, is taken instead"
+        self.assertEqual([said], logged("?set-section,*,0,420,0,0,3000,1024"))
+        self.assertEqual([], logged("?set-section,0,0,500,0,0,3000,1024"))
+        backend.set_configuration("SP00")
+        self.assertEqual([said], logged("?set-section,0,0,420,0,0,3000,1024"))
+        backend.power_cycle()
+        self.assertEqual([said], logged("?set-section,0,0,420,0,0,3000,1024"))
+        self.assertEqual([], logged("?set-section,0,0,420,0,0,3000,1024"))
 
     def test_ddcoffset_is_the_first_start_frequency(self):
         backend = simulated("skarab", "SKARAB_11")
@@ -514,7 +575,10 @@ class EnableTests(RefusalMixin, unittest.TestCase):
             ("skarab", "", (7, 7), 14),
             ("discos", "SKARAB_1", (7, 7), 14),
             ("discos", "SKARAB_1", (6, 6), 2),
-            ("discos", "", (7, 7), 1),
+            ("discos", "", (7, 7), 2),
+            ("skarab2", "SKARAB_1", (0, 0), 2),
+            ("skarab2", "SKARAB_1S", (7, 7), 2),
+            ("skarab2", "", (7, 7), 2),
         ):
             with self.subTest(instrument, configuration=configuration, feeds=feeds):
                 backend = simulated(instrument, configuration)
@@ -538,6 +602,9 @@ class EnableTests(RefusalMixin, unittest.TestCase):
                 backend.set_enable(0, 3)
                 self.assertEqual(f"{which} out of range", self.refusal(backend.set_enable, *feeds))
                 self.assertEqual(4, len(backend.get_tpi()))
+        backend = simulated("skarab2", "SKARAB_1")
+        for feeds, which in (((1, 1), "feed1"), ((0, 1), "feed2"), ((0, 7), "feed2")):
+            self.assertEqual(f"{which} out of range", self.refusal(backend.set_enable, *feeds))
 
     def test_power_is_that_of_the_enabled_feeds(self):
         backend = simulated("skarab", "SKARAB_1")

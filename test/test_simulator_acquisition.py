@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from discosbackend.backend import commands_of
 from discosbackend.errors import BackendError
-from discosbackend.simulator import SimulatedBackend
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
 from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, name_of, recordings_in
 from discosbackend.simulator.signal.sky import Sky, Source
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
@@ -98,7 +98,47 @@ class ChannelTests(InstrumentMixin):
         self.assertEqual([bins for *_, bins in self.channels(name)], [1, 1])
 
     def test_before_a_configuration(self) -> None:
-        self.assertEqual(self.channels(""), [(0, "L", 0.0, 1500.0, 1024)])
+        self.assertEqual(self.channels(""), [(0, each, 0.0, 1500.0, 1024) for each in "LR"])
+
+    def recorded_instrument(self, configuration: str) -> str:
+        """The instrument of an acquisition in this configuration, from which the files take `Backend Name`."""
+        self.backend.power_cycle()
+        if configuration:
+            self.backend.set_configuration(configuration)
+        return RecordingReader(self.acquire(0.05)).setup.instrument
+
+    def test_the_instrument_is_that_of_the_configuration(self) -> None:
+        for instrument, configuration, wanted in (
+            ("discos", "", "discos"),
+            ("discos", "SK00", "sardara"),
+            ("discos", "SC00S", "sardara"),
+            ("discos", "SKARAB_12", "skarab"),
+            ("sardara", "", "sardara"),
+            ("sardara", "SK00", "sardara"),
+            ("skarab", "SKARAB_1", "skarab"),
+            ("skarab2", "SKARAB_1", "skarab2"),
+        ):
+            with self.subTest(instrument, configuration=configuration):
+                self.backend = self.make(instrument)
+                self.assertEqual(wanted, self.recorded_instrument(configuration))
+
+    def test_the_instrument_of_a_file_that_includes_others(self) -> None:
+        own = "[receivers.Q]\ncode = 'Q'\nlocal_oscillator = 1.0\ntsys = [1, 2]\nmark = [1, 2]\nbeam = 1.0\n"
+        own += "offsets = [[0, 0]]\n[configurations]\n"
+        own += "SK00 = {receiver = 'Q', feeds = [0], bandwidth = 500, bins = 16, attenuation = 0, integration = 40}\n"
+        mine = self.data.parent / "mine.toml"
+        # It gets SKARAB's configurations by way of discos.
+        mine.write_text("name = 'mine'\ndescription = 'mine'\nincludes = ['discos']\n" + own, encoding="utf-8")
+        self.backend = self.make(str(mine))
+        for configuration, wanted in (("", "mine"), ("SK00", "mine"), ("SK77", "sardara"), ("SKARAB_11", "skarab")):
+            with self.subTest(configuration):
+                self.assertEqual(wanted, self.recorded_instrument(configuration))
+
+    def test_the_instrument_of_a_renamed_one(self) -> None:
+        known = instrument_of("sardara")
+        self.backend = SimulatedBackend(replace(known, name="mine"), data=self.data, clock=self.fake)
+        self.addCleanup(self.close, self.backend)
+        self.assertEqual("mine", self.recorded_instrument("SK00"))
 
     def test_set_section_decides(self) -> None:
         # The feed of set-section does not: the deployed clients send 0 for every section.
@@ -388,7 +428,7 @@ class StateTests(InstrumentMixin):
     """The whole state, and the power switch."""
 
     def test_it_is_json_at_any_time(self) -> None:
-        for instrument in ("discos", "sardara", "skarab", "mistral", "totalpower"):
+        for instrument in INSTRUMENTS:
             backend = self.make(instrument)
             told = json.loads(json.dumps(backend.state()))
             self.assertEqual((told["instrument"], told["acquiring"]), (instrument, False))

@@ -10,6 +10,7 @@ import re
 import tempfile
 import tomllib
 import unittest
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ class ShippedTests(_Files):
 
     def test_names_and_descriptions(self) -> None:
         found = dict(shipped_instruments())
-        self.assertEqual(["discos", "mistral", "sardara", "skarab", "totalpower"], [*found])
+        self.assertEqual(["discos", "mistral", "sardara", "skarab", "skarab2", "totalpower"], [*found])
         self.assertEqual([*found], [*INSTRUMENTS])
         self.assertEqual(len(found), len(INSTRUMENTS))
         for name, description in found.items():
@@ -157,10 +158,15 @@ class ShippedTests(_Files):
             self.assertTrue(any(fnmatch(f"profiles/{name}.toml", pattern) for pattern in patterns))
 
     def test_discos_has_all_of_the_spectrometers(self) -> None:
-        both = {**INSTRUMENTS["sardara"].configurations, **INSTRUMENTS["skarab"].configurations}
+        # Each is that of its instrument, whose name the files have.
+        both = {
+            name: replace(configuration, instrument=instrument)
+            for instrument in ("sardara", "skarab")
+            for name, configuration in INSTRUMENTS[instrument].configurations.items()
+        }
         self.assertEqual(both, dict(INSTRUMENTS["discos"].configurations))
         self.assertIsNone(INSTRUMENTS["discos"].unconfigured.limits)
-        for name in ("sardara", "skarab", "totalpower"):
+        for name in ("sardara", "skarab", "skarab2", "totalpower"):
             self.assertIs(
                 INSTRUMENTS[name].unconfigured.limits,
                 next(iter(INSTRUMENTS[name].configurations.values())).limits,
@@ -170,7 +176,7 @@ class ShippedTests(_Files):
         # name, code, local oscillator, tsys, mark, feeds
         rows = {
             "SK00 SK77S SKARAB_1 SKARAB_12S TP77": ("KKG", 21235.0, (87.0, 116.0), (28.0, 77.0), 7),
-            "SCC00 SCH00S TP00": ("CCB", 5900.0, (30.0, 38.0), (3.1, 3.9), 1),
+            "SC00 SC00S SCC00 SCH00S TP00": ("CCB", 5900.0, (30.0, 38.0), (3.1, 3.9), 1),
             "SX00": ("XXG", 7500.0, None, None, 1),
             "SL00": ("LLP", 1000.0, None, None, 1),
             "SP00": ("PPP", 100.0, None, None, 1),
@@ -212,6 +218,22 @@ class ShippedTests(_Files):
             for number, (x, y) in enumerate(around):
                 self.assertAlmostEqual(around[0][0], math.hypot(x, y), delta=0.001)
                 self.assertAlmostEqual(60.0 * number, math.degrees(math.atan2(y, x)) % 360, delta=0.01)
+
+    def test_skarab_of_two_inputs(self) -> None:
+        large, small = INSTRUMENTS["skarab"], INSTRUMENTS["skarab2"]
+        self.assertEqual(large.lacks, small.lacks)
+        self.assertEqual(10, len(small.configurations))
+        limits = large.unconfigured.limits
+        assert limits is not None
+        for name, configuration in small.configurations.items():
+            with self.subTest(name):
+                self.assertEqual(1 if name.endswith("S") else 2, configuration.sections)
+                # Apart from its single feed it is SKARAB.
+                wanted = large.configurations[name]
+                receiver = replace(wanted.receiver, offsets=((0.0, 0.0),))
+                self.assertEqual(
+                    replace(wanted, feeds=(0,), limits=replace(limits, feeds=1), receiver=receiver), configuration
+                )
 
     def test_interference(self) -> None:
         (comb,) = INSTRUMENTS["sardara"].configurations["SCC00"].receiver.interference
@@ -285,7 +307,8 @@ class KeyTests(_Files):
         phrases = Phrases("out of tune", "busy with {command}", "listening", "at your service")
         self.assertEqual(phrases, mine.phrases)
         # What is included stays what it is.
-        self.assertEqual(INSTRUMENTS["totalpower"].configurations["TP77"], mine.configurations["TP77"])
+        included = replace(INSTRUMENTS["totalpower"].configurations["TP77"], instrument="totalpower")
+        self.assertEqual(included, mine.configurations["TP77"])
 
     def test_next_to_nothing(self) -> None:
         mine = self.read('name = "mine"\ndescription = "nothing"')
@@ -448,7 +471,7 @@ class WrongTests(_Files):
     def test_wrong_files(self) -> None:
         (self.folder / "latin.toml").write_bytes(b"name = '\xe9'")
         for name, wanted in (
-            ("vlbi", "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, totalpower, or"),
+            ("vlbi", "unknown instrument 'vlbi': known are discos, mistral, sardara, skarab, skarab2, totalpower, or"),
             ("", "unknown instrument ''"),
             ("v" * 5000, "unknown instrument 'vv"),
             ("\0", "unknown instrument '\\x00'"),
@@ -471,8 +494,8 @@ class WrongTests(_Files):
             ('["mine.toml"]', f"instrument {self.path}: it includes itself, by mine.toml"),
             ('["none.toml"]', "none.toml: No such file or directory"),
             ('["sardra"]', "unknown instrument 'sardra': known are discos, mistral"),
-            ('["sardara", "discos"]', "includes: SCC00 is in discos and in another of sardara, discos"),
-            ('["sardara", "sardara"]', "includes: SCC00 is in sardara and in another of sardara, sardara"),
+            ('["sardara", "discos"]', "includes: SC00 is in discos and in another of sardara, discos"),
+            ('["sardara", "sardara"]', "includes: SC00 is in sardara and in another of sardara, sardara"),
             ('[""]', "includes must be a list of instruments"),
         ):
             with self.subTest(includes):

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from discosbackend.backend import commands_of, declared_commands
 from discosbackend.errors import NotSupportedError
-from discosbackend.simulator import SimulatedBackend, profile_text
+from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, profile_text
 from discosbackend.ticks import TICKS_PER_SECOND
 
 from .test_simulator import NOON, answer, simulated
@@ -61,10 +61,68 @@ class MistralTests(unittest.TestCase):
         self.assert_status("acquisition in progress", acquiring=True)
         for refused in begin:
             self.assertEqual("fail,acquisition in progress", self.tell(refused))
-        self.assertEqual("fail,already acquiring", self.tell("?start"))
+        self.assertEqual("fail,acquisition in progress", self.tell("?start"))
         self.assertEqual("ok", self.tell("?stop"))
         self.assertEqual("fail,not acquiring", self.tell("?stop"))
         self.assert_status("ready to run a task")
+
+    def test_failure(self):
+        """Nothing begins, and the reason is what status reports."""
+        begin = (
+            "?setup", "?vna-sweep", "?target-sweep", "?start", f"?start,{NOON + 900 * TICKS_PER_SECOND}",
+            "?set-configuration,setup", "?set-configuration,vnaSweep", "?set-configuration,targetSweep",
+        )  # fmt: skip
+
+        def assert_nothing_begins(*, acquiring: bool = False) -> None:
+            # As status sends it: the clients split at a comma.
+            self.backend.fault = "cryostat warm, 4.2 K"
+            self.assert_status("cryostat warm; 4.2 K", acquiring)
+            for line in begin:
+                self.assertEqual("fail,cryostat warm; 4.2 K", self.tell(line))
+            self.backend.fault = ""
+
+        assert_nothing_begins()
+        self.assert_status(NEEDS_SETUP)
+        self.assertEqual("ok", self.tell("?setup"))
+        assert_nothing_begins()
+        self.assert_status("setup in progress")
+        self.clock.advance(60)
+        assert_nothing_begins()
+        self.assert_status("ready to run a task")
+        self.assertEqual("ok", self.tell("?start"))
+        assert_nothing_begins(acquiring=True)
+        self.assert_status("acquisition in progress", acquiring=True)
+        # What ends something is not refused.
+        self.backend.fault = "cryostat warm"
+        self.assertEqual("ok", self.tell("?stop"))
+        self.assertEqual("ok", self.tell("?set-filename,/a/b.fits"))
+        self.assertEqual("ok,/a/b.fits", self.tell("?get-filename"))
+        self.assertEqual("ok", self.tell("?reset"))
+        self.assert_status("cryostat warm")
+
+    def test_a_timed_start_that_meets_a_failure_acquires_nothing(self):
+        self.tell("?setup")
+        self.clock.advance(60)
+        self.assertEqual("ok", self.tell(f"?start,{NOON + 70 * TICKS_PER_SECOND}"))
+        self.backend.fault = "cryostat warm"
+        with self.assertLogs("discosbackend.acquisition", "WARNING"):
+            self.clock.pump([0.5] * 22)
+        self.assert_status("cryostat warm")
+        self.backend.fault = ""
+        self.assert_status("ready to run a task")
+
+    def test_a_failure_that_the_reply_cannot_carry(self):
+        for fault, said in (("a\\b,", "a/b;"), ("x" * 400, "x" * 400)):
+            self.backend.fault = fault
+            self.assert_status(said)
+            self.assertEqual(f"fail,{said}", self.tell("?setup"))
+
+    def test_a_spectrometer_in_failure_acquires(self):
+        for name in INSTRUMENTS.keys() - {"mistral"}:
+            self.backend = simulated(name)
+            self.backend.fault = "receiver warm"
+            self.assertEqual("ok", self.tell("?start"))
+            self.assertEqual("fail,already acquiring", self.tell("?start"))
 
     def test_configuration(self):
         self.assertEqual("ok,unconfigured", self.tell("?get-configuration"))
@@ -145,7 +203,7 @@ class MistralTests(unittest.TestCase):
         self.assert_status("ready to run a task")
 
     def test_its_commands_are_its_own(self):
-        for name in ("discos", "sardara", "skarab", "totalpower"):
+        for name in INSTRUMENTS.keys() - {"mistral"}:
             for command in ("setup", "vna-sweep", "target-sweep", "reset"):
                 with self.subTest(name, command=command):
                     self.assertEqual(
@@ -231,7 +289,7 @@ class FileTests(unittest.TestCase):
             with self.subTest(name):
                 self.assertEqual(name == "warm-up", row.help == "")
                 self.assertEqual((name, "device", (), ()), (row.name, row.lane, row.arguments, row.reply))
-        for name in ("discos", "sardara", "skarab", "totalpower"):
+        for name in INSTRUMENTS.keys() - {"mistral"}:
             self.assertEqual({}, commands_of(SimulatedBackend(name)), name)
 
     def test_tasks_and_configurations(self):
@@ -313,6 +371,17 @@ class FileTests(unittest.TestCase):
                 super().__init__("mistral")
 
         self.assertEqual("!vna-sweep,fail,system not initialized (setup required)", answer(Mine(), "?vna-sweep"))
+
+    def test_a_failure_refuses_what_begins(self):
+        backend = self.made(TUNED.replace('lacks = ["start", "set-shift"]', ""))
+        backend.fault = "cryostat warm"
+        for line in ("?tune", "?start", "?set-configuration,C1", "?set-configuration,tuning"):
+            self.assertTrue(answer(backend, line).endswith(",fail,cryostat warm"), line)
+        backend.fault = ""
+        self.assertEqual("!set-configuration,ok", answer(backend, "?set-configuration,C1"))
+        self.assertEqual("!start,ok", answer(backend, "?start"))
+        # The phrases that it does not have are the usual ones.
+        self.assertEqual("!start,fail,acquisition in progress", answer(backend, "?start"))
 
     def test_a_fault_goes_before_the_phrases(self):
         backend = self.made(profile_text("mistral"))

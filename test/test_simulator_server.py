@@ -98,6 +98,21 @@ class SimulatedSkarabTests(BackendConformance, unittest.TestCase):
 
 
 @long_only
+class SimulatedSkarab2Tests(BackendConformance, unittest.TestCase):
+    """SKARAB of two inputs, with the sample rate that its client started with in another configuration."""
+
+    valid_configuration = "SKARAB_2S"
+    valid_integration = 40
+    valid_section = ("0", "906.25", "187.5", "0", "2", "2800.0", "32768")
+    valid_feeds = (0, 0)
+    inputs = 2
+    lead = 0.05
+
+    def make_backend(self):
+        return SimulatedBackend("skarab2")
+
+
+@long_only
 class SimulatedTotalPowerTests(BackendConformance, unittest.TestCase):
     """A detector with one value an input and a dump."""
 
@@ -117,6 +132,7 @@ class SimulatedMistralTests(BackendConformance, unittest.TestCase):
     """MISTRAL, on which the minute of its setup passes at once."""
 
     valid_configuration = "setup"
+    start_when_acquiring = "acquisition in progress"
     lead = 0.05
 
     def make_backend(self):

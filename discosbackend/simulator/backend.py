@@ -23,7 +23,14 @@ from discosbackend.simulator.clock import AcquisitionTiming, SimulatedClock, tic
 from discosbackend.simulator.instrument.channels import channels, inputs, levels
 from discosbackend.simulator.instrument.model import Channel, Configuration, Instrument, Setup
 from discosbackend.simulator.instrument.profiles import instrument_of
-from discosbackend.simulator.instrument.sections import Section, check, check_range, initial, merged
+from discosbackend.simulator.instrument.sections import (
+    Section,
+    check_range,
+    checked,
+    initial,
+    is_twice_the_bandwidth,
+    merged,
+)
 from discosbackend.simulator.instrument.tasks import TaskRunner
 from discosbackend.simulator.recording.queue import RecordingQueue
 from discosbackend.simulator.signal.sky import Sky, checked_sky, load_sky
@@ -80,7 +87,7 @@ class SimulatedBackend(Backend):
 
     Notes
     -----
-    Before a configuration is loaded, the instrument has one input and no section. set-section then checks its values
+    Before a configuration is loaded, the instrument has two inputs and no section. set-section then checks its values
     by the limits of the instrument and stores nothing. `discos` has no limits before that: it accepts every value of
     set-section and set-enable, and stores none.
 
@@ -163,7 +170,7 @@ class SimulatedBackend(Backend):
         self._acquisitions = 0
         self._load(self.instrument.unconfigured)
         self._timing = AcquisitionTiming(self.clock)
-        self._tasks = TaskRunner(self.instrument, self._call_later)
+        self._tasks = TaskRunner(self.instrument, self._call_later, lambda: self.fault)
         self._switch_on()
         for name in self.instrument.lacks:
             self._leave_out(COMMANDS[name].method)
@@ -187,6 +194,8 @@ class SimulatedBackend(Backend):
         self._integration = configuration.integration
         self._feeds = configuration.feeds
         self._sections = {number: initial(configuration, number) for number in range(configuration.sections)}
+        # Whether the log has, for this configuration, that a sample rate is not twice the bandwidth.
+        self._rate_logged = False
 
     def _call_later(self, duration: float, function: Callable[[], None]) -> Any:
         """Call `function` after `duration` seconds, scaled by `time_scale`."""
@@ -325,7 +334,7 @@ class SimulatedBackend(Backend):
         Raises
         ------
         BackendError
-            If the instrument is busy or acquiring. The reason is the text that status reports.
+            If the instrument is busy, acquiring or faulty; its text is the text of status.
         """
         self._tasks.begin(name, self.acquisition.acquiring)
 
@@ -370,8 +379,7 @@ class SimulatedBackend(Backend):
     ) -> None:
         """Change a section, or all sections with `*`.
 
-        If a value is invalid for one of the sections, BackendError is raised, and no section is changed.
-        If the bandwidth is given and the sample rate is `*`, the sample rate becomes twice the bandwidth.
+        The sample rate is always twice the bandwidth; another one within its limits is accepted, but not stored.
         """
         limits = self._configuration.limits
         if limits is None:
@@ -384,13 +392,22 @@ class SimulatedBackend(Backend):
         else:
             raise BackendError(f"backend supports {supported} sections")
         values = (start_frequency, bandwidth, feed, mode, sample_rate, bins)
-        changed = {}
+        given, changed = {}, {}
         for number in numbers:
             before = self._sections.get(number) or initial(self._configuration, number)
-            changed[number] = merged(before, values)
-            check(changed[number], limits)
+            given[number] = merged(before, values)
+            changed[number] = checked(given[number], limits)
         if self._sections:
             self._sections.update(changed)
+        replaced = next((number for number in numbers if not is_twice_the_bandwidth(given[number])), None)
+        if replaced is not None and not self._rate_logged:
+            self._rate_logged = True
+            logger.info(
+                "%s: set-section with sample rate %.10g MHz: twice the bandwidth, %.10g MHz, is taken instead",
+                self.instrument.name,
+                given[replaced].sample_rate,
+                changed[replaced].sample_rate,
+            )
 
     def set_enable(self, feed1: int, feed2: int) -> None:
         """Select the feeds to measure, in this order. The configuration need not contain them."""
@@ -457,7 +474,7 @@ class SimulatedBackend(Backend):
         configuration = self._configuration
         tsys, marks = levels(configuration.receiver, self._seed)
         return Setup(
-            instrument=self.instrument.name,
+            instrument=configuration.instrument or self.instrument.name,
             configuration=configuration.name,
             seed=self._seed,
             acquisition=self._acquisitions,
@@ -473,9 +490,13 @@ class SimulatedBackend(Backend):
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> None:
-        """Start acquiring now or at a given time. It fails while a task runs. A timed start checks this again later."""
-        if not self.acquisition.acquiring:
-            self._tasks.check_ready()
+        """Start acquiring.
+
+        An instrument with tasks refuses it while a task runs or while it has a fault; with a time, this is checked
+        again at that time.
+        """
+        # With a time, the next acquisition can be armed during one.
+        self._tasks.check_ready(acquiring=self.acquisition.acquiring and timestamp is None)
         self.acquisition.start(timestamp)
 
     def stop(self, timestamp: Ticks | None = None) -> None:

@@ -66,7 +66,7 @@ def _start_and_stop(context: CaseContext) -> None:
 def _start_while_acquiring(context: CaseContext) -> None:
     context.prepare_acquisition()
     _start(context)
-    context.fails("already acquiring", "start")
+    context.fails(context.profile.start_when_acquiring, "start")
     context.that(context.status().acquiring, "a start that was refused ended the acquisition")
 
 

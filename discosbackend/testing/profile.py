@@ -126,6 +126,9 @@ class Profile:
     horizon: float = 7 * 86400
     """How far ahead a time may be, in s. A time that is further ahead must be refused."""
 
+    start_when_acquiring: str = "already acquiring"
+    """The reason with which a start while acquiring is refused."""
+
     stop_when_idle: str = "fail"
     """The code of the reply to a stop when there is nothing to stop: "fail" or "ok", as in Acquisition."""
 

@@ -222,6 +222,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "early_tolerance": _SECONDS,
     "late_tolerance": _SECONDS,
     "horizon": _SECONDS,
+    "start_when_acquiring": _TEXT,
     "stop_when_idle": (lambda value: value in ("fail", "ok"), '"fail" or "ok"'),
     "reply_timeout": (
         lambda value: _is_seconds(value, _DAY) and value > 0,

@@ -67,9 +67,7 @@ def channels(
 
 
 def _inputs(configuration: Configuration, feeds: tuple[int, ...], sections: Mapping[int, Section]) -> Iterator[_Input]:
-    if not feeds:
-        yield _Input(0, _POLARISATIONS[0], initial(configuration, 0))
-    for feed in feeds:
+    for feed in feeds or (0,):
         for place, polarisation in enumerate(_POLARISATIONS):
             if feed in configuration.feeds:
                 position = configuration.feeds.index(feed)

@@ -186,6 +186,7 @@ class Channel:
 class Setup:
     """The settings of an acquisition, which do not change while it runs.
 
+    `instrument` is the name of the instrument that defines the configuration.
     `acquisition` is its number from 0. It determines the noise together with `seed`, the seed of the simulation.
     `integration` is in ms, `attenuation` in dB. `tsys` and `marks` are the temperatures in K by input number, drawn
     from the ranges of the receiver.
@@ -218,8 +219,8 @@ class Setup:
 class Configuration:
     """A named configuration, with the initial values of its sections.
 
-    Each feed has two inputs, left and right circular. Without feeds there is one input and no section, which is the
-    state before a configuration is loaded.
+    Each feed has two inputs, left and right circular. Without feeds there are the two inputs of feed 0 and no section,
+    which is the state before a configuration is loaded: public test suites expect two values then.
 
     Parameters
     ----------
@@ -245,6 +246,8 @@ class Configuration:
         The receiver.
     response
         The response of the backend.
+    instrument
+        The name of the instrument that it was included from; "" if the instrument itself defines it.
     """
 
     name: str
@@ -258,11 +261,12 @@ class Configuration:
     integration: int = 40
     receiver: Receiver = Receiver()
     response: Response = Response()
+    instrument: str = ""
 
     @property
     def inputs(self) -> int:
         """The number of inputs."""
-        return 2 * len(self.feeds) or 1
+        return 2 * max(1, len(self.feeds))
 
     @property
     def sections(self) -> int:

@@ -173,7 +173,9 @@ def _included(table: Table, folder: Path, chain: tuple[Path, ...]) -> dict[str, 
         instrument = _found(name, folder, chain)
         if twice := found.keys() & instrument.configurations.keys():
             raise InstrumentError(f"includes: {min(twice)} is in {name} and in another of {', '.join(names)}")
-        found.update(instrument.configurations)
+        for configuration in instrument.configurations.values():
+            defined_by = configuration.instrument or instrument.name
+            found[configuration.name] = replace(configuration, instrument=defined_by)
     return found
 
 

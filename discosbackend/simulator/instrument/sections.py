@@ -15,7 +15,7 @@ from discosbackend.errors import BackendError
 from discosbackend.grammar import quoted
 from discosbackend.simulator.instrument.model import Configuration, Limits
 
-__all__ = ["MODES", "Section", "check", "check_range", "initial", "merged"]
+__all__ = ["MODES", "Section", "check_range", "checked", "initial", "is_twice_the_bandwidth", "merged"]
 
 MODES = {
     "CP": "CP",
@@ -73,8 +73,22 @@ def merged(section: Section, values: tuple[float | str, ...]) -> Section:
     return replace(section, **changes)
 
 
-def check(section: Section, limits: Limits) -> None:
-    """Raise BackendError, with the value and the limit, if a value of the section is invalid."""
+def is_twice_the_bandwidth(section: Section) -> bool:
+    """Return whether the sample rate is twice the bandwidth, as clients print both."""
+    return math.isclose(section.sample_rate, 2 * section.bandwidth, rel_tol=_PRINTED)
+
+
+def checked(section: Section, limits: Limits) -> Section:
+    """Return the section as it applies: its sample rate is twice the bandwidth.
+
+    The deployed clients always send the sample rate that they started with (protocol section 9.4), so another sample
+    rate within the limits is accepted and replaced.
+
+    Raises
+    ------
+    BackendError
+        If a value is invalid; its text has the value and the limit.
+    """
     if section.bandwidth > limits.bandwidth[1]:
         raise BackendError(f"backend maximum bandwidth is {limits.bandwidth[1]:g}")
     check_range("bandwidth", section.bandwidth, limits.bandwidth, " MHz")
@@ -82,14 +96,12 @@ def check(section: Section, limits: Limits) -> None:
     check_range("feed", section.feed, (0, limits.feeds - 1))
     if section.mode not in MODES:
         raise BackendError(f"mode {quoted(section.mode)} unknown: must be one of {' '.join(MODES)}")
-    check_range("sample-rate", section.sample_rate, limits.sample_rate, " MHz")
-    if not math.isclose(section.sample_rate, 2 * section.bandwidth, rel_tol=_PRINTED):
-        raise BackendError(
-            f"sample-rate {section.sample_rate:.10g} must be twice the bandwidth: {2 * section.bandwidth:.10g} MHz"
-        )
+    for sample_rate in (section.sample_rate, 2 * section.bandwidth):
+        check_range("sample-rate", sample_rate, limits.sample_rate, " MHz")
     if section.bins not in limits.bins:
         possible = " ".join(str(bins) for bins in limits.bins)
         raise BackendError(f"bins {section.bins} must be one of {possible}")
+    return replace(section, sample_rate=2 * section.bandwidth)
 
 
 def check_range(what: str, value: float, limits: tuple[float, float], unit: str = "") -> None:

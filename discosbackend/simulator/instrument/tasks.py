@@ -14,6 +14,7 @@ from discosbackend.backend import command
 from discosbackend.errors import BackendError
 from discosbackend.simulator.instrument.model import Instrument, Task
 from discosbackend.simulator.instrument.profiles import RESET
+from discosbackend.values import without_escapes
 
 __all__ = ["TaskRunner"]
 
@@ -21,9 +22,9 @@ __all__ = ["TaskRunner"]
 class TaskRunner:
     """The state of the tasks: whether the instrument is initialised, and which task runs.
 
-    A task is accepted at once and runs in the background. While it runs, or during an acquisition, another task fails
-    with the text that status reports. If the instrument has a task that initialises, everything else fails before such
-    a task has finished. Without tasks nothing fails.
+    A task is accepted at once and runs in the background. While it runs, during an acquisition, or while the instrument
+    has a fault, another task fails with the text that status reports. If the instrument has a task that initialises,
+    everything else fails before such a task has finished. Without tasks nothing fails.
 
     Parameters
     ----------
@@ -31,12 +32,20 @@ class TaskRunner:
         The instrument with its tasks.
     call_later
         As a reactor's callLater. It is called with the real duration of a task in s.
+    fault
+        Returns the text of the instrument's fault, "" if it has none.
     """
 
-    def __init__(self, instrument: Instrument, call_later: Callable[[float, Callable[[], None]], Any]) -> None:
+    def __init__(
+        self,
+        instrument: Instrument,
+        call_later: Callable[[float, Callable[[], None]], Any],
+        fault: Callable[[], str],
+    ) -> None:
         self._phrases = instrument.phrases
         self._tasks = {task.command: task for task in instrument.tasks}
         self._call_later = call_later
+        self._fault = fault
         self._alarm: Any = None
         self.reset()
 
@@ -54,17 +63,37 @@ class TaskRunner:
         """Return the text of status; "" if the instrument has no tasks."""
         if not self._tasks:
             return ""
-        return self._phrases.acquiring if acquiring else self._obstacle() or self._phrases.ready
+        return self._obstacle(acquiring=acquiring) or self._phrases.ready
 
-    def check_ready(self) -> None:
-        """Raise BackendError, with the text of status, if an acquisition cannot begin now."""
-        if obstacle := self._obstacle():
+    def check_ready(self, *, acquiring: bool = False, initialises: bool = False) -> None:
+        """Check that an acquisition or a task can begin now.
+
+        Parameters
+        ----------
+        acquiring
+            Whether an acquisition is running that does not allow it.
+        initialises
+            Whether it is a task that initialises.
+
+        Raises
+        ------
+        BackendError
+            If it cannot begin. Its text is that of status.
+        """
+        if obstacle := self._obstacle(acquiring=acquiring, initialises=initialises):
             raise BackendError(obstacle)
 
-    def _obstacle(self) -> str:
+    def _obstacle(self, *, acquiring: bool = False, initialises: bool = False) -> str:
+        if not self._tasks:
+            return ""
+        if fault := self._fault():
+            # As the reply to status has it.
+            return without_escapes(fault)
+        if acquiring:
+            return self._phrases.acquiring
         if self._running is not None:
             return self._phrases.running.replace("{command}", self._running.command)
-        return "" if self._initialised else self._phrases.uninitialised
+        return "" if self._initialised or initialises else self._phrases.uninitialised
 
     def named(self, configuration: str) -> Task | None:
         """Return the task with this configuration name, None if there is none."""
@@ -74,10 +103,7 @@ class TaskRunner:
     def begin(self, name: str, acquiring: bool) -> None:
         """Start the task of this command. Raise BackendError, with the text of status, if that is not possible now."""
         task = self._tasks[name]
-        if acquiring:
-            raise BackendError(self._phrases.acquiring)
-        if self._running is not None or not task.initialises:
-            self.check_ready()
+        self.check_ready(acquiring=acquiring, initialises=task.initialises)
         self._running = task
         self.configuration = task.configuration or self.configuration
         self._alarm = self._call_later(task.duration, self._done)
