@@ -49,6 +49,7 @@ class MethodTests(unittest.TestCase):
                     self.assertEqual(parameters, theirs)
 
     def test_what_is_sent_and_returned(self) -> None:
+        tested = set()
         for method, arguments, request, reply, result in (
             ("status", (), "?status", "ok,1795466385.7947171,ok,1", Status(NOW, "ok", True)),
             ("status", (), "?status", r"ok,1.0000000,a\,b,0", Status(Ticks(10**7), "a,b", False)),
@@ -89,6 +90,8 @@ class MethodTests(unittest.TestCase):
                 returned = getattr(client, method)(*arguments)
                 self.assertEqual(client.sent, [request])
                 self.assertEqual((returned, type(returned)), (result, type(result)))
+            tested.add(method)
+        self.assertEqual(tested, {row.method for row in COMMANDS.values()}, "a command has no line above")
 
     def test_when(self) -> None:
         """The text is exact to 100 ns, if the instant is."""

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 # An argument or a field is "name: type unit", then its marks: `?` optional, `*` may be `*`, `+` one or more,
-# `;` a comma in it is sent as `;`.
+# `;` a comma in it is sent as `;`. The unit is written only if it is ms or MHz.
 TABLE = (
     Row("status", (), ("timestamp: timestamp", "status: text ;", "acquiring: boolean"), "reads", "status"),
     Row("version", (), ("version: text",), "reads", "version"),
@@ -185,7 +185,7 @@ arguments_of = st.lists(
 
 
 def described(one: Argument | Field) -> str:
-    """An argument or field in the form of TABLE; a unit that the protocol does not name is left out."""
+    """An argument or field in the form of TABLE; units other than ms and MHz are left out."""
     text = f"{one.name}: {one.type}"
     if one.unit in ("ms", "MHz"):
         text += f" {one.unit}"

@@ -285,8 +285,12 @@ class ScopeTests(unittest.TestCase):
     def test_five_seconds_will_do(self) -> None:
         """The cases that run by default on a telescope in use send few lines, and take less than 5 s."""
         guard = self.try_all(_Counting(Scope.READS, LINES_A_SECOND))
-        self.assertLessEqual(guard.lines, 50)
-        self.assertLessEqual(guard.now, 5)
+        advice = (
+            "discos-backend-check sends more by default than its page says: send fewer lines in the new case, or raise "
+            "the limits here and in test_cli_check, and the seconds in docs/testing-your-backend.md"
+        )
+        self.assertLessEqual(guard.lines, 50, advice)
+        self.assertLessEqual(guard.now, 5, advice)
 
 
 if __name__ == "__main__":
