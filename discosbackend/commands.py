@@ -418,7 +418,7 @@ _ROWS = (
     Command(
         "get-ddcoffset",
         reply=(Field("offset", "float", "MHz"),),
-        since="client library",
+        since="DISCOS's client library; no deployed component calls it",
         changes=False,
         help="The offset of the digital down-converter.",
     ),

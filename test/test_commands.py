@@ -71,7 +71,7 @@ TABLE = (
     Row("backend-park", (), (), "device", "park", "1.4"),
     Row("set-shift", ("shift: integer",), (), "device", "set_shift", "1.4"),
     Row("get-rms", (), ("rms: float +",), "device", "get_rms", "SARDARA"),
-    Row("get-ddcoffset", (), ("offset: float MHz",), "device", "get_ddcoffset", "client library"),
+    Row("get-ddcoffset", (), ("offset: float MHz",), "device", "get_ddcoffset", "DISCOS's client library"),
     Row("get-filename", (), ("path: text",), "reads", "get_filename", "MISTRAL"),
 )
 

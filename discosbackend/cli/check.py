@@ -144,13 +144,13 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         metavar="SECONDS",
         type=positive_seconds,
-        help=f"how long to wait for a reply (default: the profile's, or {Profile.reply_timeout:g})",
+        help=f"how long to wait for a reply (default: that of the conformance profile, or {Profile.reply_timeout:g})",
     )
     for name, kind in REPORTS.items():
         how.add_argument(f"--{name}", metavar="FILE", help=kind.help)
     listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
     listing.add_argument("--list", action="store_true", help="list the cases")
-    listing.add_argument("--profiles", action="store_true", help="list the profiles of this package")
+    listing.add_argument("--profiles", action="store_true", help="list the conformance profiles of this package")
     listing.add_argument(
         "--dry-run", action="store_true", help="list the cases that would be tried and those that would not"
     )

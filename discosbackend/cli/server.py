@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--simulate",
         metavar="INSTRUMENT",
         default="discos",
-        help="serve a simulated instrument: a name from --list, the path of your own profile (a TOML file), or "
+        help="serve a simulated instrument: a name from --list, the path of your own instrument profile (TOML), or "
         "MODULE:CLASS, your own class derived from SimulatedBackend (default: %(default)s)",
     )
     what.add_argument(
@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         help="print the simulated instruments with their configurations, or only this one, and exit",
     )
     instead.add_argument(
-        "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and exit"
+        "--show",
+        metavar="INSTRUMENT",
+        help="print the profile (a TOML file) of a simulated instrument, to copy and edit, and exit",
     )
     where = parser.add_argument_group("where")
     where.add_argument(
