@@ -5,6 +5,7 @@ connection makes sure that a reply belongs to its request; commands says what th
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -161,7 +162,7 @@ class Client(Connection):
         """Stop acquiring now, or have it stop at this time; answered at once either way."""
         self._ask("stop", *_when(timestamp))
 
-    def set_filename(self, path: str) -> None:
+    def set_filename(self, path: str | os.PathLike[str]) -> None:
         """Name the telescope's file whose metadata is merged with the data."""
         self._ask("set-filename", path)
 
@@ -180,17 +181,30 @@ class Client(Connection):
     # -- any command ------------------------------------------------------------------------------------
 
     def request(self, name: str, *arguments: str) -> list[str]:
-        """Send a request of any name and return the arguments of its `ok` reply, as texts."""
-        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=arguments))
+        """Send a request of any name and return the arguments of its `ok` reply, as texts.
+
+        Paths of the protocol's own commands are sent as os.fsencode gives them, and returned as os.fsdecode does.
+        Any other text is sent and returned as latin-1.
+        """
+        row = COMMANDS.get(name)
+        texts = list(arguments) if row is None else row.to_wire(arguments)
+        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=texts))
         reason = ",".join(reply.arguments)
         if reply.code == OK:
-            return reply.arguments
+            return reply.arguments if row is None else row.from_wire(reply.arguments)
         raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
 
     def _ask(self, name: str, *values: Any) -> list[Any]:
         """Send a request of the table, values as its row wants them, and read what its row promises."""
-        texts = self.request(name, *map(_written, values))
-        fields = list(COMMANDS[name].reply)
+        row = COMMANDS[name]
+        texts = self.request(
+            name,
+            *(
+                os.fsdecode(value) if argument.type == "path" else _written(value)
+                for value, argument in zip(values, row.arguments, strict=False)
+            ),
+        )
+        fields = list(row.reply)
         if fields and fields[-1].repeated:
             fields += fields[-1:] * (len(texts) - len(fields))
         if len(texts) != len(fields):
@@ -231,6 +245,9 @@ def _written(value: Any) -> str:
 
 def _read(name: str, text: str, field: Field) -> Any:
     """A value of a reply."""
+    if field.type == "path":
+        # request() has decoded it.
+        return text
     read, wanted = TYPES[field.type]
     try:
         return read(text)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 from unittest import SkipTest
 
-from discosbackend.commands import Command, Field
+from discosbackend.commands import COMMANDS, Command, Field
 from discosbackend.errors import NotSupportedError
 from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, Message, write_reply
 from discosbackend.testing.profile import Profile
@@ -54,6 +54,7 @@ _WRITTEN = {
     "boolean": (re.compile(r"[01]"), "0 or 1"),
     "timestamp": (re.compile(r"[0-9]+\.[0-9]{7}"), "Unix seconds with seven decimals"),
     "text": (re.compile(r".+", re.DOTALL), "text"),
+    "path": (re.compile(r".+", re.DOTALL), "a path"),
 }
 # What the clients read all the same, by C++ stream extraction.
 _READABLE = {
@@ -76,9 +77,11 @@ class Unsupported(SkipTest):
     """The server has no such command, which is optional."""
 
 
-def request_line(name: str, *arguments: object) -> bytes:
-    """A request as it goes over the wire, escapes and CR LF included."""
-    message = Message(message_type=REQUEST, name=name, arguments=[str(argument) for argument in arguments])
+def request_line(name: str, *arguments: object, row: Command | None = None) -> bytes:
+    """A request as it goes over the wire, escapes and CR LF included; `row` for a command of the backend's own."""
+    row = row or COMMANDS.get(name)
+    texts = [str(argument) for argument in arguments]
+    message = Message(message_type=REQUEST, name=name, arguments=texts if row is None else row.to_wire(texts))
     return f"{message}{LINEFEED}".encode("latin-1")
 
 
@@ -241,13 +244,21 @@ class ServerSession:
 
     def ask(self, name: str, *arguments: object) -> Reply:
         """The reply to a request, whatever its code."""
-        line = request_line(name, *arguments)
+        line = self._request_line(name, *arguments)
         with self.using(name):
             self._do_not_wait_again(name)
             self.wire.send(line)
             reply = self.wire.read(self.patience(name))
             self.that(reply.message.name == name, f"{reply.line!r} is no reply to {line!r}")
         return reply
+
+    def _request_line(self, name: str, *arguments: object) -> bytes:
+        return request_line(name, *arguments, row=self.profile.commands.get(name))
+
+    def _values(self, reply: Reply) -> list[str]:
+        """The arguments of an `ok` reply; a path as it was given to ask()."""
+        row = self.profile.commands.get(reply.message.name)
+        return reply.message.arguments if row is None else row.from_wire(reply.message.arguments)
 
     def patience(self, name: str) -> float:
         """Seconds to wait for the reply to a command: what reads waits for nobody (protocol section 6.1)."""
@@ -267,7 +278,7 @@ class ServerSession:
             if reply.message.code != OK:
                 self.refused(reply, name, profile_attribute)
             self.judge_arguments(reply, clock=clock)
-        return reply.message.arguments
+        return self._values(reply)
 
     def fails(
         self, reason: str, name: str, *arguments: object, before_backend: bool = False, profile_attribute: str = ""
@@ -279,7 +290,7 @@ class ServerSession:
         `profile_attribute` names would rule out.
         """
         reply = self.ask(name, *arguments)
-        sent = request_line(name, *arguments)
+        sent = self._request_line(name, *arguments)
         if reply.message.code != OK and not (before_backend and self._own_server):
             self._skip_unsupported(reply, name)
         accepted = f"{sent!r} must be answered with fail, not {reply.line!r}"
@@ -301,15 +312,15 @@ class ServerSession:
         with self.using(name):
             if reply.message.code == OK:
                 self.judge_arguments(reply)
-                return reply.message.arguments
+                return self._values(reply)
             self._skip_unsupported(reply, name)
             self._judge_refusal(reply)
         return None
 
     def quietly(self, name: str, *arguments: object) -> list[str] | None:
         """The arguments of an `ok` reply, None for any other: for asking how the server was found."""
-        message = self.ask(name, *arguments).message
-        return message.arguments if message.code == OK else None
+        reply = self.ask(name, *arguments)
+        return self._values(reply) if reply.message.code == OK else None
 
     def skip_what_is_left_out(self, name: str) -> None:
         """Skipped when the profile says that this command must not be carried out."""
