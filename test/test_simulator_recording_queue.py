@@ -291,11 +291,13 @@ class ConverterTests(InstrumentMixin):
         self.scan(name)
         with self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs:
             self.backend.convert_data()
-        (record,) = logs.records
+        record, other = logs.records
         self.assertIn("exists already", record.getMessage())
-        (line,) = LineFormatter().format(record).splitlines()
-        self.assertTrue(line.isprintable())
-        self.assertEqual(line.count("forged"), 8, "the file's name, twice")
+        self.assertIn("metadata file is not there", other.getMessage())
+        for each, count in ((record, 8), (other, 4)):
+            (line,) = LineFormatter().format(each).splitlines()
+            self.assertTrue(line.isprintable())
+            self.assertEqual(line.count("forged"), count, "the file's name, twice or once")
 
     def test_below_a_root(self) -> None:
         root = self.data.parent / "root"

@@ -20,12 +20,12 @@ from discosbackend.simulator.instrument.model import Setup
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import (
     RecordingWriter,
-    checked_name,
     give_name,
     is_gone,
     recordings_in,
 )
 from discosbackend.simulator.recording.dump_thread import DumpThread
+from discosbackend.simulator.recording.output_paths import checked_name
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
