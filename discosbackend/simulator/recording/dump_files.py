@@ -146,6 +146,18 @@ class RecordingWriter:
             raise
         self._end += wanted
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the recording is still in its folder: neither removed nor moved. Valid until finish()."""
+        try:
+            found = os.stat(self.folder / _DUMPS)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # Unknown.
+            return True
+        return os.path.samestat(found, os.fstat(self._file)) and not is_gone(self.folder)
+
     def finish(self) -> None:
         """Synchronise the files to disk, and release the lock on the recording."""
         try:
