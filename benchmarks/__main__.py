@@ -98,8 +98,8 @@ def _conditions() -> str:
     """Return a sentence on the conditions of the measurement: versions, processors and load."""
     places = "not pinned"
     if SERVER is not None:
-        load = "with them" if LOAD == CLIENT else "on a third"
-        places = f"servers pinned to one, clients to another, loads from processes of their own {load}"
+        load = "the clients' processor" if LOAD == CLIENT else "a third one"
+        places = f"servers pinned to one, clients to another; processes that generate other load are pinned to {load}"
     return (
         f"Python {platform.python_version()}, Twisted {twisted.__version__}, "
         f"{os.cpu_count()} processors: {places}; load average at the start {os.getloadavg()[0]:.2f}."

@@ -1,7 +1,7 @@
-"""The floor: a bare Twisted server that calls the backend under test and writes its values unchecked.
+"""A further reference server: bare Twisted, which calls the backend under test and writes its values unchecked.
 
-It has no grammar, no arguments, no lanes, no check of replies and no limits. Like our server it writes the replies to
-the lines of one read in one write.
+It has no grammar, no arguments, no lanes, no check of replies and no limits. Its figures are the limit for our server.
+Like the server under test it sends the replies to all lines of a received chunk in one write.
 """
 
 from __future__ import annotations

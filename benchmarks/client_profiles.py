@@ -118,7 +118,7 @@ async def pipelining(client: Client) -> None:
 
 
 async def slow_reading(client: Client) -> None:
-    """Send more requests than the buffers can hold replies, and read 400 bytes at a time."""
+    """Send so many requests that the replies do not fit into the buffers, and read 400 bytes at a time."""
     async with client.connection(narrow=True) as connection:
         connection.bite, connection.pause = 400, 0.001
         requests: list[TaggedRequest] = []

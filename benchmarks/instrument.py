@@ -60,7 +60,7 @@ class Instrument(Backend):
 
     @command("lateness", lane="reads")
     def lateness(self) -> int:
-        """Return the lateness of the last start in ns: when the backend was called, on the clock of timed starts."""
+        """Return how late the backend was called at the last start, in ns of the clock of timed starts."""
         if self._lateness is None:
             raise BackendError("not started yet")
         return self._lateness

@@ -36,7 +36,7 @@ class Preset:
     """The length of an acquisition in seconds."""
 
     def turns(self, compared: Sequence[_Compared]) -> Iterator[_Compared]:
-        """Yield all of them in every round. Each round begins with the next one, so that none is always first."""
+        """Yield all items of `compared` in each round. The first item changes from round to round."""
         for number in range(self.rounds):
             first = number % len(compared)
             yield from (*compared[first:], *compared[:first])

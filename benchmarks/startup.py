@@ -27,9 +27,12 @@ class _Start(NamedTuple):
 
 
 def cold_start(preset: Preset) -> list[Row]:
-    """Measure the time from before exec to the reply to `version`, and the memory then, in turn with bare Twisted."""
+    """Measure the time from before exec to the reply to `version`, and the memory at that time.
+
+    The program and bare Twisted are started alternately.
+    """
     for command in (_PROGRAM, _BARE):
-        # Once before, because the first import of a module compiles it.
+        # Start each once without measuring, because the first import of a module compiles it.
         _start(command)
     pairs = [(_start(_PROGRAM), _start(_BARE)) for _ in range(preset.starts)]
     ours, bare = ([pair[place] for pair in pairs] for place in (0, 1))

@@ -1,7 +1,7 @@
-"""Time-tagged start and stop: protocol section 7 as a class that a backend uses in its start() and stop().
+"""Time-tagged start and stop (protocol section 7): a class that a backend uses in its start() and stop().
 
-Acquisition checks the times and calls the backend's own functions when they come due. The handler has already
-converted the texts of the request to Ticks. Everything runs in the reactor's thread.
+Acquisition checks the times, and calls functions of the backend at these times. The handler has already converted the
+texts of the request to Ticks. Everything runs in the reactor's thread.
 """
 
 from __future__ import annotations
@@ -22,46 +22,49 @@ __all__ = ["Acquisition", "CallsLater", "FinalWait", "single_delay_wait"]
 
 logger = logging.getLogger(__name__)
 
-# All in seconds. Half a second, so that a step of the UTC clock is noticed within a second (protocol section 7.5).
+# All times are in seconds. A sleep is at most half a second, so that a step of the UTC clock is noticed within a second
+# (protocol section 7.5).
 _LONGEST_SLEEP = 0.5
-# The long sleep ends this early, which is more than the longest iteration of the reactor takes. precise_wait then
-# sleeps until _IN_TURNS is left: epoll may round that sleep up by 1 ms, and _IN_PLACE must still be ahead.
+# The last long sleep ends _LEAD before the instant. This is longer than the longest iteration of the reactor.
+# precise_wait then lets the reactor sleep until _IN_TURNS before the instant. epoll may round that sleep up by 1 ms. It
+# must still end earlier than _IN_PLACE before the instant.
 _LEAD = 5e-3
 _IN_TURNS = 2.5e-3
 _IN_PLACE = 1e-3
 _SPIN = 3e-4
 # Seconds by which a transition may be late without a warning (protocol section 7.4).
 _LATE = 1.0
-# A fake clock that stands at Unix seconds moves in steps of 0.24 us: a shorter delay would never pass.
+# A fake clock may count Unix seconds in a float, with a resolution of 0.24 us. A shorter delay would never elapse.
 _SHORTEST_DELAY = 1e-6
 
 
 class CallsLater(Protocol):
-    """The one method that Acquisition needs of a clock. A reactor and twisted.internet.task.Clock have it."""
+    """The method of a clock that Acquisition uses. A reactor and twisted.internet.task.Clock have it."""
 
     def callLater(self, delay: float, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Call `function` after `delay` seconds. The result has a method cancel()."""
+        """Call `function` after `delay` seconds. The method cancel() of the result cancels the call."""
 
 
 FinalWait = Callable[[Ticks, Callable[[], int]], float]
-"""The final part of the wait for a timed start or stop.
+"""A function that does the final part of the wait for a timed start or stop.
 
-It is called when the instant is less than 5 ms away, with the instant and the UTC clock, both in 100 ns. It may block
-until the instant. If it returns earlier, it returns the seconds until it is to be called again."""
+It is called when the instant is less than 5 ms ahead. The arguments are the instant, as Ticks, and a function that
+returns the UTC clock as a count of 100 ns. It may block until the instant. If it returns earlier, it is called again
+after the returned number of seconds."""
 
 
 def single_delay_wait(instant: Ticks, now: Callable[[], int]) -> float:
-    """Wait on a clock that the caller provides: one delay until the instant, of at least 1 us."""
+    """Return the time until the instant, in s, at least 1 us. It is the FinalWait for a clock of the caller."""
     return max(_SHORTEST_DELAY, (instant - now()) / TICKS_PER_SECOND)
 
 
 def precise_wait(instant: Ticks, now: Callable[[], int]) -> float:
-    """Wait on the host's clock: iterations of the reactor, then sleep, then spin.
+    """Wait for an instant of the host's clock. It is the default FinalWait.
 
     A reactor on epoll rounds a delay up to a whole millisecond. So from 2.5 ms before the instant the reactor iterates
-    without delay, and all clients are served. In the last millisecond this function blocks: it sleeps until 300 us
-    before the instant, then spins. Clients wait for at most this millisecond. Sleeping until then lowers the risk that
-    a busy machine preempts the process at the instant.
+    without delay, and still serves all clients. In the last millisecond this function blocks. It sleeps until 300 us
+    before the instant, then spins. The sleep lowers the risk that a busy machine preempts the process at the instant.
+    Clients wait for at most this millisecond.
     """
     left = (instant - now()) / TICKS_PER_SECOND
     if left > _IN_TURNS:
@@ -85,10 +88,10 @@ class Acquisition:
     ----------
     begin, end
         Functions that start and stop the acquisition. They are called in the reactor's thread with one argument,
-        Ticks: the requested time, or the current time for an immediate start or stop. They raise an exception, such
-        as BackendError, to refuse. They must be ordinary functions and finish their work before they return. They
-        may arm a start or stop, for example the end of an acquisition of fixed length, but they must not start or
-        stop immediately.
+        Ticks: the requested time, or the current time for an immediate start or stop. To refuse, they raise an
+        exception, such as BackendError. They must be ordinary functions and finish their work before they return.
+        They may call start() or stop() with a time, for example to end an acquisition of fixed length. They must not
+        call these methods without a time.
     clock
         An object with `callLater`. Default: the reactor.
     now_ticks
@@ -98,15 +101,15 @@ class Acquisition:
     stop_when_idle
         "fail" or "ok": the reply to a stop when there is nothing to stop.
     final_wait
-        Replaces the last 5 ms of the wait, see FinalWait. Default: precise_wait, with which start and stop are late by
-        microseconds; or single_delay_wait, if `now_ticks` is given.
+        The function for the last 5 ms of the wait, see FinalWait. Default: precise_wait, with which a start or stop is
+        late by microseconds. If `now_ticks` is given, the default is single_delay_wait.
 
     Raises
     ------
     TypeError
         If `begin` or `end` is not callable or is a coroutine function.
     ValueError
-        If `stop_when_idle` or `horizon` is not valid.
+        If `stop_when_idle` is another text, or if `horizon` is not more than 0.
 
     Examples
     --------
@@ -200,18 +203,22 @@ class Acquisition:
         return self._last_lateness
 
     def start(self, timestamp: Any = None) -> None:
-        """Begin now, or arm a start, which replaces the pending one.
+        """Start the acquisition now or at a given time.
+
+        A timed start replaces the pending start. An immediate start cancels it.
 
         Parameters
         ----------
         timestamp
-            When to begin, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
+            When to start, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
 
         Raises
         ------
         BackendError
-            If an acquisition is running and `timestamp` is None; or if the time has elapsed, is beyond the horizon,
-            or is not valid. Pending times are then unchanged. The exception of `begin` passes through.
+            If an acquisition is running and `timestamp` is None. Also if the time has elapsed, is beyond the horizon,
+            or is not valid. Pending times are then unchanged. Exceptions of `begin` are passed on.
+        RuntimeError
+            If it is called in a thread of a `@blocking` method, or without a time from `begin` or `end`.
         """
         self._check_thread()
         self._carry_out_elapsed()
@@ -228,19 +235,23 @@ class Acquisition:
         self._rearm()
 
     def stop(self, timestamp: Any = None) -> None:
-        """End now, or cancel the pending start; or arm a stop, which replaces the pending one.
+        """Stop the acquisition now or at a given time.
+
+        A timed stop replaces the pending stop. An immediate stop also cancels the pending start and the pending stop.
 
         Parameters
         ----------
         timestamp
-            When to end, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
+            When to stop, as Ticks, an astropy Time, or a number that Ticks.of accepts. Default: now.
 
         Raises
         ------
         BackendError
-            If there is nothing to stop (unless `stop_when_idle` is "ok"), or if the time is refused, as in start().
-            The exception of `end` passes through. The acquisition then still counts as running, so that stop() can
-            be repeated.
+            If there is neither an acquisition nor a pending start and `stop_when_idle` is "fail". Also if the time is
+            refused, as in start(). Exceptions of `end` are passed on. The acquisition then still counts as running, so
+            that stop() can be repeated.
+        RuntimeError
+            As for start().
         """
         self._check_thread()
         self._carry_out_elapsed()
@@ -260,14 +271,20 @@ class Acquisition:
         self._rearm()
 
     def cancel(self) -> None:
-        """Cancel the pending start and the pending stop. A running acquisition continues."""
+        """Cancel the pending start and the pending stop. A running acquisition continues.
+
+        Raises
+        ------
+        RuntimeError
+            If it is called in a thread of a `@blocking` method.
+        """
         self._check_thread()
         self._carry_out_elapsed()
         self._pending_start = self._pending_stop = None
         self._rearm()
 
     def _checked(self, timestamp: Any, what: str, verb: str) -> Ticks:
-        """Return the timestamp as Ticks. BackendError if it is refused (protocol section 7.3)."""
+        """Return the timestamp as Ticks. Raise BackendError if it is refused (protocol section 7.3)."""
         try:
             instant = Ticks.of(timestamp)
         except (TypeError, ValueError, OverflowError):
@@ -306,10 +323,10 @@ class Acquisition:
             raise TypeError(f"{transition!r} must be done when it returns; it returned {result!r}")
 
     def _carry_out_elapsed(self) -> None:
-        """Carry out what came due before a request, if its timer has not been called yet.
+        """Carry out every start and stop whose time has elapsed, before a request is handled.
 
-        A process that was stopped reads its requests before its timers run. Without this, a stop whose time has
-        passed would end the acquisition that begins after it, and a newer start would silently replace an older one.
+        A process that was suspended reads its requests before its timers run. Without this method, an elapsed stop
+        would end an acquisition that was requested after it, and a new start would silently replace an elapsed one.
         """
         if self._in_transition:
             return
@@ -345,13 +362,13 @@ class Acquisition:
         self._alarm = self._later(delay, self._check_due)
 
     def _check_due(self) -> None:
-        """Carry out each transition that is due, in order of time; then sleep, or make the final wait."""
+        """Carry out each transition that is due, in order of time. Then sleep, or do the final wait."""
         self._alarm = None
         while (instant := self._next_instant()) is not None:
             left = (instant - self._now()) / TICKS_PER_SECOND
             if left <= 0:
                 self._run_due(instant)
-                # `begin` or `end` may have armed another one, which this loop checks.
+                # `begin` or `end` may have requested another transition, which this loop checks.
                 self._cancel_alarm()
             elif left > _LEAD + _SHORTEST_DELAY:
                 self._rearm()
@@ -363,10 +380,11 @@ class Acquisition:
                     return
 
     def _run_due(self, instant: Ticks) -> None:
-        """One transition. At equal times the stop comes first while acquiring; while idle both lapse.
+        """Carry out the transition at `instant`.
 
-        A start whose stop has passed too lapses with it: a backend would be told to begin and to end in one moment,
-        and would record nothing.
+        If a start and a stop have the same time, the stop comes first if an acquisition is running. If none is running,
+        both are dropped. A start and its stop are also dropped if both times have elapsed, because the backend would
+        begin and end at once, and record nothing.
         """
         starts, stops = self._pending_start == instant, self._pending_stop == instant
         if stops:
@@ -387,7 +405,7 @@ class Acquisition:
                 self._run_transition("start", self._begin, instant)
 
     def _complain(self, text: str, instant: Ticks) -> None:
-        """Of a transition that changes nothing. A client can arm one every millisecond."""
+        """Log a transition that has no effect. The log is rate-limited, because a client can request many of them."""
         self._limited.log(logging.WARNING, text.partition(" at ")[0] + " without effect", text, instant.unix_text())
 
     def _lose_scan(self, start: Ticks, stop: Ticks) -> None:
@@ -416,7 +434,7 @@ class Acquisition:
             text = "timed %s at %s refused: %r"
             self._limited.log(logging.WARNING, f"timed {verb} refused", text, verb, instant.unix_text(), str(refusal))
             return
-        except BaseException:  # noqa: BLE001  # whatever a backend raises
+        except BaseException:  # noqa: BLE001  # a backend may raise anything
             text = "timed %s at %s failed"
             self._limited.log(logging.ERROR, f"timed {verb} failed", text, verb, instant.unix_text(), exc_info=True)
             return

@@ -1,6 +1,6 @@
-"""Advice: what is wrong with a backend's methods, seen before an observer sees it, and what to write instead.
+"""Detects methods of a backend that cannot work, and describes what to write instead.
 
-Texts only; handlers logs them when it is given a backend, or when a method has failed.
+The functions only return texts. handlers.py logs them when it gets a backend, or after a method has failed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from discosbackend.commands import COMMANDS, Command
 
 __all__ = ["asyncio_cure", "misspelt_methods", "not_a_method", "signature_problems"]
 
-_HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server goes down"}
+_HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server shuts down"}
 
-# Words of which one is so many letters long are compared as a whole; in a shorter one a single slip is forgiven.
+# A name with at least this many letters is compared by its similarity; a shorter one may differ by one typing error.
 _LONG = 8
-# How alike two long ones must be, for difflib.
+# The minimum similarity of two long names, by difflib.
 _ALIKE = 0.8
 
-# What asyncio and the libraries that are made for it say where their loop does not run, or does not run this coroutine.
+# Error messages of asyncio, and of libraries based on it, if its loop does not run or does not run this coroutine.
 _ASYNCIO = (
     "no running event loop",
     "no current event loop",
@@ -37,9 +37,14 @@ _ASYNCIO = (
 
 
 def misspelt_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
-    """A sentence for each method that looks as if it were to answer a command of the protocol, and answers none.
+    """Return a sentence for each method that answers no command but has a name similar to the method of a command.
 
-    `own` are the methods that answer commands of the backend's own.
+    Parameters
+    ----------
+    backend
+        The backend.
+    own
+        The names of the methods that answer the backend's own commands.
     """
     known = {row.method for row in COMMANDS.values()} | _HOOKS.keys() | set(own)
     strangers = [name for name in _methods(type(backend)) if name not in known]
@@ -63,7 +68,7 @@ def _meanings() -> Iterator[tuple[str, str]]:
 
 
 def _methods(kind: type) -> list[str]:
-    """The public methods that somebody else than this package has written, in the order of their definition."""
+    """Return the names of the public methods that are not defined in this package, in the order of their definition."""
     found: dict[str, None] = {}
     for base in kind.__mro__:
         for name, member in vars(base).items():
@@ -78,17 +83,17 @@ def _is_ours(function: Any) -> bool:
 
 
 def _has(backend: object, name: str) -> bool:
-    """Whether a backend has a method of its own for this; asked statically, since an attribute may be a proxy."""
+    """Return whether a backend overrides this method. Static lookup, because a `__getattr__` may return anything."""
     missing = object()
     member = inspect.getattr_static(backend, name, missing)
     return member is not missing and member is not vars(Backend).get(name)
 
 
 def _meant(name: str, missing: dict[str, str]) -> str:
-    """The one of the missing methods of which a name is a misspelling, "" if it is of none."""
+    """Return the missing method of which a name is probably a misspelling, "" if there is none."""
     plain = _plain(name)
     by_plain = {_plain(method): method for method in missing}
-    # The one command whose method is called otherwise.
+    # Compare with the names of the commands too. Only the method park() differs from its command, `backend-park`.
     by_plain.update({_plain(row.name): row.method for row in COMMANDS.values() if row.method in missing})
     if plain in by_plain:
         return by_plain[plain]
@@ -97,7 +102,7 @@ def _meant(name: str, missing: dict[str, str]) -> str:
     best, likeness = "", 0.0
     for other, method in by_plain.items():
         if {plain[:3], other[:3]} == {"get", "set"}:
-            # Its counterpart.
+            # get_x is not a misspelt set_x.
             continue
         if len(other) < _LONG:
             alike = 1.0 if _is_one_slip(plain, other) else 0.0
@@ -115,7 +120,7 @@ def _plain(name: str) -> str:
 
 
 def _is_one_slip(one: str, other: str) -> bool:
-    """Whether two words differ by one letter that is missing, surplus or another, or by two that are swapped."""
+    """Return whether two words differ by one missing, additional or different letter, or by two swapped letters."""
     if abs(len(one) - len(other)) > 1:
         return False
     begin = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -127,19 +132,32 @@ def _is_one_slip(one: str, other: str) -> bool:
 
 
 def signature_problems(row: Command, method: Callable[..., Any]) -> list[str]:
-    """What would fail in the middle of an observation, a sentence each, and what to write instead."""
+    """Return a sentence for each way in which a command would fail because of the signature of its method.
+
+    Parameters
+    ----------
+    row
+        The command.
+    method
+        The method that answers it.
+
+    Returns
+    -------
+    problems
+        The sentences, which also say what to write instead. Empty if the method can be called.
+    """
     if _is_ours(method):
         return []
     name = row.method if row.name in COMMANDS else getattr(method, "__name__", row.method)
     instead = f"write `{_definition(row, method, name)}`"
     if inspect.isasyncgenfunction(method):
-        return [f"{name}() both awaits and yields, and of that no reply can be made: return all values at once"]
+        return [f"{name}() is an async generator, which cannot be sent as a reply: return all values at once"]
     if _lacks_self(row, method):
         return [f"{name}() has no self, so that it cannot answer {row.name}: {instead}"]
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
-        return []  # what is not written in Python need not have one
+        return []  # a function that is not written in Python may have no signature
     fewest = sum(not argument.optional or argument.default is not None for argument in row.arguments)
     found = []
     for count in sorted({fewest, len(row.arguments)}):
@@ -152,13 +170,13 @@ def signature_problems(row: Command, method: Callable[..., Any]) -> list[str]:
 
 
 def not_a_method(row: Command) -> str:
-    """What to say of an attribute that has the name of a method."""
+    """Return a sentence about an attribute that has the name of a command's method, but cannot be called."""
     instead = _definition(row, None, row.method)
-    return f"{row.method} of the backend is no method: {row.name} is not supported: write `{instead}`"
+    return f"{row.method} of the backend is not a method, so {row.name} is not supported: write `{instead}`"
 
 
 def _parameters(row: Command) -> list[tuple[str, str]]:
-    """The names of a method's parameters, and of each its default as it is written, "" for none."""
+    """Return the names of a method's parameters, each with the source text of its default, "" if it has none."""
     standard = vars(Backend).get(row.method)
     if row.name in COMMANDS and standard is not None:
         parameters = list(inspect.signature(standard).parameters.values())[1:]
@@ -177,7 +195,7 @@ def _definition(row: Command, method: Callable[..., Any] | None, name: str) -> s
 
 
 def _of_an_object(method: Callable[..., Any] | None) -> bool:
-    """Whether it gets the backend as its first argument; a static method, or a function of an object's, does not."""
+    """Return whether the first parameter is self. It is not for a static method or a function in an attribute."""
     return method is None or inspect.ismethod(method)
 
 
@@ -195,17 +213,17 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 
 
 def asyncio_cure(problem: BaseException) -> str:
-    """What to do about a failure that is asyncio's way of saying that it does not run here; "" for any other."""
+    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
     if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
         return ""
     if _runs_on_asyncio():
         return (
-            "hand the asyncio coroutine over as a Deferred, "
-            "`await Deferred.fromFuture(asyncio.ensure_future(...))`: a method is run by Twisted, not by asyncio"
+            "a method is run by Twisted, not by asyncio: convert the asyncio coroutine to a Deferred, "
+            "`await Deferred.fromFuture(asyncio.ensure_future(...))`"
         )
     return (
-        "asyncio does not run in this server: await what is Twisted's, such as "
-        "`await deferLater(reactor, 1.0)` in place of `await asyncio.sleep(1.0)`, "
+        "asyncio does not run in this server: await functions of Twisted, such as "
+        "`await deferLater(reactor, 1.0)` instead of `await asyncio.sleep(1.0)`, "
         "or write an ordinary method, marked @blocking, that calls asyncio.run(...)"
     )
 

@@ -46,7 +46,7 @@ Value: TypeAlias = "str | bytes | bool | int | float | os.PathLike[str] | ArrayL
 
 Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 """What a method may return: None, one value, an iterable of values (tuple, list, generator, numpy array), or a
-coroutine or Deferred with one of these as its result. Protocol section 5.6 says how each is sent."""
+coroutine or Deferred with one of these as its result. Protocol section 5.6 defines how each is sent."""
 
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 
@@ -101,10 +101,12 @@ class Backend:
     """
 
     greeting_delay: float = 0.0
-    """After how many seconds of silence a client is greeted; 0 is at once. Clients that do not read the greeting when
-    they reconnect, SARDARA's and SKARAB's, want 5 (protocol section 9.2)."""
+    """How long a client must be silent before the server sends the greeting, in s. 0: the server sends it at once.
 
-    # -- clock and state: lane `reads`, never kept waiting by another client --------------------------
+    The clients of SARDARA and SKARAB do not read the greeting when they reconnect. For them use 5 (protocol section
+    9.2)."""
+
+    # -- clock and state: lane `reads`, which does not wait for other commands ------------------------
 
     def status(self) -> Result:
         """Return the time of the clock, the state, and whether the backend is acquiring.
@@ -131,7 +133,8 @@ class Backend:
     def get_integration(self) -> Result:
         """Return the integration time in ms.
 
-        It is 0 until a configuration is loaded, then the default of the configuration until set_integration().
+        Before a configuration is loaded, it is 0. Loading a configuration sets it to the default of that configuration.
+        set_integration() changes it.
         """
         raise NotSupportedError
 
@@ -139,7 +142,7 @@ class Backend:
         """Return the path that set_filename() stored. Raise BackendError if there is none."""
         raise NotSupportedError
 
-    # -- configuration: lane `device`, one command at a time for all clients together -----------------
+    # -- configuration: lane `device`, which runs one command at a time -------------------------------
 
     def set_configuration(self, configuration: str) -> Result:
         """Load the configuration of this name.
@@ -149,7 +152,7 @@ class Backend:
         raise NotSupportedError
 
     def set_integration(self, integration: int) -> Result:
-        """Set the integration time of one dump, in ms. It is 0 or more."""
+        """Set the integration time of one dump, in ms. The handler refuses a negative value."""
         raise NotSupportedError
 
     def set_section(
@@ -196,33 +199,33 @@ class Backend:
         raise NotSupportedError
 
     def cal_on(self, interleave: int) -> Result:
-        """Switch the noise diode every `interleave` samples. 0 switches it off."""
+        """Toggle the noise diode every `interleave` samples. 0 switches it off."""
         raise NotSupportedError
 
     # -- measurements: lane `device` ------------------------------------------------------------------
 
     @_parameters_may_be_left_out
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> Result:
-        """Return the total power of each input, one value per input.
+        """Return the total power of each input in counts, one value per input.
 
-        A backend that cannot select a band declares this method without parameters. The handler then calls it
-        without arguments for `0, 0`, and refuses any other band.
+        A backend that cannot select a band declares this method without parameters. For `0, 0` the handler then calls
+        the method without arguments. It refuses any other band.
 
         Parameters
         ----------
         frequency
             The lower end of the band, in MHz.
         bandwidth
-            The width of the band, in MHz. `0, 0` is the whole band.
+            The width of the band, in MHz. `0, 0` selects the whole band.
         """
         raise NotSupportedError
 
     def get_tp0(self) -> Result:
-        """Return the zero level: the total power of each terminated input, one value per input."""
+        """Return the zero level: the total power of each terminated input in counts, one value per input."""
         raise NotSupportedError
 
     def get_rms(self) -> Result:
-        """Return the rms of the samples of each input, one value per input."""
+        """Return the rms of the samples of each input in counts, one value per input."""
         raise NotSupportedError
 
     def get_ddcoffset(self) -> Result:
@@ -274,12 +277,15 @@ class Backend:
     # -- start and stop of the server -----------------------------------------------------------------
 
     def server_started(self) -> Awaitable[object] | None:
-        """Called once, when the server listens. It can be a coroutine or return a Deferred."""
+        """Called once, when the server listens. An exception is logged, and the server continues.
+
+        The method can be `async def`, or return a Deferred.
+        """
 
     def server_stopping(self) -> Awaitable[object] | None:
-        """Called once, when the server stops, after the acquisition was ended.
+        """Called once, when the server stops, after the end of the acquisition. An exception is logged.
 
-        It can be a coroutine or return a Deferred.
+        The method can be `async def`, or return a Deferred, for which the server waits.
         """
 
 
@@ -303,9 +309,9 @@ def blocking(*, lock: str) -> Callable[[MethodT], MethodT]:
 def blocking(method: Any = None, /, *, lock: str = "") -> Any:
     """Run a method in a thread, because it blocks on hardware.
 
-    The handler has one thread for all blocking commands of the lane `device`, so they still run one at a time. Each
-    blocking command of the lane `reads` has its own thread. If the same request arrives again while such a method
-    runs, it gets the same result, and the method is not called again.
+    All blocking commands of the lane `device` share one thread, so they still run one at a time. The same applies to
+    the lane `files`. In the lane `reads`, each blocking command has its own thread. If the same request of this lane
+    arrives again while its method runs, the method is not called again, and both requests get the same result.
 
     Parameters
     ----------
@@ -318,12 +324,13 @@ def blocking(method: Any = None, /, *, lock: str = "") -> Any:
     Returns
     -------
     method
-        The same method, marked; or, with parentheses, a decorator.
+        The same method, marked. With parentheses, the result is a decorator.
 
     Raises
     ------
     TypeError
-        If the method is a coroutine function, which does not block, or if it is not callable.
+        If the method is a coroutine function, which does not block, or if it is not callable. Also if the lock is given
+        without its keyword, as in `@blocking("link")`.
 
     Examples
     --------
@@ -369,7 +376,7 @@ def command(
     help: str = "",  # noqa: A002  # the word that argparse uses for it too
     changes: bool | None = None,
 ) -> Callable[[MethodT], MethodT]:
-    """Declare a command of your own, which the decorated method answers.
+    """Declare a command that is not in the protocol. The decorated method answers it.
 
     The handler treats it like a command of the protocol: it checks the arguments and applies the lane and the time
     limit.
@@ -377,7 +384,7 @@ def command(
     Parameters
     ----------
     name
-        The name on the wire: a letter, then letters, digits and hyphens, at most 64 characters.
+        The name in requests: a letter, then letters, digits and hyphens, at most 64 characters.
     *arguments
         The arguments of the request, in order. If the request omits an optional argument that has no default, the
         method is called without it.
@@ -388,8 +395,8 @@ def command(
     timeout
         The time limit in s. Default: the limit of the handler.
     changes
-        Whether the command changes something, so that the log says who gave it. Default: yes, unless its lane is
-        "reads".
+        Whether the command changes the state of the backend. The log names the client that sent such a command.
+        Default: True, unless the lane is "reads".
     help
         One sentence for the users of the command.
 
@@ -401,10 +408,11 @@ def command(
     Raises
     ------
     ValueError
-        If the name is not valid or belongs to the protocol, if the lane is unknown, if the time limit is not more
-        than 0, or if the order of the arguments or fields is not possible.
+        If the name is not valid or is a command of the protocol, if the lane is unknown, if the time limit is not more
+        than 0, if a required argument follows an optional one, or if a field other than the last is repeated.
     TypeError
-        If `name` is not a text, if an argument is not an `Argument`, or if a reply field is not a `Field`.
+        If `name` is not a text, if an argument is not an `Argument`, if a reply field is not a `Field`, or if `changes`
+        is not a bool.
 
     Examples
     --------
@@ -446,7 +454,7 @@ def blocking_of(method: object) -> Blocking | None:
 
 
 def command_of(method: object) -> Command | None:
-    """The `@command` declaration of a method, None where it has none."""
+    """Return the `@command` declaration of a method, or None."""
     row = inspect.getattr_static(_marked(method), "__discos_command__", None)
     return row if isinstance(row, Command) else None
 
@@ -454,14 +462,14 @@ def command_of(method: object) -> Command | None:
 def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
     """Return the commands that the class of a backend declares, as {wire name: (row, method name)}.
 
-    A method of a subclass that overrides a declared method answers the same command. ValueError if two methods
+    A method of a subclass that overrides a declared method answers the same command. Raise ValueError if two methods
     declare the same name.
     """
     found: dict[str, tuple[Command, str]] = {}
     seen: set[str] = set()
     for cls in type(backend).__mro__:
         for attribute, member in vars(cls).items():
-            # Statically: an attribute may be a proxy that asks the hardware for whatever it has not.
+            # A static lookup: an attribute may be a proxy that asks the hardware for unknown attributes.
             row = command_of(member)
             if row is None or attribute in seen:
                 continue
@@ -475,8 +483,8 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
 def commands_of(backend: object) -> dict[str, tuple[Command, Callable[..., Any]]]:
     """Return all commands that a backend adds to the protocol, as {wire name: (row, function)}.
 
-    These are the commands that its class declares and those that its own_commands() returns. TypeError if
-    own_commands() returns a function without `@command`, ValueError if two functions declare the same name.
+    These are the commands that its class declares and those that its own_commands() returns. Raise TypeError if
+    own_commands() returns a function without `@command`, and ValueError if two functions declare the same name.
     """
     found = {name: (row, getattr(backend, method)) for name, (row, method) in declared_commands(backend).items()}
     # Look at the class, because the instance may be a proxy that asks the hardware for unknown attributes.

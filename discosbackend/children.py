@@ -1,7 +1,7 @@
-"""How this package starts another Python: one that runs nothing of the folder in which it happens to be started.
+"""The command line and the environment for starting another Python interpreter safely.
 
-`python -m` and `python -c`, and an empty element of PYTHONPATH, have the current folder searched first: a file there
-that is called astropy.py, copy.py or calendar.py would be run in place of the module of that name.
+With `python -m` and `python -c`, and if PYTHONPATH has an empty element, Python searches the current folder first. A
+file there with a name such as astropy.py or copy.py would be executed instead of the module of that name.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from pathlib import Path
 
 __all__ = ["python_command", "python_environment"]
 
-# The folder in which this package is found.
+# The folder that contains this package.
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
 def python_command(*arguments: str) -> list[str]:
-    """The command line of this Python with these arguments, without the current folder on the path of its modules."""
+    """Return the command line of this interpreter with these arguments, without the current folder in sys.path."""
     return [sys.executable, "-P", *arguments]
 
 
 def python_environment() -> dict[str, str]:
-    """The environment of such a process, in which it finds this very package."""
+    """Return the environment for that command line, with which the new process imports the same package."""
     path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    # Where it is installed it is found anyway, and what is installed with it must not precede the standard library.
+    # An installed package is found without it. In PYTHONPATH, the folder of the installed packages would precede the
+    # standard library.
     if _PACKAGE not in _site_folders():
         path.insert(0, _PACKAGE)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     if not path:
-        # Empty, it would be the current folder.
+        # An empty PYTHONPATH would mean the current folder.
         del environment["PYTHONPATH"]
     return environment
 

@@ -21,10 +21,13 @@ __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "C
 WILDCARD = "*"
 
 LANES = ("reads", "device", "files")
-"""Lanes (protocol section 6.1). Commands of "device" run one at a time, as do those of "files"; "reads" do not wait."""
+"""The lanes (protocol section 6.1).
+
+The commands of "device" run one at a time, and so do the commands of "files". The commands of "reads" do not wait for
+other commands."""
 
 CONVERSION_TIMEOUT = 3600.0
-"""Time limit of convert-data, in s: "A conversion takes minutes" (protocol section 6.1)."""
+"""The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path"}
 
@@ -48,9 +51,9 @@ class Argument:
     wildcard
         Whether the argument may be `*`. The method then gets the text "*".
     minimum
-        The smallest value that is accepted. Default: no limit.
+        The smallest value that is accepted. None: no limit.
     default
-        The value that the method gets if the request omits the argument. Default: the method is called without it.
+        The value that the method gets if the request omits the argument. None: the method is called without it.
     complaint
         The reason of the `fail` reply to a wrong value. Default: a reason with the name, the value and the type.
     as_path
@@ -122,9 +125,9 @@ class Field:
     unit
         The unit, such as "ms" or "MHz", used in the docs only.
     repeated
-        Whether the reply has one or more values of this kind, one per input. Only the last field can be repeated.
+        Whether the reply has one or more values of this field, one per input. Only the last field can be repeated.
     unescaped
-        Whether a comma is sent as `;` and a backslash as `/`, because the clients that read this field split at every
+        Whether a comma is sent as `;` and a backslash as `/`. Set it if the clients that read this field split at every
         comma and do not know escapes.
 
     Raises
@@ -152,7 +155,7 @@ class Command:
     Parameters
     ----------
     name
-        The name on the wire: a letter, then letters, digits and hyphens, at most 64 characters.
+        The name in requests: a letter, then letters, digits and hyphens, at most 64 characters.
     arguments
         The arguments of the request, in order. Optional arguments are last.
     reply
@@ -164,16 +167,16 @@ class Command:
     help
         One sentence for the docs.
     changes
-        Whether the command changes something, so that the log says who gave it. Default: yes, unless its lane is
-        "reads".
+        Whether the command changes the state of the backend. The log names the client that sent such a command.
+        Default: True, unless the lane is "reads".
     since
         The protocol version that introduced the command, or the clients that use it.
     method
         The name of the backend's method. Default: `name` with underscores instead of hyphens.
     together
-        Whether a request has either all optional arguments or none of them.
+        Whether a request must have either all optional arguments or none of them.
     missing
-        The reason of the `fail` reply if a required argument is missing. Default: a reason with the number of
+        The reason of the `fail` reply if a required argument is missing. Default: a reason with the required number of
         arguments.
 
     Raises
@@ -182,7 +185,7 @@ class Command:
         If the name, the lane or the time limit is not valid, if a required argument follows an optional one, or if a
         field other than the last is repeated.
     TypeError
-        If an argument is not an `Argument` or a field is not a `Field`.
+        If an argument is not an `Argument`, if a field is not a `Field`, or if `changes` is not a bool.
     """
 
     name: str
@@ -232,7 +235,8 @@ class Command:
         Returns
         -------
         values
-            The values in order, with the defaults of omitted arguments.
+            The values in order, with the defaults of omitted arguments. They end before the first omitted argument that
+            has no default.
 
         Raises
         ------
@@ -335,7 +339,7 @@ _ROWS = (
         reply=(Field("integration", "integer", "ms"),),
         lane="reads",
         since="1.0",
-        help="The integration time: 0 until configured, then the configuration's own until one is set.",
+        help="The integration time: 0 until a configuration is loaded, then its default until another is set.",
     ),
     Command(
         "set-integration",
@@ -402,7 +406,7 @@ _ROWS = (
             ),
         ),
         since="1.0",
-        help="Switch the noise diode every `interleave` samples; 0, or no argument, switches it off.",
+        help="Toggle the noise diode every `interleave` samples; 0, or no argument, switches it off.",
     ),
     Command(
         "set-filename",

@@ -1,7 +1,7 @@
-"""Descriptors: notices that the process, or the system, has run out of file descriptors.
+"""Detects that the process, or the system, has run out of file descriptors.
 
-Twisted then closes new connections as they come, or leaves them waiting without an answer, and says so at a level
-that nobody reads. Here it becomes a warning that says what to raise.
+Twisted then closes new connections at once, or does not accept them, and logs this at a low level. DescriptorWatch logs
+a warning that says which limit to raise.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _CLOSED = "EMFILE recovery"
 
 @implementer(ILogObserver)
 class DescriptorWatch:
-    """Observes Twisted's log between begin() and end(), and warns through `limited`, once a minute at most."""
+    """Observes Twisted's log between begin() and end(), and logs at most one warning per minute through `limited`."""
 
     def __init__(self, limited: RateLimitedLogger) -> None:
         self._limited = limited
 
     def begin(self) -> None:
-        """A server listens."""
+        """Start observing, when a server starts to listen."""
         globalLogPublisher.addObserver(self)
 
     def end(self) -> None:
-        """It listens no longer."""
+        """Stop observing."""
         globalLogPublisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        """Twisted's hook."""
+        """Handle an event of Twisted's log. Called by Twisted."""
         if "acceptError" in event:
             self._not_accepted(str(event["acceptError"]))
         elif "address" in event and str(event.get("log_format")).startswith(_CLOSED):
             self._warn(
-                "out of file descriptors: new connections are closed as they come, the one from %s was the first; %s",
+                "out of file descriptors: new connections are closed at once, the first one was from %s; %s",
                 address_text(tuple(event["address"][:2])),
                 _what_to_raise(),
             )
@@ -59,9 +59,9 @@ class DescriptorWatch:
         elif code in ("ENOBUFS", "ENOMEM"):
             cure = f"the system has no memory for connections ({code})"
         else:
-            # The client has gone again.
+            # The client has disconnected before the connection was accepted.
             return
-        self._warn("out of file descriptors: new connections wait without an answer; %s", cure)
+        self._warn("out of file descriptors: new connections wait and are not accepted; %s", cure)
 
     def _warn(self, text: str, *args: object) -> None:
         self._limited.log(logging.WARNING, _KIND, text, *args, window=MINUTE, at_most=1)

@@ -42,7 +42,7 @@ class NotSupportedError(BackendError):
 
 
 class ReplyTooLong(HandlerException):
-    """An `ok` reply is longer than `limit` bytes. The default is what the deployed clients can read."""
+    """An `ok` reply is too long. The attribute `limit` is the length of the longest reply in bytes, with CR LF."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"reply too long: a reply has at most {limit} bytes")
@@ -50,7 +50,7 @@ class ReplyTooLong(HandlerException):
 
 
 class UnsendableError(Exception):
-    """A backend returned a value that cannot be sent in a reply. The exception's text is logged."""
+    """A backend returned a value that cannot be sent. The text is logged, and the client gets a fixed reason."""
 
 
 class ClientError(Exception):
@@ -58,20 +58,20 @@ class ClientError(Exception):
 
 
 class NoReply(ClientError):
-    """The server cannot be reached, closed the connection, did not answer in time, or sent an invalid line."""
+    """The server cannot be reached, closed the connection, did not answer in time, or sent an unexpected line."""
 
 
 class ReplyMalformed(ClientError):
-    """The server answered `ok`, but with arguments that the command does not have. The text shows them."""
+    """The server answered `ok`, but its values are not those of the command. The text shows them."""
 
 
 class RequestFailed(ClientError):
-    """The server answered `fail`. The text is the reason that it gave."""
+    """The server answered `fail`. The text is the server's reason."""
 
 
 class RequestInvalid(ClientError):
-    """The server answered `invalid`: the line was not a valid request. The text is the reason that it gave."""
+    """The server answered `invalid`: the line was not a valid request. The text is the server's reason."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends programs has come; the text says which."""
+    """The program received a signal that ends it. The text names the signal."""

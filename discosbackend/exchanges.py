@@ -1,6 +1,6 @@
-"""Exchanges: the records of what passes on connections, as DBFactory.listeners are given them.
+"""The records of requests and connections that the listeners of a DBFactory get.
 
-Who makes them is protocol's business; the log, a recording or counters listen.
+protocol.py makes the records. A listener can write a log, a recording or statistics.
 """
 
 from __future__ import annotations
@@ -13,33 +13,36 @@ __all__ = ["ConnectionEvent", "Exchange"]
 
 
 class Exchange(NamedTuple):
-    """One line that was read, and what became of it."""
+    """One received line, and its reply."""
 
     connection: int
-    """The number of the connection, from 1 on; none is used twice."""
+    """The number of the connection, from 1. No number is reused."""
     peer: str
-    """Who is at the other end: `10.0.0.7:4711`."""
+    """The client's address, such as `10.0.0.7:4711`."""
     begin: Ticks
-    """When the line was read."""
+    """The time at which the server began to handle the line."""
     request: bytes
-    """The line, without its end and telnet's negotiation."""
+    """The line, without its line end and without telnet negotiation."""
     name: str
-    """The command, "" where the line names none."""
+    """The name of the command. "" if the line has none."""
     reply: bytes | None
-    """The reply without its CR LF; None for a line that gets none."""
+    """The reply without CR LF. None if the line gets no reply."""
     code: str
-    """`ok`, `fail` or `invalid`; "" where there is no reply."""
+    """`ok`, `fail` or `invalid`; "" if there is no reply."""
     changes: bool
-    """Whether the command changes something, by the table of commands."""
+    """Whether the command changes the state of the backend, according to its row in the table of commands."""
     seconds: float
-    """From reading the line to its reply."""
+    """The time from `begin` to the reply, in s."""
 
 
 class ConnectionEvent(NamedTuple):
-    """A connection that opens or closes."""
+    """The opening or closing of a connection."""
 
     connection: int
+    """The number of the connection, as in Exchange."""
     peer: str
+    """The client's address, such as `10.0.0.7:4711`."""
     time: Ticks
+    """The time of the event."""
     event: str
     """`open` or `close`."""

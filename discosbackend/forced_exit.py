@@ -1,9 +1,8 @@
-"""ForcedExit: ends a process that does not come to its end after a signal, from outside its main thread.
+"""ForcedExit: ends a process that does not stop after a signal.
 
-A backend's method that never returns keeps the reactor from turning, and a signal's handler from doing anything.
-So a thread of its own hears the signals too. Where even that cannot run, since C code holds the interpreter, the
-timer of faulthandler, which needs no interpreter, ends the process. How a server goes down by itself is server's
-business.
+A backend's method that never returns blocks the reactor, and Python's signal handlers cannot run either. Therefore a
+separate thread receives the signals too. If C code holds the interpreter lock, this thread cannot run; then the timer
+of faulthandler, which needs no interpreter, ends the process. server.py does the ordinary shutdown.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ __all__ = ["ForcedExit"]
 
 logger = logging.getLogger(__name__)
 
-# The exit status of a process that had to be ended.
+# The exit status of the process.
 _STATUS = 1
-# Seconds after which a second Ctrl-C is meant as one: a key that is held down sends many.
+# A second Ctrl-C counts only this many s after the first signal, because a key that is held down repeats.
 _MEANT = 1.0
-# Seconds that the thread has for its lines in the log before faulthandler ends the process.
+# How many s the thread has to write to the log before faulthandler ends the process.
 _GRACE = 1.0
-# Longer than anybody waits, and short enough for every timer.
+# The longest time in s that the timers accept.
 _LONGEST = 1e6
 _CLOSE = b"\0"
 
@@ -42,7 +41,7 @@ _in_this_process: set[ForcedExit] = set()
 
 
 def _leave_to_the_parent() -> None:
-    """In a process that was forked: a signal to this one must not be written to the thread of the parent."""
+    """Stop writing signals to the thread, after a fork: the thread belongs to the parent process."""
     if _in_this_process:
         signal.set_wakeup_fd(-1)
         _in_this_process.clear()
@@ -52,13 +51,24 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class ForcedExit:
-    """Ends the process with status 1 when it has not ended `within` seconds after a signal of ENDING.
+    """Ends the process with exit status 1 if it does not exit within a given time after a signal of ENDING.
 
-    So does a second Ctrl-C, a second or more after the first signal. The log then says where the main thread is.
-    `hear()` begins, and is repeated after somebody else has taken the wake-up descriptor; `close()` ends it.
-    `child_ended` is called, in the thread, for each SIGCHLD: whoever had the wake-up descriptor before, Twisted,
-    needs it for that. `handler` is the function that handles the signals in the main thread: where that was before
-    is what counts. All but the thread is for the main thread.
+    A second Ctrl-C ends the process immediately, if at least one second has passed since the first signal. In both
+    cases the log names the function in which the main thread is.
+
+    hear() starts the thread that receives the signals. It must be called again if the wake-up descriptor has been
+    replaced. close() ends the thread. All methods must be called in the main thread.
+
+    Parameters
+    ----------
+    within
+        How long the process may run after the signal, in s.
+    child_ended
+        A function that is called in the thread for each SIGCHLD. Twisted otherwise gets SIGCHLD through the wake-up
+        descriptor, which is replaced here.
+    handler
+        The function that handles the signals in the main thread. The stack in the log does not show it, nor the
+        functions that it has called.
     """
 
     def __init__(
@@ -70,7 +80,7 @@ class ForcedExit:
         self._within = within
         self._child_ended = child_ended
         self._handler = getattr(handler, "__code__", None)
-        # When the process is ended, None as long as no signal has come.
+        # The time of the first signal, and the time at which the process is ended. None before the first signal.
         self._first: float | None = None
         self._deadline: float | None = None
         self._lock = threading.RLock()
@@ -79,14 +89,14 @@ class ForcedExit:
         self._thread = threading.Thread(target=self._watch, name="discos-forced-exit", daemon=True)
 
     def hear(self) -> None:
-        """Have the signals written to the thread, which is started when it is not running yet."""
+        """Make Python report each signal to the thread. Start the thread if it is not running."""
         _in_this_process.add(self)
         signal.set_wakeup_fd(self._written_to.fileno(), warn_on_full_buffer=False)
         if not self._thread.is_alive():
             self._thread.start()
 
     def close(self) -> None:
-        """There is nothing left to end."""
+        """Stop the thread and the timers."""
         signal.set_wakeup_fd(-1)
         _in_this_process.discard(self)
         with self._lock:
@@ -100,14 +110,14 @@ class ForcedExit:
         self._written_to.close()
 
     def begin(self) -> None:
-        """A signal has come. Called by its handler, and by the thread in case that one does not run."""
+        """Start the timers. Called by the signal handler, and by the thread, in case the handler cannot run."""
         with self._lock:
             if self._first is None:
                 self._first = time.monotonic()
                 self._set(self._within)
 
     def extend(self, seconds: float) -> None:
-        """If a signal has come: the process has so many seconds from now on."""
+        """If a signal has arrived, end the process this many s from now, instead of at the previous time."""
         with self._lock:
             if self._first is not None:
                 self._within = time.monotonic() + seconds - self._first
@@ -140,13 +150,13 @@ class ForcedExit:
             with self._lock:
                 again = self._first is not None and time.monotonic() >= self._first + _MEANT
                 if again and number == signal.SIGINT:
-                    self._end("SIGINT once more")
+                    self._end("second SIGINT")
                 self.begin()
 
     def _end(self, why: str) -> None:
-        # Whatever holds the log up must not hold up the end.
+        # If writing to the log blocks, faulthandler ends the process.
         faulthandler.dump_traceback_later(_GRACE, exit=True, file=_standard_error())
-        frames = sys._current_frames()  # noqa: SLF001  # its documented name
+        frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
         stack = list(traceback.walk_stack(frames[cast(int, threading.main_thread().ident)]))
         for number, (frame, _) in enumerate(stack):
             if frame.f_code is self._handler:
@@ -154,7 +164,7 @@ class ForcedExit:
                 break
         summary = traceback.StackSummary.extract(reversed(stack))
         where = f"{summary[-1].name}() in {summary[-1].filename}, line {summary[-1].lineno}"
-        logger.critical("%s: the process is ended with status %d, its main thread being in %s", why, _STATUS, where)
+        logger.critical("%s: ending the process with status %d, the main thread is in %s", why, _STATUS, where)
         for text in "".join(summary.format()).splitlines():
             logger.critical("%s", text)
         logging.shutdown()
@@ -164,7 +174,7 @@ class ForcedExit:
 
 
 def _standard_error() -> int:
-    """The descriptor of standard error, whatever a program has made of the stream."""
+    """Return the file descriptor of standard error, also if the program has replaced the stream."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):

@@ -1,7 +1,6 @@
-"""Bytes to lines: where a line ends, what telnet adds, how long it may be (protocol sections 1.3 to 1.7).
+"""Splits received bytes into lines, limits their length, and removes telnet negotiation (protocol sections 1.3 to 1.7).
 
-Pure: bytes go in as they arrive, whole lines come out, whatever the chunks were. What a line says is the
-grammar's business.
+The result does not depend on how the bytes are divided into chunks. grammar.py parses the lines.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ import re
 __all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "without_telnet"]
 
 LONGEST_LINE = 16384
-"""Bytes of the longest line that is read, its end not counted, telnet negotiation counted."""
+"""The length of the longest accepted line, in bytes, with telnet negotiation, but without the line's end."""
 
-# A line ends at LF, before which one CR is removed, or at CR NUL, telnet's bare return. An LF directly
-# after CR NUL belongs to it.
+# A line ends with LF, CR LF, or CR NUL, which telnet clients send for a carriage return. An LF directly after CR NUL is
+# part of the same line end.
 _END = re.compile(rb"\r?\n|\r\0\n?")
 
 # IAC WILL/WONT/DO/DONT and an option, or IAC and a command without one (RFC 854).
 _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 
-# <letters> <target> HTTP/<digit>..., in which a page chooses the target.
+# <letters> <target> HTTP/<digit>..., where a web page can choose the target.
 _HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
 _HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
 _HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
@@ -29,21 +28,21 @@ _TAIL = 64
 
 
 class LongLine(bytes):
-    """The beginning of a line that was longer than LONGEST_LINE; the rest of it has been skipped, but for `tail`."""
+    """The first bytes of a line that is longer than LONGEST_LINE. The rest is discarded, except `tail`."""
 
     tail: bytes = b""
-    """Its last bytes, up to 64."""
+    """The last bytes of the line, up to 64."""
 
     @classmethod
     def of(cls, line: bytes, tail: bytes) -> LongLine:
-        """A line of which `line` was kept, and that ended in `tail`, of which the end is kept."""
+        """Make a LongLine from the first bytes of a line, and from its last bytes, of which up to 64 are kept."""
         new = cls(line)
         new.tail = tail[-_TAIL:]
         return new
 
 
 def without_telnet(line: bytes) -> bytes:
-    """The line without the telnet negotiation at its start; of a LongLine a LongLine."""
+    """Return the line without the telnet negotiation at its start. For a LongLine the result is a LongLine."""
     match = _TELNET.match(line)
     if match is None:
         return line
@@ -52,27 +51,38 @@ def without_telnet(line: bytes) -> bytes:
 
 
 def is_http(line: bytes) -> bool:
-    """Whether a line is the first one of an HTTP request (protocol section 1.10), however long its target."""
+    """Return whether a line is the first line of an HTTP request (protocol section 1.10), even if it is a LongLine."""
     if isinstance(line, LongLine):
         return _HTTP_METHOD.match(line) is not None and _HTTP_VERSION.search(line.tail) is not None
     return _HTTP.match(line) is not None
 
 
 class LineSplitter:
-    """Cuts a stream into lines. It never holds more than the longest line and the chunk at hand."""
+    """Splits a stream of bytes into lines. It stores at most one line of the longest length between two chunks."""
 
     __slots__ = ("rest", "bare_cr", "_long", "_after_nul")
 
     def __init__(self) -> None:
-        # What was kept of the line that has not ended.
+        # The stored bytes of the incomplete line.
         self.rest = b""
-        # Whether such a line ever had a CR that neither LF nor NUL followed: its sender may take that for an end.
+        # Whether an incomplete line ever had a CR without LF or NUL after it: the client may use CR as a line end.
         self.bare_cr = False
         self._long: LongLine | None = None
         self._after_nul = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that end in this chunk, without their ends; too long ones as LongLine."""
+        """Add a chunk of received bytes.
+
+        Parameters
+        ----------
+        data
+            The chunk.
+
+        Returns
+        -------
+        lines
+            The lines that end in this chunk, without their line ends. A line that is too long is a LongLine.
+        """
         if self._after_nul and data:
             self._after_nul = False
             if data[:1] == b"\n":
@@ -83,10 +93,10 @@ class LineSplitter:
         lines = data.split(b"\r\n")
         if b"\0" in data:
             lines = _END.split(data)
-            # What CR NUL ended may be followed by an LF that has not arrived yet.
+            # The LF that may follow CR NUL may be in the next chunk.
             self._after_nul = data.endswith(b"\r\0")
         elif data.count(b"\n") >= len(lines):
-            # Some client ends its lines with LF alone, which takes four times as long to split.
+            # A client ends its lines with LF only. This case comes second, because it takes four times as long.
             lines = data.split(b"\n")
             lines[:-1] = [line[:-1] if line[-1:] == b"\r" else line for line in lines[:-1]]
         rest = lines.pop()
@@ -105,8 +115,8 @@ class LineSplitter:
         ]
 
     def _keep(self, rest: bytes) -> None:
-        """Keep what has no end yet: all of it, or of a line that is too long its beginning."""
-        # A CR at the end may be the first half of the line's end.
+        """Store an incomplete line, or only the beginning if it is too long."""
+        # A CR at the end may be the first byte of a line end.
         self.bare_cr = self.bare_cr or rest.find(b"\r", 0, -1) >= 0
         if self._long is not None:
             self._long.tail = (self._long.tail + rest)[-_TAIL:]

@@ -1,8 +1,8 @@
 """Handlers: they turn a request into a reply. Handler is the base class, DBProtocolHandler calls a backend.
 
 This module converts the texts of arguments to values, finds the method and the lane of a command, and converts the
-result of the method to the arguments of a reply. protocol.py handles bytes and connections, and replies.py the reply
-to an unexpected failure.
+result of the method to the arguments of a reply. protocol.py handles bytes and connections. replies.py makes the line
+of every reply, also after an unexpected exception.
 """
 
 from __future__ import annotations
@@ -46,17 +46,19 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 REPLY_LIMIT = 511
-"""Longest reply in bytes, with CR LF: the deployed clients read into a buffer of 512 without a bounds check."""
+"""The length of the longest reply in bytes, with CR LF.
+
+The deployed clients read a reply into a buffer of 512 bytes without a bounds check."""
 
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
-# Attributes of a DBProtocolHandler that another process, or a copy, needs one of its own of.
+# The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
 _OF_A_PROCESS = frozenset(
     ("_scheduler", "_warned_of_commas", "_told_of_asyncio", "_seen", "_asked", "_bound", "commands")
 )
 
-# What a method returns is mostly of these types: quicker to see than that a type has no __await__.
+# The usual types of results. This test is faster than the test that a type has no __await__.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 
@@ -82,8 +84,8 @@ class Handler:
         Raises
         ------
         HandlerException
-            To refuse the request, raised or as the Deferred's failure. Its text becomes the reason of the `fail`
-            reply. For any other exception the reason is fixed.
+            If the request is refused. The method raises it, or the Deferred fails with it. Its text becomes the reason
+            of the `fail` reply. For any other exception the reason is fixed.
         """
         raise NotImplementedError
 
@@ -102,14 +104,14 @@ class AlwaysOkHandler(Handler):
 
 
 class AlwaysFailHandler(Handler):
-    """Returns a request instead of a reply, for which the server sends a `fail`."""
+    """Returns a request instead of a reply, so the server sends a `fail`. Use it to test a client."""
 
     def handle(self, message: Message) -> Message:
         return Message(message_type=REQUEST, name=message.name, code=OK, arguments=message.arguments)
 
 
 class AlwaysRaiseHandler(Handler):
-    """Raises an unexpected exception for every request, for which the server sends a `fail`."""
+    """Raises an unexpected exception for every request, so the server sends a `fail`. Use it to test a client."""
 
     def handle(self, message: Message) -> Message:
         raise RuntimeError("always raised exception")
@@ -118,8 +120,9 @@ class AlwaysRaiseHandler(Handler):
 class BackendCommand:
     """A row of the table of commands, together with the backend's method that answers it.
 
-    `DBProtocolHandler.commands` has these as its values. A call with a list of argument texts checks them and calls
-    the method at once, without waiting for its lane. `arguments` converts the texts to the method's arguments.
+    The values of `DBProtocolHandler.commands` are of this class. To call a BackendCommand, pass a list of argument
+    texts. It checks the texts and calls the method at once, without waiting for its lane. The attribute `arguments` is
+    the function that converts the texts to the method's arguments.
     """
 
     __slots__ = ("row", "name", "changes", "method", "arguments", "locks", "worker", "limit")
@@ -165,16 +168,16 @@ class DBProtocolHandler(Handler):
     Parameters
     ----------
     backend
-        An instance of a subclass of Backend, or of any class with methods of the same names, as written for the
-        original package. A class that does not derive from Backend gets times as astropy Time, format "discos".
+        An instance of a subclass of Backend. It can also be an instance of any class with methods of the same names, as
+        in the original package. The methods of such a class get times as astropy Time, format "discos".
     command_timeout
         The time limit of a command, in s. None: no limit.
     timeouts
-        The time limits of single commands, as {wire name: limit in s, or None}.
+        The time limits of single commands, as {wire name: limit in s}. None as a limit: no limit.
     reply_limit
         The length of the longest reply in bytes, with CR LF. At least 128. None: no limit.
     reactor
-        The reactor. Default: Twisted's, imported when a command does not answer at once.
+        The reactor. Default: Twisted's. It is imported only when a command does not answer at once.
 
     Raises
     ------
@@ -211,24 +214,25 @@ class DBProtocolHandler(Handler):
             raise ValueError(f"timeouts names no command of this backend: {', '.join(map(repr, unknown))}")
 
     def _prepare(self) -> None:
-        """Make what belongs to this process: commands, and the lanes and threads in which they run."""
+        """Create the attributes that belong to this process: the scheduler, with its threads, and the commands."""
         reactor = self._given_reactor
-        # Twisted's timers follow the host's clock, which may be stepped; a fake clock is its own measure.
+        # The reactor uses the host's clock, which may be stepped, so time limits use time.monotonic. A fake clock is
+        # not related to time.monotonic, so it is used itself.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
         self._warned_of_commas: set[str] = set()
         self._told_of_asyncio: set[str] = set()
-        # A Deferred gives its result once: to a second request it would give what became of the first.
+        # The Deferreds that methods have returned. If a method returned one again, its result would already be changed.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._asked = False
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it was made with, to be pickled or copied before it serves; `commands` as its user has left them."""
+        """Return the state for pickling or copying, before the handler serves: its arguments, and `commands`."""
         state = {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
         bound = {id(command): name for name, command in self._bound.items()}
-        # Of a command that was bound here, under whatever name, the name by which the other one has bound it.
+        # A command that was bound here is stored by its name, because the copy binds its own. Others are stored as is.
         state["commands"] = {
             name: (bound.get(id(function)), None if id(function) in bound else function)
             for name, function in self.commands.items()
@@ -272,7 +276,7 @@ class DBProtocolHandler(Handler):
     def _bind_foreign(self, name: str, function: Callable[[list[str]], Any] | None) -> BackendCommand:
         """Return a command for an entry that a user has put into `commands`: another command, or a callable.
 
-        A callable gets a list of the argument texts, and its reply has any number of values. HandlerException if
+        A callable gets a list of the argument texts, and its reply has any number of values. Raise HandlerException if
         `function` is None, because then there is no such command.
         """
         if function is None:
@@ -314,8 +318,8 @@ class DBProtocolHandler(Handler):
     def handle(self, message: Message) -> Message | Deferred[Message]:
         """Return the reply as a Message, or as a Deferred if the backend does not answer at once.
 
-        HandlerException, raised or as the Deferred's failure, if the request is refused. Any other exception of the
-        backend passes through.
+        If the request is refused, raise HandlerException, or return a Deferred that fails with it. Any other exception
+        of the backend is passed on unchanged.
         """
         name = message.name
         arguments = self.reply_arguments(name, message.arguments)
@@ -324,10 +328,27 @@ class DBProtocolHandler(Handler):
         return _ok(name, arguments)
 
     def reply_arguments(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
-        """Return the arguments of the `ok` reply to a request. It is `handle` without Message objects.
+        """Return the arguments of the `ok` reply to a request. It does the same as `handle`, without Message objects.
 
-        The server calls this instead of `handle`, unless a subclass overrides `handle`. Creating two Messages for
-        each request took a sixth of the time of a request.
+        The server calls this method instead of `handle`, unless a subclass overrides `handle`. Creating two Messages
+        per request would take a sixth of the time of a request.
+
+        Parameters
+        ----------
+        name
+            The name of the command.
+        argument_texts
+            The arguments of the request, without escapes.
+
+        Returns
+        -------
+        arguments
+            The arguments of the reply, without escapes, or a Deferred that fires with them.
+
+        Raises
+        ------
+        HandlerException
+            As for `handle`.
         """
         self._asked = True
         command = self.commands.get(name)
@@ -346,7 +367,7 @@ class DBProtocolHandler(Handler):
         return self._scheduler.adopt(name, [], self._texts_later(command, result), command.limit)
 
     def _in_lane(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> list[str] | Deferred[list[str]]:
-        """Call a command that may have to wait for other commands: for its lane, or for a thread."""
+        """Call a command that may have to wait for its lane or for a thread."""
         if command.worker is not None:
             return self._in_thread(command, arguments, key)
         if any(lock.holder is not None for lock in command.locks):
@@ -360,7 +381,7 @@ class DBProtocolHandler(Handler):
 
     def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
         """Call the method at once. An ordinary method may return an awaitable too, so its result is checked."""
-        # Before the call, because it may raise. No other request can be handled until it has returned.
+        # changed() comes before the call, because the method may raise. Meanwhile no other request is handled.
         self._scheduler.changed()
         try:
             result = command.method(*arguments)
@@ -395,7 +416,7 @@ class DBProtocolHandler(Handler):
             if hasattr(type(result), "__await__"):
                 if inspect.iscoroutine(result):
                     result.close()
-                raise TypeError(f"@blocking method of {row.name} returned {result!r}, for which nobody waits")
+                raise TypeError(f"@blocking method of {row.name} returned {result!r}, which is never awaited")
             return self._texts(row, result)
 
         return self._scheduler.submit(
@@ -413,10 +434,10 @@ class DBProtocolHandler(Handler):
         return failure
 
     def _name_cure(self, name: str, problem: BaseException | None) -> None:
-        """Say, once a command, what can be done about a failure whose own text says nothing to most people."""
+        """If a failure means that asyncio is not running, log what to write instead, once per command."""
         if problem is not None and name not in self._told_of_asyncio and (cure := asyncio_cure(problem)):
             self._told_of_asyncio.add(name)
-            logger.error("%s failed for a reason that can be mended: %s", name, cure)
+            logger.error("%s failed, and has to be changed: %s", name, cure)
 
     def _after_change(self, outcome: Any) -> Any:
         self._scheduler.changed()
@@ -427,13 +448,13 @@ class DBProtocolHandler(Handler):
         found = texts(result, row.reply, self.reply_limit)
         if "," in "".join(found) and row.name not in self._warned_of_commas:
             self._warned_of_commas.add(row.name)
-            logger.warning("%s answers with a comma, sent as \\,: the deployed clients split there", row.name)
+            logger.warning("a reply to %s contains a comma, sent as \\,: the deployed clients split there", row.name)
         return found
 
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Tell the backend that the server listens; what goes wrong there is logged, the server stays up."""
+        """Call server_started() of the backend. A failure is logged, and the server continues."""
         started = self._hook("server_started").addErrback(self._failed, "server_started")
         started.addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
@@ -441,8 +462,8 @@ class DBProtocolHandler(Handler):
     def stop(self) -> Deferred[Any]:
         """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
 
-        The returned Deferred fires when both are done. Cancelling it cancels the step that is not done yet;
-        server_stopping() is called in any case, and the Deferred fires.
+        The returned Deferred fires when both are done. Cancelling it cancels the step that is running, but
+        server_stopping() is called in any case. The Deferred never fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
@@ -450,7 +471,7 @@ class DBProtocolHandler(Handler):
         ended.addErrback(self._failed, "server_stopping")
         ended.addErrback(_log_hook, "server_stopping")
         ended.addBoth(lambda _: self._scheduler.end_workers())
-        # `ended` itself is not returned: after its cancel() it would still wait for the next step.
+        # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
         done: Deferred[Any] = Deferred(lambda _: ended.cancel())
         ended.addBoth(lambda _: None if done.called else done.callback(None))
         return done
@@ -469,10 +490,10 @@ class DBProtocolHandler(Handler):
         return cast(ReactorLike, self._given_reactor)
 
     def _import_astropy_when_idle(self) -> None:
-        """Import astropy before the first `start,T`, if the backend is not a Backend and so gets a Time.
+        """Import astropy before the first timed start, if the backend does not derive from Backend and so gets a Time.
 
-        The import takes half a second, and delays the clients of a busy server by 32 ms. So it happens in a thread,
-        once there was no request for 0.1 s. Any pending timed start has already imported astropy.
+        The import takes half a second, and delays the clients of a busy server by 32 ms. So a thread does it, after
+        0.1 s without a request. Any pending timed start has already imported astropy.
         """
         if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
             return
@@ -497,7 +518,7 @@ def _not_supported(*_: Any) -> None:
 
 
 def _without_band(row: Command, argument_texts: Sequence[str]) -> list[Any]:
-    """Return the arguments for a method that cannot select a band: none. HandlerException if there is a band."""
+    """Return no arguments, for a method that cannot select a band. Raise HandlerException if there is a band."""
     if any(row.parse(argument_texts)):
         raise HandlerException("band selection is not supported")
     return []

@@ -1,6 +1,6 @@
-"""LineSocket: a connected socket from which lines are read, within bounds, and which any thread may close.
+"""LineSocket: a connected socket for lines of limited length, which any thread may close.
 
-Who is at the other end, and what the lines say, is the business of those who use it.
+The client, and the client of the simulator's control channel, use it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,40 @@ from contextlib import contextmanager, suppress
 
 __all__ = ["LineSocket", "checked_wait"]
 
-# What a socket can wait for, in seconds.
+# The longest timeout of a socket, in s.
 _DAY = 86400
 
 
 def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0") -> float:
-    """A number of seconds that a socket can wait, `above 0` or `0 or more`. ValueError for any other."""
+    """Return `seconds` if a socket can have this timeout. Raise ValueError otherwise.
+
+    Parameters
+    ----------
+    seconds
+        The timeout, in s. At most 86400, which is a day.
+    what
+        The name of the argument, for the error message.
+    least
+        The smallest allowed value: `"above 0"` or `"0 or more"`.
+    """
     if not 0 <= seconds <= _DAY or (seconds == 0 and least == "above 0"):
         raise ValueError(f"{what} must be a number of seconds {least}, at most {_DAY} (a day), not {seconds!r}")
     return seconds
 
 
 class LineSocket:
-    """A connection on which threads take turns, each sending a line and reading lines.
+    """A connection that several threads can use, one at a time, to send a line and read lines.
 
-    `peer` is what the other end is called, `error` what is raised where it ends the connection, or sends a line of
-    more than `longest` bytes.
+    Parameters
+    ----------
+    connection
+        The connected socket. The LineSocket closes it.
+    peer
+        What error messages call the peer.
+    error
+        The class of the exception that is raised if the connection is closed or a received line is too long.
+    longest
+        The length of the longest accepted line, in bytes, without LF.
     """
 
     def __init__(self, connection: socket.socket, peer: str, error: type[Exception], *, longest: int) -> None:
@@ -38,18 +56,18 @@ class LineSocket:
         self._longest = longest
         self._received = bytearray()
         self._turn = threading.Lock()
-        # For what close() may do meanwhile; it may interrupt this very thread, in the handler of a signal.
+        # Protects `closed` and `_in_use`. Reentrant, because a signal handler may call close() in this thread.
         self._guard = threading.RLock()
         self._in_use = False
         self.closed = False
 
     def close(self) -> None:
-        """Close it. Whoever waits in another thread for a line wakes up."""
+        """Close the connection. A thread that waits for a line stops waiting."""
         with self._guard:
             if not self.closed:
                 self.closed = True
-                # It may be gone already. The one who waits closes it: its number must not become that of another
-                # connection while a thread still reads from it.
+                # The connection may be lost already. A socket in use is closed by the thread that uses it: otherwise
+                # its file descriptor could be reused for another connection while that thread still reads from it.
                 with suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
             if not self._in_use:
@@ -57,7 +75,7 @@ class LineSocket:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Have it for oneself."""
+        """Use the connection exclusively in the context. Raise the exception `error` if the connection is closed."""
         with self._turn:
             with self._guard:
                 if self.closed:
@@ -72,20 +90,19 @@ class LineSocket:
                         self._socket.close()
 
     def send(self, line: bytes, seconds: float) -> None:
-        """Send a line with its end. TimeoutError when it is not taken within so many seconds."""
+        """Send a line, which includes its line end. Raise TimeoutError if that takes longer than `seconds`."""
         self._socket.settimeout(seconds)
         self._socket.sendall(line)
 
     def has_line(self) -> bool:
-        """Whether a whole line has arrived, without waiting for one."""
+        """Return whether a complete line has arrived. Do not wait."""
         self._socket.settimeout(0)
-        # Mostly nothing has.
         with suppress(BlockingIOError):
             self._receive()
         return b"\n" in self._received
 
     def read_line(self, deadline: float) -> bytes:
-        """The next line without its LF. TimeoutError when it is not there by then, on the monotonic clock."""
+        """Return the next line without its LF. Raise TimeoutError at the deadline, a time of time.monotonic()."""
         searched = 0
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)

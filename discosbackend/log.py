@@ -1,8 +1,7 @@
-"""The log of a program: what a line looks like, and how it is written without ever holding the program up.
+"""The log of a program: the format of its lines, and a handler that writes them without waiting.
 
-Only programs configure logging, and they do it here: `log_to_stderr`. A line carries no control character, whoever
-sent it, and a reader that has stopped loses lines instead of stopping the server. What is said, and how often, is
-decided where it happens.
+Only programs configure logging, with log_to_stderr(). A line contains no control characters, even if a peer has sent
+some. If the reader of the log has stopped, lines are dropped, and the server continues.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ __all__ += ["shown_arguments"]
 logger = logging.getLogger(__name__)
 
 SERVER_LINE = "%(asctime)s UT %(levelname)s %(name)s: %(message)s"
-"""A line of a server's log; %-style, as logging takes it."""
+"""The format of a line of a server's log, in the %-style of logging."""
 
-# Bytes of lines that wait for a reader, about 10,000 lines.
+# How many bytes of lines may wait to be written: about 10,000 lines.
 _MOST_WAITING = 2**20
-# Seconds that a program which exits waits for the reader of its log.
+# How many s a program waits for the reader of its log when it exits.
 _LAST_PATIENCE = 1.0
-# Seconds between two looks at a reader that has stopped.
+# How many s pass between two attempts to write to a reader that has stopped.
 _PAUSE = 0.01
-# Bytes that a pipe or terminal which is ready takes without holding up the one who writes.
+# How many bytes can be written to a pipe or terminal that is ready, without blocking.
 _ATOMIC = 512
 
 _INDENT = "    "
@@ -44,10 +43,10 @@ _GAP = "%d lines of this log were dropped: they could not be written"
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that a log or a terminal would not show as it is replaced by an escape: `\x9b`.
+    r"""Return the text with every character that is not printable replaced by an escape, such as `\x9b`.
 
-    That is every control character, also those that a terminal obeys (0x1B, 0x9B) or that some programs take for
-    the end of a line (0x0B, 0x85, U+2028).
+    These include characters that control a terminal (0x1B, 0x9B), and characters that some programs treat as the end
+    of a line (0x0B, 0x85, U+2028).
     """
     if text.isprintable():
         return text
@@ -58,7 +57,7 @@ def printable(text: str) -> str:
 
 
 def shown_arguments(request: bytes) -> str:
-    """What stands behind the command's name in a request, for a log line: ": 'SK00'", "" if nothing does."""
+    """Return the arguments of a request for a log line, shortened, such as ": 'SK00'". "" if there are none."""
     _, comma, rest = request.partition(b",")
     if not comma:
         return ""
@@ -67,9 +66,17 @@ def shown_arguments(request: bytes) -> str:
 
 
 def address_text(address: Any) -> str:
-    """An address of Twisted's, or a (host, port), in words: `10.0.0.7:4711`, `[::1]:5000`, or a socket's path.
+    """Return an address as a text: `10.0.0.7:4711`, `[::1]:5000`, or the path of a Unix socket.
 
-    One host has one name: an IPv4 client that an IPv6 port has accepted is named as on an IPv4 port.
+    Parameters
+    ----------
+    address
+        An address of Twisted, or a tuple (host, port).
+
+    Returns
+    -------
+    text
+        The text, printable. An IPv4 client of an IPv6 port has the same text as on an IPv4 port.
     """
     host, port = address if isinstance(address, tuple) else _host_and_port(address)
     if host is not None:
@@ -77,7 +84,7 @@ def address_text(address: Any) -> str:
         return printable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     name = getattr(address, "name", address)
     if isinstance(name, bytes):
-        # In Linux's abstract namespace a name begins with NUL.
+        # A name in Linux's abstract namespace begins with NUL, which printable() escapes.
         name = os.fsdecode(name)
     return printable(str(name)) if name else "a local socket"
 
@@ -87,16 +94,20 @@ def _host_and_port(address: Any) -> tuple[Any, Any]:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record, times in UT; what needs more lines (tracebacks) is indented, so that no text can forge one."""
+    """Formats a record as one line, with the time in UT.
 
-    converter = time.gmtime  # type: ignore[assignment]  # it is never called without a time
+    If a record has several lines, such as a traceback, all but the first are indented. So no text from a peer can look
+    like a log line of its own.
+    """
+
+    converter = time.gmtime  # type: ignore[assignment]  # always called with a time
     default_msec_format = "%s.%03d"
 
     def __init__(self, layout: str = SERVER_LINE) -> None:
         super().__init__(layout)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Logging's hook."""
+        """Return the lines of a record. Called by logging."""
         record.message = record.getMessage()
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
@@ -111,12 +122,21 @@ class LineFormatter(logging.Formatter):
 
 
 class LogWriter(logging.Handler):
-    """Writes lines to a file descriptor, and never waits for it.
+    """A logging handler that writes lines to a file descriptor without waiting.
 
-    A line is written at once, in the thread that logs it, so that it is there whatever happens next. What a full
-    pipe, socket or terminal does not take waits for it, up to `most` bytes, and a thread of its own writes it then;
-    what does not fit there is dropped and counted, and the count is written in its place. At exit, and in
-    `flush`, the reader has a second. `encoding` is what characters are written in.
+    A line is written at once, in the thread that logs it, so that it is not lost if the process crashes. If a pipe,
+    socket or terminal is full, the line is stored, and another thread writes it later. If the stored lines exceed
+    `most` bytes, further lines are dropped, and their number is logged afterwards. At exit and in flush(), the handler
+    waits at most a second until the reader takes the stored lines.
+
+    Parameters
+    ----------
+    descriptor
+        The file descriptor. Its flags are not changed.
+    encoding
+        The encoding of the lines.
+    most
+        The maximum size of the stored lines, in bytes.
     """
 
     def __init__(self, descriptor: int, *, encoding: str = "utf-8", most: int = _MOST_WAITING) -> None:
@@ -124,7 +144,7 @@ class LogWriter(logging.Handler):
         self._encoding = encoding
         self._most = most
         self._sink = _Sink(descriptor)
-        # Lines that wait, each with how many are lost if it is.
+        # The stored lines, each with the number of lines that are lost if it cannot be written.
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._size = 0
         self._dropped = 0
@@ -134,7 +154,7 @@ class LogWriter(logging.Handler):
         self._process = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Logging's hook."""
+        """Write a record, store it, or drop it. Called by logging."""
         line = self._line(record)
         if self._process != os.getpid():
             self._begin_anew()
@@ -156,12 +176,14 @@ class LogWriter(logging.Handler):
     def _line(self, record: logging.LogRecord) -> bytes:
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001  # whatever a foreign __str__ raises; logging would print its traceback
-            text = self.format(_record(logging.ERROR, "what %s logs cannot be printed: %r", record.name, record.msg))
+        except Exception:  # noqa: BLE001  # a __str__ may raise anything; logging would print the traceback
+            text = self.format(
+                _record(logging.ERROR, "a record of %s cannot be formatted: %r", record.name, record.msg)
+            )
         return f"{text}\n".encode(self._encoding, "backslashreplace")
 
     def _begin_anew(self) -> None:
-        """In a process that was forked: what waited is the parent's, and so is the thread."""
+        """Reset the state after a fork: the stored lines and the thread belong to the parent process."""
         self._waiting.clear()
         self._size = self._dropped = 0
         self._dropping = self._writing = False
@@ -169,9 +191,9 @@ class LogWriter(logging.Handler):
         self._process = os.getpid()
 
     def _write(self) -> bool:
-        """Write what waits; whether nothing does any more, or somebody else is at it."""
+        """Write the stored lines. Return False if lines are left because the descriptor is full."""
         if self._writing:
-            # A signal handler that logs has interrupted this very function, which will write its line too.
+            # A signal handler that logs has interrupted this function, which will write the new line too.
             return True
         self._writing = True
         try:
@@ -182,7 +204,7 @@ class LogWriter(logging.Handler):
                 except BlockingIOError:
                     return False
                 except OSError:
-                    # Nobody reads any more, or the disk is full: the next line may have more luck.
+                    # The pipe is closed, or the disk is full. The next line is tried again.
                     written = len(line)
                     self._dropped += lost
                 self._size -= written
@@ -208,7 +230,7 @@ class LogWriter(logging.Handler):
                 self.release()
 
     def flush(self) -> None:
-        """Write what waits, if its reader takes it within a second."""
+        """Write the stored lines. Lines that the reader does not take within a second remain stored."""
         deadline = time.monotonic() + _LAST_PATIENCE
         self.acquire()
         try:
@@ -220,7 +242,7 @@ class LogWriter(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Logging's hook: there will be no more lines."""
+        """Close the handler, but not the file descriptor. Called by logging."""
         super().close()
         self._sink.close()
 
@@ -230,9 +252,9 @@ def _record(level: int, text: str, *args: object) -> logging.LogRecord:
 
 
 class _Sink:
-    """A file descriptor that is written to without waiting: BlockingIOError when it takes nothing now.
+    """Writes to a file descriptor without waiting. Raises BlockingIOError if nothing can be written now.
 
-    Its flags are not touched: other processes share them, a shell for one.
+    The flags of the descriptor are not changed, because other processes, such as the shell, share them.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -242,17 +264,17 @@ class _Sink:
         self.write: Callable[[bytes], int] = self._write_if_ready
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISSOCK(mode):
-            # systemd's journal.
+            # The journal of systemd.
             self._socket = socket.socket(fileno=os.dup(descriptor))
             self.write = partial(self._send, self._socket)
         elif stat.S_ISREG(mode):
             self.write = partial(os.write, descriptor)
         else:
             try:
-                # The same pipe or terminal, opened once more, has flags of its own.
+                # The same pipe or terminal, opened again, has its own flags.
                 self._own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             except OSError:
-                # Another system than Linux, or a terminal of another user.
+                # The system is not Linux, or the terminal belongs to another user.
                 return
             self.write = partial(os.write, self._own)
 
@@ -266,13 +288,13 @@ class _Sink:
         return os.write(self._descriptor, data[:_ATOMIC])
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it may take something, or has failed; whether that is so."""
+        """Wait until the descriptor is writable or has failed. Return False if neither happens in time."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
-        """Close what was opened for it."""
+        """Close the descriptors that were opened in addition."""
         if self._own is not None:
             os.close(self._own)
             self._own = None
@@ -282,7 +304,15 @@ class _Sink:
 
 
 def log_to_stderr(level: str | int, layout: str = SERVER_LINE) -> None:
-    """Have what is logged in this process written to standard error; the first call counts."""
+    """Configure logging to write to standard error. A second call in the same process has no effect.
+
+    Parameters
+    ----------
+    level
+        The lowest level that is logged, as for `logging.basicConfig`.
+    layout
+        The format of a line, in the %-style of logging.
+    """
     handler = _handler_of(sys.stderr)
     handler.setFormatter(LineFormatter(layout))
     logging.basicConfig(level=level, handlers=[handler])
@@ -290,19 +320,19 @@ def log_to_stderr(level: str | int, layout: str = SERVER_LINE) -> None:
 
 def _handler_of(stream: TextIO | None) -> logging.Handler:
     if stream is None:
-        # The program was started without one.
+        # The program was started without standard error.
         return logging.NullHandler()
     try:
         return LogWriter(stream.fileno(), encoding=stream.encoding or "utf-8")
     except (OSError, ValueError):
-        # Not a file: a test has put something else in its place.
+        # Not a file: a test has replaced the stream.
         return logging.StreamHandler(stream)
 
 
 def log_what_python_prints() -> None:
-    """Have warnings, and exceptions that nobody catches, logged instead of printed.
+    """Log warnings and uncaught exceptions, which Python prints otherwise.
 
-    Printing would wait for whoever reads standard error.
+    Printing would block the server while the reader of standard error has stopped.
     """
     warnings.showwarning = _log_warning
     threading.excepthook = _log_thread

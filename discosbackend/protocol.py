@@ -1,7 +1,7 @@
-"""The line protocol on a connection: exactly one reply to each request, in order, within bounds.
+"""Connections: DBProtocol sends exactly one reply to each request, in order, and DBFactory makes the connections.
 
-The only module that sends replies, so also the one that can report each exchange (DBFactory.listeners). The bytes of
-a reply are made in replies, the handler knows what a request means, server where to listen.
+This is the only module that sends replies, so it also calls the listeners (DBFactory.listeners). replies.py makes the
+bytes of a reply, handlers.py executes the request, and server.py listens.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ logger = logging.getLogger(__name__)
 
 STOPPING = "server is stopping"
 
-# A client without a backlog gets so many lines answered at once, even while others have one: it took the
-# p99 of a polite client beside 50 pipelining ones from 48 ms to 2.5 ms.
+# How many lines of a client without a backlog are answered at once, even while other clients have a backlog. This
+# lowered the p99 latency of such a client, beside 50 pipelining clients, from 48 ms to 2.5 ms.
 _AT_ONCE = 4
-# Seconds for a browser to read why nothing that it sent is looked at.
+# How many s an HTTP client has to read the reply before its connection is closed.
 _LINGER = 1.0
-# Seconds for the LF that belongs to a CR to arrive.
+# How many s the LF after a CR may take to arrive.
 _CR_PATIENCE = 5.0
-# Bytes of requests that wait for their turn, from which on no more are read.
+# Reading stops while a client has more than this many bytes of unanswered requests.
 _BACKLOG = 16384
 
 
-# The transports of local sockets claim to be TCP's too.
+# The transports of Unix sockets provide ITCPTransport too, so the type of the address decides.
 _TCP = (IPv4Address, IPv6Address)
 
 
 class _Pending(NamedTuple):
-    """A request whose reply the handler still owes."""
+    """A request for which the handler has returned a Deferred that has not fired."""
 
     name: str
     line: bytes
@@ -74,14 +74,14 @@ class _Pending(NamedTuple):
 class DBProtocol(Protocol):
     """One connection of the DISCOS backend protocol (protocol section 1).
 
-    `lineReceived` and `sendLine` are the places to override.
+    A subclass can override lineReceived() and sendLine(). To use it, override `protocol` in a subclass of DBFactory.
     """
 
     factory: DBFactory
 
     def __init__(self) -> None:
         self._splitter = LineSplitter()
-        # Lines that were read and not yet looked at are those from _at on.
+        # The lines from _at on have been received, but not handled yet.
         self._lines: list[bytes] | tuple[()] = ()
         self._at = 0
         self._backlog = 0
@@ -94,10 +94,10 @@ class DBProtocol(Protocol):
         self._half_closed = False
         self._peer = self.host = "nobody"
         self._number = 0
-        # While the last byte was a CR, and whether the log has been told of such.
+        # The timer that runs while the last received byte is a CR, and whether a CR without LF has been logged.
         self._cr_timer: Any = None
         self._cr_told = False
-        # Behind a line of HTTP: nothing more is looked at, our half is closed, the rest soon after.
+        # After an HTTP request: further input is ignored, and the connection is closed.
         self._refusing = False
         self._linger: Any = None
         self._all_sent = False
@@ -107,7 +107,7 @@ class DBProtocol(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request that was read has no reply yet."""
+        """Whether a received request has no reply yet."""
         return self._pending is not None or self._at < len(self._lines)
 
     def __str__(self) -> str:
@@ -115,20 +115,20 @@ class DBProtocol(Protocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end, for the log and the listeners."""
+        """The client's address as a text, for the log and the listeners."""
         return self._peer
 
-    # -- the transport's side -------------------------------------------------------------------------
+    # -- calls of the transport -----------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Greet, now or later, and ask the transport to say when its buffer is full."""
+        """Twisted's hook: register the connection, and send the greeting, now or after the greeting delay."""
         transport = self._transport()
         self._peer = address_text(transport.getPeer())
         self.host = self._peer.rpartition(":")[0] or self._peer
         self._number = next(self.factory.numbers)
-        is_tcp = ITCPTransport.providedBy(transport)  # zope's own
+        is_tcp = ITCPTransport.providedBy(transport)
         if is_tcp and isinstance(transport.getPeer(), _TCP):
-            # Clients are silent for hours, and a telescope's network loses some of them.
+            # Clients may send nothing for hours. Keepalive detects those whose network connection was lost.
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
@@ -143,7 +143,7 @@ class DBProtocol(Protocol):
             self.sendLine(GREETING)
 
     def dataReceived(self, data: bytes) -> None:
-        """Cut what was read into lines; answer them at once if they are few, else when it is their turn."""
+        """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
         splitter = self._splitter
         if self._refusing:
             return
@@ -165,17 +165,17 @@ class DBProtocol(Protocol):
         self.factory.round_robin.enqueue(self)
 
     def readConnectionLost(self) -> None:
-        """The client has sent its last; it still gets every reply (protocol section 1.9)."""
+        """Twisted's hook: the client has closed its sending half. It still gets every reply (protocol section 1.9)."""
         self._half_closed = True
         self._end_cr()
         self._close_if_idle()
 
     def writeConnectionLost(self) -> None:
-        """Our half is closed: what was written has been sent."""
+        """Twisted's hook: our sending half is closed, so all data have been sent."""
         self._all_sent = True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The client is gone: that cancels nothing, what it asked for is carried out without replies."""
+        """Twisted's hook: the connection is closed. Received requests are executed, and their replies are discarded."""
         self._lost = True
         self._output_full = False
         self._cancel_greeting()
@@ -199,28 +199,28 @@ class DBProtocol(Protocol):
         self._close_if_idle()
 
     def pauseProducing(self) -> None:
-        """The client does not read its replies: make no more of them.
+        """Twisted's hook: the transport's buffer is full. No more requests are handled until it is empty.
 
-        Requests are read until they pile up: TLS says that it is full before its handshake, and has to read what the
-        client sends before it can write.
+        Reading goes on until the backlog is full, because a TLS transport pauses its producer before the handshake, and
+        the handshake needs the client's data.
         """
         self._output_full = True
         self._update_read_pause()
 
     def resumeProducing(self) -> None:
-        """The client has read on."""
+        """Twisted's hook: the transport's buffer is empty again."""
         self._output_full = False
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
-        """The transport is going away; connectionLost follows."""
+        """Twisted's hook: the transport is about to close; connectionLost() follows."""
         self._output_full = False
 
     # -- a CR that ends no line -----------------------------------------------------------------------
 
     def _watch_cr(self) -> None:
-        """Notice a client that ends its lines in CR alone and is never answered (protocol section 1.3)."""
+        """Detect a client that ends its lines with CR only, and so gets no replies (protocol section 1.3)."""
         if self._cr_timer is not None:
             self._cr_timer.cancel()
             self._cr_timer = None
@@ -229,11 +229,11 @@ class DBProtocol(Protocol):
         if self._splitter.bare_cr:
             self._tell_of_cr()
         elif self._splitter.rest.endswith(b"\r"):
-            # The LF may come in a packet of its own.
+            # The LF may arrive in the next packet.
             self._cr_timer = self.factory.reactor.callLater(_CR_PATIENCE, self._tell_of_cr)
 
     def _end_cr(self) -> None:
-        """Nothing can follow the CR any more."""
+        """Log a CR that no LF can follow any more."""
         if self._cr_timer is not None:
             self._cr_timer.cancel()
             self._tell_of_cr()
@@ -241,13 +241,17 @@ class DBProtocol(Protocol):
     def _tell_of_cr(self) -> None:
         self._cr_timer = None
         self._cr_told = True
-        text = "%s sends CR without LF, which ends no line: it is not answered until it sends LF"
+        text = "%s sends CR without LF, which does not end a line: it gets no reply until it sends LF"
         self.factory.rate_limited_logger.log(logging.WARNING, "CR without LF", text, self.peer)
 
     # -- from a line to its reply ---------------------------------------------------------------------
 
     def work(self, quantum: int, deadline: float = float("inf")) -> None:
-        """Answer up to `quantum` lines, until one has to be waited for, the client stops reading, or time is up."""
+        """Handle up to `quantum` lines, and send their replies in one write.
+
+        Stop earlier if the reply to a line is not available at once, if the client does not read its replies, or at
+        the deadline, which is a time of perf_counter().
+        """
         out = self._out = []
         try:
             end = min(self._at + quantum, len(self._lines))
@@ -260,12 +264,13 @@ class DBProtocol(Protocol):
                     self._handle_irregular_line(line)
                 if perf_counter() >= deadline:
                     break
-        except BaseException:  # an overridden lineReceived
-            # Nobody knows whether that line got its reply, and one too few shifts all that follow.
+        except BaseException:  # an overridden lineReceived() may raise anything
+            # The line may have no reply. The client would then take every later reply for the reply to the request
+            # before.
             self.factory.rate_limited_logger.log(
                 logging.ERROR,
                 "line not handled",
-                "%s: a line could not be handled, the connection is cut",
+                "%s: a line could not be handled, the connection is aborted",
                 self.peer,
                 exc_info=True,
             )
@@ -273,7 +278,7 @@ class DBProtocol(Protocol):
         finally:
             self._out = None
             if out and not self._lost:
-                # One write for all of them gains 15 to 20 %.
+                # One write for all replies is 15 to 20 % faster than one write per reply.
                 self._transport().write(b"".join(out))
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = (), 0, 0
@@ -285,14 +290,14 @@ class DBProtocol(Protocol):
                 self._close_if_idle()
 
     def _handle_irregular_line(self, line: bytes) -> None:
-        """Whatever a client may send, and a request that comes before the greeting."""
+        """Handle a line that is not an ordinary request, and any line that arrives before the greeting is sent."""
         if line[:1] == b"\xff":
             negotiation, line = line, without_telnet(line)
             if not line and negotiation and not isinstance(line, LongLine):
                 return
         if line[:1] == b"!":
             self.factory.rate_limited_logger.log(
-                logging.INFO, "not a request", "%s sent no request: %r", self, line[:80]
+                logging.INFO, "not a request", "%s sent a line with '!', which gets no reply: %r", self, line[:80]
             )
             if self.factory.listeners:
                 self._notify("", line, None, perf_counter())
@@ -308,7 +313,13 @@ class DBProtocol(Protocol):
             self._refuse_rest(line)
 
     def lineReceived(self, line: bytes) -> None:
-        """Answer one line, which has its end and telnet's negotiation removed and is no reply."""
+        """Handle one line, and send its reply now or later.
+
+        Parameters
+        ----------
+        line
+            The line, without its end and without telnet negotiation. It does not begin with `!`.
+        """
         began = perf_counter()
         factory = self.factory
         text = line.decode("latin-1")
@@ -321,7 +332,7 @@ class DBProtocol(Protocol):
             if factory.stopping:
                 raise HandlerException(STOPPING)
             result = factory.ask(name, arguments)
-        except BaseException as problem:  # noqa: BLE001  # one reply, whatever it is
+        except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
             self._finish(name, line, factory.replies.answer(name, problem, self, line, began), began)
             return
         if not isinstance(result, (list, Message)) and hasattr(type(result), "__await__"):
@@ -330,7 +341,13 @@ class DBProtocol(Protocol):
             self._finish(name, line, factory.replies.answer(name, result, self, line, began), began)
 
     def sendLine(self, line: bytes) -> None:
-        """Send one line; its CR LF is added here, and the replies of a turn are joined into one write."""
+        """Send one line. In work(), all lines are collected and sent in one write.
+
+        Parameters
+        ----------
+        line
+            The line, without CR LF, which is added here.
+        """
         if self._out is not None:
             self._out.append(line + b"\r\n")
         elif not self._lost:
@@ -342,8 +359,9 @@ class DBProtocol(Protocol):
         source.addBoth(self._on_result, self._pending)
 
     def _on_result(self, outcome: Any, pending: _Pending) -> None:
-        """The handler's Deferred has fired; if the request was given up meanwhile, too late."""
+        """Send the reply when the handler's Deferred has fired."""
         if self._pending is not pending:
+            # abandon() has answered the request already.
             return
         self._pending = None
         reply = self.factory.replies.answer(pending.name, outcome, self, pending.line, pending.began)
@@ -353,7 +371,7 @@ class DBProtocol(Protocol):
             self._close_if_idle()
 
     def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
-        """Send the one reply to a request: every way out of a request ends here."""
+        """Send the reply to a request. Every code path that ends a request calls this."""
         self.sendLine(reply)
         factory = self.factory
         if name not in factory.reads and reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO):
@@ -363,7 +381,7 @@ class DBProtocol(Protocol):
             self._notify(name, line, reply, began)
 
     def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
-        """Tell the listeners, of which there are some."""
+        """Call the listeners with an Exchange."""
         seconds = perf_counter() - began
         begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
         code = "" if reply is None else reply.split(b",", 2)[1].decode("latin-1")
@@ -374,7 +392,8 @@ class DBProtocol(Protocol):
 
     def _greet(self) -> None:
         if self.busy:
-            # Lines that wait for their turn arrived first: one that gets a reply cancels this, else work() is back.
+            # The lines in the queue arrived earlier. The first one that gets a reply cancels the greeting. If none gets
+            # a reply, work() calls this method again.
             return
         self._greeting = None
         self.sendLine(GREETING)
@@ -387,7 +406,7 @@ class DBProtocol(Protocol):
             self._greeting = None
 
     def _update_read_pause(self) -> None:
-        """Read no more while what was read piles up, because a request takes its time or replies are not read."""
+        """Pause reading while the client has a backlog of unanswered requests, and resume it afterwards."""
         reading = self._wants_more
         if reading == self._reading or self._half_closed or self._closing or self._lost:
             return
@@ -399,16 +418,16 @@ class DBProtocol(Protocol):
 
     @property
     def _wants_more(self) -> bool:
-        """Whether requests are to be read."""
+        """Whether the backlog is small enough to read more."""
         return self._backlog <= _BACKLOG
 
     @property
     def has_work(self) -> bool:
-        """Whether there is a line that could be looked at now."""
+        """Whether there is a line that can be handled now."""
         return self._at < len(self._lines) and self._pending is None and not self._output_full
 
     def _close_if_idle(self) -> None:
-        """Once every request has its reply: close what was half closed, forget what is gone."""
+        """If every request has its reply, close a half-closed connection, or remove a lost one from the factory."""
         if self.busy:
             return
         if self._lost:
@@ -420,11 +439,12 @@ class DBProtocol(Protocol):
         self.factory.on_idle()
 
     def _refuse_rest(self, line: bytes) -> None:
-        """Look at nothing that a browser sends behind a line of HTTP: a web page may have written it.
+        """Ignore everything after the first line of an HTTP request, because a web page may choose its content.
 
-        What still comes is read and dropped: left unread it would cause a reset, which destroys the reply.
+        Further data are read and discarded. Unread data would make the system reset the connection, and the client
+        would lose the reply.
         """
-        text = "%s speaks HTTP, nothing behind this line is looked at: %r"
+        text = "%s sent an HTTP request, everything after this line is ignored: %r"
         self.factory.rate_limited_logger.log(logging.WARNING, "HTTP", text, self.peer, line[:80].decode("latin-1"))
         self._refusing = True
         self._at = len(self._lines)
@@ -433,14 +453,14 @@ class DBProtocol(Protocol):
             self._cr_timer = None
 
     def _close_sending(self) -> None:
-        """Close our half once the replies have been sent, and the rest when the peer does, or in a second."""
+        """Close our sending half after the replies, then the connection when the client closes, or after _LINGER."""
         transport = self._transport()
         self._linger = self.factory.reactor.callLater(_LINGER, self._end_linger)
-        if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):  # zope's own
+        if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):
             self._unregister()
             transport.loseWriteConnection()
         else:
-            # TLS knows no half-closed connection.
+            # TLS has no half-closed connections.
             self.close()
 
     def _end_linger(self) -> None:
@@ -450,7 +470,7 @@ class DBProtocol(Protocol):
             self.abort()
 
     def close(self) -> None:
-        """Close once what was written has been sent."""
+        """Close the connection after all data have been sent."""
         self._cancel_greeting()
         if not self._lost and not self._closing:
             self._closing = True
@@ -458,20 +478,23 @@ class DBProtocol(Protocol):
             self._transport().loseConnection()
 
     def _unregister(self) -> None:
-        """Produce no more: with a producer registered the transport would wait for it to end before it closes."""
+        """Unregister the producer, because a transport with a producer waits for it to finish before it closes."""
         if self._produces:
             self._produces = False
             self._transport().unregisterProducer()
 
     def abort(self) -> None:
-        """Close at once: the client does not read what was written."""
+        """Close the connection at once. Unsent data are discarded."""
         if not self._lost:
             self._transport().abortConnection()
 
     def abandon(self) -> Deferred[Any] | None:
-        """Answer what has no reply yet with a `fail` that says that the server is stopping.
+        """Answer every request that has no reply yet with `fail` and the reason `server is stopping`.
 
-        Returns what was waited for, if anything was, to be cancelled once everybody has an answer.
+        Returns
+        -------
+        source
+            The Deferred of the request that was being executed, for the caller to cancel; None if there was none.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -486,7 +509,7 @@ class DBProtocol(Protocol):
 
 
 def _reads_of(handler: object) -> frozenset[str]:
-    """The names of the commands that change nothing; of a handler that has no table, by the protocol's own."""
+    """Return the names of the commands that change nothing, by the protocol's table and by the handler's commands."""
     reads = {row.name: not row.changes for row in COMMANDS.values()}
     for name, command in getattr(handler, "commands", {}).items():
         if isinstance(command, BackendCommand):
@@ -495,16 +518,31 @@ def _reads_of(handler: object) -> frozenset[str]:
 
 
 class DBFactory(Factory):
-    """Makes a DBProtocol for each connection, all on one handler.
+    """The factory of the connections of a server. All connections share one handler.
 
-    `greeting_delay` is after how many seconds a silent client is greeted; 0 is at once (protocol section
-    9.2 says for whom). Whether the handler has a `handle` of its own is looked at here, once. `listeners`
-    are called with an Exchange after every line, and with a ConnectionEvent when a connection opens or closes;
-    nobody there costs nothing. Who changed what is logged at `info`. `reactor` is where turns and delays are
-    waited for.
+    The attribute `listeners` is a list of functions, initially empty. Each function is called with an Exchange after
+    every line, and with a ConnectionEvent when a connection opens or closes. Commands that change the state of the
+    backend are also logged, at level `info`.
+
+    Parameters
+    ----------
+    handler
+        The handler of the requests, such as `DBProtocolHandler(backend)`.
+    greeting_delay
+        How long a client must be silent before the server sends the greeting, in s. 0: the server sends it at once.
+        Protocol section 9.2 lists the clients that need a delay.
+    reactor
+        The reactor. Default: Twisted's.
+
+    Raises
+    ------
+    TypeError
+        If `handler` has no method `handle`.
+    ValueError
+        If `greeting_delay` is negative or not a number.
     """
 
-    protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted leaves it open
+    protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted declares no type
     noisy = False
 
     def __init__(self, handler: Handler, *, greeting_delay: float = 0.0, reactor: Any = None) -> None:
@@ -516,7 +554,7 @@ class DBFactory(Factory):
         self.greeting_delay = greeting_delay
         self.listeners: list[Callable[[Any], object]] = []
         self.numbers = count(1)
-        # Names of commands that change nothing, which are not logged; "" is that of a line that names none.
+        # The names of the commands that change nothing. They are not logged. "" stands for a line without a name.
         self.reads = _reads_of(handler) | {""}
         self.connections: set[DBProtocol] = set()
         self.stopping = False
@@ -524,25 +562,25 @@ class DBFactory(Factory):
         self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
         self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
-        # No Messages where `handle` is DBProtocolHandler's own: not in a subclass that has another.
+        # reply_arguments() is faster than handle(), but can replace it only if no subclass has overridden handle().
         direct = getattr(handler.handle, "__func__", None) is DBProtocolHandler.handle
         self.ask: Callable[[str, Sequence[str]], Any] = self._ask_with_message
         if direct:
             self.ask = cast(Any, handler.handle).__self__.reply_arguments
-        # A handler written for the original package need not derive from ours.
+        # A handler written for the original package may not derive from Handler, and then has no reply_limit.
         self.replies = Replies(getattr(handler, "reply_limit", REPLY_LIMIT), self.rate_limited_logger, of_texts=direct)
         self._reactor = reactor
-        # What finish() has promised, until it is kept.
+        # The Deferred of finish(), until it fires.
         self.finishing: Deferred[None] | None = None
 
     @property
     def handler(self) -> Handler:
-        """Who answers; another handler needs another factory."""
+        """The handler. It cannot be changed: another handler needs another factory."""
         return self._handler
 
     @property
     def reactor(self) -> Any:
-        """The reactor that was given, or the one of this process."""
+        """The given reactor, or else Twisted's."""
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -556,29 +594,35 @@ class DBFactory(Factory):
         return self.reactor.callLater(delay, function, *args)
 
     def startFactory(self) -> None:
-        """Twisted's hook: the first port listens."""
+        """Twisted's hook: the first port listens. Start the handler."""
         self.stopping = False
         self._descriptors.begin()
         self.handler.start()
 
     def stopFactory(self) -> None:
-        """Twisted's hook: the last port is closed. `stopped` fires when the handler is done with it."""
+        """Twisted's hook: the last port is closed. Stop the handler; `stopped` fires when it has stopped."""
         self._descriptors.end()
         self.rate_limited_logger.sum_up()
         self.stopped = maybeDeferred(self.handler.stop)
 
     def buildProtocol(self, addr: IAddress | None) -> DBProtocol:  # type: ignore[override]
-        """Twisted's hook: a connection was made."""
+        """Twisted's hook: make the protocol of a new connection."""
         protocol = self.protocol()
         protocol.factory = self
         return protocol
 
     def notify(self, exchange: Exchange | ConnectionEvent) -> None:
-        """Tell the listeners; one that raises is logged and keeps nobody from anything."""
+        """Call the listeners. An exception of a listener is logged, and the other listeners are still called.
+
+        Parameters
+        ----------
+        exchange
+            The record for the listeners.
+        """
         for listener in tuple(self.listeners):
             try:
                 listener(exchange)
-            except BaseException:  # whatever a listener raises
+            except BaseException:  # a listener may raise anything
                 self.rate_limited_logger.log(
                     logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True
                 )
@@ -586,9 +630,17 @@ class DBFactory(Factory):
     # -- the end --------------------------------------------------------------------------------------
 
     def finish(self, timeout: float) -> Deferred[None]:
-        """Let the requests that are being carried out finish; the Deferred fires when every one has its reply.
+        """Wait until the running requests have finished. Requests that have not begun are answered with `fail`.
 
-        What has not begun gets its `fail` at once, what is not done after `timeout` seconds then.
+        Parameters
+        ----------
+        timeout
+            How long to wait, in s. Then the requests that are still running are answered with `fail` and cancelled.
+
+        Returns
+        -------
+        finished
+            A Deferred that fires when every request has its reply.
         """
         self.stopping = True
         finished: Deferred[None] = Deferred()
@@ -599,7 +651,7 @@ class DBFactory(Factory):
         return finished
 
     def on_idle(self) -> None:
-        """A connection has nothing left to do."""
+        """Fire the Deferred of finish() if no connection is busy. Connections call this when they become idle."""
         if self.finishing is not None and not any(connection.busy for connection in self.connections):
             finished, self.finishing = self.finishing, None
             finished.callback(None)
@@ -609,18 +661,18 @@ class DBFactory(Factory):
             if source is not None:
                 try:
                     source.cancel()
-                except BaseException:  # whatever a canceller raises
+                except BaseException:  # a canceller may raise anything
                     self.rate_limited_logger.log(
                         logging.ERROR, "cancelling", "cancelling a command failed", exc_info=True
                     )
         self.on_idle()
 
     def close(self) -> None:
-        """Close every connection once what was written has been sent."""
+        """Close every connection after all its data have been sent."""
         for connection in list(self.connections):
             connection.close()
 
     def abort(self) -> None:
-        """Close every connection at once."""
+        """Close every connection at once. Unsent data are discarded."""
         for connection in list(self.connections):
             connection.abort()

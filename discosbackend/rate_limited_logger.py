@@ -1,7 +1,7 @@
-"""A rate-limited logger for lines that a peer can cause: a few of each kind a second, the rest is counted.
+"""RateLimitedLogger: logs a few messages of each kind per second, and counts the others.
 
-One log line costs more than a reply, so a client that repeats a mistake without end must not fill the log, nor
-slow the others down.
+Use it for messages that a client can cause. A log message takes more time than a reply. A client that repeats a mistake
+must not fill the log or slow the server down.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MINUTE = 60.0
 _AT_MOST = 5
 
 Kind: TypeAlias = "str | tuple[str, ...]"
-"""What is counted together, in words."""
+"""The kind of a message, in words. The messages of one kind are counted together."""
 
-# Kinds that are told apart at a time. A peer that makes up names must not fill the memory.
+# The maximum number of kinds that are counted separately. A client that invents names must not fill the memory.
 _KINDS = 1000
 _OTHERS = "more kinds than are told apart"
 
 
 class _Kind:
-    """What is known of one kind in its window, which began at `began` and takes `window` seconds."""
+    """The messages of one kind in a time window, which begins at `began` and lasts `window` seconds."""
 
     __slots__ = ("began", "count", "level", "window", "at_most", "timer")
 
@@ -40,14 +40,21 @@ class _Kind:
         self.timer: Any = None
 
     def is_over(self, now: float) -> bool:
-        """Whether its window is over, with nothing left to be counted."""
+        """Return whether the window is over and no omitted messages remain to be reported."""
         return self.timer is None and now >= self.began + self.window
 
 
 class RateLimitedLogger:
-    """Logs at most five lines of a kind in a window; says how many it left out once the window is over.
+    """Logs at most a few messages of each kind in a time window. At its end, it logs how many were omitted.
 
-    `call_later` is a reactor's callLater; it is used only when something was left out.
+    Parameters
+    ----------
+    logger
+        The logger that writes the messages.
+    call_later
+        The method callLater of a reactor. It is called only if a message is omitted.
+    monotonic
+        A function that returns the time of a monotonic clock, in s.
     """
 
     def __init__(
@@ -71,12 +78,33 @@ class RateLimitedLogger:
         window: float = SECOND,
         at_most: int = _AT_MOST,
     ) -> None:
-        """Log `text` with lazy `args`, unless this kind has had its lines for this `window`, in seconds."""
+        """Log a message, unless the maximum number of its kind has been logged in the current time window.
+
+        Parameters
+        ----------
+        level
+            The level of the message, as in logging.
+        kind
+            The kind of the message.
+        text
+            The message, a format in the %-style of logging.
+        *args
+            The values for the format.
+        exc_info
+            The exception to log, as in logging.
+        window
+            The length of the time window, in s.
+        at_most
+            The maximum number of messages of this kind in the window.
+        """
         if self.admit(level, kind, window, at_most):
             self.logger.log(level, text, *args, exc_info=exc_info)
 
     def admit(self, level: int, kind: Kind, window: float = SECOND, at_most: int = _AT_MOST) -> bool:
-        """Whether a line of this kind is to be logged now; if not, it is counted. For lines that cost more to make."""
+        """Return whether to log a message of this kind now. If not, count it as omitted.
+
+        Use this instead of log() if the message itself takes time to make. The parameters are those of log().
+        """
         if not self.logger.isEnabledFor(level):
             return False
         now = self._monotonic()
@@ -91,7 +119,7 @@ class RateLimitedLogger:
         return False
 
     def _begin(self, kind: Kind, new: _Kind) -> tuple[Kind, _Kind]:
-        """A new window of this kind; where there are too many kinds, that of all others."""
+        """Begin a window for this kind. If there are too many kinds, return the common window of all others."""
         if kind not in self._kinds and len(self._kinds) >= _KINDS:
             self._kinds = {name: known for name, known in self._kinds.items() if not known.is_over(new.began)}
             if len(self._kinds) >= _KINDS:
@@ -107,7 +135,7 @@ class RateLimitedLogger:
         self.logger.log(found.level, "%d more lines of this kind left out: %s", found.count - found.at_most, words)
 
     def sum_up(self) -> None:
-        """Say now what was left out, since nobody will be there when its window is over."""
+        """Log now how many messages were omitted. Call it at the shutdown, when no timer will run any more."""
         for kind, found in list(self._kinds.items()):
             if found.timer is not None:
                 found.timer.cancel()

@@ -1,6 +1,6 @@
-"""The reactor of a process: that it can still run, and, after a fork, that it is not the parent's as well.
+"""Checks that the reactor can run, and separates it from the reactor of the parent process after a fork.
 
-Twisted has one reactor a process, which runs once. What runs in it is server's business.
+Twisted has one reactor per process, and it can run only once. server.py runs it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ __all__ = ["check_can_run", "own_after_fork"]
 
 logger = logging.getLogger(__name__)
 
-# Where a reactor on epoll, poll or select keeps what it waits on.
+# The attributes in which a reactor that uses epoll, poll or select keeps its poller, its descriptors and its waker.
 _WAITED_ON = ("_poller", "_selectables", "_reads", "_writes", "_internalReaders", "waker")
 
-# The process that was forked from one in which there was a reactor, as long as it shares that one's.
+# The process ID of this process, while it shares a reactor with its parent process.
 _shares_reactor: set[int] = set()
 
 
@@ -31,9 +31,9 @@ os.register_at_fork(after_in_child=_note_a_fork)
 
 
 def check_can_run(reactor: Any) -> None:
-    """RuntimeError for a reactor that runs or has run, before anything is made that needs it."""
+    """Raise RuntimeError if the reactor is running or has run. Call it before the port is opened."""
     state = "is running" if reactor.running else "has run"
-    # Twisted does not tell it in public, and raises the like only once the port is bound.
+    # Twisted has no public attribute for this, and would raise its exception only after the port is bound.
     if reactor.running or getattr(reactor, "_startedBefore", False):
         raise RuntimeError(
             f"Twisted's reactor {state} in this process already, and it runs only once: start each server in a process "
@@ -43,11 +43,13 @@ def check_can_run(reactor: Any) -> None:
 
 
 def own_after_fork(reactor: Any) -> None:
-    """Give a reactor that was made before this process was forked a poller and a waker of its own.
+    """After a fork, replace the poller and the waker of a reactor that the parent process created.
 
-    Two processes that share them get one another's wake-ups: results of threads are seen late, ends not at all.
-    What was to be called later, or was waited for, stays. A reactor of a kind for which this cannot be done stays as
-    it is, with a warning: it does no harm where the parent and its other children do not use theirs.
+    Two processes that share them receive each other's wake-ups. Then results of threads arrive late, and a call of
+    reactor.stop() may have no effect. Delayed calls, readers and writers are kept.
+
+    For some kinds of reactor this is not possible. Such a reactor is left unchanged, and a warning is logged. It works
+    as long as neither the parent process nor another child runs its reactor.
     """
     if not _shares_reactor:
         return
@@ -55,8 +57,8 @@ def own_after_fork(reactor: Any) -> None:
     shared = {name: value for name, value in vars(reactor).items() if name in _WAITED_ON}
     if not shared.keys() >= {"_reads", "_writes", "waker"}:
         logger.warning(
-            "%s was made before this process was forked, and shares with its parent what it waits on: where several "
-            "processes use it, start them with multiprocessing.get_context('spawn')",
+            "%s was made before this process was forked, and shares its file descriptors with the parent process: if "
+            "several processes run it, start them with multiprocessing.get_context('spawn')",
             type(reactor).__name__,
         )
         return
@@ -68,7 +70,7 @@ def own_after_fork(reactor: Any) -> None:
             reactor.addReader(reader)
     for writer in writers:
         reactor.addWriter(writer)
-    # Closed in this process only.
+    # This closes them in this process only.
     shared["waker"].connectionLost(None)
     if hasattr(shared.get("_poller"), "close"):
         shared["_poller"].close()

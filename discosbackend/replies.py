@@ -32,18 +32,26 @@ _UNDEFINED = "undefined"
 
 
 class Peer(Protocol):
-    """Who asked: a connection, which is written as its peer's name."""
+    """The connection that sent the request. Its str() is the address of the client."""
 
     host: str
-    """Its address without the port, which is another one each time it connects."""
+    """The address without the port, because the port changes with every connection."""
 
 
 class Replies:
-    """Makes replies, as bytes without CR LF.
+    """Makes replies, as bytes without CR LF, and logs refused and failed requests.
 
-    What is refused or went wrong is logged through `rate_limited_logger`, with the request, its peer, and how long
-    it took since `began`, by perf_counter(); these are written only if it comes to that. `of_texts` says what the
-    handler makes: the arguments of an `ok` reply, or else a Message.
+    The arguments `peer`, `line` and `began` of the methods are for the log: the connection, the request, and the time
+    of perf_counter() at which the request was received.
+
+    Parameters
+    ----------
+    limit
+        The length of the longest reply in bytes, with CR LF. None: no limit.
+    rate_limited_logger
+        The logger.
+    of_texts
+        Whether the handler returns the arguments of an `ok` reply as a list. Otherwise it returns a Message.
     """
 
     def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger, *, of_texts: bool = False) -> None:
@@ -53,7 +61,21 @@ class Replies:
         self._of_texts = of_texts
 
     def answer(self, name: str, outcome: object, peer: Peer, line: bytes, began: float) -> bytes:
-        """The reply for what a handler returned, or for what it raised or failed with. It never raises itself."""
+        """Return the reply for the outcome of a request. It never raises an exception.
+
+        Parameters
+        ----------
+        name
+            The name of the command.
+        outcome
+            What the handler returned: arguments or a Message; or its exception or Failure.
+        peer
+            The connection.
+        line
+            The request.
+        began
+            When the request was received, in s of perf_counter().
+        """
         try:
             if self._of_texts and isinstance(outcome, list):
                 return self._written(name, outcome, peer, line)
@@ -63,26 +85,26 @@ class Replies:
             if isinstance(outcome, BaseException):
                 return self._failed(name, outcome, peer, line, began, outcome.__traceback__)
             return self._of_message(name, outcome, peer, line, began)
-        except BaseException:  # noqa: BLE001  # a foreign object that cannot be printed
-            self._log(logging.ERROR, "failure", "%s from %s failed, and so did telling why", name, peer)
+        except BaseException:  # noqa: BLE001  # a __str__ or __repr__ of the backend may raise anything
+            self._log(logging.ERROR, "failure", "%s from %s failed, and the cause cannot be printed", name, peer)
             return self.refusal(name, FAIL, UNEXPECTED)
 
     def _of_message(self, name: str, reply: object, peer: Peer, line: bytes, began: float) -> bytes:
-        """What a handler returned, if it is a reply of this name that the wire can carry."""
+        """Return the reply for the result of a handler, which must be a Message that is a reply to this request."""
         if (
             not isinstance(reply, Message)
             or reply.message_type != REPLY
             or reply.name != name
             or reply.code not in CODES
         ):
-            self._log(logging.ERROR, "wrong reply", "%s: the handler's result is no reply to it: %r", name, reply)
+            self._log(logging.ERROR, "wrong reply", "%s: the handler's result is not a reply to it: %r", name, reply)
             return self.refusal(name, FAIL, UNEXPECTED)
         if reply.code == FAIL and reply.arguments:
             self._log_refusal(name, reply.arguments[0], peer, line, began)
         return self._written(name, reply.arguments, peer, line, reply.code)
 
     def _written(self, name: str, arguments: Sequence[str], peer: Peer, line: bytes, code: str = OK) -> bytes:
-        """The gate: every reply of a handler is proven to parse, and to be short enough."""
+        """Return a reply of the handler as bytes, or a `fail` if it is not valid or too long."""
         try:
             text = write_reply(name, code, arguments)
         except GrammarException as problem:
@@ -100,14 +122,14 @@ class Replies:
     def _failed(
         self, name: str, problem: BaseException, peer: Peer, line: bytes, began: float, traceback: Any
     ) -> bytes:
-        """The `fail` for what a handler raised. What nobody expected leaves its traceback in the log.
+        """Return the `fail` for an exception of a handler. An unexpected exception is logged with its traceback.
 
-        `traceback` is passed explicitly: older Twisted takes it off the exception.
+        `traceback` is passed explicitly, because older versions of Twisted remove it from the exception.
         """
         if isinstance(problem, HandlerException):
             return self.refused(name, _reason(problem), peer, line, began)
         if isinstance(problem, UnsendableError):
-            self._log(logging.ERROR, "unsendable", "%s: what the backend returned: %s", name, problem)
+            self._log(logging.ERROR, "unsendable", "%s: the backend returned a wrong value: %s", name, problem)
         else:
             trace = (type(problem), problem, traceback or problem.__traceback__)
             text = "%s from %s failed%s"
@@ -115,12 +137,12 @@ class Replies:
         return self.refusal(name, FAIL, UNEXPECTED)
 
     def refused(self, name: str, reason: str, peer: Peer, line: bytes, began: float) -> bytes:
-        """The `fail` of a request that was not carried out, which is logged: five a minute a peer and command."""
+        """Return the `fail` for a refused request, and log it, at most five times a minute per host and command."""
         self._log_refusal(name, reason, peer, line, began)
         return self.refusal(name, FAIL, reason)
 
     def _log_refusal(self, name: str, reason: str, peer: Peer, line: bytes, began: float) -> None:
-        # Names that a peer makes up are one kind.
+        # All unknown names are one kind, because a peer can invent any number of them.
         what = "invalid commands" if reason.startswith("invalid command ") else name
         if self._limited.admit(logging.INFO, (what, "refused for", peer.host), MINUTE):
             seconds = perf_counter() - began
@@ -128,8 +150,8 @@ class Replies:
             self._limited.logger.info(text, name, peer, shown_arguments(line), reason, seconds)
 
     def invalid(self, text: str, problem: str, peer: Peer) -> bytes:
-        """The `invalid` for a line that is no message."""
-        self._log(logging.INFO, "invalid", "%s sent no message: %s: %r", peer, problem, text[:80])
+        """Return the `invalid` for a line that is not a message."""
+        self._log(logging.INFO, "invalid", "%s sent an invalid line: %s: %r", peer, problem, text[:80])
         return self.refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
 
     def refusal(self, name: str, code: str, reason: str) -> bytes:
@@ -138,7 +160,8 @@ class Replies:
         reason = harmless(reason) or UNEXPECTED
         escaped = escape(reason)
         if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
-            # At least two, even if that exceeds the limit: the reason is never empty, and an escape has two characters.
+            # At least 2, even if the reply then exceeds the limit. A reason must not be empty, and an escape has two
+            # characters.
             available = max(self._limit - 2 - len(head), 2)
             while len(escaped) > available:
                 reason = reason[: min(available, len(reason) - 1)]
@@ -150,5 +173,5 @@ def _reason(problem: HandlerException) -> str:
     """Return the text of a refusal, "" if its __str__ raises."""
     try:
         return str(problem)
-    except BaseException:  # noqa: BLE001  # whatever a __str__ of the backend raises
+    except BaseException:  # noqa: BLE001  # a __str__ of the backend may raise anything
         return ""

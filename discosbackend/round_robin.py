@@ -1,6 +1,7 @@
-"""RoundRobin: connections that have received more than one line share the reactor with its timers.
+"""RoundRobin: a queue of the connections that have lines to handle.
 
-All of them are in one queue. A delayed call of the reactor, with a delay of 0, processes the queue for a time slice.
+A delayed call of the reactor, with a delay of 0, processes the queue for a time slice. Between two slices the reactor
+serves its timers and sockets.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import Any, Protocol
 
 __all__ = ["RoundRobin", "Participant"]
 
-# The number of lines of one connection before the next one works, and the length of a time slice in s. After a slice,
-# the reactor serves its timers and sockets.
+# How many lines of one connection are handled before it is the turn of the next one; the length of a time slice in s.
 _QUANTUM = 128
 _SLICE = 0.0005
 
@@ -33,7 +33,7 @@ class Participant(Protocol):
 
 
 class RoundRobin:
-    """The queue. `call_later` is the method callLater of a reactor."""
+    """Lets each connection in the queue work in turn. `call_later` is the method callLater of a reactor."""
 
     def __init__(self, call_later: Callable[..., Any]) -> None:
         self._call_later = call_later
@@ -61,5 +61,5 @@ class RoundRobin:
                 if perf_counter() >= deadline:
                     break
         finally:
-            # Also if a transport or an overridden method raised, because other connections are in the queue.
+            # Continue even if a transport or an overridden method raised, because other connections are in the queue.
             self._call = self._call_later(0, self._run_slice) if self._queue else None

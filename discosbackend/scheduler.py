@@ -134,7 +134,7 @@ class Job:
         self.worker = worker
         self.share = share
         self.changes = changes
-        # How long its thread may run before it is overdue; those who wait have deadlines of their own.
+        # How long its thread may run before it is overdue, in s. The waiters have their own deadlines.
         self.limit = limit
         self.waiters: list[Waiter] = []
         self.begun: float | None = None
@@ -143,7 +143,7 @@ class Job:
         self.done = False
 
     def ran(self, now: float) -> float:
-        """For how many seconds it has been running; 0 while it waits."""
+        """Return for how many s the job has been running, 0 if it has not begun."""
         return 0.0 if self.begun is None else now - self.begun
 
     def blocker(self) -> Job | None:
@@ -166,8 +166,8 @@ class Waiter:
 class Scheduler:
     """The locks, the threads and the time limits of one handler.
 
-    `reactor` returns the reactor. It is called only when a reactor is needed, which ordinary methods never do.
-    `monotonic` returns the time of a monotonic clock in s.
+    `reactor` is a function that returns the reactor. It is called only when the reactor is needed. Methods that return
+    at once never need it. `monotonic` is a function that returns the time of a monotonic clock, in s.
     """
 
     def __init__(self, reactor: Callable[[], ReactorLike], monotonic: Callable[[], float]) -> None:
@@ -176,12 +176,12 @@ class Scheduler:
         self._locks: dict[str, Lock] = {}
         self._workers: dict[str, Worker] = {}
         self._waiters: dict[Waiter, None] = {}
-        # The runs that are in a thread and have a limit that they have not reached yet.
+        # The jobs that run in a thread and have a limit that they have not reached yet.
         self._in_threads: dict[Job, None] = {}
         self._shared: dict[Hashable, Job] = {}
         self._ready: deque[Job] = deque()
         self._pumping = False
-        # What clients can cause, with requests that reach their limit.
+        # For log messages that clients can cause, by requests that reach their time limit.
         self._limited = RateLimitedLogger(logger, self._call_later, monotonic)
         self._alarm: Any = None
         self._alarm_at = 0.0
@@ -190,11 +190,11 @@ class Scheduler:
         return self._reactor().callLater(delay, function, *args)
 
     def lock(self, name: str) -> Lock:
-        """Return the lock of this name, always the same one."""
+        """Return the lock of this name. It is created at the first call."""
         return self._locks.setdefault(name, Lock())
 
     def worker(self, name: str) -> Worker:
-        """Return the thread of this name, always the same one."""
+        """Return the worker of this name. It is created at the first call."""
         return self._workers.setdefault(name, Worker(name))
 
     def end_workers(self) -> None:
@@ -203,7 +203,7 @@ class Scheduler:
             worker.end()
 
     def changed(self) -> None:
-        """Note that a command may have changed the state: later reads must not share an older result."""
+        """Note that a command may have changed the state, so that later reads do not share an older result."""
         if self._shared:
             self._shared.clear()
 
@@ -250,13 +250,16 @@ class Scheduler:
         if share is not None:
             self._shared[share] = job
         waiter = self._wait_for(job, limit)
-        # Not in _pump, which may be running: a request from a callback takes its place in the queue at once.
+        # Do not leave this to _pump(), which may be running: a request from a callback must enter the queue at once.
         self._advance(job)
         self._pump()
         return waiter.deferred
 
     def adopt(self, name: str, locks: list[Lock], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
-        """Do the same as submit() for a job that has already begun, with the Deferred `source`, and free locks."""
+        """Do the same as submit() for a job that has already begun. All its locks must be free.
+
+        `source` is the Deferred that fires with the result of the job.
+        """
         job = Job(name, lambda: source, locks)
         for lock in locks:
             lock.holder = job
@@ -400,12 +403,12 @@ class Scheduler:
         return f"timeout: {job.name} waited {limit - job.ran(now):.1f} s and ran {job.ran(now):.1f} s"
 
     def _give_up(self, waiter: Waiter) -> None:
-        """Whoever waited cancels its Deferred: the server is stopping."""
+        """Answer a waiter whose Deferred was cancelled, which happens when the server is stopping."""
         self._expire(waiter, HandlerException(f"cancelled: {waiter.job.name} was given up"))
         self._pump()
 
     def _expire(self, waiter: Waiter, reason: HandlerException) -> None:
-        """One who waited gets no result any more. The last one to go takes the run along, unless it is in a thread."""
+        """Answer a waiter with `reason`. After the last waiter the job is cancelled, unless it runs in a thread."""
         job = waiter.job
         self._waiters.pop(waiter, None)
         job.waiters.remove(waiter)
@@ -417,15 +420,15 @@ class Scheduler:
         waiter.deferred.errback(reason)
 
     def _mark_overdue(self, job: Job) -> None:
-        """A thread cannot be cancelled: until it returns, whoever needs what it holds is refused.
+        """Refuse the jobs that need a lock of this job until its thread returns, because it cannot be cancelled.
 
-        Only one that has itself run longer than its limit (protocol section 6.3): that somebody has waited for it says
-        nothing about the thread.
+        This applies only if the thread itself has run longer than its limit (protocol section 6.3). The time that a
+        waiter has waited does not count, because the job may have begun later.
         """
         del self._in_threads[job]
         job.overdue = True
         logger.error(
-            "%s is overdue: its thread has not returned after %.0f s; until it does, its lane is refused",
+            "%s is overdue: its thread has not returned after %.0f s; until it does, commands of its lane are refused",
             job.name,
             job.ran(self._monotonic()),
         )
@@ -438,12 +441,12 @@ class Scheduler:
         return HandlerException(f"busy with {job.name} since {job.ran(self._monotonic()):.0f} s")
 
     def _cancel(self, job: Job) -> None:
-        """End a run as far as that is possible: take it out of a queue, or cancel what it waits for."""
+        """Remove the job from the queue of a lock, or cancel the Deferred that it waits for."""
         if job.source is None:
             if job.held < len(job.locks) and job in job.locks[job.held].queue:
                 job.locks[job.held].queue.remove(job)
             return
         try:
             job.source.cancel()
-        except BaseException:  # noqa: BLE001  # whatever a canceller raises
+        except BaseException:  # noqa: BLE001  # a canceller may raise anything
             self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.name, exc_info=True)

@@ -1,7 +1,7 @@
-"""Servers: where one listens, and how it comes up and goes down.
+"""Servers: listening on a port, start and shutdown.
 
-run_server for a program that is nothing but a server, listen for those who have a reactor, DBService for
-those who have an application. What happens on a connection is protocol's business.
+Use run_server in a program that only serves a backend, listen in a program that runs a reactor itself, and DBService
+in a Twisted application. protocol.py handles the connections.
 """
 
 from __future__ import annotations
@@ -48,26 +48,46 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8978
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted: with Twisted's 50, 64 simultaneous clients stall for seconds."""
+"""How many connections may wait to be accepted.
+
+With Twisted's default of 50, 64 clients that connect at the same time stall for seconds."""
 
 STOP_TIMEOUT = 3.0
 
-# A thread that computes in Python holds the interpreter for so many seconds at a time, and makes a timed start late by
-# half of it, as measured; with Python's own 5 ms by 4 ms at p90. Computing threads that wait for one another pay 5 %.
+# The interpreter's switch interval in s. A thread that computes in Python delays a timed start by about half of it, as
+# measured; with Python's default of 5 ms the delay was 4 ms at p90. Threads that compete for the interpreter get 5 %
+# slower.
 _SWITCH_INTERVAL = 2e-4
 
-# Seconds for a client to read its last replies before its connection is cut.
+# How many s a client has to read its last replies before its connection is closed.
 _LINGER = 1.0
-# Seconds, after that, for Twisted's own threads to end, before the process is ended.
+# After that, how many s Twisted's own threads have to end before the process is terminated.
 _THREADS = 3.0
 
 
 class DBService(Service):
-    """A server of the protocol as a Twisted service, on which run_server and the program are built.
+    """A server as a Twisted service. run_server and `discos-backend-server` use it.
 
-    Starting it listens on `endpoint`; `listening` then fires with the port, or fails with why not. Stopping it
-    stops listening, lets running commands finish within `stop_timeout` seconds (what has not finished gets
-    its `fail`), ends the acquisition, tells the backend, and closes the connections, in this order.
+    Starting the service listens on the endpoint. Stopping it does the following, in this order: it closes the port,
+    waits until the running commands have finished, stops the acquisition, calls server_stopping() of the backend, and
+    closes the connections. A command that has not finished after `stop_timeout` is answered with `fail`.
+
+    startService() sets the attribute `listening` to a Deferred that fires with the port, or fails if the service cannot
+    listen.
+
+    Parameters
+    ----------
+    endpoint
+        The endpoint to listen on, for example from tcp_endpoint() or endpoint_from().
+    factory
+        The factory of the connections.
+    stop_timeout
+        How long the service waits for running commands when it is stopped, in s. 0 or more.
+
+    Raises
+    ------
+    ValueError
+        If `stop_timeout` is negative or not a number.
     """
 
     def __init__(
@@ -87,34 +107,34 @@ class DBService(Service):
 
     @property
     def longest_stop(self) -> float:
-        """Within how many seconds it goes down, if nothing keeps the reactor from turning."""
+        """The longest time that stopping the service can take, in s. It is valid if nothing blocks the reactor."""
         return self.stop_timeout + self._backend_patience + _LINGER
 
     @property
     def _backend_patience(self) -> float:
-        """Seconds for the end of the acquisition and for `server_stopping`."""
+        """How many s stopping the acquisition and server_stopping() may take together."""
         return max(self.stop_timeout, _LINGER)
 
     def startService(self) -> None:
-        """Listen."""
+        """Start to listen."""
         super().startService()  # type: ignore[no-untyped-call]
         self.listening = self.endpoint.listen(self.factory)
         self.listening.addCallback(self._listens)
         if self.parent is not None:
-            # An application starts its services and looks no further: a taken port would go unnoticed.
+            # An application does not check whether its services have started, so the failure has to be logged.
             self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
-        if not IListeningPort.providedBy(port):  # zope's own
-            raise TypeError(f"{type(port).__name__} is no port: a server needs one that it can close")
+        if not IListeningPort.providedBy(port):
+            raise TypeError(f"{type(port).__name__} is not a port: a server needs one that it can close")
         self._port = port
-        # One use of the factory beside the port's, so that its handler is told of the end last.
+        # An extra doStart(), so that stopFactory() runs only after the commands have finished.
         self.factory.doStart()  # type: ignore[no-untyped-call]
         logger.info("listening on %s", address_of(port))
         return port
 
     def stopService(self) -> Deferred[None]:
-        """Go down in good order; the Deferred fires when nothing is left, in a bounded time."""
+        """Shut the server down. The returned Deferred fires when it is done, after at most `longest_stop`."""
         super().stopService()  # type: ignore[no-untyped-call]
         port, self._port = self._port, None
         if port is None:
@@ -130,11 +150,11 @@ class DBService(Service):
             await closed
         await self.factory.finish(self.stop_timeout)
         self.factory.doStop()  # type: ignore[no-untyped-call]
-        # Also when the backend's stop never ends, because its device is stuck.
+        # A limit, because the backend's stop() may never finish, for example if its device is stuck.
         patience = self._backend_patience
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
-        except Exception:  # the server goes down whatever this was
+        except Exception:  # the shutdown continues after any failure
             logger.exception("the backend did not stop within %g s", patience)
         self.factory.close()
         linger: Deferred[None] = Deferred()
@@ -143,7 +163,7 @@ class DBService(Service):
         logger.info("stopped")
 
     def _wait_for_clients(self, deadline: float, done: Deferred[None]) -> None:
-        """Wait until the last replies have been sent; who does not read them is cut off."""
+        """Wait until the clients have read their last replies; at the deadline, abort the connections that are left."""
         reactor = self.factory.reactor
         if self.factory.connections and reactor.seconds() < deadline:
             reactor.callLater(0.01, self._wait_for_clients, deadline, done)
@@ -158,15 +178,27 @@ def _log_not_listening(failure: Failure) -> Failure:
 
 
 def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerEndpoint:
-    """A TCP endpoint with a listen backlog that a control room's start-up fits into.
+    """Return a TCP endpoint with a listen backlog large enough for many clients that connect at the same time.
 
-    `interface` is an IPv4 or IPv6 address, "" for every IPv4 one; `port` 0 picks a free one.
+    Parameters
+    ----------
+    reactor
+        The reactor.
+    port
+        The port. 0: a free one.
+    interface
+        The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
+
+    Returns
+    -------
+    endpoint
+        The endpoint, for DBService.
     """
     kind = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
     return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
 
 
-# How each kind of endpoint is written.
+# An example for each kind of endpoint, for error messages.
 _EXAMPLES = {
     "tcp": "tcp:8978:interface=192.168.200.5",
     "tcp6": "tcp6:8978",
@@ -178,9 +210,24 @@ _EXAMPLES = {
 
 
 def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """The endpoint that a Twisted endpoint string describes, with our listen backlog unless it names one.
+    """Return the endpoint for a Twisted endpoint string.
 
-    ValueError, with a sentence that says what to write, for one on which no server can listen.
+    Parameters
+    ----------
+    reactor
+        The reactor.
+    description
+        The endpoint string, such as `tcp:8978:interface=127.0.0.1`. Without `backlog=`, the listen backlog is BACKLOG.
+
+    Returns
+    -------
+    endpoint
+        The endpoint, for DBService.
+
+    Raises
+    ------
+    ValueError
+        If no server can listen on it. The text says what to write instead.
     """
     kind, _, rest = description.partition(":")
     inner = rest.partition(":")[0] if kind == "haproxy" else kind
@@ -210,7 +257,7 @@ def _why_no_endpoint(kind: str, problem: Exception) -> str:
         return "systemd has handed over no socket number 0, or not so many: the server must be started by systemd"
     if kind not in _EXAMPLES:
         if not isinstance(problem, (ValueError, IndexError)):
-            # A kind that some package has added to Twisted's.
+            # A kind of endpoint from a plugin of Twisted.
             return " ".join(f"{type(problem).__name__}: {problem}".split())
         return f"there is no kind {kind!r}{did_you_mean(kind, _EXAMPLES) or ': there are ' + ', '.join(_EXAMPLES)}"
     if kind == "ssl" and not isinstance(problem, TypeError):
@@ -222,9 +269,25 @@ _MISSING = object()
 
 
 def greeting_delay_of(handler: Handler) -> float:
-    """The `greeting_delay` of a handler's backend, 0 where it has none. ValueError for one that is none."""
+    """Return the greeting delay that the backend of a handler defines.
+
+    Parameters
+    ----------
+    handler
+        The handler, with or without an attribute `backend`.
+
+    Returns
+    -------
+    delay
+        The attribute `greeting_delay` of the backend, in s. 0 if it has none.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is not a number of seconds, 0 or more.
+    """
     backend = getattr(handler, "backend", None)
-    # Statically, because an attribute may be a proxy that asks the hardware for whatever it has not.
+    # Static lookup, because a backend with __getattr__ may ask its hardware for any attribute that it does not have.
     if inspect.getattr_static(backend, "greeting_delay", _MISSING) is _MISSING:
         return 0.0
     delay = cast(Any, backend).greeting_delay
@@ -232,30 +295,72 @@ def greeting_delay_of(handler: Handler) -> float:
         if 0 <= delay < math.inf:
             return float(delay)
     except TypeError:
-        # Said below.
+        # Not a number: raised below.
         pass
     raise ValueError(f"{type(backend).__name__}.greeting_delay must be a number of seconds, 0 or more, not {delay!r}")
 
 
 def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
-    """Listen in a reactor that is yours; its `getHost().port` says where if `port` is 0.
+    """Listen with a reactor that the caller runs. Several servers can share one reactor.
 
-    Stop with `stopListening()`. CannotListenError when the port is taken.
+    Parameters
+    ----------
+    handler
+        The handler of the requests, such as `DBProtocolHandler(backend)`.
+    port
+        The TCP port. 0: a free one. `getHost().port` of the result is its number.
+    interface
+        The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
+    reactor
+        The reactor. Default: Twisted's.
+
+    Returns
+    -------
+    port
+        The listening port. Its stopListening() stops the server.
+
+    Raises
+    ------
+    twisted.internet.error.CannotListenError
+        If the port is in use.
+    ValueError
+        If `greeting_delay` of the backend is not valid.
     """
     factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler), reactor=reactor)
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
 def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; blocks. `port` 0 picks a free one.
+    """Serve until SIGTERM, SIGINT or SIGHUP arrives, and return after the shutdown.
 
-    Prints one line that says where, with which protocol version and backend. CannotListenError when the port
-    is taken. RuntimeError when a reactor has run in this process: it runs once. So give each server a process of its
-    own, `multiprocessing.Process(target=run_server, args=...)` with any start method, or have several on one reactor
-    with `listen`. Afterwards the handlers of signals are those of before. In a thread that is not the main one it
-    hears no signals: `reactor.callFromThread(reactor.stop)` ends it there.
+    When the server listens, it prints one line with its address, the backend and the protocol version. Before the
+    function returns, it restores the previous signal handlers.
 
-    A method that keeps everybody waiting for `watchdog` seconds is named in the log; 0 for no such watch.
+    The function handles signals only in the main thread. In another thread, end it with
+    `reactor.callFromThread(reactor.stop)`.
+
+    A process can run Twisted's reactor only once. To run several servers, start each in its own process, with
+    `multiprocessing.Process(target=run_server, args=...)` and any start method, or use listen() for each of them.
+
+    Parameters
+    ----------
+    port
+        The TCP port. 0: a free one.
+    handler
+        The handler of the requests, such as `DBProtocolHandler(backend)`.
+    interface
+        The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
+    watchdog
+        How long a method may block the reactor before the log names it, in s. 0: the log never names it.
+
+    Raises
+    ------
+    twisted.internet.error.CannotListenError
+        If the port is in use.
+    RuntimeError
+        If the reactor is running, or has run, in this process.
+    ValueError
+        If `watchdog`, or `greeting_delay` of the backend, is not valid.
     """
     from twisted.internet import reactor
 
@@ -266,7 +371,26 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
 
 
 def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) -> None:
-    """Start a service, announce it, and run the reactor until a signal; raises why it cannot listen."""
+    """Start a service, print its announcement, and run the reactor until a signal arrives.
+
+    Parameters
+    ----------
+    service
+        The service.
+    reactor
+        The reactor.
+    watchdog
+        How long a method may block the reactor before the log names it, in s. 0: the log never names it.
+
+    Raises
+    ------
+    twisted.internet.error.CannotListenError
+        If the service cannot listen. Any other exception of its endpoint is raised too.
+    RuntimeError
+        If the reactor is running, or has run, in this process.
+    ValueError
+        If `watchdog` is not valid.
+    """
     check_can_run(reactor)
     own_after_fork(reactor)
     dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
@@ -281,7 +405,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
         reactor.callWhenRunning(signals.install)
         reactor.callWhenRunning(dog.begin)
         for port in ports:
-            # Not before the signals are ours: who reads this may send one at once.
+            # After the signal handlers are installed: a program that reads this line may send a signal immediately.
             reactor.callWhenRunning(_announce, service, port)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
@@ -298,7 +422,7 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
-    """The handlers of the signals that stop a service, and what ends the process where they cannot."""
+    """Install the handlers of the signals that stop a service, and a ForcedExit in case they have no effect."""
     if not _in_main_thread():
         yield _StopSignals(reactor)
         return
@@ -319,10 +443,10 @@ def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
 
 
 class _StopSignals:
-    """Goes down on the first signal of ENDING, from the very start; later ones find that under way already.
+    """Stops the reactor on the first signal of ENDING. Later signals are only logged.
 
-    One that is ignored stays so, and so does a handler of the program's own for SIGHUP, at which many a program
-    reads its settings anew.
+    Signals that are ignored stay ignored. If the program has its own handler for SIGHUP, that is kept too, because
+    many programs reload their settings on SIGHUP.
     """
 
     def __init__(self, reactor: Any, forced: ForcedExit | None = None) -> None:
@@ -335,9 +459,9 @@ class _StopSignals:
         self._ignored = set(ENDING) - set(heard())
 
     def install(self) -> None:
-        """Handle the signals from now on: before the reactor runs, and again then, since it takes them too."""
+        """Install the handlers. Called before the reactor starts, and again then, because the reactor replaces them."""
         if _in_main_thread():
-            # Whoever runs a reactor in another thread has the signals as well.
+            # In another thread, the program itself handles the signals.
             for number in self._ours:
                 install(number, self._stop)
             for number in self._ignored:
@@ -361,24 +485,36 @@ def _announce(service: DBService, port: IListeningPort) -> None:
     try:
         print(announcement(service, port), flush=True)
     except (OSError, ValueError) as problem:
-        # Nobody reads it, or it cannot be written there: no reason not to serve.
-        logger.warning("standard output does not take the announcement of %s: %r", address_of(port), problem)
+        # The server works without its announcement.
+        logger.warning("cannot write the announcement of %s to standard output: %r", address_of(port), problem)
 
 
 def announcement(service: DBService, port: IListeningPort) -> str:
-    """One line that names the address, the protocol version and the backend of a server."""
+    """Return the line that names the address, the protocol version and the backend of a server.
+
+    Parameters
+    ----------
+    service
+        The service.
+    port
+        The port on which it listens.
+
+    Returns
+    -------
+    line
+        The line, without its end. The backend is named by its `__str__`, or else by its class.
+    """
     handler = service.factory.handler
     backend = getattr(handler, "backend", handler)
     name = type(backend).__name__
     if type(backend).__str__ is not object.__str__:
-        # A backend that says what it is may know more than the name of its class.
         try:
             name = " ".join(str(backend).split()) or name
-        except Exception:  # whatever a foreign __str__ raises
-            logger.exception("%s cannot say what it is", name)
+        except Exception:  # the __str__ of a backend may raise anything
+            logger.exception("str() of the backend failed, its class %s is announced instead", name)
     return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
 
 
 def address_of(port: IListeningPort) -> str:
-    """Where a port listens, in words: 127.0.0.1:8978, or a socket's path."""
+    """Return the address of a port as a text: `127.0.0.1:8978`, or the path of a Unix socket."""
     return address_text(port.getHost())

@@ -1,7 +1,6 @@
-"""Signals that end a program: one list for all of them, and how a program hears them.
+"""The signals that end a program, and functions that install and restore their handlers.
 
-What a server does then is server's business; how it is ended when it does not come to its end by itself is in
-forced_exit.
+server.py shuts a server down after a signal. forced_exit.py ends the process if the shutdown takes too long.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from discosbackend.errors import Interrupted
 __all__ = ["ENDING", "INTERRUPTED", "heard", "install", "interrupting", "kept"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a program: Ctrl-C, `kill` or a service manager, a terminal that is closed."""
+"""The signals that end a program: from Ctrl-C, from `kill` or a service manager, and from a terminal that is closed."""
 
 INTERRUPTED = 130
-"""The exit status of a program, other than the server, that one of them has ended."""
+"""The exit status of a program, other than the server, after one of these signals."""
 
 _installed: dict[int, Callable[..., object]] = {}
 
@@ -34,7 +33,7 @@ def install(number: int, handler: Callable[[int, FrameType | None], Any]) -> Non
 
 
 def _restore_defaults() -> None:
-    # A handler of Python's would not do: it runs late, or never when the signal comes just before a blocking call.
+    # A Python handler is not sufficient: it runs late, or never if the signal arrives just before a blocking call.
     for number, handler in _installed.items():
         if signal.getsignal(number) == handler:
             signal.signal(number, signal.SIG_DFL)
@@ -45,21 +44,21 @@ os.register_at_fork(after_in_child=_restore_defaults)
 
 
 def heard() -> list[signal.Signals]:
-    """Those of ENDING that are not ignored.
+    """Return the signals of ENDING that are not ignored.
 
-    Whoever starts a program with one of them ignored (nohup, a script's `&`) wants it to live on.
+    A signal that is ignored when the program starts (by nohup, or by `&` in a script) must not end the program.
     """
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Put the handlers back afterwards, and the descriptor to which signals are written."""
+    """Restore the signal handlers and the wake-up descriptor at the end of the context."""
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread can change them.
         yield
         return
-    # Twisted takes SIGCHLD as well.
+    # Twisted installs a handler for SIGCHLD as well.
     before = {number: signal.getsignal(number) for number in (*ENDING, signal.SIGCHLD)}
     descriptor = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(descriptor)
@@ -68,14 +67,14 @@ def kept() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
-            # None is a handler that was not installed from Python, and cannot be from here.
+            # None means that the handler was not installed from Python. Such a handler cannot be restored.
             if handler is not None:
                 signal.signal(number, handler)
 
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Have each of them raise Interrupted in the main thread, as Ctrl-C raises KeyboardInterrupt."""
+    """Make each signal of ENDING raise Interrupted in the main thread, as Ctrl-C raises KeyboardInterrupt."""
     with kept():
         if threading.current_thread() is threading.main_thread():
             for number in heard():

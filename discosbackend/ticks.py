@@ -85,8 +85,8 @@ class Ticks(int):
         Parameters
         ----------
         text
-            An integer, which is a count of 100 ns; or a number with a decimal point, which is Unix seconds if it is
-            below 10^12, and a count of 100 ns otherwise. Digits below 100 ns are dropped.
+            An integer is a count of 100 ns. A number with a decimal point is Unix seconds if it is below 10^12, and a
+            count of 100 ns otherwise. Digits below 100 ns are dropped.
 
         Raises
         ------
@@ -116,9 +116,9 @@ class Ticks(int):
         Raises
         ------
         TypeError
-            If the value is of any other type.
+            If the value is of any other type, or a `Time` with several times.
         ValueError
-            If the value is nan or an infinity.
+            If the value is nan or an infinity, or a masked `Time`.
         """
         if isinstance(value, Ticks):
             return value
@@ -138,7 +138,10 @@ class Ticks(int):
 
     @classmethod
     def from_unix(cls, seconds: float) -> Ticks:
-        """Convert Unix seconds, such as `time.time()`, to the nearest count. ValueError for nan and infinities."""
+        """Convert Unix seconds, such as `time.time()`, to the nearest count.
+
+        Raise ValueError for nan and infinities.
+        """
         if not math.isfinite(seconds):
             raise ValueError(f"not a finite number of Unix seconds: {seconds!r}")
         # Split first: the float holds the seconds exactly, but its product with 10^7 would be rounded.
@@ -152,5 +155,5 @@ class Ticks(int):
 
 
 def now_ticks() -> Ticks:
-    """The host's UTC clock, as a function: unlike a class's method it can be pickled with what holds it."""
+    """Return the time of the host's UTC clock. An object with this function as an attribute can be pickled."""
     return Ticks(time.time_ns() // 100)

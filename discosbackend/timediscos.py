@@ -1,7 +1,7 @@
 """The astropy time format "discos", and the conversions between Ticks and astropy's `Time`.
 
-Importing this module registers the format. It is the only module that imports astropy at its top, so a server whose
-backend uses no `Time` never imports astropy. The timestamps of requests are read by ticks.py.
+Importing this module registers the format. It also imports astropy. Other modules of the server import this module only
+when a `Time` is needed. ticks.py reads the timestamps of requests.
 """
 
 from __future__ import annotations
@@ -177,11 +177,11 @@ def ticks_from_time(time: Time) -> Ticks:
     Raises
     ------
     TypeError
-        If it is an array, or not a `Time`.
+        If `time` is an array, or not a `Time`.
     ValueError
-        If it is masked, or if its scale is "local".
+        If `time` is masked, or if its scale is "local".
     astropy.utils.iers.IERSRangeError
-        If its scale is UT1 and it is beyond astropy's tables of the Earth's rotation.
+        If the scale of `time` is UT1 and the date is outside astropy's tables of the Earth's rotation.
     """
     if not isinstance(time, Time):
         raise TypeError(f"not a Time: {time!r}")
@@ -201,9 +201,9 @@ def ticks_from_time(time: Time) -> Ticks:
 
 
 def parse_unix_time(text: str) -> Time:
-    """Convert a text with Unix seconds to a `Time`. A function of the original package.
+    """Convert a text with Unix seconds to a `Time`. This is a function of the original package.
 
-    The timestamps of requests are not read by this, but by `Ticks.parse`, which follows the rules of the protocol.
+    For the timestamps of requests, the server uses `Ticks.parse`, which follows the rules of the protocol.
 
     Parameters
     ----------
@@ -233,13 +233,13 @@ def parse_unix_time(text: str) -> Time:
 def get_acs_now() -> Time:
     """Return the time of the host's UTC clock as a `Time`, format "discos", scale "utc".
 
-    A function of the original package.
+    This is a function of the original package.
     """
     return time_from_ticks(Ticks.now())
 
 
 def unix_to_acs_time(seconds: float) -> Time:
-    """Convert Unix seconds to a `Time`. A function of the original package.
+    """Convert Unix seconds to a `Time`. This is a function of the original package.
 
     Parameters
     ----------

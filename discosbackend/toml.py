@@ -20,7 +20,7 @@ class Readable(Protocol):
 
 
 def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[str, Any]:
-    """Read a TOML file, which may have a byte order mark.
+    """Read a TOML file. It may begin with a byte order mark.
 
     Parameters
     ----------
@@ -47,9 +47,10 @@ def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[
 
 
 def did_you_mean(word: str, known: Iterable[str], *, listed: bool = False) -> str:
-    """Return the end of an error message about an unknown word: `: did you mean ...?` if a known word is similar.
+    """Return the end of an error message about an unknown word.
 
-    If no known word is similar, it is "", or, with `listed`, the list of the known words.
+    If a known word is similar, the result is `: did you mean ...?`. Otherwise it is "", or, with `listed`, the list of
+    the known words.
     """
     # Imported here, because it is only needed after a typing error.
     from difflib import get_close_matches

@@ -42,7 +42,7 @@ _LONGEST_REPLY = 2**20
 
 
 PlainTexts = Mapping[type, Callable[[Any], str]]
-"""Functions that convert values of exactly these types to the text of a field."""
+"""For each type, a function that converts a value to the text of a field. It does not apply to subclasses."""
 
 
 class FieldLike(Protocol):
@@ -58,11 +58,11 @@ class FieldLike(Protocol):
 
     @property
     def repeated(self) -> bool:
-        """Whether the reply has one or more values of this kind. Only the last field can be repeated."""
+        """Whether the reply has one or more values of this field. Only the last field can be repeated."""
 
     @property
     def unescaped(self) -> bool:
-        """Whether commas and backslashes are replaced, because the clients of this field do not know escapes."""
+        """Whether commas and backslashes are replaced. The clients that read such a field do not know escapes."""
 
     @property
     def plain(self) -> PlainTexts:
@@ -70,21 +70,21 @@ class FieldLike(Protocol):
 
 
 def parse_integer(text: str) -> int:
-    """Convert an optional sign and 1 to 19 ASCII digits to an int. ValueError for any other text."""
+    """Convert an optional sign and 1 to 19 ASCII digits to an int. Raise ValueError for any other text."""
     if _INTEGER.fullmatch(text) is None:
         raise ValueError(f"not an integer: {text!r}")
     return int(text)
 
 
 def parse_float(text: str) -> float:
-    """Convert a finite decimal number, as C's strtod reads it, with or without an exponent. ValueError otherwise."""
+    """Convert a finite decimal number, such as `1`, `-1.5e3`, `5.` or `.5`, to a float. Raise ValueError otherwise."""
     if _FLOAT.fullmatch(text) is None or not math.isfinite(number := float(text)):
         raise ValueError(f"not a finite decimal: {text!r}")
     return number
 
 
 def parse_boolean(text: str) -> bool:
-    """Convert `1` or `0` to a bool. ValueError for any other text."""
+    """Convert `1` or `0` to a bool. Raise ValueError for any other text."""
     if text not in ("0", "1"):
         raise ValueError(f"not a boolean: {text!r}")
     return text == "1"
@@ -123,11 +123,16 @@ TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "text": (str, "text"),
     "path": (parse_path, "a path"),
 }
-"""For every type, the function that converts its text, and a description of that text for reasons."""
+"""For each type, the function that converts a text to a value, and a description of valid texts.
+
+The reason of a `fail` reply contains the description."""
 
 
 def float_text(number: float) -> str:
-    """Return a float as text without an exponent, with enough digits to read the same float again."""
+    """Return a float as text without an exponent. Parsing the text gives the same float.
+
+    Raise UnsendableError for nan and infinities.
+    """
     text = repr(float(number))
     if "e" in text:
         text = format(Decimal(text), "f")
@@ -142,20 +147,20 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
     Parameters
     ----------
     result
-        None for no argument; a number, text, bytes, boolean, Ticks or astropy Time for one argument; an iterable of
-        these for one argument per value. A field of type "path" can also be a `pathlib.Path`.
+        None gives no argument. A number, text, bytes, boolean, Ticks or astropy Time gives one argument. An iterable of
+        these gives one argument per value. A field of type "path" can also be a `pathlib.Path`.
     fields
         The fields of the command's reply. Values beyond the last field are sent too.
     limit
-        The length of the longest reply in bytes. None: no limit.
+        The maximum length of the texts, with one separator each, in bytes. None: 1 MiB.
 
     Raises
     ------
     UnsendableError
-        If a field has no value; if the result contains None or another iterable; or if it is or contains a mapping,
-        nan, an infinity, or an object of any other type.
+        If there are fewer values than fields; if the result contains None or another iterable; or if it is or contains
+        a mapping, nan, an infinity, or an object of any other type.
     ReplyTooLong
-        If the texts have more than `limit` bytes. Reading the iterable stops then, so it may be endless.
+        If the texts are longer than `limit`. The iterable is read only up to the limit, so it may be endless.
     """
     found: list[str] = []
     left = limit or _LONGEST_REPLY
@@ -247,10 +252,10 @@ def _number(number: bool | float, field: FieldLike | None) -> str:
 
 @cache
 def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
-    """Return the functions for the types that most backends return for a field of this kind.
+    """Return fast functions for the types that most backends return for a field of this kind.
 
-    All other values are converted by _text_of(), which takes a microsecond per value. If it converted all values, it
-    would take a third of the time of a `status`.
+    _text_of() converts all other values. It takes a microsecond per value. If it converted all values, it would take a
+    third of the time of a `status` request.
     """
     plain: dict[type, Callable[[Any], str]] = {
         Ticks: Ticks.unix_text,

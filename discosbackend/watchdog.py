@@ -1,7 +1,7 @@
-"""Watchdog: notices that the reactor does not turn, and logs which method keeps it from turning.
+"""Watchdog: detects that the reactor is blocked, and logs which method blocks it.
 
-A thread asks the reactor for a turn again and again. `judge` decides, from times and a stack alone, what it means
-when none comes; `Watchdog` asks, looks and logs.
+A thread repeatedly asks the reactor to call a function. If the reactor does not call it in time, judge() determines the
+cause from the times and the stack of the reactor's thread, and Watchdog logs it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["LIMIT", "Finding", "Place", "Watchdog", "codes_of", "commands_of", "
 logger = logging.getLogger(__name__)
 
 LIMIT = 0.5
-"""Seconds without a turn of the reactor after which the log says so, unless it was told otherwise."""
+"""The default limit: how long the reactor may be blocked before this is logged, in s."""
 
-# The reactor is asked so many times in that time.
+# How many times the reactor is asked within the limit.
 _QUESTIONS = 5
-# Seconds in which the same function is complained of once: a poll five times a second must not fill the log.
+# The same function is logged once in this many s, so that a client that polls five times a second cannot fill the log.
 _QUIET = 60.0
 
 _TWISTED = str(Path(twisted.__file__).parent)
@@ -37,7 +37,7 @@ _LIBRARY = (_OURS, _TWISTED, sysconfig.get_path("stdlib"), "<frozen ")
 
 
 class Place(NamedTuple):
-    """One function of a stack, and the line at which it is."""
+    """One function of a stack, and the line that it is executing."""
 
     function: str
     file: str
@@ -46,38 +46,38 @@ class Place(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What keeps the reactor from turning.
-
-    `method` is the function that the author of the backend has to change, None where only the machine is to blame;
-    `command` the request that it answers, "" if it is none; `inside` where it is, if that is in another function.
-    """
+    """The cause of a blocked reactor, and its text for the log."""
 
     seconds: float
+    """For how long the reactor has been blocked, in s."""
     method: Place | None
+    """The function that the author of the backend has to change. None if the whole process did not run."""
     command: str
+    """The command that the method answers. "" if it answers none."""
     inside: Place | None
+    """The innermost function of the stack. None if that is `method`, or if the whole process did not run."""
 
     def __str__(self) -> str:
         if self.method is None:
             return (
-                f"this process stood still for {self.seconds:.1f} s, its watchdog too: the machine was overloaded or "
-                "suspended, or C code held the interpreter"
+                f"this process did not run for {self.seconds:.1f} s: the machine was overloaded or suspended, or C "
+                "code held the interpreter lock"
             )
         where = f"{self.method.function}() at line {self.method.line} of {self.method.file}"
         if self.inside is not None:
             where += f", which waits in {self.inside.function}() at line {self.inside.line} of {self.inside.file}"
         what = f"{self.command} is in " if self.command else ""
-        return f"nobody has been answered for {self.seconds:.1f} s: {what}{where}: {self._advice}"
+        return f"no request has been answered for {self.seconds:.1f} s: {what}{where}: {self._advice}"
 
     @property
     def _advice(self) -> str:
         assert self.method is not None
         name = self.method.function.rpartition(".")[2]
         if self.method.code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-            return f"write @blocking above {name} and `def` for its `async def`, or await what takes so long"
+            return f"write @blocking above {name} and `def` instead of `async def`, or await the slow call"
         if self.command:
             return f"write @blocking above `def {name}`"
-        return "have it done in a thread, by twisted.internet.threads.deferToThread for one"
+        return "run it in a thread, for example with twisted.internet.threads.deferToThread"
 
 
 def judge(
@@ -88,18 +88,34 @@ def judge(
     stack: Sequence[Place] | None,
     commands: Mapping[CodeType, str],
 ) -> Finding | None:
-    """What keeps the reactor from turning, None if nothing does.
+    """Return the function that blocks the reactor, or None if the reactor is not blocked.
 
-    At `asked` it was asked for a turn, at `due` the watchdog meant to look, at the latest, and at `now` it did; all in
-    seconds of one clock. `stack` is that of the reactor's thread, outermost function first, or None if it has turned.
-    `commands` says which function answers which command.
+    Parameters
+    ----------
+    limit
+        For how long the reactor may be blocked, in s.
+    asked
+        The time at which the reactor was asked to respond, in s. All times are of the same clock.
+    due
+        The latest time at which the watchdog should have run again, in s.
+    now
+        The time at which the watchdog ran again, in s.
+    stack
+        The stack of the reactor's thread, outermost function first. None if the reactor has responded.
+    commands
+        The command that each method answers, as {code object of the method: command}.
+
+    Returns
+    -------
+    finding
+        The cause. If the watchdog itself ran too late, the cause is that the whole process did not run.
     """
     if now - due > limit / 2:
-        # It was kept from running itself, and cannot vouch for what happened meanwhile.
+        # The watchdog's thread did not run either, so the reactor's stack is not evidence.
         return Finding(now - due, None, "", None)
     if stack is None or now - asked < limit:
         return None
-    # Above the reactor are the program's own functions, which only called it.
+    # Skip the functions of the program that started the reactor.
     begins = next((number for number, place in enumerate(stack) if place.file.startswith(_TWISTED)), 0)
     called = stack[begins:]
     method = next((place for place in called if place.code in commands), None)
@@ -110,7 +126,7 @@ def judge(
 
 
 def stack_of(frame: FrameType | None) -> list[Place]:
-    """The functions that are running in a thread, outermost first."""
+    """Return the functions of a thread's stack, outermost first."""
     found: list[Place] = []
     while frame is not None:
         code = frame.f_code
@@ -121,11 +137,17 @@ def stack_of(frame: FrameType | None) -> list[Place]:
 
 
 def codes_of(functions: Iterable[tuple[str, Any]]) -> dict[CodeType, str]:
-    """Which code is run for which command, of pairs of a command's name and the function that answers it."""
+    """Return the functions that answer commands, as {code object: name of the command}.
+
+    Parameters
+    ----------
+    functions
+        Pairs of a command's name and the function that answers it.
+    """
     found: dict[CodeType, str] = {}
     for name, function in functions:
         seen = 0
-        # A decorator's function, and what it is around.
+        # The function that a decorator has returned, then the functions that it wraps.
         while function is not None and seen < 10:
             code = getattr(getattr(function, "__func__", function), "__code__", None)
             if isinstance(code, CodeType):
@@ -136,7 +158,7 @@ def codes_of(functions: Iterable[tuple[str, Any]]) -> dict[CodeType, str]:
 
 
 def commands_of(handler: object) -> dict[CodeType, str]:
-    """Which code of a handler's backend is run for which command; nothing, for a handler that has no commands."""
+    """Return the methods of a handler's backend, as codes_of() does. Empty if the handler has no commands."""
     commands = getattr(handler, "commands", None)
     if not isinstance(commands, dict):
         return {}
@@ -144,10 +166,22 @@ def commands_of(handler: object) -> dict[CodeType, str]:
 
 
 class Watchdog:
-    """Watches the reactor from the call of `begin`, in the reactor's thread, until that of `end`.
+    """Watches the reactor from begin() to end(). Call begin() in the reactor's thread.
 
-    `limit` is in seconds, 0 for no watching at all. `commands` is called when something was found. ValueError for a
-    limit that is none.
+    Parameters
+    ----------
+    reactor
+        The reactor.
+    limit
+        How long the reactor may be blocked before this is logged, in s. 0: it is never logged.
+    commands
+        A function that returns the methods of the backend, as commands_of() does. It is called when the reactor is
+        blocked.
+
+    Raises
+    ------
+    ValueError
+        If `limit` is not a number of seconds, 0 or more.
     """
 
     def __init__(self, reactor: Any, limit: float, commands: Callable[[], Mapping[CodeType, str]]) -> None:
@@ -160,26 +194,26 @@ class Watchdog:
         self._turned = threading.Event()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        # When each function was complained of, and how often and long it has blocked since.
+        # The time at which each function was logged, and how often and for how long it has blocked since then.
         self._told: dict[CodeType | None, float] = {}
         self._untold: dict[CodeType | None, tuple[int, float]] = {}
 
     def begin(self) -> None:
-        """Watch the thread that calls this."""
+        """Start to watch the reactor. The calling thread is taken as the reactor's thread."""
         if self._limit > 0:
             self._watched = threading.get_ident()
             self._thread = threading.Thread(target=self._watch, name="discos-watchdog", daemon=True)
             self._thread.start()
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._over.set()
         self._turned.set()
         if self._thread is not None:
             self._thread.join()
 
     def _watch(self) -> None:
-        """What the thread does."""
+        """Ask the reactor repeatedly. This is the function of the thread."""
         step = self._limit / _QUESTIONS
         while True:
             due = time.monotonic() + step
@@ -200,7 +234,7 @@ class Watchdog:
             commands: Mapping[CodeType, str] = {}
             if not turned:
                 stack, commands = stack_of(sys._current_frames().get(self._watched)), self._commands()  # noqa: SLF001
-                # It may have turned just now: then the stack is not that of what kept it from turning.
+                # The reactor may have responded just now. Then the stack does not show what has blocked it.
                 turned = self._turned.is_set()
             finding = judge(self._limit, asked, due, now, None if turned else stack, commands)
             told = self._report(finding)
@@ -213,7 +247,7 @@ class Watchdog:
             asked = now
 
     def _report(self, finding: Finding | None) -> bool:
-        """Log it, unless the same was logged a moment ago; whether it was."""
+        """Log a finding, unless the same function was logged recently. Return whether it was logged now."""
         if finding is None:
             return False
         key = None if finding.method is None else finding.method.code
@@ -224,7 +258,7 @@ class Watchdog:
             return False
         self._told[key] = now
         times, seconds = self._untold.pop(key, (0, 0.0))
-        before = f" (since this was last logged also {times} times, {seconds:.1f} s in all)" if times else ""
+        before = f" (and {times} times since this was last logged, {seconds:.1f} s in total)" if times else ""
         logger.warning("%s%s", finding, before)
         return True
 

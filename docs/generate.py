@@ -78,7 +78,7 @@ def _section(row: Command) -> str:
     if row.reply:
         lines.append(f"- {CASES[f'{row.name}/reply-is-well-formed'].requirement}")
     lines += [f"- Reply field {_field(number, field)}" for number, field in enumerate(row.reply, 1)]
-    limit = "the server's" if row.timeout is None else f"{row.timeout:g} s"
+    limit = "the default" if row.timeout is None else f"{row.timeout:g} s"
     method = f"`{row.method}()`" if hasattr(Backend, row.method) else "none, the server answers it"
     lines.append(f"- Lane: {row.lane}. Time limit: {limit}. Method: {method}. Since: {row.since}.")
     lines.append(f"- {_wrong_counts(row)}")
@@ -110,7 +110,7 @@ def _argument(number: int, argument: Argument) -> str:
         meaning = "" if argument.default is None else f", which means {argument.default}"
         parts.append(f"may be left out{meaning}")
     refusal = _refusal_of(argument)
-    wrong = f" A wrong one: `{refusal}`." if refusal else ""
+    wrong = f" A wrong value: `fail`, `{refusal}`." if refusal else ""
     return f"{number}, `{argument.name}`: {', '.join(parts)}.{wrong}"
 
 
@@ -128,7 +128,7 @@ def _field(number: int, field: Field) -> str:
     if field.repeated:
         parts.append("one for each input")
     if field.unescaped:
-        parts.append("a comma in it sent as `;` and a backslash as `/`")
+        parts.append("with `;` for each comma and `/` for each backslash")
     return f"{number}, `{field.name}`: {', '.join(parts)}."
 
 
@@ -150,8 +150,8 @@ def _wrong_counts(row: Command) -> str:
     for count in range(len(row.arguments) + 2):
         if reason := _refusal_of_count(row, count):
             reasons.setdefault(reason, []).append(count)
-    told = [f"{_counts(counts, len(row.arguments))}: `{reason}`" for reason, counts in reasons.items()]
-    return f"Wrong number of arguments: {'; '.join(told)}."
+    told = [f"{_counts(counts, len(row.arguments))}: `fail`, `{reason}`" for reason, counts in reasons.items()]
+    return f"With {'; with '.join(told)}."
 
 
 def _refusal_of_count(row: Command, count: int) -> str:
@@ -165,10 +165,11 @@ def _refusal_of_count(row: Command, count: int) -> str:
 
 def _counts(counts: Sequence[int], most: int) -> str:
     if not most:
-        return "any"
+        return "1 or more arguments"
     if len(counts) > 2:
-        return "any other"
-    return " or ".join(f"more than {most}" if count > most else str(count) for count in counts)
+        return f"any number of arguments but {most}"
+    numbers = " or ".join(f"more than {most}" if count > most else str(count) for count in counts)
+    return f"{numbers} argument{'' if numbers in ('1', 'more than 1') else 's'}"
 
 
 def replaced(text: str, part: str, where: str = "") -> str:

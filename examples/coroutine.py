@@ -26,7 +26,7 @@ from discosbackend import Backend, BackendError, DBProtocolHandler, Ticks, run_s
 
 
 class Instrument(LineReceiver):
-    """The client's end of the connection: each line sent gets a line as its answer, in order."""
+    """The client side of the connection. The instrument answers each line with one line, in order."""
 
     def __init__(self) -> None:
         self.waiting: deque[Deferred[str]] = deque()
@@ -38,7 +38,7 @@ class Instrument(LineReceiver):
     def ask(self, text: str) -> Deferred[str]:
         if not self.connected_now:
             return fail(ConnectionLost())
-        # The server may cancel it at the time limit. It stays in the queue then, so that its late answer is discarded.
+        # The server may cancel this Deferred at the time limit. It stays in the queue, so its late answer is dropped.
         answer: Deferred[str] = Deferred()
         self.waiting.append(answer)
         self.sendLine(text.encode("ascii"))
@@ -91,7 +91,7 @@ class CoroutineBackend(Backend):
         return [float(text) for text in (await self.ask("power?")).split()]
 
     async def start(self, timestamp: Ticks | None = None) -> None:
-        # This instrument times the start itself: it gets the instant, and refuses it if it cannot.
+        # This instrument does the timed start itself. It gets the time, and answers with an error if it cannot.
         await self.ask("run" if timestamp is None else f"run {timestamp}")
         self.acquiring = True
 

@@ -74,7 +74,7 @@ class OwnCommandsBackend(Backend):
 
 
 def seconds(duration: float) -> Deferred[None]:
-    """Return a Deferred that fires after `duration` seconds; cancelling it ends the wait."""
+    """Return a Deferred that fires after `duration` seconds. Cancelling it ends the wait."""
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 

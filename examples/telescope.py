@@ -36,10 +36,10 @@ Values = NDArray[np.float64]
 
 
 class Telescope:
-    """A simulated instrument in a process of its own, with its files in a temporary folder; a context manager.
+    """A simulated instrument in a process of its own. Its files are in a temporary folder. It is a context manager.
 
-    The attribute `backend` is the client of the protocol, which DISCOS would be. The attribute `control` changes what
-    the backend does not control: the noise diode and the sky. The same seed and commands give the same data.
+    The attribute `backend` is a client of the protocol, in the role of DISCOS. The attribute `control` changes what the
+    protocol does not change: the noise diode and the sky. The same seed and commands give the same data.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Telescope:
     """
 
     def __init__(self, instrument: str, *, sky: str = "", seed: int = 1) -> None:
-        # ended by close()
+        # close() removes it.
         self._folder = tempfile.TemporaryDirectory()
         self.folder = Path(self._folder.name)
         (self.folder / "sky.toml").write_text(sky, encoding="utf-8")
@@ -102,30 +102,37 @@ class Telescope:
         self._folder.cleanup()
 
     def observe(self, name: str, seconds: float) -> None:
-        """Acquire for `seconds`, in whole dumps, wait for the end, and send the name of the file."""
-        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
-        # is half a dump after the end of the last dump.
-        duration = round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
+        """Acquire whole dumps for `seconds`, wait until the acquisition has ended, and send the name of the file."""
         lead = SECOND // 10
-        while True:
-            begin = self.backend.time() + lead
-            end = begin + duration
-            try:
-                # The stop first, so that a started acquisition always has an end. A new stop replaces a pending one.
-                self.backend.stop(end)
-                self.backend.start(begin)
-                break
-            except RequestFailed as refusal:
-                if "elapsed" not in str(refusal) or lead > 60 * SECOND:
-                    raise
-                lead *= 2
-        while (status := self.backend.status()).acquiring or status.timestamp < end:
-            time.sleep(0.05)
+        while not self._acquire(seconds, lead):
+            if lead > 60 * SECOND:
+                raise RuntimeError(f"this machine is too busy to acquire {seconds} s of data")
+            lead *= 2
         # The path of the telescope's metadata file. There is no such file, so the backend writes a self-contained one.
         self.backend.set_filename(f"/archive/tmp/{name}.fits")
 
+    def _acquire(self, seconds: float, lead: int) -> bool:
+        """Acquire, beginning in `lead` ticks. Return False if a busy machine was too late for this start."""
+        recordings = self.folder / "data"
+        before = len(list(recordings.glob("*")))
+        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
+        # is half a dump after the end of the last dump.
+        begin = self.backend.time() + lead
+        end = begin + round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
+        try:
+            # The stop first, so that a started acquisition always has an end. A new stop replaces a pending one.
+            self.backend.stop(end)
+            self.backend.start(begin)
+        except RequestFailed as refusal:
+            if "elapsed" not in str(refusal):
+                raise
+            return False
+        while (status := self.backend.status()).acquiring or status.timestamp < end:
+            time.sleep(0.05)
+        return len(list(recordings.glob("*"))) > before
+
     def files(self) -> dict[str, Observation]:
-        """Convert all recordings to files, and read them; return them by name."""
+        """Convert all recordings to files, and read the files. Return {name of the file: its data}."""
         self.backend.convert_data()
         # The backend writes them to the parent of tmp/, below --root.
         return {path.stem: read(path) for path in (self.folder / "archive").glob("*.fits")}
@@ -181,7 +188,7 @@ def read(path: Path) -> Observation:
 
 
 def gaussian(x: Values, y: Values) -> tuple[float, float, float]:
-    """Fit a Gaussian by least squares; return its height, centre and full width at half maximum."""
+    """Fit a Gaussian by least squares. Return its height, centre and full width at half maximum, as for y and x."""
     # The initial values: the highest point, and the width of the points above half of it.
     height, centre = float(y.max()), float(x[np.argmax(y)])
     width = float(np.count_nonzero(y > height / 2) * np.abs(np.diff(x)).mean())
@@ -196,7 +203,7 @@ def gaussian(x: Values, y: Values) -> tuple[float, float, float]:
 
 
 def panels(*heights: float) -> tuple[Any, Any]:
-    """Return a figure of matplotlib, 900 pixels wide, and its axes, one below the other with these relative heights."""
+    """Return a matplotlib figure, 900 pixels wide, and its axes, one below the other, with these relative heights."""
     # Imported here, because the tests do not plot and do not require matplotlib.
     from matplotlib import pyplot
 

@@ -20,10 +20,12 @@ INTEGRATIONS = (5, 10, 20, 40, 80, 160)  # ms
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The noise relative to the level, by integration time in s."""
+    """The noise for several integration times, relative to the level."""
 
     seconds: Values
+    """The integration times in s."""
     measured: Values
+    """The measured noise for each integration time, divided by the level."""
     bandwidth: float
     """The bandwidth in MHz."""
 
@@ -41,9 +43,9 @@ class Noise:
 def observe(
     integrations: Iterable[int] = INTEGRATIONS, dumps: int = 10, seconds: float = 5.12
 ) -> dict[str, Observation]:
-    """Observe a number of dumps with each integration time in ms, and `seconds` with 5 ms.
+    """Observe `dumps` dumps with each integration time in ms. Then observe for `seconds` with 5 ms.
 
-    The files are named by their integration time; the last one is `long`.
+    Return {name of the file: its data}. The name is the integration time, and `long` for the last file.
     """
     with Telescope("sardara") as telescope:
         telescope.backend.set_configuration("SK00")
@@ -59,7 +61,7 @@ def of_a_bin(files: Sequence[Observation]) -> Noise:
     """Return the noise of single bins, from the differences of consecutive dumps."""
     measured = []
     for each in files:
-        # Without the outer bins, whose power is so low that the zero level matters.
+        # Omit the outer bins: their power is so low that the zero level is a part of it.
         bins = each.counts[:, :, len(each.frequencies) // 20 : -len(each.frequencies) // 20]
         steps = np.diff(bins, axis=1) / bins.mean(axis=1, keepdims=True)
         # The variance of a difference of two dumps is twice that of a dump.
@@ -68,7 +70,10 @@ def of_a_bin(files: Sequence[Observation]) -> Noise:
 
 
 def of_the_sum(long: Observation) -> Noise:
-    """Return the noise of the sum over the band, from the differences of consecutive means of 1, 2, 4 ... dumps."""
+    """Return the noise of the sum over the band.
+
+    It is computed from the differences of consecutive means, each over 1, 2, 4 ... dumps.
+    """
     power = long.counts.sum(axis=2)
     counts = np.array([2**n for n in range(20) if 2**n <= power.shape[1] // 8])
     measured = []

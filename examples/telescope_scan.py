@@ -27,13 +27,18 @@ crossing = {crossing}
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The result for each input: the light curve in K above its baseline, and a Gaussian fitted to it."""
+    """The result for each input: the light curve above its baseline, and a Gaussian fitted to it."""
 
     offsets: Values
+    """The offsets of the telescope from the source in arcmin; shape (dumps,)."""
     kelvin: Values
+    """The light curves in K; shape (inputs, dumps)."""
     heights: Values
+    """The heights of the Gaussians in K; shape (inputs,)."""
     centres: Values
+    """The centres of the Gaussians in arcmin; shape (inputs,)."""
     widths: Values
+    """The full widths at half maximum of the Gaussians in arcmin; shape (inputs,)."""
 
 
 def observe(seconds: float = 8.0) -> Observation:
@@ -46,7 +51,7 @@ def observe(seconds: float = 8.0) -> Observation:
 
 
 def reduce(scan: Observation) -> Scan:
-    """Compute T = Tsys (P / P beside the source - 1), over the band, with the Tsys of the file."""
+    """Compute T = Tsys (P / P0 - 1), with P0 beside the source, the Tsys of the file, and the median over the band."""
     beside = np.abs(scan.offsets) > 1.5 * BEAM
     base = scan.counts[:, beside].mean(axis=1)
     ratio = scan.counts / base[:, np.newaxis, :] - 1

@@ -28,18 +28,24 @@ REACH = 1000.0  # km/s on either side of the line that are used
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """The result: the mean of both inputs in `kelvin`, and a Gaussian fitted to the line."""
+    """The result: the mean spectrum of both inputs, and a Gaussian fitted to the line."""
 
     frequencies: Values
+    """The sky frequencies in MHz; shape (bins,)."""
     velocities: Values
+    """The velocities in km/s; shape (bins,)."""
     kelvin: Values
+    """The spectrum in K; shape (bins,)."""
     noise: float
     """The rms of a bin beside the line in K."""
     tsys: Values
     """The system temperatures from the noise diode in K; shape (inputs,)."""
     peak: float
+    """The height of the Gaussian in K."""
     velocity: float
+    """The centre of the Gaussian in km/s."""
     width: float
+    """The full width at half maximum of the Gaussian in km/s."""
 
 
 def observe(seconds: float = 4.0) -> dict[str, Observation]:
@@ -61,7 +67,7 @@ def observe(seconds: float = 4.0) -> dict[str, Observation]:
 def reduce(on: Observation, off: Observation) -> Spectrum:
     """Compute T = Tsys (on - off) / off, with Tsys from the diode, and fit the line."""
     place = np.arange(len(on.frequencies)) / len(on.frequencies)
-    # Without the edges, the spur in the middle bin, and the DC bin.
+    # Omit the edges of the band, the DC bin, and the middle bin, which has the spur.
     sound = (place > 0.1) & (place < 0.95) & (place != 0.5)
     lit = off.counts[:, off.diode].mean(axis=1)
     dark = off.counts[:, ~off.diode].mean(axis=1)

@@ -1,6 +1,7 @@
-"""TestCases whose backends cannot be served, or break. test_testing runs them one by one.
+"""TestCases whose backends cannot be served or have a defect. test_testing runs them one by one.
 
-In a module of their own, because the process of a server must find them and the discovery of tests must not.
+They are in a separate module, because the server process must be able to import them, and test discovery must not find
+them.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ class SlowTests(BackendConformance, unittest.TestCase):
 
 
 class SilentTests(BackendConformance, unittest.TestCase):
-    """Says neither what to test nor where it is."""
+    """Defines neither make_backend() nor an address."""
 
 
 class ForgetfulTests(BackendConformance, unittest.TestCase):
-    """Its setUp neither sets an address nor calls the one that would."""
+    """Its setUp neither sets an address nor calls super().setUp()."""
 
     def setUp(self) -> None:
         pass
 
 
 class StuckTests(BackendConformance, unittest.TestCase):
-    """Its server does not end when it is told to."""
+    """Its server does not end when it should."""
 
     def make_backend(self) -> object:
         class Stuck:
@@ -63,7 +64,7 @@ class StuckTests(BackendConformance, unittest.TestCase):
 
 
 class FailingTests(BackendConformance, unittest.TestCase):
-    """Has a mistake, and one that takes the process along."""
+    """One of its commands raises an exception, and another one ends the process."""
 
     def make_backend(self) -> object:
         class Failing(BackendSimulator):
@@ -77,7 +78,7 @@ class FailingTests(BackendConformance, unittest.TestCase):
 
 
 class DyingTests(BackendConformance, unittest.TestCase):
-    """Takes its process along when it measures."""
+    """Its process ends when a measurement is requested."""
 
     def make_backend(self) -> object:
         class Dying(BackendSimulator):
@@ -88,7 +89,7 @@ class DyingTests(BackendConformance, unittest.TestCase):
 
 
 class LackingTests(BackendConformance, unittest.TestCase):
-    """Has a factory of its own, around a handler that lost a command."""
+    """Its make_factory() returns a handler without one of the commands."""
 
     def make_factory(self) -> DBFactory:
         handler = DBProtocolHandler(BackendSimulator())
@@ -97,7 +98,7 @@ class LackingTests(BackendConformance, unittest.TestCase):
 
 
 class MinimalTests(BackendConformance, unittest.TestCase):
-    """The least that is a backend: its clock, and whether it is acquiring, which it never is."""
+    """A minimal backend: it only has status, and is never acquiring."""
 
     def make_backend(self) -> object:
         class Minimal(Backend):

@@ -61,7 +61,7 @@ DEFECTS = {
     ),
     "LF instead of CR LF": Served(
         ("framing/replies-end-in-cr-lf", "status/reply-is-well-formed"),
-        says="a reply ends in CR LF",
+        says="a reply must end in CR LF",
         protocol=protocols.LineFeedOnly,
     ),
     "reply lost under pipelining": Served(("order/pipelining",), protocol=protocols.LosesRepliesInAHurry),
@@ -77,11 +77,11 @@ DEFECTS = {
     ),
     "reply to something else": Served(
         ("set-integration/sets",),
-        says="is no reply to b'?set-integration,100",
+        says="is not a reply to b'?set-integration,100",
         protocol=protocols.NamesTheWrongCommand,
     ),
     "tab sent as it is": Served(
-        ("set-filename/escapes",), says="not as the grammar writes it", protocol=protocols.SendsRawTabs
+        ("set-filename/escapes",), says="the grammar writes this reply as", protocol=protocols.SendsRawTabs
     ),
     "connection closed after an error": Served(("grammar/syntax-errors",), protocol=protocols.ClosesAfterAnError),
     "a chunk taken for a line": Served(("framing/request-in-pieces",), protocol=protocols.TakesAChunkForALine),
@@ -117,7 +117,7 @@ DEFECTS = {
     "backend's hooks within reach": Served(("errors/names-are-not-looked-up",), handler=backends.LooksUpNames),
     "reply too long": Served(
         ("get-rms/reply-is-well-formed",),
-        says="a reply has at most 511 bytes, this one has 1113",
+        says="a reply must have at most 511 bytes, but this one has 1113",
         backend=backends.MeasuresTooMuch,
         handler=backends.KnowsNoLimit,
     ),
@@ -135,7 +135,7 @@ DEFECTS = {
         backend=backends.TimeInTicks,
     ),
     "time in TAI": Served(
-        ("time/reply-is-well-formed",), says="+37.0 s off this host's clock", backend=backends.TimeOfAtoms
+        ("time/reply-is-well-formed",), says="differs from this host's clock by +37.0 s", backend=backends.TimeOfAtoms
     ),
     "stop not cancelling": Served(("stop/cancels-timed-start",), backend=backends.StopCancelsNothing),
     "newest start not replacing": Served(("start/newest-time-holds",), backend=backends.OldestStartHolds),
@@ -167,7 +167,7 @@ DEFECTS = {
     "syntax error in other words": Served(
         ("grammar/syntax-errors",),
         verdict=Verdict.NON_STRICT,
-        says="begins with 'syntax error: '",
+        says="should begin with 'syntax error: '",
         protocol=protocols.OtherWordsForASyntaxError,
     ),
     "long reason not shortened": Served(
@@ -203,7 +203,7 @@ DEFECTS = {
     "ten connections at most": Served(("hostile/many-connections",), protocol=protocols.HasRoomForTen),
     "starved by one that does not read": Served(
         ("hostile/client-that-does-not-read",),
-        says="nothing came",
+        says="nothing was received",
         protocol=protocols.OneThatDoesNotReadHoldsAllUp,
     ),
     # -- the end of a connection
@@ -222,7 +222,7 @@ DEFECTS = {
     # -- what nearly every case uses: test_testing_causes sees that it is reported once
     "status an hour off": Served(
         ("status/reply-is-well-formed",),
-        says="+3600.0 s off this host's clock, of which clock_tolerance is 5 s: it looks like local time, UTC+1, "
+        says="differs from this host's clock by +3600.0 s (clock_tolerance: 5 s): it looks like local time, UTC+1, "
         "instead of UTC",
         backend=backends.StatusAnHourOff,
     ),
@@ -269,7 +269,7 @@ DEFECTS = {
     ),
     "clock goes back": Served(("time/goes-on-with-status",), says="time goes back", backend=backends.TimeGoesBack),
     "status of another clock": Served(
-        ("time/goes-on-with-status",), says="status told", backend=backends.StatusOfAnotherClock
+        ("time/goes-on-with-status",), says="status reported", backend=backends.StatusOfAnotherClock
     ),
     # -- times
     "point of a time ignored": Served(("start/forms-of-a-time",), handler=backends.IgnoresThePoint),

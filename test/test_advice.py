@@ -1,4 +1,4 @@
-"""What an instrument's author is told of methods that cannot work: what was meant, and what to write."""
+"""Tests of the log messages about methods that cannot work: what was meant, and what to write instead."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .serving import ROOT
 
 
 def warnings_of(backend: Any) -> list[str]:
-    """What the log says when a handler is given this backend."""
+    """Return the warnings that are logged when a handler gets this backend."""
     with mock.patch("logging.Logger.warning") as warning:
         DBProtocolHandler(backend, reactor=Clock())
     return [call.args[0] % call.args[1:] for call in warning.mock_calls]
 
 
 def with_method(name: str, base: type = Backend) -> Any:
-    """A backend with one method of this name."""
+    """Return a backend with one method of this name."""
 
     def method(self: Any, *arguments: Any) -> None: ...
 
@@ -38,7 +38,7 @@ def with_method(name: str, base: type = Backend) -> Any:
 
 
 class MisspeltTests(unittest.TestCase):
-    """Methods that look like a misspelt command."""
+    """Tests of methods whose names look like a misspelt command."""
 
     MISSPELT = {
         "set_configration": "set_configuration",
@@ -98,7 +98,7 @@ class MisspeltTests(unittest.TestCase):
                         continue
                     with self.subTest(name):
                         (said,) = misspelt_methods(with_method(name))
-                        # get_tp and et_filename are near to two.
+                        # get_tp and et_filename are similar to two methods each.
                         self.assertIn(row.method[1:6], said)
 
     def test_helpers_of_ones_own(self) -> None:
@@ -204,7 +204,7 @@ class MisspeltTests(unittest.TestCase):
 
 
 class SignatureTests(unittest.TestCase):
-    """Parameters that cannot take what a command brings."""
+    """Tests of methods whose parameters do not fit the arguments of the command."""
 
     def said(self, definition: str, base: type = Backend) -> list[str]:
         names: dict[str, Any] = {"Base": base, "blocking": blocking, "command": command, "Argument": Argument}
@@ -256,11 +256,13 @@ class SignatureTests(unittest.TestCase):
 
     def test_an_attribute_that_is_no_method(self) -> None:
         (said,) = self.said("    status = 'ok'")
-        self.assertEqual(said, "status of the backend is no method: status is not supported: write `def status(self)`")
+        self.assertEqual(
+            said, "status of the backend is not a method, so status is not supported: write `def status(self)`"
+        )
 
     def test_a_generator_that_awaits(self) -> None:
         (said,) = self.said("    async def get_tp0(self):\n        yield 1.0")
-        self.assertIn("get_tp0() both awaits and yields", said)
+        self.assertIn("get_tp0() is an async generator", said)
 
     def test_right_ones(self) -> None:
         for definition in (
@@ -283,7 +285,7 @@ class SignatureTests(unittest.TestCase):
         self.assertEqual(warnings_of(mine), [])
 
     def test_every_row(self) -> None:
-        """The definition that is proposed is one that nothing is said of."""
+        """The proposed definition causes no warning."""
         for row in COMMANDS.values():
             if row.arguments:
                 wrong = self.said(f"    def {row.method}(self, *, _wrong): pass")
@@ -312,14 +314,14 @@ def raised_by(run: Callable[[], Any]) -> BaseException:
 
 
 def driven(coroutine: Any) -> Any:
-    """What Twisted makes of a coroutine."""
+    """Run a coroutine with Twisted, and raise its exception."""
     outcome: list[Any] = []
     Deferred.fromCoroutine(coroutine).addBoth(outcome.append)
     outcome[0].raiseException()
 
 
 class AsyncioTests(unittest.TestCase):
-    """Failures that are asyncio's way of saying that its loop does not run here."""
+    """Tests of exceptions that mean that asyncio is not running."""
 
     def test_real_ones(self) -> None:
         async def times_out() -> None:
@@ -357,7 +359,7 @@ class AsyncioTests(unittest.TestCase):
             self.assertEqual(asyncio_cure(problem), "")
 
     def logged(self, *names: str, backend: Any) -> list[str]:
-        """What the log says of these commands, each asked for twice."""
+        """Send each of these commands twice, and return what was logged."""
         handler = DBProtocolHandler(backend, reactor=Clock())
         said = []
         with self.assertLogs("discosbackend.handlers", logging.ERROR) as logs:
@@ -390,7 +392,7 @@ class AsyncioTests(unittest.TestCase):
         logged = self.logged(*names, backend=Mine())
         self.assertEqual(len(logged), len(names), logged)
         for name, line in zip(names, logged, strict=True):
-            self.assertIn(f"{name} failed for a reason that can be mended: asyncio does not run in this server", line)
+            self.assertIn(f"{name} failed, and has to be changed: asyncio does not run in this server", line)
 
     def test_a_hook(self) -> None:
         class Mine(Backend):

@@ -138,7 +138,7 @@ class ExitStatusTests(_Folder):
     def test_something_is_not(self) -> None:
         status, out, _ = run(at("time in TAI"), "--only", "time", "version")
         self.assertEqual(status, 1)
-        self.assertIn("+37.0 s off this host's clock", out)
+        self.assertIn("differs from this host's clock by +37.0 s", out)
 
     def test_known_deviations(self) -> None:
         profile = self.file("mine.toml", '[deviations]\n"time/*" = "it keeps TAI"\n')
@@ -172,14 +172,14 @@ class ExitStatusTests(_Folder):
                 "is acquiring",
                 ("start/timed", "stop/twice", "set-enable/accepts", "version"),
                 2,
-                "the server is acquiring, and that must not be disturbed",
+                "the server is acquiring and must not be disturbed",
             ),
-            ("healthy", ("set-configuration",), 1, "no configuration is known: say valid_configuration"),
+            ("healthy", ("set-configuration",), 1, "no configuration is known: set valid_configuration"),
             (
                 "healthy",
                 ("stop/twice", "stop/wrong*", "--profile", profile),
                 1,
-                "start is left out, as leave_out says",
+                "start is listed in leave_out",
             ),
         ):
             with self.subTest(server, options=options):
@@ -217,7 +217,7 @@ class ExitStatusTests(_Folder):
             ],
         )
         self.assertIn("because of this, 1 case could not be judged", out)
-        self.assertIn("Left out, and why\n  blocked by status/reply-is-well-formed (1): start/timed\n", out)
+        self.assertIn("Not judged, and why\n  blocked by status/reply-is-well-formed (1): start/timed\n", out)
         self.assertIn("3/4  blocked         start/timed: blocked by status/reply-is-well-formed\n", err)
 
     def test_one_that_answers_wrongly_is_there(self) -> None:
@@ -248,7 +248,7 @@ class ExitStatusTests(_Folder):
             for connection in greeted:
                 connection.close()
         self.assertEqual(status, 1)
-        self.assertIn("nobody answers any more since greeting/is-the-version", out)
+        self.assertIn("the server has not answered since greeting/is-the-version", out)
 
     def test_nobody_is_there(self) -> None:
         with refusing() as port:
@@ -270,7 +270,7 @@ class ExitStatusTests(_Folder):
         where = local(listening.getsockname()[1])
         status, out, _ = run(where, "--timeout", f"{PATIENCE:g}", "--only", "greeting", "version")
         self.assertEqual(status, 1)
-        self.assertIn("nobody answers any more since greeting/is-the-version", out)
+        self.assertIn("the server has not answered since greeting/is-the-version", out)
 
     def test_it_answers_no_more(self) -> None:
         """A failure after which it accepts connections, and says nothing."""
@@ -282,27 +282,27 @@ class ExitStatusTests(_Folder):
             known_status, known_out, _ = run(*arguments, "--profile", known)
         self.assertEqual((status, known_status), (1, 1))
         for text in (out, known_out):
-            self.assertIn("nobody answers any more since greeting/is-the-version", text)
+            self.assertIn("the server has not answered since greeting/is-the-version", text)
 
     def test_wrong_usage(self) -> None:
         for arguments, wanted in [
-            ((), "which server? Say HOST:PORT before the options"),
+            ((), "no server is given: write HOST:PORT before the options"),
             (("localhost",), "'localhost' is not HOST:PORT, such as 127.0.0.1:8978"),
             (("localhost:99999",), "'localhost:99999' is not HOST:PORT"),
-            (("a..b:1",), "a..b:1 cannot be an address"),
-            (("localhost:1", "--only", "nonesuch"), "no case is meant by --only 'nonesuch': --list tells"),
+            (("a..b:1",), "a..b:1 is not a valid address"),
+            (("localhost:1", "--only", "nonesuch"), "no case matches --only 'nonesuch': --list lists"),
             (("localhost:1", "--only", "start/timd"), "did you mean start/timed?"),
-            (("--only", "start", "localhost:1"), "say HOST:PORT before --only"),
-            (("localhost:1", "--timeout", "0"), "'0' is no number of seconds above 0"),
-            (("localhost:1", "--timeout", "nan"), "'nan' is no number of seconds above 0"),
-            (("localhost:1", "--profile", "nonesuch"), "no profile 'nonesuch': there are discos, "),
+            (("--only", "start", "localhost:1"), "write HOST:PORT before --only"),
+            (("localhost:1", "--timeout", "0"), "'0' is not a number of seconds above 0"),
+            (("localhost:1", "--timeout", "nan"), "'nan' is not a number of seconds above 0"),
+            (("localhost:1", "--profile", "nonesuch"), "no profile 'nonesuch': choose one of discos, "),
             (("localhost:1", "--profile", self.file("a.toml", "x = 1")), "a.toml: x is not known"),
             (("localhost:1", "--full", "--measure"), "not allowed with argument"),
             (("localhost:1", "--list", "--dry-run"), "not allowed with argument"),
             (("localhost:1", "surplus"), "unrecognized arguments: surplus"),
-            (("localhost:1", "--html", str(self.folder)), "is no file that a report could be written to"),
+            (("localhost:1", "--html", str(self.folder)), "is not a file, so no report can be written to it"),
             (("localhost:1", "--json", f"{self.folder}/none/x"), "none/x: No such file or directory"),
-            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "into one file"),
+            (("localhost:1", "--json", f"{self.folder}/x", "--html", f"{self.folder}/./x"), "to the same file"),
         ]:
             with (
                 self.subTest(arguments),
@@ -346,11 +346,11 @@ class OptionTests(_Folder):
                 (),
                 2,
                 [
-                    "get-tp0/reply-is-well-formed: left out without --measure",
-                    "stop/twice: left out without --full",
+                    "get-tp0/reply-is-well-formed: needs --measure",
+                    "stop/twice: needs --full",
                 ],
             ),
-            (("--measure",), 3, ["stop/twice: left out without --full"]),
+            (("--measure",), 3, ["stop/twice: needs --full"]),
             (("--full",), 4, []),
         ]:
             with self.subTest(options):

@@ -136,7 +136,7 @@ class ConversionTests(RecoverTests):
         recording.write(0, DIODE, memoryview(values_of(setup_with(), 0)).cast("B"))
         recording.finish()
         self.assertEqual((status, err), (0, ""))
-        self.assertIn(f"{recording.folder}: in use, left alone\n", out)
+        self.assertIn(f"{recording.folder}: in use, skipped\n", out)
         self.assertEqual(opened(recording.folder), [0])
         self.assertFalse(done.exists())
         self.assertFalse(in_use(done))

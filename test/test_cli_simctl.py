@@ -133,7 +133,7 @@ class RunTests(unittest.TestCase):
             done = subprocess.run(
                 command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
             )
-        told = "discos-backend-simctl: standard output does not take the answer: No space left on device\n"
+        told = "discos-backend-simctl: cannot write the answer to standard output: No space left on device\n"
         self.assertEqual((done.returncode, done.stderr), (1, told))
 
     def test_without_a_standard_output(self) -> None:
@@ -177,9 +177,9 @@ class CommandLineTests(unittest.TestCase):
             ("0.0.0.0:5 state", "is not this host's own"),
             ("example.org:5 state", "is not this host's own"),
             ("diode on", "'diode' is no address of a control: say a port such as 4321, or the path of"),
-            ("5 --timeout 3 state", "--timeout: options stand before ADDRESS"),
-            ("--timeout 0 5 state", "'0' is no number of seconds above 0"),
-            ("--timeout nan 5 state", "'nan' is no number of seconds above 0"),
+            ("5 --timeout 3 state", "--timeout: write options before ADDRESS"),
+            ("--timeout 0 5 state", "'0' is not a number of seconds above 0"),
+            ("--timeout nan 5 state", "'nan' is not a number of seconds above 0"),
             ("", "the following arguments are required: ADDRESS"),
         ):
             with self.subTest(line):

@@ -85,11 +85,11 @@ class RefusalTests(FolderMixin):
         for options, told in (
             (("--simulate", "nonesuch"), "no instrument is called 'nonesuch'"),
             (("--simulate", "n" * 300), "no instrument is called 'nnn"),
-            (("--backend", "a:b", "--seed", "3"), "--seed is about a simulated instrument: leave it out with"),
-            (("--backend", "a:b", "--no-data"), "--no-data is about a simulated instrument"),
+            (("--backend", "a:b", "--seed", "3"), "--seed is for simulated instruments only: leave it out with"),
+            (("--backend", "a:b", "--no-data"), "--no-data is for simulated instruments only"),
             (("--data", "x", "--no-data"), "leave out one of them"),
-            (("--time-scale", "-1"), "'-1' is no factor: 0 or more, such as 0.01"),
-            (("--time-scale", "nan"), "'nan' is no factor"),
+            (("--time-scale", "-1"), "'-1' is not a factor: 0 or more, such as 0.01"),
+            (("--time-scale", "nan"), "'nan' is not a factor"),
             (("--seed", "x"), "invalid int value: 'x'"),
             (("--list", "--show", "discos"), "not allowed with argument"),
         ):
@@ -207,10 +207,10 @@ class ServingTests(FolderMixin):
 
         def cannot_say() -> bool:
             self.assertIsNone(server.process.poll(), server.log())
-            return "does not take 'discosbackend: controlled at" in server.log()
+            return "cannot write 'discosbackend: controlled at" in server.log()
 
         wait_until(cannot_say)
-        self.assertIn("does not take the announcement", server.log())
+        self.assertIn("cannot write the announcement", server.log())
         self.assertNotIn("Traceback", server.log())
         with SimulatorControl(path, timeout=PATIENCE) as control:
             control.diode(True)

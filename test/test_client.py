@@ -1,4 +1,4 @@
-"""discosbackend.client, against servers that do what they are told, on real sockets."""
+"""Tests of discosbackend.client with servers that follow a script, on real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .settings import PATIENCE
 GREETING = b"!version,ok,1.4\r\n"
 STATUS = b"!status,ok,1795466385.7947171,ok,0\r\n"
 
-# Of what does not come there is no need to wait long.
+# The timeout for replies that never arrive, in s.
 SOON = 0.05
 
 
@@ -36,29 +36,29 @@ class Peer:
         self.file = connection.makefile("rb")
 
     def send(self, *pieces: bytes) -> None:
-        """Send these, each by itself."""
+        """Send these pieces, one after another."""
         for piece in pieces:
             self.connection.sendall(piece)
 
     def request(self) -> bytes:
-        """The next line, with its end; b"" when the client is gone."""
+        """Return the next line with its line end, b"" if the client has disconnected."""
         line = self.file.readline()
         self.received.append(line)
         return line
 
     def answer(self, *pieces: bytes) -> None:
-        """Wait for a request, then send these."""
+        """Wait for a request, then send these pieces."""
         self.request()
         self.send(*pieces)
 
     def reset(self) -> None:
-        """Cut the connection so that the client sees a reset."""
+        """Close the connection in such a way that the client gets a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.file.close()
         self.connection.close()
 
     def wait_for_its_end(self) -> None:
-        """Until the client has closed the connection, which it may do with lines unread."""
+        """Wait until the client has closed the connection, possibly with unread data."""
         try:
             while self.request():
                 pass
@@ -67,21 +67,21 @@ class Peer:
 
 
 class Dribble(socket.socket):
-    """A connection from which no more than a byte can be read at a time."""
+    """A socket from which at most one byte is read at a time."""
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         return super().recv(min(bufsize, 1), flags)
 
 
 class ClientTests(unittest.TestCase):
-    """A client and a server that follows a script, in a thread."""
+    """Base class: a client, and a server in a thread that follows a script."""
 
     def setUp(self) -> None:
         self.received: list[bytes] = []
         self.server_ended = threading.Event()
 
     def serve(self, *scripts: Callable[[Peer], object]) -> int:
-        """Carry out a script for each connection, in order; the port."""
+        """Start a server that executes one script for each connection, in this order. Return its port."""
         self.received = []
         listening = socket.create_server(("127.0.0.1", 0))
         listening.settimeout(PATIENCE)
@@ -102,22 +102,22 @@ class ClientTests(unittest.TestCase):
         return int(listening.getsockname()[1])
 
     def connect(self, *scripts: Callable[[Peer], object], **options: Any) -> Client:
-        """A client of a server that follows a script."""
+        """Return a client of a server that executes these scripts."""
         client = Client(port=self.serve(*scripts), **{"timeout": PATIENCE, "greeting_wait": PATIENCE, **options})
         self.addCleanup(client.close)
         return client
 
     def assert_closed(self, client: Client) -> None:
-        """No reply to anything can come any more."""
+        """Check that the connection is closed."""
         with self.assertRaisesRegex(NoReply, "the connection is closed"):
             client.request("status")
 
 
 class RequestTests(ClientTests):
-    """What is sent, and what comes of the reply."""
+    """Tests of the lines that are sent, and of the results of replies."""
 
     def exchange(self, reply: bytes, name: str, *arguments: str) -> list[str]:
-        """The outcome of a request that is answered so."""
+        """Return the result of a request that gets this reply."""
 
         def script(peer: Peer) -> None:
             peer.send(GREETING)
@@ -223,7 +223,7 @@ class RequestTests(ClientTests):
 
 
 class ReplyTests(ClientTests):
-    """Replies that come in odd ways, or not at all."""
+    """Tests of replies in pieces, of late and wrong replies, and of missing ones."""
 
     def test_in_pieces(self) -> None:
         def script(peer: Peer) -> None:
@@ -251,7 +251,7 @@ class ReplyTests(ClientTests):
             peer.wait_for_its_end()
 
         client = self.connect(script)
-        with self.assertRaisesRegex(NoReply, "!time,ok,1795466385.7947171.* is no reply to status"):
+        with self.assertRaisesRegex(NoReply, "!time,ok,1795466385.7947171.* is not a reply to status"):
             client.request("status")
         self.assert_closed(client)
 
@@ -302,7 +302,7 @@ class ReplyTests(ClientTests):
         with self.assertRaisesRegex(NoReply, r"no reply to status within 0\.05 s"):
             client.request("status")
         self.assert_closed(client)
-        # It has not been sent again, or anything after it.
+        # The request was not repeated, and nothing else was sent.
         self.assertTrue(self.server_ended.wait(PATIENCE))
         self.assertEqual(self.received, [b"?status\r\n", b""])
 
@@ -325,7 +325,7 @@ class ReplyTests(ClientTests):
             client.request("status")
 
     def test_interrupted(self) -> None:
-        """Ctrl-C between a request and its reply: the next request must not get that."""
+        """After Ctrl-C between a request and its reply, the next request must not get that reply."""
 
         def script(peer: Peer) -> None:
             peer.send(GREETING)
@@ -337,7 +337,7 @@ class ReplyTests(ClientTests):
         self.assert_closed(client)
 
     def test_a_line_that_nobody_asked_for(self) -> None:
-        """Of two replies to one request the second is not taken for the next one's."""
+        """The second of two replies to one request is not taken for the reply to the next request."""
 
         def script(peer: Peer) -> None:
             peer.send(GREETING)
@@ -373,7 +373,7 @@ class GreetingTests(ClientTests):
         self.assertEqual(str(client.greeting), "!version,ok,1.4")
 
     def test_late_when_the_version_is_asked_for(self) -> None:
-        """The two lines are the same, so it does not matter which is which."""
+        """The greeting and the reply are the same line, so their order does not matter."""
 
         def script(peer: Peer) -> None:
             peer.answer(GREETING, GREETING)
@@ -391,7 +391,7 @@ class GreetingTests(ClientTests):
             peer.wait_for_its_end()
 
         client = self.connect(script)
-        with self.assertRaisesRegex(NoReply, "came though nothing was asked for"):
+        with self.assertRaisesRegex(NoReply, "arrived without a request"):
             client.request("version")
         self.assert_closed(client)
 
@@ -402,7 +402,7 @@ class GreetingTests(ClientTests):
             peer.wait_for_its_end()
 
         client = self.connect(script)
-        with self.assertRaisesRegex(NoReply, "is no reply to status"):
+        with self.assertRaisesRegex(NoReply, "is not a reply to status"):
             client.request("status")
 
     def test_no_server_of_this_protocol(self) -> None:
@@ -421,7 +421,7 @@ class GreetingTests(ClientTests):
             self.connect(Peer.reset)
 
     def assertWarnsNothing(self) -> mock._patch:
-        """Every socket is closed that was opened."""
+        """Check that every socket that was opened is closed again."""
         opened: list[socket.socket] = []
         original = socket.create_connection
 
@@ -454,10 +454,10 @@ class ConnectionTests(ClientTests):
 
 
 class ProgramTests(ClientTests):
-    """`python -m discosbackend.client`."""
+    """Tests of `python -m discosbackend.client`."""
 
     def run_program(self, *arguments: str) -> Outcome:
-        """Run it in this process."""
+        """Run the program in this process."""
         return run_program(program.main, *arguments)
 
     def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -476,7 +476,7 @@ class ProgramTests(ClientTests):
             lambda peer: (peer.send(GREETING), peer.answer(STATUS)),
             lambda peer: (peer.send(GREETING), peer.answer(b"!set-filename,fail,no\\, never\r\n")),
         )
-        # As a user does, in a process of its own.
+        # In a separate process, as a user runs it.
         done = self.run_python("-m", "discosbackend.client", f"127.0.0.1:{port}", "status")
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, STATUS.decode().strip() + "\n", ""))
         self.assertEqual(
@@ -486,7 +486,7 @@ class ProgramTests(ClientTests):
         self.assertEqual(self.received, [b"?status\r\n", b"?set-filename,a\\,b\r\n"])
 
     def test_nothing_that_a_terminal_obeys(self) -> None:
-        """A server's text must not move the cursor; a C1 control such as 0x9B does, as ESC [ does."""
+        """A server's text must not control the terminal. C1 controls such as 0x9B do that, like ESC [."""
         port = self.serve(
             lambda peer: (peer.send(GREETING), peer.answer(b"!get-configuration,ok,a\x9b2J\x85\x0b\x7f\xfc\r\n")),
             lambda peer: (peer.send(GREETING), peer.answer(b"!get-filename,ok,/a\xc2\x9b2J\x85\x0b\xc3\xbc\r\n")),
@@ -523,7 +523,7 @@ class ProgramTests(ClientTests):
             ("'127.0.0.1:99999' is not HOST:PORT", "127.0.0.1:99999", "status"),
             ("a name has letters, digits and hyphens", address, "no such command"),
             ("no argument is empty", address, "set-filename", ""),
-            ("'?set-filename,' is no request: argument 1 is empty", address, "?set-filename,"),
+            ("'?set-filename,' is not a request: argument 1 is empty", address, "?set-filename,"),
         ):
             with self.subTest(arguments):
                 status, output, errors = self.run_program(*arguments)
@@ -550,7 +550,7 @@ class ProgramTests(ClientTests):
         code = "import sys, discosbackend.client; print(sorted({n.partition('.')[0] for n in sys.modules}))"
         done = self.run_python("-c", code)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        # A namespace package such as zope may be there from the start.
+        # A namespace package such as zope may be imported when Python starts.
         for heavy in ("twisted", "astropy", "numpy", "attr"):
             self.assertNotIn(f"'{heavy}'", done.stdout)
         self.assertIn("'discosbackend'", done.stdout)

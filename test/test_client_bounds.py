@@ -1,4 +1,4 @@
-"""What a client bears: endless replies, a close from another thread, waits that cannot be, addresses with colons."""
+"""Tests of the client's limits: endless replies, close() in another thread, invalid timeouts, IPv6 addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST = 65536
 
 
 def endless(peer: Peer, *pieces: bytes) -> None:
-    """Send the last piece again and again, until the client is gone."""
+    """Send the pieces, then repeat the last one until the client disconnects."""
     with contextlib.suppress(OSError):
         peer.send(*pieces)
         while True:
@@ -33,7 +33,7 @@ def endless(peer: Peer, *pieces: bytes) -> None:
 
 
 class LongReplyTests(ClientTests):
-    """A line has an end: a longer one is no reply, and costs neither memory nor processor time."""
+    """Tests that a line that is too long is refused, without much memory or processor time."""
 
     def test_an_endless_reply(self) -> None:
         def script(peer: Peer) -> None:
@@ -53,7 +53,7 @@ class LongReplyTests(ClientTests):
             self.connect(lambda peer: endless(peer, b"!version", b"x" * 4096))
 
     def test_lines_without_end(self) -> None:
-        """No line is long, but nobody asked for any of them."""
+        """No line is too long, but all of them arrive without a request."""
 
         def script(peer: Peer) -> None:
             peer.send(GREETING)
@@ -77,7 +77,7 @@ class LongReplyTests(ClientTests):
 
             with self.subTest(length), self.connect(script) as client:
                 if is_reply:
-                    # Of the line, the CR is no part of the argument.
+                    # The CR counts for the length of the line, but is not part of the argument.
                     self.assertEqual(len(client.request("x")[0]), length - 1 - len("!x,ok,"))
                 else:
                     self.assertRaises(NoReply, client.request, "x")
@@ -103,10 +103,10 @@ class LongReplyTests(ClientTests):
 
 
 class CloseTests(ClientTests):
-    """close() from another thread, at any moment."""
+    """Tests of close() in another thread at any time."""
 
     def close_while(self, script: Callable[[Peer], object], request: Callable[[Client], object]) -> str:
-        """Why a request ended that was being waited for when another thread closed the connection."""
+        """Close the connection in another thread during a request. Return the error of the request."""
         asked = threading.Event()
 
         def scripted(peer: Peer) -> None:
@@ -145,12 +145,12 @@ class CloseTests(ClientTests):
 
     def test_while_a_reply_is_waited_for(self) -> None:
         said = self.close_while(self.hear, lambda client: client.request("convert-data"))
-        self.assertIn("closed before the reply to convert-data came", said)
-        self.assertIn("the server goes on", said)
+        self.assertIn("closed before the reply to convert-data arrived", said)
+        self.assertIn("the server continues to execute it", said)
 
     def test_while_a_request_is_being_sent(self) -> None:
         def script(peer: Peer) -> None:
-            # More than the kernel takes for it: the client waits in the middle of its request.
+            # More than the kernel buffers, so the client waits while it sends its request.
             peer.connection.recv(1)
             self.heard.set()
             self.assertTrue(self.done.wait(PATIENCE))
@@ -184,7 +184,7 @@ class CloseTests(ClientTests):
         self.assertEqual(len(ended), 3)
 
     def test_the_descriptor_is_nobody_elses_before_the_waiting_thread_has_left_it(self) -> None:
-        """It could be the next connection's, whose bytes would be read as the reply."""
+        """Otherwise its number could be reused for another connection, whose data would be read as the reply."""
         at_close: list[bool] = []
         waiting = threading.Event()
         original = socket.socket.close
@@ -212,7 +212,7 @@ class CloseTests(ClientTests):
 
 
 class ControlTests(ClientTests):
-    """The client of a simulator's control has the same connection."""
+    """Tests of the same limits in the client of the simulator's control channel, which uses LineSocket too."""
 
     def control(self, script: Callable[[Peer], object]) -> SimulatorControl:
         control = SimulatorControl(self.serve(script), timeout=PATIENCE)
@@ -252,7 +252,7 @@ class ControlTests(ClientTests):
 
 
 class TimeoutTests(ClientTests):
-    """Waits that no socket can wait, and how long each command is waited for."""
+    """Tests of timeouts that are not valid, and of the timeout of each command."""
 
     WRONG = ("inf", "nan", "-1", "0", "1e20", "-inf", "86401")
 
@@ -279,14 +279,14 @@ class TimeoutTests(ClientTests):
     def test_a_command_with_a_limit_of_its_own_is_waited_for_as_long(self) -> None:
         with Client(port=self.serve(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()))) as client:
             for name, row in COMMANDS.items():
-                # 100 s outlast the 60 s of a server by 40.
+                # 40 s longer than the server's limit, which is 60 s by default.
                 self.assertEqual(client.reply_wait(name), 100.0 if row.timeout is None else row.timeout + 40.0, name)
             self.assertEqual(client.reply_wait("convert-data"), 3640.0)
             self.assertEqual(client.reply_wait("of-ones-own"), 100.0)
 
     def test_a_timeout_that_is_given_holds_for_all(self) -> None:
         client = self.connect(lambda peer: (peer.send(GREETING), peer.wait_for_its_end()), timeout=SOON)
-        with self.assertRaisesRegex(NoReply, r"^no reply to convert-data within 0\.05 s: .*the server goes on with it"):
+        with self.assertRaisesRegex(NoReply, r"^no reply to convert-data within 0\.05 s: the server continues to"):
             client.convert_data()
 
     def test_the_program_says_how_long_it_waits(self) -> None:
@@ -328,9 +328,7 @@ class AddressTests(unittest.TestCase):
         for text in ("::1", "::1:8978", "fe80::1", "2001:db8::7:8978", "[::1]", "::", "[::1]:", "[::1]:x"):
             with (
                 self.subTest(text),
-                self.assertRaisesRegex(
-                    Exception, r"is not HOST:PORT.*an IPv6 address stands in brackets: \[::1\]:8978"
-                ),
+                self.assertRaisesRegex(Exception, r"is not HOST:PORT.*write an IPv6 address in brackets: \[::1\]:8978"),
             ):
                 host_and_port(text)
 

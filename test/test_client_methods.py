@@ -1,4 +1,4 @@
-"""The client's methods: what each sends, what it makes of the reply, held against the table of commands."""
+"""Tests of the client's methods: the requests that they send, and the values that they return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CET = timezone(timedelta(hours=1))
 
 
 class Answered(Client):
-    """A client without a connection: every request is answered so, and kept."""
+    """A client without a connection. It records every request, and each gets the same reply."""
 
     def __init__(self, reply: str) -> None:  # there is no server
         self.reply = reply
@@ -39,7 +39,7 @@ class Answered(Client):
 
 class MethodTests(unittest.TestCase):
     def test_every_command_has_its_method(self) -> None:
-        """Named as a Backend's, its parameters as the table has them, in this order."""
+        """It is named as in Backend, and its parameters are the arguments in the table, in their order."""
         for row in COMMANDS.values():
             with self.subTest(row.name):
                 parameters = list(inspect.signature(getattr(Client, row.method)).parameters)
@@ -95,7 +95,7 @@ class MethodTests(unittest.TestCase):
                 self.assertEqual((returned, type(returned)), (result, type(result)))
 
     def test_when(self) -> None:
-        """To 100 ns where the instant is as exact as that."""
+        """The text is exact to 100 ns, if the instant is."""
         for instant, text in (
             (NOW, "17954663857947171"),
             (time_from_ticks(NOW), "17954663857947171"),
@@ -136,14 +136,14 @@ class MethodTests(unittest.TestCase):
 
     def test_an_ok_without_what_belongs_there(self) -> None:
         for method, reply, problem in (
-            ("status", "ok", "status was answered with [], where timestamp and status and acquiring is due"),
-            ("status", "ok,1.0,ok", "['1.0', 'ok'], where timestamp"),
+            ("status", "ok", "the reply to status has the values [] instead of timestamp and status and acquiring"),
+            ("status", "ok,1.0,ok", "['1.0', 'ok'] instead of timestamp"),
             ("status", "ok,now,ok,1", "the timestamp 'now', not a count of 100 ns"),
             ("status", "ok,1.0,ok,true", "the acquiring 'true', not 0 or 1"),
             ("get_integration", "ok,4.5", "the integration '4.5', not an integer"),
-            ("get_tpi", "ok", "get-tpi was answered with [], where tpi is due"),
+            ("get_tpi", "ok", "the reply to get-tpi has the values [] instead of tpi"),
             ("get_tpi", "ok,1,nan", "the tpi 'nan', not a finite decimal number"),
-            ("stop", "ok,1", "stop was answered with ['1'], where nothing is due"),
+            ("stop", "ok,1", "the reply to stop has the values ['1'] instead of nothing"),
         ):
             with self.subTest(method, reply=reply), self.assertRaises(ReplyMalformed) as caught:
                 getattr(Answered(reply), method)()
@@ -156,7 +156,7 @@ class MethodTests(unittest.TestCase):
             self.assertEqual(str(caught.exception), reply.partition(",")[2])
 
     def test_no_method_goes_past_the_exchange(self) -> None:
-        """What keeps replies in their order is there."""
+        """exchange() keeps the replies in order, so every method has to use it."""
         with mock.patch.object(Client, "exchange", side_effect=ZeroDivisionError) as exchange:
             client = Client.__new__(Client)
             for row in COMMANDS.values():

@@ -220,31 +220,31 @@ class GeneratedPartsTests(unittest.TestCase):
                 "?status\n",
                 "!status,ok,<timestamp>,<status>,<acquiring>\n",
                 "The `ok` reply to `status` carries `timestamp`, `status` and `acquiring`.",
-                "any: `status needs no arguments`",
-                "Lane: reads. Time limit: the server's. Method: `status()`. Since: 1.0.",
+                "With 1 or more arguments: `fail`, `status needs no arguments`.",
+                "Lane: reads. Time limit: the default. Method: `status()`. Since: 1.0.",
             ],
             "version": ["Method: none, the server answers it."],
-            "set-configuration": ["0: `missing argument: configuration`"],
+            "set-configuration": ["With 0 arguments: `fail`, `missing argument: configuration`; with"],
             "set-integration": ["integer (ms), not below 0", "`integration time must be an integer number`"],
             "get-tpi": [
                 "?get-tpi[,<frequency>,<bandwidth>]\n",
                 "!get-tpi,ok,<tpi>[,...]\n",
-                "1 or more than 2: `get-tpi needs 0 or 2 arguments`",
+                "1 or more than 2 arguments: `fail`, `get-tpi needs 0 or 2 arguments`",
             ],
-            "start": ["?start[,<timestamp>]\n", "more than 1: `start needs at most 1 arguments`"],
-            "stop": ["A wrong one: `wrong timestamp '<text>'`."],
+            "start": ["?start[,<timestamp>]\n", "With more than 1 argument: `fail`, `start needs at most 1 arguments`"],
+            "stop": ["A wrong value: `fail`, `wrong timestamp '<text>'`."],
             "set-section": [
                 "?set-section,<section>,<start-frequency>,<bandwidth>,<feed>,<mode>,<sample-rate>,<bins>\n",
-                "2, `start-frequency`: float (MHz), or `*`. A wrong one: `wrong parameter format`.",
-                "any other: `set-section needs 7 arguments`",
+                "2, `start-frequency`: float (MHz), or `*`. A wrong value: `fail`, `wrong parameter format`.",
+                "With any number of arguments but 7: `fail`, `set-section needs 7 arguments`",
                 "Lane: device.",
             ],
             "cal-on": ["may be left out, which means 0", "`interleave samples must be a positive int`"],
-            "set-filename": ["0: `command needs <filename> as argument`"],
+            "set-filename": ["With 0 arguments: `fail`, `command needs <filename> as argument`"],
             "convert-data": ["Lane: files. Time limit: 3600 s.", "Since: 1.2."],
-            "set-enable": ["any other: `set-enable needs 2 arguments`", "Since: 1.3."],
+            "set-enable": ["With any number of arguments but 2: `fail`, `set-enable needs 2 arguments`", "Since: 1.3."],
             "backend-park": ["Method: `park()`."],
-            "set-shift": ["0 or more than 1: `set-shift needs 1 argument`"],
+            "set-shift": ["With 0 or more than 1 arguments: `fail`, `set-shift needs 1 argument`"],
             "get-filename": ["Lane: reads."],
         }
         page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -339,13 +339,39 @@ class DocstringTests(unittest.TestCase):
 
         self.run_examples(SimulatedBackend)
 
-    def test_the_control_of_a_simulator(self) -> None:
+    def test_what_needs_a_server(self) -> None:
         from discosbackend.simulator.control.client import SimulatorControl
+        from discosbackend.testing import BackendConformance
 
         with served("--control", "0") as server:
             found = re.fullmatch(r"discosbackend: controlled at (127\.0\.0\.1:\d+)", server.next_line())
             assert found is not None
             self.run_examples(SimulatorControl, ("SimulatorControl(4321)", f"SimulatorControl({found[1]!r})"))
+            self.run_examples(BackendConformance, ("8978", str(server.address[1])))
+
+    def test_the_conformance_kit(self) -> None:
+        from discosbackend.testing import (
+            cases,
+            citations,
+            command_cases,
+            profile,
+            profile_commands,
+            profile_file,
+            runner,
+            send_guard,
+            server_session,
+            wrong_arguments,
+            wrong_clocks,
+        )
+
+        for documented in (
+            *(cases.Case, cases.Cases.case, citations.citation, command_cases.own_cases),
+            *(profile.Profile, profile.rows_of, profile_commands.own_row, profile_file.load_profile),
+            *(runner.run_cases, send_guard.scope_of, send_guard.scope_of_command, server_session.request_line),
+            *(wrong_arguments.wrong_numbers, wrong_clocks.likely_cause),
+        ):
+            with self.subTest(documented.__name__):
+                self.run_examples(documented)
 
 
 class LinkTests(unittest.TestCase):

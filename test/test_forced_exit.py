@@ -1,4 +1,4 @@
-"""A server whose backend never returns: the signals end its process all the same, and the log says where it was."""
+"""Tests that signals end a server whose backend never returns, and that the log names the function."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STUCK = """
 
 
     def wait_for_ever():
-        # Another thread could run Python code, but the handler of a signal never does.
+        # Other threads can run Python code meanwhile, but no signal handler can run.
         mutex = ctypes.create_string_buffer(64)
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
@@ -102,14 +102,14 @@ class RealProcessTests(unittest.TestCase):
         return server
 
     def block(self, server: Server, request: bytes) -> None:
-        """Have the server carry out a request that never ends."""
+        """Send a request that never ends, and wait until the server is blocked."""
         with server.connect() as connection:
             connection.sendall(request + b"\r\n")
-            # It is read before anything else could be: once it is gone from the socket, the method is running.
+            # The server executes the request before it accepts another connection.
             wait_until(lambda: self.is_stuck(server), "the server to be stuck")
 
     def is_stuck(self, server: Server) -> bool:
-        """Whether a new connection is not greeted: the kernel makes it, and nobody accepts it."""
+        """Return whether a new connection gets no greeting: the kernel makes it, but the server does not accept it."""
         with socket.create_connection(server.address, PATIENCE) as connection:
             connection.settimeout(0.2)
             try:
@@ -129,12 +129,12 @@ class RealProcessTests(unittest.TestCase):
                 self.block(server, request)
                 began = time.monotonic()
                 self.assertEqual(server.stop(number), 1, server.log())
-                # 0.01 s for commands, 1 s each for the backend and for the clients.
+                # 0.01 s for the commands, 1 s for the backend, and 1 s for the clients.
                 self.assertGreater(time.monotonic() - began, 2.0)
                 self.assert_told(server.log(), "not stopped 2 s after the signal", function)
 
     def assert_told(self, log: str, why: str, function: str) -> None:
-        """A line of the log says why, and where: the function and its line; the lines below it who called it."""
+        """Check that a log line gives the reason, the function and its line, and that the callers follow."""
         text = textwrap.dedent(STUCK).splitlines()
         told = re.search(
             rf"CRITICAL discosbackend.forced_exit: {why}: .* status 1, .* in (\w+)\(\) in (.*), line (\d+)", log
@@ -144,7 +144,7 @@ class RealProcessTests(unittest.TestCase):
         self.assertEqual((told[1], told[2]), (function, str(self.folder / "stuck.py")))
         begins = text.index(f"def {function}():")
         self.assertIn(int(told[3]) - 1, range(begins, begins + 6))
-        # On a slow machine the log may not be written in time; faulthandler has the same lines in its own form.
+        # If the log is not written in time, on a slow machine, faulthandler writes the same stack in its own format.
         self.assertRegex(log[told.end() :], r"stuck.py\", line \d+,? in get_tp")
         self.assertNotIn("Fatal Python error", log)
 
@@ -161,10 +161,10 @@ class RealProcessTests(unittest.TestCase):
                     return server.process.poll() is not None
 
                 wait_until(ended, "the end")
-                # A key that is held down is one Ctrl-C.
+                # Within the first second, repeated signals count as one Ctrl-C.
                 self.assertGreater(time.monotonic() - began, 1.0)
                 self.assertEqual(server.process.returncode, 1, server.log())
-                self.assert_told(server.log(), "SIGINT once more", function)
+                self.assert_told(server.log(), "second SIGINT", function)
 
     def test_a_second_ctrl_c_while_a_server_goes_down_that_is_not_stuck(self) -> None:
         server = self.serve(1000)
@@ -179,10 +179,10 @@ class RealProcessTests(unittest.TestCase):
 
             wait_until(ended, "the end")
         self.assertEqual(server.process.returncode, 1, server.log())
-        self.assertIn("SIGINT once more", server.log())
+        self.assertIn("second SIGINT", server.log())
 
     def test_c_code_that_holds_the_interpreter(self) -> None:
-        """No thread of Python can run then: faulthandler ends it."""
+        """No Python thread can run then, so faulthandler ends the process."""
         server = self.serve(0.01)
         with server.connect() as connection:
             self.assertEqual(ask(connection, b"?get-rms"), [b"!get-rms,ok,1.0\r\n"])
@@ -202,14 +202,14 @@ class RealProcessTests(unittest.TestCase):
         server = self.serve(0.01)
         with server.connect() as connection:
             self.assertEqual(ask(connection, b"?get-filename"), [b"!get-filename,ok,-15\r\n"])
-            # Longer than the server would have had.
+            # Longer than the time after which the server would have been ended.
             self.assertEqual(ask(connection, b"?set-shift,3500"), [b"!set-shift,ok\r\n"])
         self.assertEqual(server.stop(signal.SIGTERM), 0, server.log())
         self.assertNotIn("CRITICAL", server.log())
 
 
 class ForcedExitTests(unittest.TestCase):
-    """What it arms, and when."""
+    """Tests of the timers that are started, and when."""
 
     def setUp(self) -> None:
         before = signal.set_wakeup_fd(-1)
@@ -247,7 +247,7 @@ class ForcedExitTests(unittest.TestCase):
         self.assertEqual(self.armed(), [1e6 + 1])
 
     def test_the_promise(self) -> None:
-        """docs/operating.md: twice the stop timeout and a second; with less than 1 s, that and 2 s more."""
+        """As in docs/operating.md: twice the stop timeout plus 1 s, or the stop timeout plus 2 s if it is below 1 s."""
         for stop_timeout, wanted in ((3.0, 7.0), (1.0, 3.0), (0.2, 2.2), (0.0, 2.0)):
             service = DBService(mock.Mock(), mock.Mock(), stop_timeout=stop_timeout)
             self.assertEqual(service.longest_stop, wanted)

@@ -1,4 +1,4 @@
-"""Tests of log: what a line looks like, and that nobody waits for whoever reads it."""
+"""Tests of log: the format of its lines, and that a reader that has stopped blocks nobody."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from discosbackend.log import LineFormatter, LogWriter, address_text, log_what_p
 from .serving import ROOT
 from .settings import PATIENCE, wait_until
 
-# What a terminal obeys, and what one program or another takes for the end of a line.
+# Characters that control a terminal, and characters that some programs treat as the end of a line.
 CONTROLS = "\n\r\x0b\x0c\x1b\x1c\x1d\x1e\x7f\x85\x9b\u2028\u2029\u202e\udcff\x00\t"
 
 
@@ -83,7 +83,7 @@ class AddressTests(unittest.TestCase):
 
 class LineFormatterTests(unittest.TestCase):
     def lines(self, record: Any, **options: Any) -> list[str]:
-        """As the most suspicious reader divides them."""
+        """Return the lines, split at every character that any program treats as the end of a line."""
         return LineFormatter(**options).format(record).splitlines()
 
     def test_times_are_ut_and_say_so(self) -> None:
@@ -120,7 +120,7 @@ class LineFormatterTests(unittest.TestCase):
 
     def test_traceback(self) -> None:
         for _ in range(2):
-            # Whatever another handler has made of it.
+            # Another formatter sets record.exc_text, which must not be used.
             try:
                 raise ZeroDivisionError("a secret")
             except ZeroDivisionError:
@@ -135,7 +135,7 @@ class LineFormatterTests(unittest.TestCase):
 
 
 class Reader:
-    """The far end of a log, of one kind or another; it reads only when it is told to."""
+    """The reader of a log, on a pipe, socket, terminal or file. It reads only in read()."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -154,7 +154,7 @@ class Reader:
         self.data = b""
 
     def read(self) -> None:
-        """What there is now."""
+        """Read the data that are available now."""
         while select.select([self.ours], [], [], 0)[0]:
             try:
                 chunk = os.read(self.ours, 65536)
@@ -179,11 +179,11 @@ STOPPING_KINDS = KINDS[:-1]
 
 
 class LogWriterTests(unittest.TestCase):
-    """Nobody waits for whoever reads the log."""
+    """Tests that a reader that has stopped does not block the program."""
 
     @contextlib.contextmanager
     def log_to(self, kind: str, **options: Any) -> Iterator[tuple[Reader, logging.Logger, LogWriter]]:
-        """A logger of its own, whose log goes to a new reader."""
+        """Make a logger that writes to a new reader."""
         reader = Reader(kind)
         open_here = os.open
 
@@ -195,9 +195,8 @@ class LogWriterTests(unittest.TestCase):
         with mock.patch("os.open", no_proc):
             writer = LogWriter(reader.theirs, **options)
         writer.setFormatter(LineFormatter("%(levelname)s %(message)s"))
-        found = logging.getLogger("test.log")
-        found.propagate = False
-        found.setLevel(logging.INFO)
+        # A new one each time: a thread of an earlier test may still be logging.
+        found = logging.Logger("test.log", logging.INFO)  # noqa: LOG001  # as the line above says
         found.addHandler(writer)
         try:
             yield reader, found, writer
@@ -209,7 +208,7 @@ class LogWriterTests(unittest.TestCase):
             reader.close()
 
     def in_time(self, function: Callable[[], object]) -> None:
-        """Do something that must not hang."""
+        """Call a function, and fail if it does not return."""
         thread = threading.Thread(target=function, daemon=True)
         thread.start()
         thread.join(PATIENCE)
@@ -223,7 +222,7 @@ class LogWriterTests(unittest.TestCase):
                 self.assertEqual(reader.lines(), [r"INFO one \u2028two", "INFO three"])
 
     def test_a_reader_that_has_stopped_stops_nobody(self) -> None:
-        """What does not fit is dropped and counted; what comes is whole lines in their order."""
+        """Lines that do not fit are dropped and counted. All other lines are complete and in order."""
         for kind in STOPPING_KINDS:
             with self.subTest(kind), self.log_to(kind, most=20000) as (reader, logger, writer):
                 count = 20000
@@ -260,11 +259,13 @@ class LogWriterTests(unittest.TestCase):
             wait_until(lambda: any(line.startswith("INFO line 5002 ") for line in reader.lines()))
             lines = reader.lines()
             (at,) = [index for index, line in enumerate(lines) if line.startswith("WARNING")]
-            before, after = (int(lines[at + step].split()[2]) for step in (-1, 1))
+            around = [re.fullmatch(r"INFO line (\d+) x{80}", lines[at + step]) for step in (-1, 1)]
+            self.assertNotIn(None, around, lines[at - 2 : at + 3])
+            before, after = (int(found[1]) for found in around if found)
             self.assertEqual(after - before - 1, int(lines[at].split()[1]))
 
     def test_a_long_traceback_is_not_torn(self) -> None:
-        """One record of more than the pipe holds, after which another thread writes."""
+        """A record that is larger than the pipe is completed by the writing thread."""
         with self.log_to("pipe") as (reader, logger, writer):
             text = "\n".join(f"row {number} {'x' * 70}" for number in range(3000))
             self.in_time(lambda: logger.info("%s", text))
@@ -346,7 +347,7 @@ class LogWriterTests(unittest.TestCase):
             self.assertEqual(os.waitpid(child, 0)[1], 0)
 
     def test_the_flags_of_the_descriptor_are_left_alone(self) -> None:
-        """They are shared, with a shell for one, whose next program would not expect it."""
+        """Other processes share them, such as the shell, whose next program would not expect a change."""
         for kind in KINDS:
             reader = Reader(kind)
             self.addCleanup(reader.close)
@@ -357,7 +358,7 @@ class LogWriterTests(unittest.TestCase):
 
 
 class PythonTests(unittest.TestCase):
-    """What Python would print is logged."""
+    """Tests that warnings and uncaught exceptions are logged instead of printed."""
 
     def setUp(self) -> None:
         for where, name in ((warnings, "showwarning"), (threading, "excepthook"), (sys, "unraisablehook")):
@@ -407,7 +408,7 @@ for number in range(int(sys.argv[1])):
 
 
 class ProgramTests(unittest.TestCase):
-    """A whole process, whose standard error is what it is."""
+    """Tests of a whole process, with different kinds of standard error."""
 
     def start(self, count: int, **options: Any) -> subprocess.Popen[bytes]:
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(count)], cwd=ROOT, **options)
@@ -417,7 +418,7 @@ class ProgramTests(unittest.TestCase):
 
     def test_exits_beside_a_reader_that_has_stopped(self) -> None:
         read, write = os.pipe()
-        process = self.start(100_000, stderr=write)
+        process = self.start(20_000, stderr=write)
         os.close(write)
         self.assertEqual(process.wait(PATIENCE), 0)
         with open(read, "rb") as file:

@@ -114,13 +114,13 @@ class LoadTests(unittest.TestCase):
         for name, needed in (("NeedsArguments", "host, port, timeout"), ("make_with", "host")):
             self.assertEqual(
                 self.refused(f"of_ones_own:{name}"),
-                f"{name} needs arguments ({needed}), and --backend gives it none: make a function without any that "
-                f"returns {name}(...), and name that",
+                f"{name} needs arguments ({needed}), but --backend calls it without any: write a "
+                f"function without arguments that returns {name}(...), and name that one",
             )
 
     def test_functions_that_make_no_backend(self) -> None:
         for name, said in (
-            ("make_nothing", "make_nothing() returned None, which is no backend: return an instance of your class"),
+            ("make_nothing", "make_nothing() returned None instead of a backend: return an instance of your class"),
             ("make_a_class", "make_a_class() returned a class, Mine: return an instance, Mine()"),
             ("make_later", "make_later is `async def`: --backend needs an ordinary function that returns a backend"),
             ("make_badly", "cannot make a make_badly: OSError: no link"),
@@ -169,7 +169,7 @@ class LoadTests(unittest.TestCase):
         said = self.refused("calendar:Mine")
         self.assertRegex(
             said,
-            r"^no 'Mine' in 'calendar', which is .*/calendar.py: what is installed goes before the current folder, "
+            r"^no 'Mine' in 'calendar', which is .*/calendar.py: an installed module precedes the current folder, "
             r"so give your calendar.py another name$",
         )
 
@@ -271,11 +271,11 @@ class ProgramTests(unittest.TestCase):
         for options, said in (
             (
                 ("--interface", "192.0.2.1"),
-                "cannot listen on 192.0.2.1:8978: Cannot assign requested address: this host does not have it",
+                "cannot listen on 192.0.2.1:8978: Cannot assign requested address: this host does not have this",
             ),
             (
                 ("--listen", "unix:/nonexistent/folder/socket"),
-                "cannot listen on unix:/nonexistent/folder/socket: No such file or directory: make its folder first",
+                "cannot listen on unix:/nonexistent/folder/socket: No such file or directory: create its folder first",
             ),
         ):
             with self.subTest(options):

@@ -1,4 +1,4 @@
-"""Profiles from files: what each key may be, what is said of a wrong one, and that the shipped ones fit."""
+"""Profiles from files: the allowed values, the errors for wrong ones, and the profiles of the package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from discosbackend.testing.runner import Verdict, run_cases
 from .serving import Server, served
 from .settings import LONG
 
-# All the instruments on ports of one process.
+# A program that serves all instruments, on different ports.
 SERVER = """
 import json
 from twisted.internet import reactor
@@ -38,7 +38,7 @@ reactor.callWhenRunning(print, json.dumps(ports), flush=True)
 reactor.run()
 """
 
-# Every attribute, as a file has it and as it arrives.
+# Every attribute: its text in a file, and its value in the profile.
 EVERYTHING = {
     "valid_configuration": ('"SK00"', "SK00"),
     "invalid_configuration": ('"XX"', "XX"),
@@ -87,7 +87,7 @@ class _Files(unittest.TestCase):
         self.folder = Path(folder.name)
 
     def load(self, text: str) -> Profile:
-        """The profile of a file with this text."""
+        """Return the profile from a file with this text."""
         path = self.folder / "mine.toml"
         path.write_text(text, encoding="utf-8")
         return load_profile(str(path))
@@ -135,7 +135,7 @@ class KeyTests(_Files):
             ("valid_filename = 3", "valid_filename must be a path that a request can carry, not 3"),
             (
                 "invalid_configuration = false",
-                'text that a request can carry, "" if any name is taken, not false',
+                'text that a request can carry, "" if any name is accepted, not false',
             ),
             ("valid_integration = 40.0", "a whole number of milliseconds, 0 or more, not 40.0"),
             ("valid_integration = -1", "a whole number of milliseconds, 0 or more, not -1"),
@@ -153,7 +153,7 @@ class KeyTests(_Files):
             ),
             ("own_commands = 3", "own_commands must be a table of commands, such as [own_commands.reset], not 3"),
             ("[own_commands]\nreset = 3", "[own_commands.reset] must be a table with arguments, reply, "),
-            ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tried anyway"),
+            ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tested anyway"),
             ('[own_commands."a b"]', "[own_commands.a b]: 'a b' is no command name"),
             (
                 "[own_commands.reset]\nargument = 3",
@@ -191,10 +191,10 @@ class KeyTests(_Files):
             ),
             ("valid_arguments = 3", "valid_arguments must be a table of own_commands, each with a list of arguments"),
             ("[valid_arguments]\nreset = [[1]]\n[own_commands.reset]", "reset needs no arguments"),
-            ("[valid_arguments]\nstart = []", "[valid_arguments]: 'start' is none of own_commands"),
+            ("[valid_arguments]\nstart = []", "[valid_arguments]: 'start' is not in own_commands"),
             (
                 "[valid_arguments]\nrest = []\n[own_commands.reset]",
-                "[valid_arguments]: 'rest' is none of own_commands: did you mean reset?",
+                "[valid_arguments]: 'rest' is not in own_commands: did you mean reset?",
             ),
             (
                 '[deviations]\n"reset/acept" = "x"\n[own_commands.reset]',
@@ -229,7 +229,7 @@ class KeyTests(_Files):
         for name, wanted in [
             (
                 "nonesuch",
-                "no profile 'nonesuch': there are discos, mistral, original, sardara, skarab, totalpower",
+                "no profile 'nonesuch': choose one of discos, mistral, original, sardara, skarab, totalpower",
             ),
             (str(self.folder / "none.toml"), "none.toml: No such file or directory"),
             (str(self.folder), "Is a directory"),
@@ -251,7 +251,7 @@ class ShippedTests(unittest.TestCase):
                 self.assertNotEqual(description, "")
 
     def addresses(self) -> dict[str, tuple[str, int]]:
-        """Where each instrument is served until the end of the test; by the program itself with --long."""
+        """Return the address of each instrument; with --long, each is served by discos-backend-server."""
         stack = self.enterContext(ExitStack())
         if LONG:
             return {name: stack.enter_context(served("--simulate", name)).address for name in INSTRUMENTS}
@@ -260,7 +260,7 @@ class ShippedTests(unittest.TestCase):
         return {name: ("127.0.0.1", port) for name, port in json.loads(server.announced).items()}
 
     def test_each_fits_its_instrument(self) -> None:
-        # What takes its time is tried on each instrument by the benchmarks.
+        # The benchmarks run the slow cases on each instrument.
         cases = [
             case for name, case in CASES.items() if not re.match("(start|stop|disconnect|hostile)/(?!wrong)", name)
         ]
@@ -288,7 +288,7 @@ class ShippedTests(unittest.TestCase):
         self.assertLessEqual(
             {"start/timed", "stop/far-time", "grammar/syntax-errors", "time/wrong-number-of-arguments"}, known
         )
-        # What the package does as it should is judged as everywhere.
+        # The cases without a known deviation are judged as on any server.
         for case_id in (
             "greeting/is-the-version",
             "errors/unknown-command",

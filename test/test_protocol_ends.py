@@ -80,7 +80,7 @@ class HalfCloseTests(unittest.TestCase):
 
 
 class GoneTests(unittest.TestCase):
-    """A client that disconnects cancels nothing that has begun; what was received is carried out."""
+    """When a client disconnects, its commands are not cancelled; what was received is carried out."""
 
     def test_while_a_command_runs(self) -> None:
         for reason in (None, ConnectionLost("reset by peer")):

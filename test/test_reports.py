@@ -1,4 +1,4 @@
-"""The reports of a run: as text, as files for other programs, as a page."""
+"""The reports of a run: as text, as files for other programs, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ FAILED = Result(case("stop/twice"), Verdict.FAIL, ("b'?stop\\r\\n' wants a fail"
 NON_STRICT = Result(case("stop/now", Level.SHOULD), Verdict.NON_STRICT, ("one", "two"), SAID, SAID)
 KNOWN = Result(case("status/far", Level.QUIRK), Verdict.KNOWN, ("As 1.4 does.", "got ok"), SAID, SAID)
 UNSUPPORTED = Result(case("get-rms/answers"), Verdict.UNSUPPORTED, ("get-rms is not supported",))
-SKIPPED = Result(case("get-tpi/band"), Verdict.SKIPPED, ("left out without --measure",))
-SKIPPED_TOO = Result(case("get-tpi/whole-band"), Verdict.SKIPPED, ("left out without --measure",))
+SKIPPED = Result(case("get-tpi/band"), Verdict.SKIPPED, ("needs --measure",))
+SKIPPED_TOO = Result(case("get-tpi/whole-band"), Verdict.SKIPPED, ("needs --measure",))
 
 BLOCKED = Result(
     case("stop/timed"),
@@ -61,7 +61,7 @@ def record(*results: Result, ended_early: str = "", server: str = "192.0.2.7:897
     return Record(server, "sardara", Scope.FULL, False, began, 2.0, results, ended_early)
 
 
-# What a server, a profile or a shell may bring along, and what it would do to a terminal, XML or HTML.
+# Text from a server, a profile or a shell that would be harmful in a terminal, in XML or in HTML.
 HOSTILE = (
     "<script>alert(1)</script> `<script>` b'<script>' & \"'` \x00\x07\x1b[31m\x9b\x7f\n\r\t\ufffe\ud800 ]]> \xe9 \u202e"
 )
@@ -83,8 +83,8 @@ Conformance to the DISCOS backend protocol
 server      192.0.2.7:8978
 profile     sardara
 began       2026-05-04 12:30:11 UTC, took 2.0 s
-scope       everything, start and stop and configuration included
-strict      no: what works, but not as the document says, has not failed
+scope       all commands, including start, stop and set-configuration
+strict      no: a non-strict result does not count as a failure
 checked by  discosbackend {__version__}
 
 ENDED EARLY: interrupted
@@ -99,7 +99,7 @@ stop               1 fail, 1 blocked, 1 non-strict
       b'?stop\\r\\n' wants a fail
       docs/protocol.md, section 7.1 Without a timestamp: `stop` while idle: `fail`.
       because of this, 2 cases could not be judged
-      what was said last:
+      last lines of the conversation:
         sent      b'?stop\\r\\n'
         received  b'!stop,ok\\r\\n'
 
@@ -107,19 +107,19 @@ get-rms            1 unsupported
 get-tpi            2 skipped
 start              1 blocked
 
-Left out, and why
+Not judged, and why
   get-rms is not supported (1): get-rms/answers
-  left out without --measure (2): get-tpi/band, get-tpi/whole-band
+  needs --measure (2): get-tpi/band, get-tpi/whole-band
   blocked by stop/twice (2): stop/timed, start/timed
 
 Summary
      1  pass             as required
      1  fail             not as required
-     2  blocked          could not be judged, because of a failure that is reported elsewhere
-     1  non-strict       works, but not as the document says
-     1  known deviation  not as required, and the profile says so of this server
+     2  blocked          could not be judged because of a failure that another case reports
+     1  non-strict       works, but differs from the protocol document
+     1  known deviation  not as required, but the profile lists it as a known deviation
      1  unsupported      the server has no such command, which is optional
-     2  skipped          left out, for the reason given
+     2  skipped          not tried, for the reason given
 
 Not as required: 1 of 4 cases failed (1 non-strict, 1 known deviation); the run ended early; not
       judged: get-rms (1), get-tpi (2), stop (1), start (1).
@@ -138,8 +138,8 @@ class TextTests(unittest.TestCase):
         self.assertNotIn("EARLY", text)
         text = report(record(PASSED, replace(FAILED, conversation="")))
         self.assertIn("\n\nstatus             1 pass\n\nstop               1 fail\n\n  FAIL  stop/twice", text)
-        self.assertNotIn("what was said", text)
-        self.assertNotIn("Left out", report(record(PASSED)))
+        self.assertNotIn("conversation", text)
+        self.assertNotIn("Not judged", report(record(PASSED)))
 
     def test_many_ids_are_wrapped_and_stay_whole(self) -> None:
         ids = [f"set-configuration/case-{number}" for number in range(40)]
@@ -151,8 +151,8 @@ class TextTests(unittest.TestCase):
 
     def test_conclusion(self) -> None:
         for results, ended_early, wanted in (
-            ((), "", "Nothing was tried: this says nothing of the server."),
-            ((SKIPPED, UNSUPPORTED), "", "Nothing was tried: this says nothing of the server."),
+            ((), "", "Nothing was tried, so nothing is known about the server."),
+            ((SKIPPED, UNSUPPORTED), "", "Nothing was tried, so nothing is known about the server."),
             ((PASSED,), "", "As required: of 1 case, none failed."),
             ((PASSED, PASSED, SKIPPED), "", "As required: of 2 cases, none failed; not judged: get-tpi (1)."),
             (
@@ -182,7 +182,7 @@ class TextTests(unittest.TestCase):
                 "Not as required: 1 of 1 case failed; not judged: stop (1), start (1).",
             ),
             ((PASSED, KNOWN), "", "As required: of 2 cases, none failed (1 known deviation)."),
-            ((PASSED,), "interrupted", "Not finished: of 1 case until then, none failed."),
+            ((PASSED,), "interrupted", "Not finished: of 1 case before it ended, none failed."),
             ((FAILED, PASSED), "", "Not as required: 1 of 2 cases failed."),
             ((FAILED,), "gone", "Not as required: 1 of 1 case failed; the run ended early."),
         ):
@@ -191,8 +191,8 @@ class TextTests(unittest.TestCase):
 
     def test_strict_and_reach_are_told(self) -> None:
         text = report(replace(record(PASSED), strict=True, scope=Scope.READS))
-        self.assertIn("strict      yes: what works, but not as the document says, has failed\n", text)
-        self.assertIn("scope       reads only, nothing was touched\n", text)
+        self.assertIn("strict      yes: a non-strict result counts as a failure\n", text)
+        self.assertIn("scope       commands that only read; nothing was changed\n", text)
 
     def test_progress(self) -> None:
         for number, result, wanted in (
@@ -258,8 +258,8 @@ class JUnitTests(unittest.TestCase):
                 "stop/twice": [("failure", "b'?stop\\r\\n' wants a fail", body)],
                 "stop/now": [("system-out", None, "non-strict: one; two")],
                 "get-rms/answers": [("skipped", "get-rms is not supported", None)],
-                "get-tpi/band": [("skipped", "left out without --measure", None)],
-                "get-tpi/whole-band": [("skipped", "left out without --measure", None)],
+                "get-tpi/band": [("skipped", "needs --measure", None)],
+                "get-tpi/whole-band": [("skipped", "needs --measure", None)],
                 "stop/timed": [("skipped", "blocked by stop/twice; it never stops", None)],
                 "start/timed": [("skipped", "blocked by stop/twice; it never starts", None)],
                 "run/complete": [("error", conclusion(record(*RESULTS)), None)],
@@ -269,7 +269,7 @@ class JUnitTests(unittest.TestCase):
         self.assertEqual((first.get("classname"), first.get("time")), ("discos-backend-check.status", "0.250"))
 
     def test_a_run_that_is_not_complete_is_an_error(self) -> None:
-        nothing = "Nothing was tried: this says nothing of the server."
+        nothing = "Nothing was tried, so nothing is known about the server."
         for run, wanted in (
             (record(PASSED), []),
             (record(PASSED, ended_early="interrupted"), ["ended early: interrupted"]),
@@ -285,7 +285,7 @@ class JUnitTests(unittest.TestCase):
     def test_what_xml_cannot_carry(self) -> None:
         text = junit(HOSTILE_RECORD)
         self.assertTrue(text.startswith('<?xml version="1.0" encoding="UTF-8"?>\n<testsuites '))
-        # As bytes, the way a build server reads them.
+        # A build server reads bytes.
         failure = next(ElementTree.fromstring(text.encode("utf-8")).iter("failure"))
         self.assertEqual(failure.get("message"), printable(f"{HOSTILE}; {HOSTILE}"))
 
@@ -345,7 +345,7 @@ class JSONTests(unittest.TestCase):
                         "scope": "full",
                         "verdict": "skipped",
                         "blocked_by": "",
-                        "reasons": ["left out without --measure"],
+                        "reasons": ["needs --measure"],
                         "seconds": 0.0,
                         "conversation": "",
                         "transcript": "",
@@ -386,7 +386,7 @@ _VOID = {"meta", "br"}
 
 
 class _Page(HTMLParser):
-    """The elements of a page, all of which must be closed where they should be."""
+    """The elements of a page, all of which must be closed in the right order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -416,7 +416,7 @@ class _Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
     def values(self, name: str) -> list[str]:
-        """An attribute's values, in order."""
+        """Return the values of an attribute, in order."""
         return [value for _, found in self.elements if (value := found.get(name)) is not None]
 
 
@@ -433,16 +433,16 @@ class PageTests(unittest.TestCase):
             (
                 "What failed fail stop: twice stop/twice · MUST · 1.50 s b'?stop\\r\\n' wants a fail "
                 "docs/protocol.md, section 7.1 Without a timestamp: stop while idle: fail . "
-                "Because of this could not be judged (2): stop/timed , start/timed "
-                "What was said last: sent b'?stop\\r\\n'"
+                "Cases that could not be judged because of this (2): stop/timed , start/timed "
+                "Last lines of the conversation: sent b'?stop\\r\\n'"
             ),
             "Transcript first sent",
-            "What was left out, and why get-rms is not supported (1): get-rms/answers",
+            "What was not judged, and why get-rms is not supported (1): get-rms/answers",
             "status 1 pass, 1 known deviation pass status: answers status/answers · MUST · 0.25 s",
             "known deviation status: far status/far · deployed clients depend on it",
             "As 1.4 does. got ok Transcript sent",
             "fail stop: twice",
-            "What was said",
+            "Transcript",
             "blocked stop: timed",
             "Blocked by stop/twice it never stops",
             "skipped get-tpi: whole band",
@@ -456,7 +456,7 @@ class PageTests(unittest.TestCase):
     def test_all_well(self) -> None:
         text = _Page(page(record(PASSED))).text
         for unwanted in ("What failed", "left out", "Ended early"):
-            self.assertNotIn(unwanted, text.replace("left out, for the reason given", ""))
+            self.assertNotIn(unwanted, text.replace("not tried, for the reason given", ""))
 
     def test_only_a_pass_looks_like_one(self) -> None:
         for results, early, tone in (
@@ -499,7 +499,7 @@ class PageTests(unittest.TestCase):
         text.encode("utf-8")
 
     def test_contrast(self) -> None:
-        """Text and its ground differ by 4.5 to 1 or more, as WCAG AA asks, in light and in dark."""
+        """The contrast between text and background is at least 4.5 to 1, as WCAG AA requires, in both styles."""
         light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", part)) for part in _palettes())
         for colours in (light, dark):
             self.assertEqual(set(colours), set(light))

@@ -1,4 +1,4 @@
-"""run_server in processes, threads and twice: what it leaves as it was, and what it says where it cannot serve."""
+"""Tests of run_server in processes, in threads and called twice: what it restores, and its errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METHODS = ("fork", "spawn", "forkserver")
 
 
 class Mine(Backend):
-    """Everything that a backend may have before it serves."""
+    """A backend with everything that it may have before it is served, such as an Acquisition and own commands."""
 
     def __init__(self, folder: str = "") -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Mine(Backend):
 
 
 class Plain:
-    """As written for the original package."""
+    """A backend as written for the original package."""
 
     def get_configuration(self) -> str:
         return "TP"
@@ -80,7 +80,7 @@ def doubled(texts: list[str]) -> list[str]:
 
 
 class Strict(DBProtocolHandler):
-    """A handler of one's own, with settings of its own."""
+    """A handler of the user's own, with its own attributes."""
 
     def __init__(self, backend: Any, motto: str) -> None:
         super().__init__(backend, command_timeout=5.0)
@@ -93,10 +93,10 @@ class Strict(DBProtocolHandler):
 
 
 class PickleTests(unittest.TestCase):
-    """Handlers and backends can be sent to another process before they serve."""
+    """Handlers and backends can be pickled, to be served by another process."""
 
     def sent(self, value: Any) -> Any:
-        # Twisted changes how methods are pickled once this is imported, as it is by whoever serves.
+        # This import, which every server does, changes how Twisted pickles methods.
         __import__("twisted.persisted.styles")
         return pickle.loads(pickle.dumps(value))
 
@@ -171,7 +171,7 @@ class OfOnesOwn(SimulatedBackend, instrument="totalpower"):
 
 
 class MultiprocessingTests(unittest.TestCase):
-    """`Process(target=run_server, args=(port, handler))`, with every start method."""
+    """Tests of `Process(target=run_server, args=(port, handler))` with every start method."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -179,7 +179,7 @@ class MultiprocessingTests(unittest.TestCase):
         self.folder = folder.name
 
     def start(self, method: str, handler: Any) -> tuple[Any, int]:
-        """A process that serves, and the port on which it will."""
+        """Start a process with a server. Return the process and the port."""
         context: Any = multiprocessing.get_context(method)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -195,7 +195,7 @@ class MultiprocessingTests(unittest.TestCase):
         return process, port
 
     def test_each_start_method(self) -> None:
-        # As in any program that has made a backend which needs it.
+        # As in a program whose backend needs the reactor.
         __import__("twisted.internet.reactor")
         for method in METHODS:
             with self.subTest(method):
@@ -218,7 +218,7 @@ class MultiprocessingTests(unittest.TestCase):
                 told.unlink()
 
     def test_several_that_were_forked_do_not_share_their_reactor(self) -> None:
-        """Otherwise one gets the wake-ups of the other: a thread's result is seen up to a second late."""
+        """With a shared reactor, a process would receive wake-ups of another, and thread results would be late."""
         __import__("twisted.internet.reactor")
         started = [self.start("fork", DBProtocolHandler(Mine(self.folder))) for _ in range(3)]
         connections = [connected(port, process) for process, port in started]
@@ -231,7 +231,7 @@ class MultiprocessingTests(unittest.TestCase):
                 self.assertEqual(ask(connection, b"?get-rms"), [b"!get-rms,ok,1.5\r\n"])
                 took.append(time.monotonic() - began)
         took.sort()
-        # With a shared one every third or so is lost to another process, and comes with the next second.
+        # With a shared reactor, about every third wake-up goes to another process, and the reply is up to 1 s late.
         self.assertLess(sum(took[: len(took) * 9 // 10]), 5.0)
         for process, _ in started:
             process.terminate()
@@ -294,7 +294,7 @@ class MultiprocessingTests(unittest.TestCase):
 
 class ReactorTests(unittest.TestCase):
     def test_one_that_cannot_be_parted_from_the_parents(self) -> None:
-        """As on asyncio, whose loop has a poller of its own."""
+        """Such as the asyncio reactor, whose event loop has its own poller."""
 
         class Other:
             running = False
@@ -308,13 +308,13 @@ class ReactorTests(unittest.TestCase):
 
 
 def children(pid: int) -> list[int]:
-    """Descriptors of the processes that a process has started."""
+    """Return a process descriptor for each child process."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     return [os.pidfd_open(int(each)) for each in listed]
 
 
 def connected(port: int, process: Any) -> socket.socket:
-    """A connection, greeted, to a server that says nowhere when it is ready: refused ones are repeated."""
+    """Return a connection after its greeting. The server does not report when it is ready, so try again if refused."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.is_alive():
         try:
@@ -328,7 +328,7 @@ def connected(port: int, process: Any) -> socket.socket:
 
 
 class AfterwardsTests(unittest.TestCase):
-    """What run_server leaves in the process of a program, in fresh interpreters."""
+    """Tests of the state of a process after run_server, in fresh interpreters."""
 
     def run_code(self, code: str) -> str:
         done = subprocess.run(
@@ -389,7 +389,7 @@ class AfterwardsTests(unittest.TestCase):
                 except CannotListenError:
                     print([signal.getsignal(number) is own for number in numbers])
                     print(signal.set_wakeup_fd(-1) == ours.fileno())
-                # Nothing has run, so it may be tried again.
+                # The reactor has not run, so run_server may be called again.
                 reactor.callWhenRunning(reactor.stop)
                 run_server(0, handler, "127.0.0.1")
                 print(threading.active_count())

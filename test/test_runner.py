@@ -1,4 +1,4 @@
-"""Trial: from the outcome of a case to its verdict, without any server."""
+"""The runner: from the outcome of a case to its verdict, without a server."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class EvaluateTests(unittest.TestCase):
 
 
 class SilentContext(CaseContext):
-    """One whose server has let it wait."""
+    """A context whose server did not reply in time."""
 
     timed_out = True
 
@@ -123,7 +123,7 @@ class RunCasesTests(unittest.TestCase):
         checks = [SilentContext] * 4 + [CaseContext] + [SilentContext] * 5
         found = run_cases([case(fails)] * 12, lambda: checks.pop(0)(Profile(), NOWHERE))
         verdicts = [(result.verdict.name, result.explanation) for result in found]
-        left_out = "left out: in 5 cases one after another a reply did not come in time"
+        left_out = "skipped after 5 consecutive cases without a reply in time"
         self.assertEqual(verdicts, [("FAIL", "that is wrong")] * 10 + [("SKIPPED", left_out)] * 2)
 
     def verdicts(self, *cases: Case, **options: Any) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ class RunCasesTests(unittest.TestCase):
     def test_what_goes_too_far_is_left_out(self) -> None:
         run = mock.Mock()
         cases = [Case("area/thing", "1", "", scope, run) for scope in Scope]
-        left_out = [("SKIPPED", "left out without --measure"), ("SKIPPED", "left out without --full")]
+        left_out = [("SKIPPED", "needs --measure"), ("SKIPPED", "needs --full")]
         for scope, wanted in (
             (Scope.READS, [("PASS", ""), *left_out]),
             (Scope.MEASURE, [("PASS", ""), ("PASS", ""), left_out[1]]),
@@ -157,7 +157,7 @@ class RunCasesTests(unittest.TestCase):
         answers = mock.Mock(return_value=False)
         found = self.verdicts(case(passes), case(deviates), case(fails), case(passes), case(fails), answers=answers)
         self.assertEqual([name for name, _ in found], ["PASS", "NON_STRICT", "FAIL", "SKIPPED", "SKIPPED"])
-        self.assertEqual(found[-1][1], "nobody answers any more since area/fails")
+        self.assertEqual(found[-1][1], "the server has not answered since area/fails")
         answers.assert_called_once_with()
 
     def test_an_interrupt_passes_through(self) -> None:
@@ -175,7 +175,7 @@ class RunCasesTests(unittest.TestCase):
 
 
 def needs(*things: str, then: Callable[[CaseContext], None] = fails) -> Callable[[CaseContext], None]:
-    """How a case is tried that fails while it uses these things, the innermost last."""
+    """Return the function of a case that fails while it uses these features, the innermost last."""
 
     def run(check: CaseContext) -> None:
         if things:
@@ -192,10 +192,10 @@ def shown(case_id: str, run: Callable[[CaseContext], None], *shows: str, scope: 
 
 
 class BlockedTests(unittest.TestCase):
-    """A failure that another case's failure explains is reported once."""
+    """A failure that the failure of another case explains is not reported again."""
 
     def tried(self, *cases: Case, **options: Any) -> dict[str, str]:
-        """The verdicts by id, with what blocks a case; in the order in which they were tried."""
+        """Run the cases and return the verdicts by id, with the blocking case, in the order of the run."""
         found = run_cases(cases, lambda: CaseContext(Profile(), NOWHERE), **options)
         return {result.case.id: f"{result.verdict.value} {result.blocked_by}".rstrip() for result in found}
 
@@ -215,7 +215,7 @@ class BlockedTests(unittest.TestCase):
     def test_what_works_is_no_cause(self) -> None:
         found = self.tried(shown("status/fields", passes, "status"), shown("start/1", needs("status")))
         self.assertEqual(found, {"status/fields": "pass", "start/1": "fail"})
-        # Nor what is only unusual, or was not tried.
+        # A case that is non-strict or was not judged is not a cause either.
         for run, verdict in ((deviates, "non-strict"), (is_skipped, "skipped"), (is_unsupported, "unsupported")):
             found = self.tried(shown("status/fields", run, "status"), shown("start/1", needs("status")))
             self.assertEqual(found, {"status/fields": verdict, "start/1": "fail"})
@@ -254,7 +254,7 @@ class BlockedTests(unittest.TestCase):
         self.assertEqual([result.verdict.value for result in found], ["known deviation", "blocked", "known deviation"])
 
     def test_things_are_shown_in_order(self) -> None:
-        """What comes after the failure was not shown, what comes before it was."""
+        """A case has tested the features before its failure, and not those after it."""
         for failing, clock in (("clock", "blocked a/both"), ("flag", "fail")):
             with self.subTest(failing):
                 both = shown("a/both", needs(failing), "clock", "flag")
@@ -285,7 +285,7 @@ class BlockedTests(unittest.TestCase):
         self.assertEqual(
             [*found.items()], [("status/fields", "fail"), ("start/1", "blocked status/fields"), ("start/2", "pass")]
         )
-        # Not where nothing fails, nor further than is allowed.
+        # It is not run if no case fails, or if the scope does not allow it.
         self.assertEqual(self.tried(shown("start/2", passes), causes=[status]), {"start/2": "pass"})
         far = shown("status/fields", fails, "status", scope=Scope.FULL)
         found = self.tried(shown("start/1", needs("status")), causes=[far], scope=Scope.MEASURE)
@@ -326,13 +326,15 @@ class BlockedTests(unittest.TestCase):
         causes.settle(evaluate(shown("status/fields", needs("status"), "status"), check), lambda _: None)
         self.assertEqual(causes.given_up, {"status"})
         check.given_up = causes.given_up
-        with self.assertRaisesRegex(AssertionError, "^status is not waited for again, after it did not come in time$"):
+        with self.assertRaisesRegex(
+            AssertionError, "^status timed out before, so the case does not wait for it again$"
+        ):
             check.ask("status")
 
     def test_no_two_cases_show_the_same(self) -> None:
         cases = Cases()
         cases.add(shown("a/1", passes, "status"))
-        with self.assertRaisesRegex(ValueError, "b/1 shows status, as a/1 does"):
+        with self.assertRaisesRegex(ValueError, "b/1 shows status, which a/1 already shows"):
             cases.add(shown("b/1", passes, "start", "status"))
 
 

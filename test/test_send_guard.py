@@ -9,7 +9,7 @@ from discosbackend.testing.send_guard import Scope, SendGuard, scope_of, scope_o
 
 
 class _Clock:
-    """Time passes while somebody sleeps, and one tick of a coarse clock less than was asked for."""
+    """A coarse clock that only moves in sleep(), by one tick less than requested."""
 
     def __init__(self, short: float = 0.0) -> None:
         self.now = 100.0
@@ -40,7 +40,7 @@ class ScopeTests(unittest.TestCase):
             b"?stop": Scope.FULL,
             b"?stop\r\0": Scope.FULL,
             b"?set-shift,x\r\n": Scope.FULL,
-            # Some server may carry out what does not parse.
+            # A wrong server may carry out a line that is not a valid message.
             b"?start,\\\r\n": Scope.FULL,
             b"?stop,,\r\n": Scope.FULL,
             b"?convert-data\r\n": Scope.FULL,
@@ -61,7 +61,7 @@ class ScopeTests(unittest.TestCase):
     def test_of_commands_that_only_one_backend_has(self) -> None:
         rows = (Command("sweep", reply=(Field("tones", "integer"),)), Command("get-temperature", lane="reads"))
         commands = {**COMMANDS, **{row.name: row for row in rows}}
-        # That one replies with values does not say that it only measures.
+        # A command that only one backend has may change the state, even if it returns values.
         self.assertIs(scope_of(b"?sweep,1\r\n", commands), Scope.FULL)
         self.assertIs(scope_of(b"?get-temperature\r\n", commands), Scope.READS)
         self.assertIs(scope_of(b"?start\r\n", commands), Scope.FULL)
@@ -76,7 +76,7 @@ class ScopeTests(unittest.TestCase):
             (Scope.READS, b"?status\r\n?start\r\n"),
             (Scope.MEASURE, b"?get-tpi\n?set-shift,1\n"),
             (Scope.READS, 2000 * b"x"),
-            # Where a line begins is what a server says that it is.
+            # The guard splits lines in the same way as a server.
             (Scope.READS, b"?status\r\0?start\r\n"),
             (Scope.READS, b"\xff\xfb\x01?start\r\n"),
             (Scope.READS, b"?status\n?start"),
@@ -97,12 +97,12 @@ class RateTests(unittest.TestCase):
         clock.now += 0.25
         caution.before(b"?status\r\n")
         self.assertAlmostEqual(clock.slept[0], 0.85)
-        # Those of one piece count each, and are sent together.
+        # Each line of one piece counts, and the lines are sent together.
         caution.before(b"?status\r\n" * 2)
         self.assertAlmostEqual(sum(clock.slept), 0.85 + 1.1)
         caution.before(b"?version\r\0")
         self.assertAlmostEqual(sum(clock.slept), 0.85 + 2.2)
-        with self.assertRaisesRegex(RuntimeError, "3 lines must not be sent at once where 2 a second"):
+        with self.assertRaisesRegex(RuntimeError, "3 lines must not be sent at once: 2 a second"):
             caution.before(b"?status\r\n" * 3)
 
     def test_who_wakes_early_sleeps_on(self) -> None:

@@ -1,4 +1,4 @@
-"""Servers as a whole: real sockets on port 0, real signals, a fresh interpreter each."""
+"""Tests of whole servers, with real sockets on port 0, real signals, and fresh interpreters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from .settings import HAS_TLS, LONG, PATIENCE
 
 
 class ListenTests(unittest.TestCase):
-    """listen and tcp_endpoint, on a reactor in memory."""
+    """Tests of listen() and the endpoints, with a reactor in memory."""
 
     def test_listen_uses_the_long_backlog_and_the_given_reactor(self) -> None:
         reactor = MemoryReactorClock()
@@ -86,7 +86,7 @@ class ListenTests(unittest.TestCase):
                 reactor.unixServers.clear()
 
     def test_endpoints_that_cannot_be_used(self) -> None:
-        """One sentence each, that says what would be right."""
+        """Each error is one sentence that says what to write instead."""
         no_tls = r"pip install 'discosbackend\[tls\]'"
         for description, words in (
             ("stdio:", "a server needs a port or a socket of its own"),
@@ -118,7 +118,7 @@ class ListenTests(unittest.TestCase):
             self.assertNotRegex(str(caught.exception), r"Error|_parse|argument")
 
     def test_what_an_endpoint_listens_on_must_be_a_port(self) -> None:
-        """An endpoint of somebody's own, which talks over something that cannot be closed again."""
+        """An endpoint of a plugin may return an object that cannot be closed."""
 
         class Odd:
             def listen(self, factory: Any) -> Any:
@@ -129,7 +129,7 @@ class ListenTests(unittest.TestCase):
         service.startService()
         problems: list[Any] = []
         service.listening.addErrback(problems.append)
-        self.assertIn("is no port", problems[0].getErrorMessage())
+        self.assertIn("is not a port", problems[0].getErrorMessage())
         self.assertIsNone(service.stopService().result)
 
     def test_a_real_port_of_its_own(self) -> None:
@@ -146,7 +146,7 @@ class ListenTests(unittest.TestCase):
 
 
 class Telltale(Backend):
-    """Writes down what it is told."""
+    """A backend that records the calls of its methods."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -167,7 +167,7 @@ class Telltale(Backend):
 
 
 class ServiceTests(unittest.TestCase):
-    """DBService on a reactor in memory: the order of going down."""
+    """Tests of the order of a shutdown, with DBService and a reactor in memory."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -251,10 +251,10 @@ BACKEND = """
 
 
 class RunServerTests(unittest.TestCase):
-    """run_server, and the program, in a process of their own."""
+    """Tests of run_server and of the program, in separate processes."""
 
     shared: Server
-    """A server of that backend, for tests that leave it idle: see leave_idle()."""
+    """A server of BACKEND, shared by the tests that leave it idle; see leave_idle()."""
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -267,7 +267,7 @@ class RunServerTests(unittest.TestCase):
             ask(connection, b"?stop")
 
     def folder_of_mine(self) -> str:
-        """A folder where the same backend is mine:Mine, for the program, which has an option to stop sooner."""
+        """A folder in which BACKEND is mine:Mine, for the program, whose option `--stop-timeout` makes tests fast."""
         folder = self.enterContext(tempfile.TemporaryDirectory())
         code = textwrap.dedent(BACKEND).rpartition("run_server(0")[0]
         Path(folder, "mine.py").write_text(code, encoding="utf-8")
@@ -275,7 +275,7 @@ class RunServerTests(unittest.TestCase):
 
     @contextmanager
     def served_mine(self) -> Iterator[Server]:
-        """The program with that backend."""
+        """Start the program with BACKEND."""
         with served("--backend", "mine:Mine", "--stop-timeout", "0.2", cwd=self.folder_of_mine()) as server:
             yield server
 
@@ -349,15 +349,15 @@ class RunServerTests(unittest.TestCase):
         with process_as_before(reactor), open("/dev/full", "w", encoding="utf-8") as full:
             with redirect_stdout(full), self.assertLogs("discosbackend.server") as logs:
                 self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
-            # What is in its buffer still would be written when it is closed.
+            # The buffer still contains the line, and closing the file tries to write it.
             self.assertRaises(OSError, full.close)
             connection = Connection(cast(Any, reactor.tcpServers[0][1]))
             self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
-        self.assertIn("standard output does not take the announcement of 127.0.0.1:", logs.output[-1])
+        self.assertIn("cannot write the announcement of 127.0.0.1:", logs.output[-1])
         self.assertIn("No space left on device", logs.output[-1])
 
     def timed_start(self, connection: socket.socket) -> int:
-        """Arm a start, as little ahead as this machine is quick enough for; its time in ticks."""
+        """Request a timed start, as soon as this machine is fast enough for, and return its time in ticks."""
         for lead in (0.2, 1, 5, PATIENCE / 4):
             at = time.time_ns() // 100 + round(lead * 10**7)
             (reply,) = ask(connection, b"?start,%d" % at)
@@ -370,7 +370,7 @@ class RunServerTests(unittest.TestCase):
         self.addCleanup(self.leave_idle)
         with self.shared.connect() as connection:
             at = self.timed_start(connection)
-            # Lines of other tests may come first.
+            # Other tests may have printed earlier lines.
             while (line := self.shared.next_line()) != f"begin {at}":
                 self.assertNotEqual(line, "", self.shared.log())
             self.assertGreaterEqual(time.time_ns() // 100, at)
@@ -393,7 +393,7 @@ class RunServerTests(unittest.TestCase):
             self.assertEqual(server.next_line(), f"discos utc {at}")
 
     def test_a_thread_that_computes_holds_the_interpreter_for_less_than_a_start_spins(self) -> None:
-        """While the server runs, and in its process only so long."""
+        """The switch interval is short while the server runs, and is restored afterwards."""
 
         class Telling(Backend):
             def get_configuration(self) -> str:
@@ -427,7 +427,7 @@ class RunServerTests(unittest.TestCase):
         for method in ("fork", "spawn"):
             with self.subTest(method):
                 context: Any = multiprocessing.get_context(method)
-                # Bound, so that nobody else gets the port before the server, which listens there all the same.
+                # Bound, so that no other process gets the port before the server, which can listen on it nevertheless.
                 reserved = self.enterContext(socket.socket())
                 reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 reserved.bind(("127.0.0.1", 0))
@@ -454,7 +454,7 @@ class RunServerTests(unittest.TestCase):
 
 
 def _connect_when_ready(port: int, process: Any) -> socket.socket:
-    """A connection to a server that says nowhere when it is ready: refused ones are repeated."""
+    """Return a connection to a server that does not report when it is ready: try again while it is refused."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.is_alive():
         try:
@@ -465,7 +465,7 @@ def _connect_when_ready(port: int, process: Any) -> socket.socket:
 
 
 class FreshInterpreterTests(unittest.TestCase):
-    """What is loaded, and when."""
+    """Tests of which modules are imported, and when."""
 
     def run_code(self, code: str) -> str:
         found = subprocess.run(
@@ -529,7 +529,7 @@ class FreshInterpreterTests(unittest.TestCase):
             assert transport.value().count(b",ok") == 9, transport.value()
             """
         )
-        # The simulator measures with numpy.
+        # The simulator needs numpy for a measurement.
         self.assertEqual(found, "[]\n['numpy']\n")
 
     def test_a_synchronous_backend_needs_no_reactor(self) -> None:
@@ -549,7 +549,7 @@ class FreshInterpreterTests(unittest.TestCase):
 
 
 class StopSignalsTests(unittest.TestCase):
-    """Signals before the reactor runs, and while it does."""
+    """Tests of signals that arrive before the reactor runs, and while it runs."""
 
     def setUp(self) -> None:
         before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -577,7 +577,7 @@ class StopSignalsTests(unittest.TestCase):
 
 
 class HttpTests(unittest.TestCase):
-    """A browser that was led to the port, on real sockets."""
+    """Tests of HTTP requests, as a web page can make a browser send, with real sockets."""
 
     def test_a_page_cannot_command_the_instrument(self) -> None:
         with served() as server:
@@ -603,7 +603,7 @@ class HttpTests(unittest.TestCase):
 
 
 class UnixSocketTests(unittest.TestCase):
-    """A server on a local socket."""
+    """Tests of a server on a Unix socket."""
 
     def test_a_unix_endpoint(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

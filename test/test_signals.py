@@ -1,4 +1,4 @@
-"""Signals that end a program: the same for all programs, and a server that goes down on each of them."""
+"""Tests of the signals that end a program: the same for all programs, and each shuts a server down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .settings import PATIENCE
 
 PACKAGE = Path(discosbackend.__file__).parent
 
-# Where one of them is told from the others: a second Ctrl-C, and a SIGHUP that the program handles itself.
+# The modules that treat one signal differently: a second Ctrl-C, and a SIGHUP that the program handles itself.
 SINGLED_OUT = {
     "signals.py": {"SIGINT", "SIGTERM", "SIGHUP"},
     "forced_exit.py": {"SIGINT"},
@@ -59,7 +59,7 @@ RECORDER = """
 
 
 class ListTests(unittest.TestCase):
-    """There is one list of the signals that end a program."""
+    """Tests that only one module lists the signals that end a program."""
 
     def test_no_other_module_names_them(self) -> None:
         names = {number.name for number in ENDING}
@@ -115,7 +115,7 @@ class ListTests(unittest.TestCase):
 
 
 class ForkTests(unittest.TestCase):
-    """In a process that a backend forks, a signal ends at once what may be waiting in C code."""
+    """Tests that a signal ends a process that a backend has forked immediately, even if it waits in C code."""
 
     def handlers_in_a_fork(self) -> list[object]:
         ours, theirs = multiprocessing.Pipe()
@@ -146,10 +146,10 @@ class ForkTests(unittest.TestCase):
 
 
 class ProgramTests(unittest.TestCase):
-    """The programs that wait for something: each signal ends them with one line, and with status 130."""
+    """Tests that each signal ends a program that waits with one line and exit status 130."""
 
     def interrupted(self, number: int, program: Callable[[], object]) -> str:
-        """What a program that is sent this signal writes to standard error."""
+        """Run a program that gets this signal, and return what it has written to standard error."""
         errors = io.StringIO()
         before = signal.getsignal(number)
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
@@ -179,7 +179,7 @@ class ProgramTests(unittest.TestCase):
                 said = self.interrupted(
                     number, lambda: command_line.main([f"127.0.0.1:{port}", "set-configuration", "SK00"])
                 )
-                self.assertIn("the server goes on with set-configuration", said)
+                self.assertIn("the server continues to execute set-configuration", said)
 
 
 @contextlib.contextmanager
@@ -197,7 +197,7 @@ def raise_now(number: int) -> None:
 
 @contextlib.contextmanager
 def server_that_raises(number: int, greeting: bytes) -> Iterator[int]:
-    """The port of a server that answers a request with a signal to this process, and with nothing else."""
+    """Start a server that sends a signal to this process instead of a reply. Return its port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(PATIENCE)
 
@@ -209,7 +209,7 @@ def server_that_raises(number: int, greeting: bytes) -> Iterator[int]:
                 connection.recv(100)
                 os.kill(os.getpid(), number)
                 with contextlib.suppress(OSError):
-                    # Until the client is gone.
+                    # Wait until the client has disconnected.
                     connection.recv(100)
 
         thread = threading.Thread(target=work)
@@ -221,7 +221,7 @@ def server_that_raises(number: int, greeting: bytes) -> Iterator[int]:
 
 
 class ServerTests(unittest.TestCase):
-    """A server goes down in order on each of them."""
+    """Tests that a server shuts down cleanly after each of the signals."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -259,7 +259,7 @@ class ServerTests(unittest.TestCase):
                 self.assertNotIn(f"SIG{name}", server.log())
 
     def test_a_handler_of_the_programs_own_for_sighup_stays(self) -> None:
-        """Many a program reads its settings anew then."""
+        """Many programs reload their settings on SIGHUP."""
         code = "import signal\nsignal.signal(signal.SIGHUP, lambda *_: print('anew', flush=True))\n"
         path = self.folder / "recorder.py"
         path.write_text(code + path.read_text(encoding="utf-8"), encoding="utf-8")
@@ -271,7 +271,7 @@ class ServerTests(unittest.TestCase):
 
     def test_a_terminal_that_is_closed(self) -> None:
         ours, theirs = os.openpty()
-        # The first process of a session has the terminal that it opens first, as in a shell's window.
+        # The first terminal that the first process of a session opens becomes its controlling terminal, as for a shell.
         on_it = f'exec "$@" < {os.ttyname(theirs)} > {os.ttyname(theirs)} 2>&1'
         process = subprocess.Popen(
             ["sh", "-c", on_it, "sh", *self.command()],
@@ -284,7 +284,7 @@ class ServerTests(unittest.TestCase):
                 written = b""
                 while not (found := re.search(rb" is served on 127\.0\.0\.1:(\d+), ", written)):
                     written += terminal.read(1000)
-                # Not before the process has opened it: a terminal that nobody has open cannot be read.
+                # Only after the process has opened the terminal: otherwise it cannot be read.
                 os.close(theirs)
                 with socket.create_connection(("127.0.0.1", int(found[1])), PATIENCE) as connection:
                     self.assertEqual(ask(connection, b"?start")[0], b"!version,ok,1.4\r\n")

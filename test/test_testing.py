@@ -1,4 +1,4 @@
-"""discosbackend.testing: the mixin, what it says of a backend that cannot be served, and wrong arguments."""
+"""discosbackend.testing: the mixin, its errors for a backend that cannot be served, and wrong arguments."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from .verdicts import address_of
 
 
 def run(case: type[unittest.TestCase], *methods: str) -> unittest.TestResult:
-    """Run some tests of a class, with its fixtures, in silence."""
+    """Run some tests of a class, with its fixtures, without output."""
     suite = unittest.TestSuite([case(method) for method in methods])
     return unittest.TextTestRunner(stream=io.StringIO()).run(suite)
 
 
 def probe(**attributes: object) -> type[BackendConformance]:
-    """A TestCase of all cases, with these attributes."""
+    """Return a TestCase with all cases and these attributes."""
     return type("Probe", (BackendConformance, unittest.TestCase), attributes)
 
 
 def methods_of(ids: Iterable[str]) -> list[str]:
-    """The test methods of the cases with these ids."""
+    """Return the names of the test methods of the cases with these ids."""
     return [CASES[name].method for name in ids]
 
 
 class OutcomeTests(unittest.TestCase):
-    """What becomes of a verdict in a TestCase."""
+    """The outcome of a test for each verdict."""
 
     def outcome(self, server: str, case: str, **attributes: object) -> unittest.TestResult:
         result = run(probe(address=address_of(server), **attributes), *methods_of([case]))
@@ -77,7 +77,7 @@ class OutcomeTests(unittest.TestCase):
         self.assertIn("there is no such thing", result.skipped[0][1])
 
     def test_nobody_is_there(self) -> None:
-        # It belongs to a socket that does not listen: nobody else gets it meanwhile.
+        # The port is bound to a socket that does not listen, so that no other process can use it.
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             address = taken.getsockname()
@@ -86,10 +86,10 @@ class OutcomeTests(unittest.TestCase):
 
 
 class OnceTests(unittest.TestCase):
-    """What concerns many tests of a class is reported by one of them."""
+    """A problem that concerns many tests of a class is reported by one of them."""
 
     def outcome(self, case: type[BackendConformance], *ids: str) -> tuple[dict[str, str], dict[str, str]]:
-        """What failed, and what was skipped, of these cases or of all: method and text."""
+        """Run these cases, or all, and return the failures and the skipped tests: method and text."""
         result = run(case, *methods_of(ids or CASES))
         found = [
             {test.id().rpartition(".")[2]: text for test, text in outcomes}
@@ -99,7 +99,7 @@ class OnceTests(unittest.TestCase):
         return found[0], found[1]
 
     def on(self, server: str, **attributes: object) -> type[BackendConformance]:
-        """A TestCase for one of the servers of defective_servers."""
+        """Return a TestCase for one of the servers of defective_servers."""
         return probe(address=address_of(server), valid_configuration="K2", lead=0.1, late_tolerance=0.3, **attributes)
 
     def test_a_cause(self) -> None:
@@ -112,7 +112,7 @@ class OnceTests(unittest.TestCase):
             self.assertRegex(text, "^blocked by status/reply-is-well-formed; .")
 
     def test_a_cause_whose_test_is_not_run(self) -> None:
-        """It is reported when the class is done."""
+        """Its failure is reported at the end of the class."""
         case = self.on("status a field short")
         failed, skipped = self.outcome(case, "start/timed", "stop/twice", "version/reply-is-well-formed")
         self.assertEqual((failed, len(skipped)), ({}, 2))
@@ -120,14 +120,14 @@ class OnceTests(unittest.TestCase):
         self.assertIn("tests were skipped because of a failure:", text)
         self.assertIn("status/reply-is-well-formed, docs/protocol.md, section 4.9", text)
         self.assertIn(r"received  b'!status,ok,", text)
-        # Nothing of it is left for the next run.
+        # The next run does not use the results of this one.
         self.assertEqual(self.outcome(case, "version/reply-is-well-formed"), ({}, {}))
         self.assertEqual(self.errors, [])
 
     def test_a_server_in_use(self) -> None:
         ids = ("set-section/accepts", "start/timed", "stop/twice", "set-configuration/loads", "order/two-clients")
         failed, skipped = self.outcome(self.on("is acquiring"), *ids)
-        reason = "the server is acquiring, and that must not be disturbed"
+        reason = "the server is acquiring and must not be disturbed"
         [(method, text)] = failed.items()
         self.assertEqual(method, "test_start_timed")
         self.assertIn(f"start/timed could not be judged: {reason}", text)
@@ -136,7 +136,7 @@ class OnceTests(unittest.TestCase):
 
     def test_what_must_be_complete(self) -> None:
         ids = ("set-configuration/loads", "disconnect/configuration-stays", "start/timed", "stop/twice")
-        reason = "no configuration is known: say valid_configuration"
+        reason = "no configuration is known: set valid_configuration"
         for complete, wanted in ((False, []), (True, ["test_set_configuration_loads", "test_start_timed"])):
             with self.subTest(complete=complete):
                 case = self.on("refuses to start", complete=complete)
@@ -147,7 +147,7 @@ class OnceTests(unittest.TestCase):
                 self.assertEqual(skipped["test_disconnect_configuration_stays"], reason)
 
     def test_who_is_told_of_a_server_that_is_gone(self) -> None:
-        """Another case cannot say why it went: it is not tried."""
+        """After the server process has ended, no other case is run to find a cause."""
         result = run(broken_backends.DyingTests, "test_get_tpi_band", "test_version_reply_is_well_formed")
         self.assertEqual((result.errors, result.skipped), ([], []))
         [(test, text)] = result.failures
@@ -156,10 +156,10 @@ class OnceTests(unittest.TestCase):
 
 
 class BrokenBackendTests(unittest.TestCase):
-    """A backend that cannot be served makes an error that says why, soon, and once."""
+    """If a backend cannot be served, the first test reports the whole reason, and the others a short one."""
 
     def is_set(self, case: type[BackendConformance]) -> list[str]:
-        """What two tests of a class are told, both of which must be errors."""
+        """Run two tests of a class, both of which must be errors, and return the texts."""
         result = run(case, "test_version_reply_is_well_formed", "test_order_pipelining")
         self.assertEqual(result.failures, [])
         self.assertEqual(len(result.errors), 2)
@@ -170,7 +170,7 @@ class BrokenBackendTests(unittest.TestCase):
         self.assertIn("RaisingTests: the backend cannot be served", first)
         self.assertIn('raise OSError("no instrument on /dev/ttyS9")', first)
         self.assertIn("looking for the instrument", first)
-        why = "no server, as before: OSError: no instrument on /dev/ttyS9"
+        why = "no server, for the same reason as before: OSError: no instrument on /dev/ttyS9"
         self.assertEqual(second, f"discosbackend.testing.errors.NotServed: {why}\n")
 
     def test_is_none(self) -> None:
@@ -220,9 +220,9 @@ class BrokenBackendTests(unittest.TestCase):
         )
         self.assertEqual(result.errors, [])
         (_, failed), (_, died) = result.failures
-        # What the server logged, which is what its author looks for.
+        # The text contains the log of the server.
         self.assertIn("ZeroDivisionError: division by zero", failed)
-        self.assertIn("the server closed the connection where a reply is wanted", died)
+        self.assertIn("the server closed the connection where a reply was expected", died)
         self.assertIn("the server's process has ended", died)
 
     def test_a_server_of_ours_knows_every_command(self) -> None:
@@ -243,18 +243,18 @@ class BrokenBackendTests(unittest.TestCase):
         wanted = [name for name in CASES if LONG or not name.startswith("hostile/")]
         with mock.patch.object(conformance, "ServerProcess", make):
             result = run(case, *methods_of(wanted))
-        # One server for all of them, ended with the class.
+        # One server is started for all tests, and stopped at the end of the class.
         self.assertEqual([server.running for server in made], [False])
         self.assertEqual((result.failures, result.errors), ([], []))
         self.assertEqual(result.testsRun, len(wanted))
-        # The lines and the arguments are judged whatever it can do.
+        # The cases for lines and for wrong arguments do not depend on the commands of the backend.
         self.assertGreater(len(wanted) - len(result.skipped), 40)
         for _, reason in result.skipped:
-            self.assertRegex(reason, "is not supported by this backend|: say valid_")
+            self.assertRegex(reason, "is not supported by this backend|: set valid_")
 
 
 class LiveServerTests(BackendConformance, unittest.TestCase):
-    """A server that this class launches by itself, once for each test; the cases do not care how."""
+    """A class whose setUp starts a server for each test and sets `self.address`."""
 
     def setUp(self) -> None:
         self.server = process.ServerProcess(test_simulator_server.SimulatorServerTests, timeout=PATIENCE)
@@ -268,7 +268,7 @@ class LiveServerTests(BackendConformance, unittest.TestCase):
         self.assertEqual(self.client.request("get-configuration"), ["unconfigured"])
 
 
-# One of them is enough to see that the cases meet it, two that each has a server of its own.
+# Two tests are sufficient to show that each uses a new server.
 def _only(case: type[BackendConformance], *wanted: str) -> None:
     for name in dir(case):
         if name.startswith("test_") and name not in wanted:
@@ -279,7 +279,7 @@ _only(LiveServerTests, "test_mine", "test_order_two_clients")
 
 
 class MixinTests(unittest.TestCase):
-    """That no case can be left out by mistake."""
+    """A mistake in the definition of a class cannot skip cases without notice."""
 
     def test_importing_it_collects_nothing(self) -> None:
         module = type(sys)("of_a_user")
@@ -288,7 +288,7 @@ class MixinTests(unittest.TestCase):
         self.assertFalse(BackendConformance.__name__.startswith("Test"))
 
     def test_a_class_that_is_no_testcase(self) -> None:
-        with self.assertRaisesRegex(TypeError, "Mine is no TestCase, so none of its cases would run"):
+        with self.assertRaisesRegex(TypeError, "Mine is not a TestCase, so none of its cases would run"):
             type("Mine", (BackendConformance,), {})
 
     def test_a_mixin_of_ones_own(self) -> None:
@@ -306,9 +306,9 @@ class MixinTests(unittest.TestCase):
 
     def test_a_misspelled_attribute(self) -> None:
         for name, meant in (("valid_config", "valid_configuration"), ("reply_time_out", "reply_timeout")):
-            with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': is '{meant}' meant"):
+            with self.subTest(name), self.assertRaisesRegex(TypeError, f"'{name}': did you mean '{meant}'"):
                 type("Mine", (BackendConformance, unittest.TestCase), {name: "TP"})
-        # A test's own attributes, and methods, are its own.
+        # Attributes and methods with other names are allowed.
         type(
             "Mine",
             (BackendConformance, unittest.TestCase),
@@ -321,7 +321,7 @@ class MixinTests(unittest.TestCase):
         self.assertEqual(len(set(names)), len(CASES))
 
     def test_what_a_row_brings_along(self) -> None:
-        """Of a command that needs arguments nobody can guess a reply."""
+        """A command that needs arguments has no case for its reply, because valid arguments are not known."""
         receiver = Argument("receiver", "integer")
         for arguments, wanted in (
             ((), ("wrong-number-of-arguments", "reply-is-well-formed")),
@@ -376,7 +376,7 @@ class RequestLineTests(unittest.TestCase):
 
 
 class WrongArgumentTests(unittest.TestCase):
-    """What is derived from the table: the reasons that public test suites know (protocol section 5.5)."""
+    """The wrong arguments that are derived from the table, with the reasons of protocol section 5.5."""
 
     def test_numbers(self) -> None:
         reasons = {

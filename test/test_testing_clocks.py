@@ -1,4 +1,4 @@
-"""What a wrong clock looks like, told from one time that it reports."""
+"""The likely cause of a wrong clock, found from one reported time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from discosbackend.testing.server_session import ServerSession
 from discosbackend.testing.wrong_clocks import likely_cause
 from discosbackend.ticks import Ticks
 
-# 2026-11-23 22:26:25 UTC, and the same in other ways.
+# 2026-11-23 22:26:25 UTC in three forms.
 NOW = Ticks(17954727853000000)
 SECONDS = 1795472785.3
 AT = datetime.fromtimestamp(SECONDS, UTC)
@@ -64,7 +64,7 @@ class LikelyCauseTests(unittest.TestCase):
                     self.assertEqual(likely_cause(text, NOW), wanted)
 
     def test_a_zone_of_this_host(self) -> None:
-        """As a server makes this mistake: it takes its local time for UTC."""
+        """A server that uses its local time as if it were UTC."""
         local = AT.astimezone(timezone(timedelta(hours=2))).replace(tzinfo=UTC)
         self.assertEqual(likely_cause(f"{local.timestamp():.7f}", NOW), "local time, UTC+2, instead of UTC")
 
@@ -82,9 +82,9 @@ class WrongClockTests(unittest.TestCase):
         asking = ServerSession(Profile(), ("127.0.0.1", 1))
         now = Ticks.now().unix
         self.assertEqual(asking.wrong_clock(f"{now + 1:.7f}"), "")
-        # A time without a point is one in seconds too.
+        # A time without a decimal point is in seconds, too.
         self.assertEqual(asking.wrong_clock(f"{now:.0f}"), "")
-        limit = "of which clock_tolerance is 5 s"
+        limit = r"\(clock_tolerance: 5 s\)"
         for value, off, looks in (
             (now + 7200, r"\+7200\.0 s", ": it looks like local time, UTC\\+2, instead of UTC"),
             (now + 37, r"\+37\.0 s", ": it looks like TAI, which is 37 s ahead of UTC"),
@@ -92,7 +92,7 @@ class WrongClockTests(unittest.TestCase):
             (now / 86400, r"-\d+\.\d s", ": it looks like days instead of seconds"),
         ):
             with self.subTest(off):
-                wanted = rf"\Atimestamp {value:.7f} is {off} off this host's clock, {limit}{looks}\Z"
+                wanted = rf"\Atimestamp {value:.7f} differs from this host's clock by {off} {limit}{looks}\Z"
                 self.assertRegex(asking.wrong_clock(f"{value:.7f}"), wanted)
 
 

@@ -1,4 +1,4 @@
-"""The cases find every mistake that was planted in a server, and none where there is none."""
+"""The cases find every defect that was planted in a server, and report no failure on a correct server."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from .verdicts import client_of, tried
 
 _NOT_JUDGED = (Verdict.SKIPPED, Verdict.UNSUPPORTED)
 
-# Seconds. Of some defects the mark is that nothing comes, of others that nothing happens. A busy host makes healthy
-# replies late as well, so what is not found at once is tried with as much patience as a profile has by default.
+# In seconds. Some defects show by a missing reply, others by a transition that does not happen. With short limits they
+# are found quickly. A busy host delays correct replies as well, so if a defect is not found, the case is run again with
+# longer limits.
 _HASTE: dict[str, Any] = {"reply_timeout": 0.5, "late_tolerance": 0.1}
 _CALM: dict[str, Any] = {"reply_timeout": 10.0, "late_tolerance": 1.0}
 
 
 def _but(pattern: str) -> list[str]:
-    """The cases whose ids do not match this, or all with --long."""
+    """Return the ids of the cases that do not match the pattern; with --long, of all cases."""
     return [name for name in CASES if LONG or not re.match(pattern, name)]
 
 
-# What waits for a time, what sends a megabyte, and what the server by itself refuses. They show nothing of how most
-# backends are awkward.
+# Cases that wait for a time, that send a megabyte, and whose requests the server itself refuses. Most unusual backends
+# do not differ in these.
 _TIMED, _FLOOD = "(start|stop)/(?!wrong)", "hostile/client-that-does-not-read"
 _WRONG = "(?!start|set-section|status).*/wrong"
 _QUICK = _but(f"{_TIMED}|{_FLOOD}")
 _QUICKEST = _but(f"{_TIMED}|{_FLOOD}|{_WRONG}")
 
-# Which cases each right server is tried with, and what is told of the server.
+# For each correct server, the cases that are run and the attributes of the profile.
 _RUNS: dict[str, tuple[Sequence[str], dict[str, Any]]] = {
     "healthy": ([*CASES], {}),
     "replies in pieces": (_but(f"(start|stop)/(?!wrong|timed|twice)|{_FLOOD}|{_WRONG}"), {}),
@@ -52,7 +53,7 @@ _RUNS: dict[str, tuple[Sequence[str], dict[str, Any]]] = {
 
 
 class _Counting(SendGuard):
-    """Counts ends of lines, which are what is limited; on a clock on which waiting takes no time."""
+    """Counts the lines that are sent, with a clock on which waiting takes no time."""
 
     def __init__(self, scope: Scope, rate: int | None = None) -> None:
         super().__init__(scope, rate, clock=lambda: self.now, sleep=self._pass)
@@ -76,21 +77,22 @@ class _Clients(unittest.TestCase):
 
 @functools.cache
 def _full_runs() -> dict[str, list[Result]]:
-    """What the cases say of each right server. All of them at once, because most of it is waiting."""
+    """Return the results on each correct server. All run at the same time, because they mostly wait."""
 
     def run(server: str) -> list[Result]:
         cases, attributes = _RUNS[server]
         return [tried_with_enough_lead(case, server, attributes) for case in cases]
 
     def tried_with_enough_lead(case: str, server: str, attributes: dict[str, Any]) -> Result:
-        """On a busy machine a time 0.1 s ahead may have passed when it arrives."""
+        """Run a case. On a busy machine a lead of 0.1 s may be too short, and the case is run again."""
         result = tried(case, server, **attributes)
-        if "say lead" in result.explanation:
+        if "set a larger lead" in result.explanation:
             result = tried(case, server, **{**attributes, "lead": 10.0})
         return result
 
     def run_late(number: int) -> list[Result]:
-        # It would take minutes, so there are several of it. A case of many times need not try how far ahead is enough.
+        # One server would take minutes, so several servers share the cases. A case with many times gets a sufficient
+        # lead, instead of finding it by trying.
         guard, results = _Counting(Scope.FULL, LINES_A_SECOND), []
         for case in [*CASES][number::LATE_ONES]:
             lead = {"lead": 0.8} if case == "start/forms-of-a-time" and not LONG else {}
@@ -110,7 +112,7 @@ class DefectTests(_Clients):
 
     @staticmethod
     def results(name: str) -> list[Result]:
-        """What the cases say that must find it, in the order of the table."""
+        """Return the results of the cases that must find a defect, in the order of the table."""
         defect, results = DEFECTS[name], []
         for case in defect.found_by:
             for limits in (_HASTE, _CALM):
@@ -140,17 +142,17 @@ class DefectTests(_Clients):
 
 
 class RightServerTests(_Clients):
-    """Servers that are right in their own way: nothing is reported, and what cannot be tried says why."""
+    """Servers that are correct but unusual: no case fails, and each case that is skipped has a reason."""
 
     def results(self, server: str, *cases: str, **attributes: Any) -> list[Result]:
-        """Try cases, none of which may fail; if none is named, it is about the server's full run."""
+        """Run cases, none of which may fail, and return the results; without cases, those of the server's full run."""
         found = [tried(case, server, **attributes) for case in cases] if cases else _full_runs()[server]
         for result in found:
             self.assertIsNot(result.verdict, Verdict.FAIL, result)
         return found
 
     def reasons(self, server: str, *cases: str, **attributes: Any) -> list[str]:
-        """Why some were not tried; the others must have passed."""
+        """Return the reasons of the cases that were not judged; all others must have passed."""
         found = [result for result in self.results(server, *cases, **attributes) if result.verdict is not Verdict.PASS]
         for result in found:
             self.assertIn(result.verdict, _NOT_JUDGED, result)
@@ -204,7 +206,7 @@ class RightServerTests(_Clients):
             with self.subTest(case):
                 self.assertEqual(
                     self.reasons("refuses to start", case, valid_configuration=None),
-                    ["start was refused (needs a setup): say valid_configuration"],
+                    ["start was refused (needs a setup): set valid_configuration"],
                 )
                 self.assertIn(tried(case, "refuses to start").verdict, (Verdict.FAIL, Verdict.NON_STRICT))
         self.results("refuses to start", *_QUICK, valid_configuration=None)
@@ -214,9 +216,9 @@ class RightServerTests(_Clients):
 
     def test_is_acquiring(self) -> None:
         cases = ("start/timed", "set-configuration/loads", "set-section/accepts", "backend-park/accepts")
-        wanted = ["the server is acquiring, and that must not be disturbed"] * len(cases)
+        wanted = ["the server is acquiring and must not be disturbed"] * len(cases)
         self.assertEqual(self.reasons("is acquiring", *cases), wanted)
-        # What needs no rest goes on, and nothing stops it.
+        # The other cases are run, and do not stop the acquisition.
         self.results("is acquiring")
         self.assertEqual(self.client("is acquiring").request("status")[2], "1")
 
@@ -224,21 +226,21 @@ class RightServerTests(_Clients):
         cases = [name for name in CASES if re.match("(start|stop|disconnect|backend-park)/(?!wrong|conf)", name)]
         skipped = self.reasons("healthy", *cases, leave_out=("start", "stop", "backend-park"))
         self.assertEqual(len(skipped), len(cases))
-        self.assertEqual(set(skipped), {f"{name} is left out, as leave_out says" for name in ("start", "backend-park")})
+        self.assertEqual(set(skipped), {f"{name} is listed in leave_out" for name in ("start", "backend-park")})
 
     def test_not_told(self) -> None:
         for case in ("set-configuration/loads", "disconnect/configuration-stays"):
             self.assertEqual(
                 self.reasons("healthy", case, valid_configuration=None),
-                ["no configuration is known: say valid_configuration"],
+                ["no configuration is known: set valid_configuration"],
             )
         self.assertEqual(
             self.reasons("healthy", "set-configuration/unknown", invalid_configuration=None),
-            ["the instrument takes any name, as invalid_configuration says"],
+            ["the instrument accepts any name: invalid_configuration is None"],
         )
         self.assertEqual(
             self.reasons("healthy", "set-filename/long-path", reply_limit=None),
-            ["replies may have any length, as reply_limit says"],
+            ["replies may have any length: reply_limit is None"],
         )
 
     def test_is_left_as_it_was_found(self) -> None:
@@ -263,10 +265,10 @@ class RightServerTests(_Clients):
 
 
 class ScopeTests(unittest.TestCase):
-    """A case sends nothing that goes further than it says, and little where little may be sent."""
+    """A case sends nothing outside its scope, and few lines if the number of lines is limited."""
 
     def try_all(self, guard: _Counting) -> _Counting:
-        """All cases that go no further than this allows; none may fail."""
+        """Run all cases whose scope the guard allows; none may fail."""
         for case in CASES.values():
             if case.scope <= guard.scope:
                 with self.subTest(case.id):
@@ -281,7 +283,7 @@ class ScopeTests(unittest.TestCase):
         self.assertGreater(self.try_all(_Counting(Scope.MEASURE)).lines, 100)
 
     def test_five_seconds_will_do(self) -> None:
-        """For all that is tried on a telescope by default."""
+        """The cases that run by default on a telescope in use send few lines, and take less than 5 s."""
         guard = self.try_all(_Counting(Scope.READS, LINES_A_SECOND))
         self.assertLessEqual(guard.lines, 50)
         self.assertLessEqual(guard.now, 5)

@@ -1,4 +1,4 @@
-"""Commands that only one backend has: a profile names them, and they are tried as those of the protocol are."""
+"""Commands that only one backend has: if a profile names them, they are tested like those of the protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SWEEP = (Argument("power", "float", "dBm"), Argument("tones", "integer", optiona
 
 
 class SweepingBackend(BackendSimulator):
-    """With commands of its own."""
+    """A backend with its own commands."""
 
     swept = 0
 
@@ -56,7 +56,7 @@ class SweepingBackend(BackendSimulator):
 
 
 class SweepingTests(BackendConformance, unittest.TestCase):
-    """Such a backend, tested by its author."""
+    """The conformance tests of a backend with its own commands."""
 
     valid_configuration = "K2"
     own_commands: Any = (SweepingBackend.sweep, SweepingBackend.get_temperature, Command("reset"))
@@ -66,7 +66,7 @@ class SweepingTests(BackendConformance, unittest.TestCase):
         return SweepingBackend()
 
 
-# The protocol's own cases are tried on this backend elsewhere.
+# The cases for the commands of the protocol are run on this backend in other modules.
 OWN = [case.method for case in own_cases(rows_of(SweepingTests.own_commands).values()).values()]
 for _name in dir(SweepingTests):
     if _name.startswith("test_") and _name not in OWN:
@@ -87,7 +87,7 @@ class _Served(unittest.TestCase):
 
 class OwnCasesTests(_Served):
     def tried(self, *rows: object, **attributes: object) -> dict[str, Result]:
-        """What the cases of these commands have come to, by id."""
+        """Return the results of the cases for these commands, by id."""
         profile = type("Mine", (Profile,), {"own_commands": rows, "valid_configuration": "K2", **attributes})()
         cases = own_cases(profile.own_rows.values()).values()
         return {result.case.id: result for result in run_cases(cases, lambda: CaseContext(profile, self.address))}
@@ -114,14 +114,14 @@ class OwnCasesTests(_Served):
 
     def test_what_is_not_told_is_not_guessed(self) -> None:
         [sweep, *_] = self.tried(SweepingBackend.sweep).values()
-        self.assertEqual(sweep.explanation, "no arguments of sweep are known: say valid_arguments")
-        # Without arguments there is nothing to guess, but it may be refused.
+        self.assertEqual(sweep.explanation, "no arguments of sweep are known: set valid_arguments")
+        # A command without required arguments is tried, but the backend may refuse it.
         row = Command("sweep", (Argument("power", "float", optional=True),))
         found = self.tried(row, SweepingBackend.get_temperature, leave_out=("get-temperature",))
-        refused = "sweep was refused (sweep needs at least 1 argument): say valid_arguments of sweep"
+        refused = "sweep was refused (sweep needs at least 1 argument): set valid_arguments of sweep"
         self.assertEqual(found["sweep/accepts"].explanation, refused)
         reply = found["get-temperature/reply-is-well-formed"]
-        self.assertEqual(reply.explanation, "get-temperature is left out, as leave_out says")
+        self.assertEqual(reply.explanation, "get-temperature is listed in leave_out")
 
     def test_what_was_told_must_be_accepted(self) -> None:
         [result, *_] = self.tried(SweepingBackend.sweep, valid_arguments={"sweep": (5.0,)}).values()
@@ -136,10 +136,10 @@ class OwnCasesTests(_Served):
         for row, arguments, case_id, why in (
             (Command("sweep", SWEEP[:1], tone), (-1,), "wrong-number-of-arguments", accepted),
             (Command("sweep", (SWEEP[0], higher), tone), (-1,), "wrong-type-of-arguments", accepted),
-            (Command("sweep", SWEEP, one_float), (-1,), "reply-is-well-formed", "to sweep has as arguments a"),
-            (Command("get-temperature", reply=two), (), "reply-is-well-formed", "has as arguments a and b"),
+            (Command("sweep", SWEEP, one_float), (-1,), "reply-is-well-formed", "the reply to sweep must be a,"),
+            (Command("get-temperature", reply=two), (), "reply-is-well-formed", "must be a and b,"),
             (Command("get-temperature", reply=(Field("a", "integer"),)), (), "reply-is-well-formed", "not '4.25'"),
-            (Command("get-temperature"), (), "accepts", "has as arguments none"),
+            (Command("get-temperature"), (), "accepts", "must be none,"),
             (Command("cool-down"), (), "accepts", "invalid command 'cool-down'"),
             (Command("get-pressure", reply=one_float), None, "reply-is-well-formed", "invalid command 'get-pressure'"),
         ):
@@ -156,7 +156,7 @@ class OwnCasesTests(_Served):
             rows_of([SweepingBackend.status])
         with self.assertRaisesRegex(ValueError, "'status' in own_commands is a command of the protocol"):
             rows_of([Command("status")])
-        with self.assertRaisesRegex(ValueError, "'reset' is twice in own_commands"):
+        with self.assertRaisesRegex(ValueError, "'reset' is in own_commands twice"):
             rows_of([Command("reset"), SweepingBackend.reset])
 
 
@@ -219,7 +219,7 @@ sweep = [-10.5]
 """
 
     def run_check(self, *options: str) -> tuple[int, str]:
-        """Exit status and standard output of discos-backend-check with this profile."""
+        """Return the exit status and the standard output of discos-backend-check with this profile."""
         out = io.StringIO()
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(self.PROFILE)

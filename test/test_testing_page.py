@@ -1,4 +1,4 @@
-"""The page on the conformance kit: every command line in it works, and every profile in it can be loaded."""
+"""docs/testing-your-backend.md: every command line in it works, and every profile in it can be loaded."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from discosbackend.cli import check
 from discosbackend.testing.profile_file import load_profile
 
 from .serving import ROOT, SCRIPT, Server, served
-from .settings import PATIENCE
+from .settings import LONG, PATIENCE, long_only
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
 
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# Of the server that is asked unless a line starts one.
+# The address of a server in a command line.
 _ADDRESS = re.compile(r"(?:127\.0\.0\.1|192\.0\.2\.7|\[::1\]):(\d+)")
+
+# test_docs runs this one.
+AS_IN_THE_README = "python -m unittest -v test_mybackend"
 
 
 def blocks(text: str, language: str) -> list[tuple[str, str]]:
-    """The blocks of code in a language: the name of the file that each is, if it is one, and the code."""
+    """Return the blocks of code in a language: the name of the file, "" if it is not a file, and the code."""
     found = [(words.split(), textwrap.dedent(code)) for _, words, code in _FENCE.findall(text)]
     return [
         ("".join(word.removeprefix("file=") for word in words[1:] if word.startswith("file=")), code)
@@ -42,12 +45,12 @@ def blocks(text: str, language: str) -> list[tuple[str, str]]:
 
 
 def lines(text: str) -> list[str]:
-    """The command lines in the blocks of shell."""
+    """Return the command lines in the shell blocks."""
     return [line for _, code in blocks(text, "sh") for line in code.splitlines()]
 
 
 class CommandLinesTests(unittest.TestCase):
-    """In a folder with the files that the page and the README have, beside a simulated instrument on port 8978."""
+    """Run in a folder with the files of the page and the README, with a simulated instrument as the server at 8978."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()  # by addCleanup
@@ -68,10 +71,10 @@ class CommandLinesTests(unittest.TestCase):
         (self.folder / name).write_text(code, encoding="utf-8")
 
     def words(self, line: str) -> list[str]:
-        """A line as it is run here: with this Python, this checkout, and the servers that are there."""
+        """Return the words of a command line, changed to use this Python, this checkout and the servers of the test."""
         line = _ADDRESS.sub(lambda found: f"127.0.0.1:{self.ports[int(found[1])]}", line)
         program, *words = shlex.split(line)
-        # A README's line is run from the environment that the README makes.
+        # The lines of the README use the environment that the README creates.
         program = program.removeprefix(".venv/bin/")
         if program == "python":
             return [sys.executable, *words]
@@ -79,7 +82,7 @@ class CommandLinesTests(unittest.TestCase):
         return [sys.executable, str(SCRIPT.with_name(program)), *words]
 
     def start(self, line: str) -> None:
-        """A line that ends in `&` starts a server, for the lines after it."""
+        """Run a line that ends in `&`. It starts a server, which the lines after it use."""
         words = self.words(line.removesuffix("&"))
         at = words.index("--port") + 1
         port, words[at] = int(words[at]), "0"
@@ -88,7 +91,7 @@ class CommandLinesTests(unittest.TestCase):
         self.ports[port] = server.address[1]
 
     def run_all(self, found: list[str]) -> str:
-        """Run the lines, each of which must succeed, and return what they wrote."""
+        """Run the lines, each of which must succeed, and return their output."""
         said = ""
         with ThreadPoolExecutor() as threads:
             running = []
@@ -96,7 +99,7 @@ class CommandLinesTests(unittest.TestCase):
                 if line.endswith("&"):
                     self.start(line)
                 elif "-m pytest" not in line or importlib.util.find_spec("pytest") is not None:
-                    # Tests have servers of their own; the other lines are run one after another.
+                    # Tests start their own servers, so they run in parallel. The other lines run one after another.
                     running.append((line, threads.submit(self.run_one, self.words(line))))
                     if "-m discosbackend.client" in line or "discos-backend-" in line:
                         running[-1][1].result()
@@ -122,13 +125,15 @@ class CommandLinesTests(unittest.TestCase):
     def test_of_the_page(self) -> None:
         found = lines(PAGE)
         self.assertGreaterEqual(len(found), 9)
-        said = self.run_all(found)
+        self.assertIn(AS_IN_THE_README, found)
+        said = self.run_all([line for line in found if LONG or line != AS_IN_THE_README])
         self.assertIn("python -m twisted.trial test_mybackend", found)
         self.assertRegex(said, r"PASSED \(skips=\d+, successes=\d+\)")
-        # The commands of one's own were really tried, in both ways.
+        # The cases for own commands were run by unittest and by discos-backend-check.
         self.assertRegex(said, r"test_sweep_wrong_type_of_arguments .*\n.* ok\n")
         self.assertIn("As required: of 3 cases, none failed.", said)
 
+    @long_only
     def test_of_the_readme(self) -> None:
         section = README.partition("\n## Test your own backend\n")[2].partition("\n## ")[0]
         found = lines(section)

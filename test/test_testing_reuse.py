@@ -1,4 +1,4 @@
-"""discosbackend.testing reused as the README says: in a folder of one's own, under each runner."""
+"""discosbackend.testing in a user's own folder, under each test runner."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from discosbackend.testing.conformance import CASES
 from .serving import ROOT
 from .settings import LONG, PATIENCE, long_only
 
-# Of a backend's module in a folder of its own, as the README has it.
+# A test module with its backend, similar to the one in the README.
 MY_TESTS = """
 import unittest
 
@@ -50,7 +50,7 @@ class MyBackendTests(BackendConformance, unittest.TestCase):
         self.assertEqual(len(self.client.request("status")), 3)
 """
 
-# Enough to see that a runner finds and runs them; a case that is skipped among them.
+# These are sufficient to show that a test runner finds and runs the cases. One of them is skipped.
 SOME = (
     "test_version_reply_is_well_formed",
     "test_status_reply_is_well_formed",
@@ -60,7 +60,7 @@ SOME = (
 
 
 class ReuseTests(unittest.TestCase):
-    """In a folder of its own, in an interpreter of its own, under each runner."""
+    """Each test runs a test runner in a new interpreter, in a temporary folder."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -71,7 +71,7 @@ class ReuseTests(unittest.TestCase):
         (self.folder / name).write_text(textwrap.dedent(text), encoding="utf-8")
 
     def python(self, *arguments: str) -> tuple[int, str]:
-        """Exit status and output of an interpreter in the folder."""
+        """Run an interpreter in the folder and return its exit status and output."""
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
@@ -86,7 +86,7 @@ class ReuseTests(unittest.TestCase):
 
     def test_foreign_backend(self) -> None:
         shutil.copy(ROOT / "test" / "foreign_backend.py", self.folder)
-        # What the server does by itself is tried on many backends.
+        # The cases that do not depend on the backend are run on many backends in other tests.
         alone = re.compile("hostile|framing|grammar|.*/wrong-number")
         left_out = [] if LONG else [case.method for case in CASES.values() if alone.match(case.id)]
         self.write(
@@ -110,7 +110,7 @@ class ReuseTests(unittest.TestCase):
                 {"".join(f"{name} = " for name in left_out)}None
 
                 def make_backend(self):
-                    # The first of these takes astropy a while, in which no start would be on time.
+                    # The first use of astropy takes a while. It must not delay a timed start.
                     assert (Ticks.now().time - Time.now()).sec < 1
                     return ForeignBackend()
             """,
@@ -121,7 +121,7 @@ class ReuseTests(unittest.TestCase):
         skipped = re.findall(r"skipped ['\"](.*)", output)
         lacking = re.findall(r"skipped '(\S+) is not supported by this backend'", output)
         known = [reason for reason in skipped if re.match("it has a timer for each|start drops", reason)]
-        # Everything that it has not, get-rms twice, and what is known; nothing else is skipped.
+        # Only the commands that it does not have are skipped, get-rms twice, and the known deviations.
         lacks = {"set-section", "cal-on", "set-enable", "end-schedule", "backend-park", "set-shift"}
         lacks |= {"get-rms", "get-ddcoffset", "get-filename"}
         self.assertEqual(set(lacking), lacks)
@@ -137,9 +137,9 @@ class ReuseTests(unittest.TestCase):
 
     @long_only
     def test_under_trial(self) -> None:
-        # It runs in a folder of its own making, and knows no class fixtures.
+        # Trial runs tests in a folder that it creates, and does not support class fixtures.
         self.write("test_mine.py", MY_TESTS)
-        # On a TestCase of its own, whose failures are an exception of its own.
+        # Trial's own TestCase has another exception for failures.
         self.write(
             "test_its_own.py",
             """
@@ -160,7 +160,7 @@ class ReuseTests(unittest.TestCase):
         self.assertIn("FAILED (skips=1, failures=1, successes=3)", output)
 
     def test_under_trial_by_a_file(self) -> None:
-        """Which no import would find, and whose path is relative to a folder that trial leaves."""
+        """Trial loads a file that cannot be imported by its name, and changes to another folder."""
         (self.folder / "deep").mkdir()
         self.write("mine.py", MY_TESTS)
         self.write(
@@ -171,7 +171,7 @@ class ReuseTests(unittest.TestCase):
             class DeepTests(mine.MyBackendTests):
                 pass
 
-            # One test will do here.
+            # One test is sufficient.
             for name in dir(mine.BackendConformance):
                 if name.startswith("test_"):
                     delattr(mine.BackendConformance, name)
@@ -192,7 +192,7 @@ class ReuseTests(unittest.TestCase):
                 self.assertIn("3 passed, 1 skipped", output)
 
     def test_as_a_program(self) -> None:
-        # What the program was called with is none of the server's business.
+        # The server process must not see the arguments of the test program.
         self.write(
             "test_mine.py",
             "import sys\n"
@@ -220,10 +220,10 @@ class ReuseTests(unittest.TestCase):
         self.write("test_mine.py", MY_TESTS + "\n\nunittest.main()\n")
         status, output = self.python("test_mine.py", "MyBackendTests.test_of_my_own")
         self.assertEqual(status, 1, output)
-        self.assertIn('write `if __name__ == "__main__":` before what runs the tests', output)
+        self.assertIn('write `if __name__ == "__main__":` before the code that runs the tests', output)
 
     def test_the_server_ends_with_the_tests(self) -> None:
-        """Also when they are killed, which leaves no time to end anything."""
+        """The server ends even if the process of the tests is killed."""
         self.write("test_mine.py", MY_TESTS)
         self.write(
             "leave.py",

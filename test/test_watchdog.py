@@ -1,4 +1,4 @@
-"""The watchdog: what it makes of times and a stack, and of a reactor that is really kept from turning."""
+"""Tests of the watchdog: with given times and stacks, and with a reactor that is really blocked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import wait_until
 
 
 def code_of(text: str, name: str) -> CodeType:
-    """The code of a function that is defined by a text."""
+    """Return the code object of the function that a source text defines."""
     names: dict[str, Any] = {}
     exec(text, names)
     return names[name].__code__
@@ -47,7 +47,7 @@ IN_DRIVER = Place("Serial.read", "/usr/lib/serial/serialposix.py", 596, OTHER)
 
 
 class JudgeTests(unittest.TestCase):
-    """A pure function: nothing here has to wait."""
+    """Tests of judge(), which is a pure function, so nothing here waits."""
 
     def judged(self, *stack: Place, asked: float = 100.0, due: float = 100.5, now: float = 100.5) -> Finding | None:
         return judge(0.5, asked, due, now, stack, COMMANDS)
@@ -68,12 +68,12 @@ class JudgeTests(unittest.TestCase):
     def test_what_it_says_of_a_method(self) -> None:
         self.assertEqual(
             str(self.judged(LOOP, IN_METHOD, now=100.72)),
-            "nobody has been answered for 0.7 s: get-tpi is in Mine.get_tpi() at line 17 of /home/me/mybackend.py: "
+            "no request has been answered for 0.7 s: get-tpi is in Mine.get_tpi() at line 17 of /home/me/mybackend.py: "
             "write @blocking above `def get_tpi`",
         )
         self.assertEqual(
             str(self.judged(LOOP, IN_METHOD, IN_DRIVER)),
-            "nobody has been answered for 0.5 s: get-tpi is in Mine.get_tpi() at line 17 of /home/me/mybackend.py, "
+            "no request has been answered for 0.5 s: get-tpi is in Mine.get_tpi() at line 17 of /home/me/mybackend.py, "
             "which waits in Serial.read() at line 596 of /usr/lib/serial/serialposix.py: "
             "write @blocking above `def get_tpi`",
         )
@@ -81,18 +81,18 @@ class JudgeTests(unittest.TestCase):
     def test_a_coroutine_cannot_be_marked(self) -> None:
         said = str(self.judged(LOOP, Place("Mine.get_tp0", "/home/me/mybackend.py", 30, COROUTINE), IN_DRIVER))
         self.assertIn("get-tp0 is in Mine.get_tp0() at line 30", said)
-        self.assertIn("write @blocking above get_tp0 and `def` for its `async def`, or await what takes so long", said)
+        self.assertIn("write @blocking above get_tp0 and `def` instead of `async def`, or await the slow call", said)
 
     def test_a_function_that_answers_no_command(self) -> None:
-        """A hook, a callback of a timer, the begin of an acquisition."""
+        """Such as a hook, a callback of a timer, or a method that starts an acquisition."""
         poll = Place("Mine.poll", "/home/me/mybackend.py", 60, OTHER)
         found = self.judged(MAIN, LOOP, Place("LoopingCall.__call__", TWISTED, 5, OTHER), poll)
         assert found is not None
         self.assertEqual((found.method, found.command), (poll, ""))
         self.assertEqual(
             str(found),
-            "nobody has been answered for 0.5 s: Mine.poll() at line 60 of /home/me/mybackend.py: "
-            "have it done in a thread, by twisted.internet.threads.deferToThread for one",
+            "no request has been answered for 0.5 s: Mine.poll() at line 60 of /home/me/mybackend.py: "
+            "run it in a thread, for example with twisted.internet.threads.deferToThread",
         )
 
     def test_nothing_but_libraries(self) -> None:
@@ -113,7 +113,7 @@ class JudgeTests(unittest.TestCase):
                 assert found is not None
                 self.assertIsNone(found.method)
                 self.assertAlmostEqual(found.seconds, late)
-                self.assertIn(f"this process stood still for {late:.1f} s", str(found))
+                self.assertIn(f"this process did not run for {late:.1f} s", str(found))
                 self.assertNotIn("get_tpi", str(found))
         # A little late is nothing to speak of, and no excuse.
         self.assertIsNone(judge(0.5, 100.0, 100.5, 100.7, None, COMMANDS))
@@ -123,7 +123,7 @@ class JudgeTests(unittest.TestCase):
 
 
 class CodesTests(unittest.TestCase):
-    """Which function answers which command."""
+    """Tests of the functions that find out which method answers which command."""
 
     def test_methods_decorated_ones_and_callables(self) -> None:
         def noisy(function: Any) -> Any:
@@ -179,12 +179,12 @@ class CodesTests(unittest.TestCase):
 
 
 def said(logs: Any) -> list[str]:
-    """What was logged of a method; a busy machine may be reported too."""
-    return [line for line in logs.output if "stood still" not in line]
+    """Return the lines that were logged about a method. On a busy machine there may be other lines too."""
+    return [line for line in logs.output if "did not run" not in line]
 
 
 class Turning:
-    """A reactor that turns when a test says so."""
+    """A reactor that calls what it was asked to call only when a test says so."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -194,7 +194,7 @@ class Turning:
 
 
 class WatchdogTests(unittest.TestCase):
-    """The thread, with a reactor that turns when it is told to; what is watched is this thread."""
+    """Tests of the watchdog's thread, with a fake reactor. It watches the thread of the test."""
 
     def setUp(self) -> None:
         self.reactor = Turning()
@@ -203,7 +203,7 @@ class WatchdogTests(unittest.TestCase):
         self.addCleanup(self.dog.end)
 
     def turn_later(self, logs: Any, lines: int) -> None:
-        """Wait, as a method that blocks does, for so many lines in the log; then turn."""
+        """Block until the log has this many lines, then let the reactor respond."""
         wait_until(lambda: len(said(logs)) >= lines, "the log")
         self.turn()
 
@@ -216,7 +216,7 @@ class WatchdogTests(unittest.TestCase):
             self.dog.begin()
             self.turn_later(logs, 1)
             wait_until(lambda: len(said(logs)) == 2, "the end")
-        self.assertRegex(said(logs)[0], r"nobody has been answered for \d\.\d s: get-tpi is in \S*turn_later\(\)")
+        self.assertRegex(said(logs)[0], r"no request has been answered for \d\.\d s: get-tpi is in \S*turn_later\(\)")
         self.assertRegex(said(logs)[1], r"the server answers again: \S*turn_later\(\) took \d+\.\d s")
 
     def test_the_same_function_is_counted_for_a_minute(self) -> None:
@@ -232,9 +232,9 @@ class WatchdogTests(unittest.TestCase):
         self.assertEqual(len(logs.output), 5)
         self.assertIn("write @blocking", logs.output[0])
         self.assertIn("answers again", logs.output[1])
-        self.assertIn("(since this was last logged also 2 times, 4.0 s in all)", logs.output[2])
+        self.assertIn("(and 2 times since this was last logged, 4.0 s in total)", logs.output[2])
         self.assertIn("answers again", logs.output[3])
-        self.assertIn("stood still", logs.output[4])
+        self.assertIn("did not run", logs.output[4])
 
     def test_without_a_limit_there_is_no_thread(self) -> None:
         before = threading.active_count()
@@ -303,7 +303,7 @@ BLOCKING = """
 
 
 class BlockedReactorTests(unittest.TestCase):
-    """A server whose reactor is really kept from turning, until something comes through a pipe."""
+    """Tests of a server whose reactor is really blocked, until the test writes to a pipe."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -320,7 +320,7 @@ class BlockedReactorTests(unittest.TestCase):
 
     @contextmanager
     def blocked(self, server: Server, request: bytes, reply: bytes) -> Iterator[None]:
-        """While the server carries out a request."""
+        """Use it while the server executes a request."""
         with server.connect() as connection:
             connection.sendall(request + b"\r\n")
             yield
@@ -334,13 +334,13 @@ class BlockedReactorTests(unittest.TestCase):
     def test_a_plain_method(self) -> None:
         server = self.serve("--watchdog", "0.2")
         with self.blocked(server, b"?get-filename", b"!get-filename,ok,done\r\n"):
-            wait_until(lambda: "nobody has been answered" in server.log(), "the watchdog")
+            wait_until(lambda: "no request has been answered" in server.log(), "the watchdog")
             self.assertNotIn("answers again", server.log())
         wait_until(lambda: "answers again" in server.log(), "the end")
-        line = next(line for line in server.log().splitlines() if "nobody has been answered" in line)
+        line = next(line for line in server.log().splitlines() if "no request has been answered" in line)
         self.assertRegex(
             line,
-            r"WARNING discosbackend.watchdog: nobody has been answered for \d+\.\d s: get-filename is in "
+            r"WARNING discosbackend.watchdog: no request has been answered for \d+\.\d s: get-filename is in "
             rf"Mine\.get_filename\(\) at line {self.line_of('def get_filename(self):') + 1} of {self.folder}/mine\.py, "
             rf"which waits in read_the_pipe\(\) at line \d+ of {self.folder}/mine\.py: "
             r"write @blocking above `def get_filename`$",
@@ -352,7 +352,7 @@ class BlockedReactorTests(unittest.TestCase):
         server = self.serve("--watchdog", "0.2")
         with self.blocked(server, b"?get-configuration", b"!get-configuration,ok,done\r\n"):
             wait_until(lambda: "get-configuration is in Mine.get_configuration()" in server.log(), "the watchdog")
-        self.assertIn("`def` for its `async def`", server.log())
+        self.assertIn("`def` instead of `async def`", server.log())
         with self.blocked(server, b"?set-shift,1", b"!set-shift,ok\r\n"):
             wait_until(lambda: "s: Mine.poll() at line" in server.log(), "the watchdog")
         self.assertIn("deferToThread", server.log())
@@ -372,7 +372,7 @@ class BlockedReactorTests(unittest.TestCase):
                     # Four times as long as it would take.
                     waiting.wait(0.2)
                 self.assertEqual(server.stop(15), 0, server.log())
-                self.assertNotIn("nobody has been answered", server.log())
+                self.assertNotIn("no request has been answered", server.log())
 
     def test_run_server(self) -> None:
         code = textwrap.dedent(BLOCKING) + textwrap.dedent(
@@ -389,7 +389,7 @@ class BlockedReactorTests(unittest.TestCase):
                     self.assertEqual(b"1" in ask(connection, b"?get-rms")[0], watching)
                 if watching:
                     with self.blocked(server, b"?get-filename", b"!get-filename,ok,done\r\n"):
-                        wait_until(lambda: "nobody has been answered" in server.log(), "the watchdog")
+                        wait_until(lambda: "no request has been answered" in server.log(), "the watchdog")
                 self.assertEqual(server.stop(15), 0, server.log())
                 assert server.process.stdout is not None
                 self.assertEqual(server.process.stdout.read(), "['MainThread']\n")

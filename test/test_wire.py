@@ -1,6 +1,6 @@
-"""Wire: how a conversation is told, and that nobody is waited for too long.
+"""Wire: the text of a conversation, and how long a reply is waited for.
 
-What it judges of a line is seen in test_testing_defects.
+test_testing_defects tests the checks of each line.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RepetitionTests(unittest.TestCase):
 
 
 class PatienceTests(unittest.TestCase):
-    """A server that sends what is no line, or nothing."""
+    """A server that sends data without a line end, or nothing."""
 
     def connect(self, timeout: float) -> tuple[Wire, socket.socket]:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -77,11 +77,11 @@ class PatienceTests(unittest.TestCase):
     def test_nothing(self) -> None:
         wire, peer = self.connect(60.0)
         peer.sendall(b"!ver")
-        with self.assertRaisesRegex(AssertionError, "nothing came within 0.01 s, only b'!ver'"):
+        with self.assertRaisesRegex(AssertionError, "nothing was received within 0.01 s, except b'!ver'"):
             wire.read(within=0.01)
         self.assertTrue(wire.timed_out)
 
     def test_no_longer_than_the_timeout(self) -> None:
         wire, _ = self.connect(0.01)
-        with self.assertRaisesRegex(AssertionError, "nothing came within 0.01 s$"):
+        with self.assertRaisesRegex(AssertionError, "nothing was received within 0.01 s$"):
             wire.read(within=60.0)

@@ -1,4 +1,4 @@
-"""The servers of defective_servers, in a process of their own, and the verdicts of cases on them."""
+"""Runs the servers of defective_servers in a separate process, and cases on them."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from .settings import PATIENCE
 
 @functools.cache
 def _ports() -> dict[str, int]:
-    """Where the servers are, until the tests end."""
+    """Start the servers, which run until the tests end, and return their ports."""
     program = subprocess.Popen(  # communicate() waits for its end
         [sys.executable, "-m", "test.defective_servers"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # It is full of what these servers have to complain of.
+        # The servers log many errors.
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    # No module fixture: those would be run for the tests within the tests too.
+    # A module fixture would also be run for the tests that the tests run.
     atexit.register(program.communicate, timeout=PATIENCE)
     assert program.stdout is not None
     return json.loads(program.stdout.readline())
 
 
 def address_of(server: str) -> tuple[str, int]:
-    """Where one of the servers listens."""
+    """Return the address of one of the servers."""
     return "127.0.0.1", _ports()[server]
 
 
 def client_of(server: str) -> Client:
-    """A client of one of the servers."""
+    """Return a client of one of the servers."""
     return Client(port=_ports()[server])
 
 
 class BackendSimulatorProfile(Profile):
-    """What is valid for the backend that most of the servers have. A section that is wrong if swapped."""
+    """The values that most of the servers accept. The arguments of set-section are wrong in any other order."""
 
     valid_configuration = "K2"
     valid_integration = 100
@@ -60,6 +60,6 @@ class BackendSimulatorProfile(Profile):
 
 
 def tried(case: str, server: str, *, guard: SendGuard | None = None, **attributes: Any) -> Result:
-    """Try one case on one of the servers; the attributes are those of its profile."""
+    """Run one case on one of the servers, with these attributes of the profile."""
     profile = type("OfServer", (BackendSimulatorProfile,), attributes)()
     return evaluate(CASES[case], CaseContext(profile, address_of(server), guard=guard))

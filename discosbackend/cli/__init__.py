@@ -1,1 +1,1 @@
-"""The command lines: argparse front ends, each a thin main(). Only here is logging configured."""
+"""The command-line programs. Each has a function main(). Only they configure logging."""

@@ -1,4 +1,4 @@
-"""What more than one of the command lines takes, as argparse wants it. What is one's own stands there."""
+"""Types of arguments, for argparse, that several command lines use."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import argparse
 
 __all__ = ["positive_seconds"]
 
-# What a socket can wait for, in seconds.
+# The longest timeout of a socket, in s.
 _DAY = 86400
 
 
 def positive_seconds(text: str) -> float:
-    """A number of seconds above 0, at most a day. ArgumentTypeError for anything else."""
+    """Convert an argument to a number of seconds above 0, at most a day. Raise ArgumentTypeError if it is not."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= _DAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, at most a day")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most a day")
     return seconds

@@ -1,6 +1,6 @@
-"""`discos-backend-check`: try the conformance cases on a server that is running, and report.
+"""`discos-backend-check`: runs the conformance cases on a running server, and reports the results.
 
-The command line is here, and what is told without asking a server; a run of the cases is in check_run.
+This module has the command line, and what needs no server, such as --list. check_run.py runs the cases.
 """
 
 from __future__ import annotations
@@ -31,26 +31,32 @@ _NO_PROFILE = "none: nothing is known of the instrument"
 
 EXAMPLES = """\
 examples:
-  %(prog)s 192.0.2.7:8978                 while the telescope is in use: only reads, ten a second at most
+  %(prog)s 192.0.2.7:8978                 while the telescope is in use: only reads, at most ten a second
   %(prog)s 192.0.2.7:8978 --profile sardara --measure
-                                                    the measurements too, if nothing is acquired
+                                                    measurements too, unless an acquisition is running
   %(prog)s 127.0.0.1:8978 --profile skarab --full --html report.html
-                                                    everything: it starts, stops, configures and parks
+                                                    all cases: they start, stop, configure and park
   %(prog)s 127.0.0.1:8978 --full --only start stop 'set-*/accepts'
-  %(prog)s --list                         what there is to be tried; asks no server
+  %(prog)s --list                         list the cases, without a server
 
 exit status:
-  0    all as required (with --strict: strictly so)
-  1    something is not, or the server went away, or a report could not be written
-  2    nothing was tried: nobody is there, no case was left, or the command line was wrong
-  3    no pass: with --full nothing failed, but not every case of start, stop and
-       set-configuration could be judged; the report says which, and why
-  130  interrupted: what was changed was put back, and what had been tried is reported
+  0    no case failed (with --strict: none is non-strict either)
+  1    a case failed, or the server stopped answering, or a report could not be written
+  2    no case was tried: no server was reached, no case was left, or the command line is invalid
+  3    no pass: with --full no case failed, but not all cases of start, stop and
+       set-configuration could be evaluated; the report says which ones, and why
+  130  interrupted: the previous state was restored, and the cases that were tried are reported
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Try the cases that the options name, and report. Exit status: see EXAMPLES."""
+    """Run the cases that the options name, and report the results. For the exit status see EXAMPLES.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name. Default: that of the process.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             say(text, sys.stdout)
             sys.exit(status)
         if options.address is None:
-            raise CannotCheck("which server? Say HOST:PORT before the options, such as 127.0.0.1:8978")
+            raise CannotCheck("no server is given: write HOST:PORT before the options, such as 127.0.0.1:8978")
         run = Run(
             options.address,
             cases,
@@ -100,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("address", metavar="HOST:PORT", nargs="?", type=host_and_port, help="where the server listens")
-    what = parser.add_argument_group("what is tried")
+    what = parser.add_argument_group("which cases")
     what.add_argument(
         "--only",
         metavar="PATTERN",
@@ -116,22 +122,24 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=Scope.MEASURE,
         dest="scope",
-        help="measurements too, while nothing is acquired: get-tpi, get-tp0, get-rms",
+        help="measurements too, unless an acquisition is running: get-tpi, get-tp0, get-rms",
     )
     scope.add_argument(
         "--full",
         action="store_const",
         const=Scope.FULL,
         dest="scope",
-        help="everything, as fast as it goes: start, stop, configure, park; what was changed is put back",
+        help="all cases, without a rate limit: start, stop, configure, park; the previous state is restored",
     )
     what.add_argument(
         "--profile",
         metavar="NAME|FILE",
-        help=f"what is valid for the instrument: {shipped}, or a TOML file",
+        help=f"the values that are valid for the instrument: {shipped}, or a TOML file",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--strict", action="store_true", help="what works, but not as the document says, is wrong too")
+    how.add_argument(
+        "--strict", action="store_true", help="behaviour that works, but differs from the document, is a failure too"
+    )
     how.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -142,9 +150,9 @@ def _parser() -> argparse.ArgumentParser:
         how.add_argument(f"--{name}", metavar="FILE", help=kind.help)
     listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
     listing.add_argument("--list", action="store_true", help="list the cases")
-    listing.add_argument("--profiles", action="store_true", help="list the profiles that come with this")
+    listing.add_argument("--profiles", action="store_true", help="list the profiles of this package")
     listing.add_argument(
-        "--dry-run", action="store_true", help="say what would be tried and what not, and send nothing"
+        "--dry-run", action="store_true", help="list the cases that would be tried and those that would not"
     )
     parser.add_argument(
         "--version",
@@ -155,16 +163,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(patterns: Sequence[str] | None, known: Sequence[Case]) -> list[Case]:
-    """Those of the known cases that any of the patterns means, all if there is none."""
+    """Return the known cases that match any of the patterns; all cases if there are no patterns."""
     if patterns is None:
         return list(known)
     words = dict.fromkeys([*(case.id for case in known), *(case.area for case in known)])
     for pattern in patterns:
         if not any(_means(pattern, case) for case in known):
-            hint = did_you_mean(pattern, words) or ": --list tells what there is"
+            hint = did_you_mean(pattern, words) or ": --list lists the cases"
             if ":" in pattern:
-                hint = ": say HOST:PORT before --only"
-            raise CannotCheck(f"no case is meant by --only {pattern!r}{hint}")
+                hint = ": write HOST:PORT before --only"
+            raise CannotCheck(f"no case matches --only {pattern!r}{hint}")
     return [case for case in known if any(_means(pattern, case) for pattern in patterns)]
 
 
@@ -180,7 +188,7 @@ def _list(cases: Sequence[Case]) -> str:
 
 
 def _plan(cases: Sequence[Case], scope: Scope) -> tuple[str, int]:
-    """What would be tried, and the exit status."""
+    """Return the text of --dry-run, and the exit status."""
     tried = [case for case in cases if case.scope <= scope]
     left = run_cases([case for case in cases if case.scope > scope], _no_context, scope=scope)
     lines = [f"{len(tried)} of {len(cases)} cases would be tried:", *(f"  {case.id}" for case in tried)]

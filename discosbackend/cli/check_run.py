@@ -1,6 +1,6 @@
-"""A run of discos-backend-check: from the first connection to report and exit status, with signals and files.
+"""A run of discos-backend-check: connects to the server, runs the cases, handles signals, and writes the reports.
 
-What the cases are, what may be sent, and what a report says is the business of testing; options are check's.
+check.py has the command line. The package testing has the cases, the limits of what is sent, and the reports' texts.
 """
 
 from __future__ import annotations
@@ -32,46 +32,66 @@ from discosbackend.testing.wire import PROMPT, Wire
 __all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "Run", "say"]
 
 NO_PASS = 3
-"""The exit status of a full run that found nothing wrong, and could not judge all that it must."""
+"""The exit status of a full run in which no case failed, but some required case could not be evaluated."""
 
-# Seconds for which a signal after the first is not heard, so that the server is left as it was found.
+# For how many s after the first signal further signals are ignored, so that the server's state can be restored.
 _GRACE = 10.0
-# Seconds to wait for a connection before any case is tried.
+# How many s to wait for the first connection, before any case is run.
 _CONNECTING = 10.0
 
 
 class Kind(NamedTuple):
-    """How a report for a file is written, and what it is for."""
+    """A kind of report that is written to a file."""
 
     write: Callable[[Record], str]
+    """Makes the text of the report."""
     help: str
+    """The help of its option."""
 
 
 REPORTS = {
-    "junit": Kind(junit, "write a report for a build server, as JUnit's XML"),
-    "json": Kind(json_text, "write a report for another program, with all that was said"),
-    "html": Kind(page, "write a report for a colleague, as one page"),
+    "junit": Kind(junit, "write a report for a build server, in JUnit's XML format"),
+    "json": Kind(json_text, "write a report for another program, with all details"),
+    "html": Kind(page, "write a report to read and pass on, as one web page"),
 }
-"""The reports that go to files, by the names of their options."""
+"""The reports that are written to files, by the names of their options."""
 
 
 class CannotCheck(Exception):
-    """Why nothing can be tried with this command line, in one line."""
+    """The reason why no case can be run with this command line, in one line."""
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Write and flush. Where nobody reads any more, the run goes on."""
+    """Write a text to a stream and flush it. If writing fails, the run continues."""
     try:
         stream.write(text)
         stream.flush()
     except OSError:
-        # What is left in its buffer must not fail once more when the interpreter ends.
+        # The data left in the buffer must not cause a second error when the interpreter exits.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Run:
-    """One run of cases on a server. `causes` are cases that are tried besides where they may explain a failure."""
+    """One run of cases on a server.
+
+    Parameters
+    ----------
+    address
+        The host and the port of the server.
+    cases
+        The cases to run, in any order.
+    profile
+        The values that are valid for the instrument.
+    profile_name
+        The name of the profile, for the reports.
+    scope
+        What may be sent to the server.
+    strict
+        Whether a case with the verdict `non-strict` counts as failed.
+    causes
+        Cases that are run in addition if they may explain a failure.
+    """
 
     def __init__(
         self,
@@ -100,14 +120,27 @@ class Run:
         self._last: CaseContext | None = None
 
     def report_to(self, paths: Mapping[str, str]) -> int:
-        """Try the cases, report on standard output and to these files, and return the exit status.
+        """Run the cases, and report to standard output and to files.
 
-        CannotCheck when a file cannot be written, which is seen before anything is tried, or nobody is there.
+        Parameters
+        ----------
+        paths
+            The paths of the reports, by their names in REPORTS.
+
+        Returns
+        -------
+        status
+            The exit status.
+
+        Raises
+        ------
+        CannotCheck
+            If a file cannot be written, or the server cannot be reached. Both are checked before any case is run.
         """
         with ExitStack() as stack:
             files = {name: stack.enter_context(_ReportFile(path)) for name, path in paths.items()}
             if len({file.path for file in files.values()}) < len(files):
-                raise CannotCheck("two reports cannot go into one file")
+                raise CannotCheck("two reports cannot be written to the same file")
             self._find_server()
             stack.enter_context(self._signals.heard())
             record = self._try_cases()
@@ -139,11 +172,11 @@ class Run:
         except AssertionError as problem:
             raise CannotCheck(str(problem)) from None
         except ValueError as problem:
-            raise CannotCheck(f"{self._server} cannot be an address: {problem}") from None
+            raise CannotCheck(f"{self._server} is not a valid address: {problem}") from None
 
     def _answers(self) -> bool:
-        """Whether a new connection is answered still."""
-        # What is answered is for the cases to judge. A greeting alone is no answer, so there are two questions.
+        """Return whether the server still answers on a new connection."""
+        # The cases check what it answers. Two requests are sent, because one of the two lines may be the greeting.
         with suppress(AssertionError), self._context() as check:
             wire = check.open()
             wire.send(2 * request_line("version"))
@@ -153,7 +186,7 @@ class Run:
         return False
 
     def _at(self) -> str:
-        """The case at hand, "" after the last."""
+        """Return the id of the current case, "" after the last one."""
         tried = {result.case.id for result in self._results}
         return next((case.id for case in self._cases if case.id not in tried), "")
 
@@ -192,15 +225,15 @@ class Run:
 
     def _ended_early(self) -> str:
         if not self._signals.name:
-            return f"nobody answers any more since {self._gone}" if self._gone else ""
+            return f"the server has not answered since {self._gone}" if self._gone else ""
         before = f" before the end of {at}" if (at := self._at()) else ""
         left = [] if self._last is None else self._last.aftermath
         return "; ".join([f"interrupted by {self._signals.name}{before}", *left])
 
     def _say_if_acquiring(self) -> None:
-        """One line, before it is found as the reason of every case that is skipped for it."""
+        """Print a line if the server is acquiring, because many cases will be skipped for this reason."""
         acquiring = False
-        # What is wrong with status is for the cases to find.
+        # Defects of `status` are found by the cases.
         with suppress(AssertionError, SkipTest):
             if self._scope > Scope.READS:
                 with self._context() as check:
@@ -213,13 +246,13 @@ class Run:
 
 
 class _Interrupted(BaseException):
-    """A signal has come, and nothing is being put back."""
+    """Raised by a signal, unless the server's state is being restored."""
 
 
 class _Signals:
-    """Ctrl-C, SIGTERM and SIGHUP: the first ends the run, once what was changed is put back.
+    """Handles Ctrl-C, SIGTERM and SIGHUP: the first signal ends the run, after the server's state has been restored.
 
-    `name` is that of the first, "" if none came; `deaf`: there is no run any more to end.
+    `name` is the name of the first signal, "" before it. `deaf` is set when the run has ended, to ignore later signals.
     """
 
     def __init__(self) -> None:
@@ -229,7 +262,7 @@ class _Signals:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Hear them for a while, those that were not ignored before."""
+        """Handle the signals in the context, except those that are ignored."""
         with kept():
             for number in heard():
                 signal.signal(number, self._hear)
@@ -247,7 +280,7 @@ class _Signals:
 
 
 def _is_leaving(frame: FrameType | None) -> bool:
-    """Whether a check is putting back what its case has changed: no exception may fall into that."""
+    """Return whether a case is restoring the server's state, which an exception must not interrupt."""
     while frame is not None:
         if frame.f_code is CaseContext.__exit__.__code__:
             return True
@@ -256,14 +289,14 @@ def _is_leaving(frame: FrameType | None) -> bool:
 
 
 class _Progress:
-    """A line a case, or on a terminal one line that is written anew."""
+    """Shows one line per case, or on a terminal one line that is overwritten."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
 
     def line(self, text: str) -> None:
-        """Show it."""
+        """Show a line."""
         if not self._terminal:
             say(f"{text}\n", self._stream)
             return
@@ -273,13 +306,13 @@ class _Progress:
         say(f"\r{text[: columns - 1]}\x1b[K", self._stream)
 
     def end(self) -> None:
-        """Leave nothing of it on a terminal."""
+        """Erase the line on a terminal."""
         if self._terminal:
             say("\r\x1b[K", self._stream)
 
 
 class _ReportFile:
-    """A file that a report will go to. CannotCheck if it cannot; it is there whole or not at all."""
+    """A file for a report. Raises CannotCheck if it cannot be written. No incomplete report is left in its place."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
@@ -288,7 +321,7 @@ class _ReportFile:
     def __enter__(self) -> Self:
         try:
             if self.path.exists() and not self.path.is_file():
-                raise CannotCheck(f"{self.path} is no file that a report could be written to")
+                raise CannotCheck(f"{self.path} is not a file, so no report can be written to it")
             self._part.touch()
             if self.path.exists():
                 with self.path.open("ab"):
@@ -305,7 +338,7 @@ class _ReportFile:
             self._part.unlink(missing_ok=True)
 
     def write(self, text: str) -> bool:
-        """Put the report in its place; a line on standard error and False if that cannot be done after all."""
+        """Write the report. If that fails, print a line to standard error and return False."""
         try:
             self._part.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(self._part, self.path)

@@ -1,4 +1,4 @@
-"""Backends of the user's own, by MODULE:NAME on a command line: finding them, and saying in a line why not."""
+"""Finds a backend of the user's own by its MODULE:NAME on a command line. Every error is one line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,22 @@ __all__ = ["CannotServe", "find", "in_one_line", "load"]
 
 
 class CannotServe(Exception):
-    """Why a command line cannot be served, in one line."""
+    """The reason why a command line cannot be served, in one line."""
 
 
 def load(name: str) -> Any:
-    """The backend that --backend means: an instance, made here if NAME is a class or a function."""
+    """Return the backend that the argument of --backend names.
+
+    Parameters
+    ----------
+    name
+        MODULE:NAME. NAME is an instance, or a class or function, which is called without arguments.
+
+    Raises
+    ------
+    CannotServe
+        If there is no such backend, or it cannot be made.
+    """
     found = find("--backend", name)
     if inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, functools.partial):
         found = _made(found, name.partition(":")[2])
@@ -37,20 +48,20 @@ def load(name: str) -> Any:
 
 
 def _made(maker: Any, name: str) -> Any:
-    """What a class or a function makes when it is called without arguments."""
+    """Call a class or function without arguments, and return the backend that it makes."""
     if inspect.iscoroutinefunction(maker):
         raise CannotServe(f"{name} is `async def`: --backend needs an ordinary function that returns a backend")
     if needed := _needed_arguments(maker):
         raise CannotServe(
-            f"{name} needs arguments ({', '.join(needed)}), and --backend gives it none: make a function without any "
-            f"that returns {name}(...), and name that"
+            f"{name} needs arguments ({', '.join(needed)}), but --backend calls it without any: write a function "
+            f"without arguments that returns {name}(...), and name that one"
         )
     try:
         made = maker()
     except BaseException as problem:
         raise CannotServe(f"cannot make a {name}: {in_one_line(problem)}") from problem
     if made is None:
-        raise CannotServe(f"{name}() returned None, which is no backend: return an instance of your class")
+        raise CannotServe(f"{name}() returned None instead of a backend: return an instance of your class")
     if inspect.isclass(made):
         raise CannotServe(f"{name}() returned a class, {made.__name__}: return an instance, {made.__name__}()")
     return made
@@ -60,7 +71,7 @@ def _needed_arguments(maker: Any) -> list[str]:
     try:
         parameters = inspect.signature(maker).parameters.values()
     except (TypeError, ValueError):
-        return []  # what is not written in Python need not have a signature
+        return []  # a function that is not written in Python may have no signature
     return [
         each.name
         for each in parameters
@@ -78,11 +89,24 @@ def _class_in(module: ModuleType) -> str:
 
 
 def find(option: str, name: str) -> Any:
-    """What MODULE:NAME means; the current folder is searched too. CannotServe, with the option, where nothing is."""
+    """Return the object that MODULE:NAME names. The current folder is searched too.
+
+    Parameters
+    ----------
+    option
+        The option, for error messages.
+    name
+        MODULE:NAME.
+
+    Raises
+    ------
+    CannotServe
+        If the module cannot be imported or has no such name.
+    """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute or module_name.endswith(".py"):
         raise CannotServe(f"{option} {name!r} is not MODULE:NAME, such as mybackend:MyBackend (without .py)")
-    # A backend lies where its author works. Last, so that no file there is run in place of an installed module.
+    # The current folder comes last, so that a file there cannot replace an installed module.
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
@@ -108,14 +132,14 @@ def find(option: str, name: str) -> Any:
 
 
 def _why_not(module: ModuleType, where: Any, name: str, here: str) -> str:
-    """What to say of a name that is not there: which file was looked at, and what may have been meant."""
+    """Return the end of the error message for a name that does not exist: the file, and a similar name."""
     file = getattr(module, "__file__", None)
     which = "" if file is None else f", which is {file}"
     mine = os.path.join(here, *module.__name__.split("."))
     for path in (f"{mine}.py", os.path.join(mine, "__init__.py")):
         if os.path.exists(path) and not (file is not None and os.path.samefile(path, file)):
             return (
-                f"{which}: what is installed goes before the current folder, so give your "
+                f"{which}: an installed module precedes the current folder, so give your "
                 f"{os.path.relpath(path, here)} another name"
             )
     known = [each for each in vars(where) if not each.startswith("_")] if hasattr(where, "__dict__") else []
@@ -123,8 +147,8 @@ def _why_not(module: ModuleType, where: Any, name: str, here: str) -> str:
 
 
 def in_one_line(problem: BaseException) -> str:
-    """An exception's class and text, whatever that is, without line breaks."""
+    """Return the class and the text of an exception, without line breaks."""
     try:
         return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # noqa: BLE001  # whatever a foreign __str__ raises
+    except Exception:  # noqa: BLE001  # the __str__ of an exception of the backend
         return type(problem).__name__

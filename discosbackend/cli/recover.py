@@ -54,13 +54,19 @@ class _CannotRecover(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Convert or list the recordings that the options name. For the exit status see EXAMPLES."""
+    """Convert or list the recordings that the options name. For the exit status see EXAMPLES.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name. Default: that of the process.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # What there is to be said of damaged dumps and of files that exist already.
+    # For warnings about damaged dumps and about files that exist already.
     log_to_stderr("WARNING", f"{parser.prog}: %(message)s")
     try:
         folders = _recordings(options.folder)
@@ -122,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _recordings(folder: Path) -> list[Path]:
     """Return the recordings that FOLDER means: the folder itself, or those in it."""
     if not folder.is_dir():
-        raise _CannotRecover(f"there is no folder {folder}: say where the server's data are")
+        raise _CannotRecover(f"there is no folder {folder}: give the server's data folder as the argument")
     # The real name of the folder, also if it is given as `.`.
     folder = folder.absolute() if folder.name else folder.resolve()
     return [folder] if folder.resolve() in recordings_in(folder.resolve().parent) else recordings_in(folder)
@@ -131,7 +137,7 @@ def _recordings(folder: Path) -> list[Path]:
 def _check_output(output: Path, folders: Sequence[Path]) -> None:
     if len(folders) != 1:
         count = len(folders)
-        raise _CannotRecover(f"--output names one file and there are {count} recordings: say which one")
+        raise _CannotRecover(f"--output names one file, but there are {count} recordings: choose one of them")
     if os.path.lexists(output):
         raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
 
@@ -145,7 +151,7 @@ def _say(*lines: str, file: TextIO | None = None) -> None:
 def _recover(folder: Path, options: argparse.Namespace) -> int:
     """Convert one recording and print the result; return the exit status."""
     if in_use(folder):
-        _say(f"{folder}: in use, left alone")
+        _say(f"{folder}: in use, skipped")
         return 0
     try:
         done = convert(
@@ -157,7 +163,7 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
         )
     except RecordingError as problem:
         if is_gone(folder):
-            _say(f"{folder}: somebody else has recovered it")
+            _say(f"{folder}: recovered by another process")
             return 0
         _say(f"{folder}: not recovered: {problem}", file=sys.stderr)
         return 1
@@ -173,7 +179,7 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _listed(folder: Path) -> list[str]:
-    """What there is to tell of one recording: some lines."""
+    """Return the lines that --list prints for a recording."""
     try:
         recorded = RecordingReader(folder, hold=False)
         setup, name = recorded.setup, recorded.name

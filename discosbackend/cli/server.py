@@ -1,7 +1,7 @@
-"""`discos-backend-server`: serve a simulated instrument, or a backend of one's own.
+"""`discos-backend-server`: serves a simulated instrument, or a backend of the user's own.
 
-Options, error messages and the log are set up here. The options of a simulated instrument are in simulator_options,
-and what is served then is in simulated, which is loaded only for that; a class of one's own is found in own_backend.
+This module has the options, and configures the log. simulator_options.py has the options of a simulated instrument,
+simulated.py makes it and is imported only for that, and own_backend.py finds a backend of the user's own.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds for what is not ours to end once the server has stopped.
+# How many s the threads of the backend have to end after the server has stopped.
 _LAST_PATIENCE = 2.0
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 EXAMPLES = """\
 examples:
-  %(prog)s                                    the simulated instrument, on 127.0.0.1:8978
-  %(prog)s --simulate skarab --port 10000     another instrument, another port
-  %(prog)s --list                             which instruments there are, and their configurations
-  %(prog)s --show sardara > mine.toml         a profile to copy and edit, for --simulate mine.toml
-  %(prog)s --sky maser.toml --control 0       something to see, and discos-backend-simctl beside the protocol
+  %(prog)s                                    serve the default simulated instrument on 127.0.0.1:8978
+  %(prog)s --simulate skarab --port 10000     serve another instrument on another port
+  %(prog)s --list                             list the instruments and their configurations
+  %(prog)s --show sardara > mine.toml         copy a profile, to edit it and use it with --simulate mine.toml
+  %(prog)s --sky maser.toml --control 0       with radio sources, and with control by discos-backend-simctl
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
-                                              your own class, for every host that can reach this one
+                                              serve your own class, on all IPv4 interfaces
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -63,7 +63,15 @@ Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Serve until a signal ends it. Exit status 0 then, 1 when it cannot serve, 2 for an invalid command line."""
+    """Serve until a signal arrives.
+
+    The exit status is 0 after a signal, 1 if the backend cannot be served, 2 for an invalid command line.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name. Default: that of the process.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list is not None or options.show is not None:
@@ -72,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(listing(parser, options), end="")
         sys.exit(0)
     if options.backend is not None and (wrong := misplaced(options)):
-        parser.error(f"{wrong} is about a simulated instrument: leave it out with --backend")
+        parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
     if options.data is not None and options.no_data:
-        parser.error("--data says where to record and --no-data not to: leave out one of them")
+        parser.error("--data and --no-data contradict each other: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
-        parser.error("--listen says where to listen: leave out --port and --interface")
+        parser.error("--listen includes the port and the interface: leave out --port and --interface")
     _configure_logging(options.log_level)
-    # A server must not stall because astropy asks the network for leap seconds.
+    # astropy would download leap seconds, and the server would be blocked meanwhile.
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
@@ -99,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-server",
-        # A complaint follows it: all options would be twelve lines.
+        # Short, because it precedes every error message. With all options it would have twelve lines.
         usage="%(prog)s [--simulate INSTRUMENT | --backend MODULE:NAME] [--help] [other options]",
         description="Serve a backend over the DISCOS backend protocol.",
         epilog=EXAMPLES,
@@ -110,13 +118,14 @@ def _parser() -> argparse.ArgumentParser:
         "--simulate",
         metavar="INSTRUMENT",
         default="discos",
-        help="a simulated instrument: a name of --list, a profile of your own (a TOML file), or a class of your own, "
-        "MODULE:CLASS, derived from SimulatedBackend (default: %(default)s)",
+        help="serve a simulated instrument: a name from --list, the path of your own profile (a TOML file), or "
+        "MODULE:CLASS, your own class derived from SimulatedBackend (default: %(default)s)",
     )
     what.add_argument(
         "--backend",
         metavar="MODULE:NAME",
-        help="a class or function, called without arguments, or an instance; the current folder is searched too",
+        help="serve your own backend: a class or function, which is called without arguments, or an instance; the "
+        "current folder is searched too",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -124,10 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="INSTRUMENT",
         nargs="?",
         const="",
-        help="print the simulated instruments with their configurations, or this one, and end",
+        help="print the simulated instruments with their configurations, or only this one, and exit",
     )
     instead.add_argument(
-        "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and end"
+        "--show", metavar="INSTRUMENT", help="print the profile of a simulated instrument, to copy and edit, and exit"
     )
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -152,48 +161,49 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    """The options that say how long and how much."""
+    """Add the options for time limits, sizes and the log."""
     how = parser.add_argument_group("how")
     how.add_argument(
         "--command-timeout",
         metavar="SECONDS",
         type=_seconds,
         default=60.0,
-        help="time limit of a command, 0 for none (default: %(default)g; clients give up at 100)",
+        help="the time limit of a command, 0 for none (default: %(default)g; the deployed clients wait 100 s)",
     )
     how.add_argument(
         "--greeting-delay",
         metavar="SECONDS",
         type=_seconds,
-        help="greet a client only if it stays silent so long (default: the backend's greeting_delay, or 0; 5 suits "
-        "clients that never read the greeting when they reconnect, MISTRAL needs 0)",
+        help="greet a client only after it has sent nothing for this time (default: the backend's greeting_delay, or "
+        "0; use 5 for clients that do not read the greeting when they reconnect, and 0 for MISTRAL)",
     )
     how.add_argument(
         "--reply-limit",
         metavar="BYTES",
         type=_reply_limit,
         default=REPLY_LIMIT,
-        help="longest reply, CR LF included, 0 for any (default: %(default)s, what deployed clients can read)",
+        help="the length of the longest reply, with CR LF, 0 for no limit (default: %(default)s, the longest that the "
+        "deployed clients can read)",
     )
     how.add_argument(
         "--stop-timeout",
         metavar="SECONDS",
         type=_seconds,
         default=STOP_TIMEOUT,
-        help="time for running commands to finish when told to stop (default: %(default)g)",
+        help="how long running commands may take to finish when the server is stopped (default: %(default)g)",
     )
     how.add_argument(
         "--watchdog",
         metavar="SECONDS",
         type=_seconds,
         default=LIMIT,
-        help="log which method keeps everybody waiting for so long, 0 for none (default: %(default)g)",
+        help="log which method blocks the server for longer than this, 0 for never (default: %(default)g)",
     )
     how.add_argument(
         "--log-level",
         choices=LOG_LEVELS,
         default="info",
-        help="what to log to standard error; debug shows every exchange (default: %(default)s)",
+        help="the lowest level that is logged to standard error; debug logs every request (default: %(default)s)",
     )
 
 
@@ -201,15 +211,15 @@ def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return seconds
 
 
 def _whole(text: str, most: int, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no {what} from 0 to {most}")
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a {what} from 0 to {most}")
     return int(text)
 
 
@@ -220,7 +230,7 @@ def _port(text: str) -> int:
 def _reply_limit(text: str) -> int | None:
     limit = _whole(text, 2**20, "number of bytes")
     if 0 < limit < 128:
-        raise argparse.ArgumentTypeError(f"{text!r} is too short for a reason: at least 128, or 0 for any")
+        raise argparse.ArgumentTypeError(f"{text!r} is too short for a reason: at least 128, or 0 for no limit")
     return limit or None
 
 
@@ -229,9 +239,9 @@ def _configure_logging(level: str) -> None:
 
     log_to_stderr(level.upper())
     log_what_python_prints()
-    # Twisted tells of every port that opens and closes.
+    # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    # So that a Deferred's failure that nobody handles reaches the same log.
+    # Unhandled failures of Deferreds are then written to the same log.
     globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
 
 
@@ -253,7 +263,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
     channel = None if simulation is None else simulation.control(factory)
     if channel is not None:
-        # In the turn after the server's own line, which scripts wait for.
+        # After the server's own line, which scripts wait for.
         reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
@@ -265,7 +275,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:
-    """Where to listen; where connections may be refused on purpose, on a pausable endpoint."""
+    """Return where to listen. If faults can refuse connections, it is a pausable endpoint."""
     from twisted.internet import reactor
 
     if options.listen is None:
@@ -275,13 +285,13 @@ def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerE
         try:
             endpoint = endpoint_from(reactor, options.listen)
         except ValueError as problem:
-            raise CannotServe(f"--listen {options.listen!r} is no endpoint: {problem}") from problem
+            raise CannotServe(f"--listen {options.listen!r} is not a valid endpoint: {problem}") from problem
     pausable_endpoint = getattr(factory, "pausable_endpoint", None)
     return endpoint if pausable_endpoint is None else cast("IStreamServerEndpoint", pausable_endpoint(endpoint))
 
 
 def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
-    """One sentence: where, why, and what to do."""
+    """Return a sentence that says where, why not, and what to do."""
     reason = getattr(problem, "socketError", problem)
     number = getattr(reason, "errno", None)
     if number is None:
@@ -299,9 +309,9 @@ def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
 
 _ADVICE = {
     errno.EADDRINUSE: "stop the program that listens there, perhaps an earlier server, or choose another",
-    errno.EADDRNOTAVAIL: "this host does not have it; --interface 0.0.0.0 listens on all that it has",
-    errno.EACCES: "a port below 1024 is for root, a socket needs a folder that may be written to",
-    errno.ENOENT: "make its folder first",
+    errno.EADDRNOTAVAIL: "this host does not have this address; --interface 0.0.0.0 listens on all its addresses",
+    errno.EACCES: "only root can use a port below 1024, and a socket needs a writable folder",
+    errno.ENOENT: "create its folder first",
 }
 
 
@@ -309,15 +319,15 @@ def _say(line: str) -> None:
     try:
         print(line, flush=True)
     except (OSError, ValueError) as problem:
-        # As for the server's own line: no reason not to serve.
-        logger.warning("standard output does not take %r: %r", line, problem)
+        # The server works without this line, as without its own.
+        logger.warning("cannot write %r to standard output: %r", line, problem)
 
 
 def _leave_soon() -> None:
-    """Twisted waits for the threads that a backend has borrowed from it. One that never ends must not keep us."""
+    """Exit after a time limit, because Twisted waits for the threads of its pool, and one may never end."""
 
     def leave() -> None:
-        logger.warning("a thread of the backend does not end: it is left behind")
+        logger.warning("a thread of the backend does not end: exiting without it")
         logging.shutdown()
         os._exit(0)
 
@@ -328,6 +338,6 @@ def _leave_soon() -> None:
 
 def _log_exchange(exchange: Exchange | ConnectionEvent) -> None:
     if isinstance(exchange, ConnectionEvent):
-        # Logged where it happens.
+        # protocol.py logs it.
         return
     logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

@@ -51,7 +51,13 @@ exit status:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Execute one operation. For the exit status see EXAMPLES."""
+    """Execute one operation. For the exit status see EXAMPLES.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name. Default: that of the process.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     words = options.words or ["state"]
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.print_help()
         sys.exit(0)
     if words[0].startswith("-"):
-        parser.error(f"{words[0]}: options stand before ADDRESS")
+        parser.error(f"{words[0]}: write options before ADDRESS")
     try:
         control_address(options.address)
         operation, rest = find_operation(words)
@@ -77,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ControlError as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     except Interrupted as problem:
-        parser.exit(INTERRUPTED, f"{parser.prog}: {problem}: what was asked for may be carried out all the same\n")
+        parser.exit(INTERRUPTED, f"{parser.prog}: {problem}: the operation may still be executed\n")
     sys.exit(0)
 
 
@@ -135,4 +141,4 @@ def _say(text: str) -> None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(problem, BrokenPipeError):
-            raise ControlError(f"standard output does not take the answer: {problem.strerror}") from problem
+            raise ControlError(f"cannot write the answer to standard output: {problem.strerror}") from problem

@@ -96,7 +96,7 @@ def listing(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str
         instruments = [instrument_of(options.list)] if options.list else INSTRUMENTS.values()
         return "".join(map(_listed, instruments))
     except InstrumentError as problem:
-        # The mistake is in the file, or in a name: how options are written does not help.
+        # The mistake is in the file or in a name, so the usage of the options would not help.
         parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
 
 
@@ -141,7 +141,7 @@ def _backend(options: argparse.Namespace, seed: int) -> SimulatedBackend:
         return SimulatedBackend(name, **settings)
     kind = find("--simulate", name)
     if not (isinstance(kind, type) and issubclass(kind, SimulatedBackend)):
-        raise CannotServe(f"--simulate {name!r} is not derived from SimulatedBackend: --backend serves anything else")
+        raise CannotServe(f"--simulate {name!r} is not derived from SimulatedBackend: use --backend for other classes")
     try:
         return kind(**settings)
     except (InstrumentError, SkyError):

@@ -61,5 +61,5 @@ def _factor(text: str) -> float:
     except ValueError:
         factor = math.nan
     if not 0 <= factor < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no factor: 0 or more, such as 0.01")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a factor: 0 or more, such as 0.01")
     return factor

@@ -1,6 +1,6 @@
 """A client: `Client` has one method per command and blocks until the reply has arrived.
 
-Needs neither Twisted nor astropy. `python -m discosbackend.client HOST:PORT status` is its command line.
+It needs neither Twisted nor astropy. Its command line is `python -m discosbackend.client HOST:PORT status`.
 """
 
 from __future__ import annotations

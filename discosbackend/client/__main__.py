@@ -1,4 +1,4 @@
-"""`python -m discosbackend.client`: see command_line."""
+"""The entry point of `python -m discosbackend.client`. See command_line.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Client: a blocking client with one method per command.
 
-connection makes sure that a reply belongs to its request; commands says what the commands mean.
+connection.py checks that a reply belongs to its request. The table in commands.py defines arguments and replies.
 """
 
 from __future__ import annotations
@@ -27,41 +27,74 @@ if TYPE_CHECKING:
 __all__ = ["REPLY_MARGIN", "Client", "Instant", "Status"]
 
 Instant: TypeAlias = "Ticks | datetime | Time | float"
-"""When to start or stop: Ticks, an astropy Time, an aware datetime, or a number as protocol section 3.5 reads
-it (Unix seconds below 10^12)."""
+"""A time at which to start or stop: Ticks, an astropy Time, a datetime with a time zone, or a number.
+
+A number below 10^12 is Unix seconds. Any other number is a count of 100 ns since 1970 (protocol section 3.5)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 REPLY_MARGIN = 40.0
-"""By how many seconds a client waits for a reply longer than a server may take for it: 100 s for the usual 60."""
+"""The difference between a client's wait for a reply and the server's time limit for the command, in s."""
 
 
 class Status(NamedTuple):
-    """What `status` told: the backend's clock, `ok` or what is wrong, and whether it is acquiring."""
+    """The reply to `status`."""
 
     timestamp: Ticks
+    """The time of the backend's clock."""
     text: str
+    """`ok`, or a description of the fault."""
     acquiring: bool
+    """Whether an acquisition is running."""
 
 
 class Client(Connection):
-    """A connection to a backend server, as a context manager.
+    """A connection to a backend server, with one method per command. Use it as a context manager.
+
+    The methods have the same names as those of Backend. request() sends any other command. Each method waits for its
+    reply and returns the values in it. If the request does not succeed, it raises one of the exceptions below. After
+    NoReply the connection is closed, so that a late reply cannot be taken for the reply to the next request.
+
+    Parameters
+    ----------
+    host
+        The host of the server.
+    port
+        The TCP port of the server.
+    timeout
+        How long to wait for each reply, in s. Default: 100 s, and 3640 s for `convert-data`, which takes longer.
+    greeting_wait
+        How long to wait for the greeting, in s. A server may greet later, or never.
+    longest_reply
+        The length of the longest accepted line, in bytes, without its line end.
+
+    Raises
+    ------
+    RequestFailed
+        If the reply is `fail`. Its text is the server's reason.
+    RequestInvalid
+        If the reply is `invalid`. Its text is the server's reason.
+    ReplyMalformed
+        If the reply is `ok`, but its values are not those of the command.
+    NoReply
+        If the server cannot be reached, the reply does not arrive in time, or a line is not the expected reply.
+    ValueError
+        If an argument cannot be sent. Also if `timeout` is not above 0, if `greeting_wait` is negative, or if one of
+        these is longer than a day.
+    TypeError
+        If an argument has a wrong type.
+
+    Examples
+    --------
+    Start one second later, by the clock of the backend::
 
         with Client("127.0.0.1", 8978) as client:
             client.set_configuration("SK00")
             client.start(client.status().timestamp + 10**7)
-
-    One method a command, named as a Backend's; request() for any other. Each waits for its reply and raises
-    RequestFailed or RequestInvalid, with the server's reason, for one that is not `ok`, ReplyMalformed for an
-    `ok` without the values that belong there, and NoReply when none comes: the connection is closed then,
-    lest a late reply be taken for the next one's. ValueError or TypeError for what cannot be sent.
-
-    `timeout` and the other settings are a Connection's. Without a `timeout` a reply is waited for 100 s, or as long
-    as the server's own limit where a command has one: that to `convert-data` for an hour.
     """
 
     def reply_wait(self, name: str) -> float:
-        """How many seconds the reply to this command is waited for: `timeout`, or as long as a server may take."""
+        """Return how long to wait for the reply to a command, in s."""
         if self.timeout is not None:
             return self.timeout
         limit = COMMANDS[name].timeout if name in COMMANDS else None
@@ -70,31 +103,31 @@ class Client(Connection):
     # -- clock and state --------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """The backend's clock, its state in words, and whether it is acquiring."""
+        """Return the time of the backend's clock, its state as a text, and whether it is acquiring."""
         return Status(*self._ask("status"))
 
     def version(self) -> str:
-        """The version of the protocol that the server speaks."""
+        """Return the server's version of the protocol."""
         version: str = self._one("version")
         return version
 
     def time(self) -> Ticks:
-        """The backend's clock."""
+        """Return the time of the backend's clock."""
         time: Ticks = self._one("time")
         return time
 
     def get_configuration(self) -> str:
-        """The name of the configuration in force."""
+        """Return the name of the current configuration."""
         configuration: str = self._one("get-configuration")
         return configuration
 
     def get_integration(self) -> int:
-        """The integration time in ms."""
+        """Return the integration time in ms."""
         integration: int = self._one("get-integration")
         return integration
 
     def get_filename(self) -> str:
-        """The path that set_filename() stored."""
+        """Return the path that set_filename() stored."""
         filename: str = self._one("get-filename")
         return filename
 
@@ -118,11 +151,29 @@ class Client(Connection):
         sample_rate: float | str = WILDCARD,
         bins: int | str = WILDCARD,
     ) -> None:
-        """Configure a section, or every section; frequencies in MHz. What is `"*"` stays as it is."""
+        """Configure a section. An argument that is `"*"` leaves the setting unchanged.
+
+        Parameters
+        ----------
+        section
+            The number of the section, or `"*"` for every section.
+        start_frequency
+            The lower end of the band, in MHz.
+        bandwidth
+            The width of the band, in MHz.
+        feed
+            The number of the feed.
+        mode
+            The polarisation mode, such as `CP` or `FullStokes`, or one of the numbers 0 to 2: LCP, RCP, full Stokes.
+        sample_rate
+            The sample rate, in MHz.
+        bins
+            The number of frequency bins.
+        """
         self._ask("set-section", section, start_frequency, bandwidth, feed, mode, sample_rate, bins)
 
     def set_enable(self, feed1: int, feed2: int) -> None:
-        """Choose the two feeds used for nodding."""
+        """Select the two feeds that are used for nodding."""
         self._ask("set-enable", feed1, feed2)
 
     def set_shift(self, shift: int) -> None:
@@ -130,48 +181,68 @@ class Client(Connection):
         self._ask("set-shift", shift)
 
     def cal_on(self, interleave: int = 0) -> None:
-        """Switch the noise diode every so many samples; 0 switches it off."""
+        """Toggle the noise diode every `interleave` samples. 0 switches it off."""
         self._ask("cal-on", interleave)
 
     # -- measurements -----------------------------------------------------------------------------------
 
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> list[float]:
-        """Total power of each input, over a band in MHz; `0, 0` is the whole one."""
+        """Return the total power of each input, in counts.
+
+        Parameters
+        ----------
+        frequency
+            The lower end of the band, in MHz.
+        bandwidth
+            The width of the band, in MHz. `0, 0` selects the whole band.
+        """
         return self._ask("get-tpi", frequency, bandwidth)
 
     def get_tp0(self) -> list[float]:
-        """Total power of each input when it is terminated."""
+        """Return the total power of each input while it is terminated, in counts."""
         return self._ask("get-tp0")
 
     def get_rms(self) -> list[float]:
-        """The rms of each input's sampler."""
+        """Return the rms of each input's sampler, in counts."""
         return self._ask("get-rms")
 
     def get_ddcoffset(self) -> float:
-        """The offset of the digital down-converter in MHz."""
+        """Return the offset of the digital down-converter, in MHz."""
         ddcoffset: float = self._one("get-ddcoffset")
         return ddcoffset
 
     # -- acquisition and files --------------------------------------------------------------------------
 
     def start(self, timestamp: Instant | None = None) -> None:
-        """Start acquiring now, or have it start at this time; answered at once either way."""
+        """Start an acquisition.
+
+        Parameters
+        ----------
+        timestamp
+            When to start. Default: now. The server replies at once, and does not wait for this time.
+        """
         self._ask("start", *_when(timestamp))
 
     def stop(self, timestamp: Instant | None = None) -> None:
-        """Stop acquiring now, or have it stop at this time; answered at once either way."""
+        """Stop the acquisition.
+
+        Parameters
+        ----------
+        timestamp
+            When to stop. Default: now. The server replies at once, and does not wait for this time.
+        """
         self._ask("stop", *_when(timestamp))
 
     def set_filename(self, path: str | os.PathLike[str]) -> None:
-        """Name the telescope's file whose metadata is merged with the data."""
+        """Set the path of the telescope's file. convert_data() merges the metadata in this file with the data."""
         self._ask("set-filename", path)
 
     def convert_data(self) -> None:
-        """Have the data merged with the telescope's file; waits as long as a server may take for it, an hour."""
+        """Merge the data with the telescope's file. This may take an hour."""
         self._ask("convert-data")
 
     def end_schedule(self) -> None:
-        """Tell that the schedule is over."""
+        """Tell the server that the schedule has ended."""
         self._ask("end-schedule")
 
     def park(self) -> None:
@@ -181,10 +252,20 @@ class Client(Connection):
     # -- any command ------------------------------------------------------------------------------------
 
     def request(self, name: str, *arguments: str) -> list[str]:
-        """Send a request of any name and return the arguments of its `ok` reply, as texts.
+        """Send a request with any name.
 
-        Paths of the protocol's own commands are sent as os.fsencode gives them, and returned as os.fsdecode does.
-        Any other text is sent and returned as latin-1.
+        Parameters
+        ----------
+        name
+            The name of the command.
+        arguments
+            Its arguments as texts, without escapes. A path of a command of the protocol is sent as the bytes that
+            os.fsencode() returns, every other text as latin-1.
+
+        Returns
+        -------
+        arguments
+            The arguments of the `ok` reply as texts, without escapes. Bytes are decoded in the same way.
         """
         row = COMMANDS.get(name)
         texts = list(arguments) if row is None else row.to_wire(arguments)
@@ -195,7 +276,7 @@ class Client(Connection):
         raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
 
     def _ask(self, name: str, *values: Any) -> list[Any]:
-        """Send a request of the table, values as its row wants them, and read what its row promises."""
+        """Send a request, and convert the reply by the command's row in the table of commands."""
         row = COMMANDS[name]
         texts = self.request(
             name,
@@ -209,22 +290,22 @@ class Client(Connection):
             fields += fields[-1:] * (len(texts) - len(fields))
         if len(texts) != len(fields):
             wanted = " and ".join(field.name for field in fields) or "nothing"
-            raise ReplyMalformed(f"{name} was answered with {texts}, where {wanted} is due")
+            raise ReplyMalformed(f"the reply to {name} has the values {texts} instead of {wanted}")
         return [_read(name, text, field) for text, field in zip(texts, fields, strict=True)]
 
     def _one(self, name: str) -> Any:
-        """The one value that its row promises."""
+        """Send a request whose reply has one value, and return it."""
         (value,) = self._ask(name)
         return value
 
 
 def _when(instant: Instant | None) -> tuple[Ticks, ...]:
-    """The argument that says when, none for now."""
+    """Convert a time to the argument of `start` or `stop`; no argument for None."""
     if instant is None:
         return ()
     if isinstance(instant, datetime):
         if instant.tzinfo is None:
-            raise ValueError(f"{instant!r} has no time zone: say datetime.now(timezone.utc), for one")
+            raise ValueError(f"{instant!r} has no time zone: write, for example, datetime.now(timezone.utc)")
         return (Ticks((instant - _EPOCH) // timedelta(microseconds=1) * 10),)
     if isinstance(instant, bool):
         raise TypeError(f"not an instant: {instant!r}")
@@ -232,7 +313,7 @@ def _when(instant: Instant | None) -> tuple[Ticks, ...]:
 
 
 def _written(value: Any) -> str:
-    """A value as it stands in a request (protocol section 3)."""
+    """Convert an argument to the text that is sent (protocol section 3)."""
     if isinstance(value, str):
         return str.__str__(value)
     if hasattr(value, "__index__"):
@@ -244,7 +325,7 @@ def _written(value: Any) -> str:
 
 
 def _read(name: str, text: str, field: Field) -> Any:
-    """A value of a reply."""
+    """Convert the text of a value in a reply."""
     if field.type == "path":
         # request() has decoded it.
         return text
@@ -252,4 +333,4 @@ def _read(name: str, text: str, field: Field) -> Any:
     try:
         return read(text)
     except ValueError:
-        raise ReplyMalformed(f"{name} was answered with the {field.name} {text!r}, not {wanted}") from None
+        raise ReplyMalformed(f"the reply to {name} has the {field.name} {text!r}, not {wanted}") from None

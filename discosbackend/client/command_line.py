@@ -28,7 +28,13 @@ __all__ = ["host_and_port", "main"]
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Print the reply to one request.
 
-    Exit status 0 if it is `ok`, 1 if not or if none comes, 2 for an invalid command line, 130 after a signal.
+    The exit status is 0 if the reply is `ok`, 1 if it is not or does not arrive, 2 for an invalid command line, 130
+    after a signal.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the program's name. Default: that of the process.
     """
     parser = argparse.ArgumentParser(
         prog="python -m discosbackend.client",
@@ -40,23 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("address", metavar="HOST:PORT", type=host_and_port, help="where the server listens")
-    parser.add_argument("name", help="the command, or a whole request as it stands on the wire")
-    parser.add_argument("arguments", nargs="*", help="its arguments, as they are: escapes are added")
+    parser.add_argument("name", help="the command, or a complete request such as '?get-tpi,0,0'")
+    parser.add_argument("arguments", nargs="*", help="the arguments, without escapes, which are added")
     parser.add_argument(
         "--timeout",
         type=_timeout,
         metavar="SECONDS",
-        help=f"how long to wait for the reply (default: {REPLY_WAIT:g}, or as long as a server may take: "
+        help=f"how long to wait for the reply (default: {REPLY_WAIT:g}; "
         f"{CONVERSION_TIMEOUT + REPLY_MARGIN:g} for convert-data)",
     )
     options = parser.parse_args(arguments)
     try:
         request = _request(options.name, options.arguments)
     except GrammarException as problem:
-        parser.error(f"{options.name!r} is no request: {problem}")
+        parser.error(f"{options.name!r} is not a request: {problem}")
     if not request.check_synthax():
         near = did_you_mean(options.name, COMMANDS)
-        parser.error(f"no message can carry that: a name has letters, digits and hyphens, no argument is empty{near}")
+        parser.error(f"not a valid request: a name has letters, digits and hyphens, and no argument is empty{near}")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -66,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with interrupting(), Client(host, port, timeout=options.timeout) as client:
             if (wait := client.reply_wait(request.name)) > REPLY_WAIT and options.timeout is None:
                 print(f"waiting for the reply to {request.name}, for up to {wait:g} s", file=sys.stderr, flush=True)
-            goes_on = f": the server goes on with {request.name}"
+            goes_on = f": the server continues to execute {request.name}"
             reply = client.exchange(request)
     except NoReply as problem:
         print(printable(str(problem)), file=sys.stderr)
@@ -76,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     if reply.code == OK and request.name in COMMANDS:
         reply.arguments = COMMANDS[request.name].from_wire(reply.arguments)
-    # The text is the server's, and a terminal obeys control characters such as 0x9B.
+    # The server may send control characters such as 0x9B, which would control the terminal.
     print(printable(str(reply)))
     sys.exit(0 if reply.code == OK else 1)
 
@@ -95,14 +101,32 @@ def _request(name: str, arguments: Sequence[str]) -> Message:
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """Where a server listens, from a command line. ArgumentTypeError for what is not HOST:PORT."""
+    """Convert an argument of a command line to a host and a port.
+
+    Parameters
+    ----------
+    text
+        The address as `HOST:PORT`, with an IPv6 address in brackets.
+
+    Returns
+    -------
+    host
+        The host, without brackets.
+    port
+        The port.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is not `HOST:PORT`.
+    """
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     name = host[1:-1] if bracketed else host
     if not name or not (bracketed or ":" not in host) or not (port.isascii() and port.isdigit() and int(port) < 65536):
         such_as = ", such as 127.0.0.1:8978"
         if text.count(":") > 1:
-            such_as = "; an IPv6 address stands in brackets: [::1]:8978"
+            such_as = "; write an IPv6 address in brackets: [::1]:8978"
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT{such_as}")
     return name, int(port)
 
@@ -111,4 +135,4 @@ def _timeout(text: str) -> float:
     try:
         return checked_wait(float(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0, at most a day") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most a day") from None

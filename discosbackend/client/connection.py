@@ -1,6 +1,6 @@
-"""Connection: one request and its reply at a time, and never another's.
+"""Connection: sends one request at a time, and checks that the reply belongs to it.
 
-Sockets only, so that it starts fast and runs anywhere. What a reply means is decided in blocking.
+It uses only sockets, so it is imported fast and needs no other package. blocking.py converts the values of a reply.
 """
 
 from __future__ import annotations
@@ -20,24 +20,45 @@ __all__ = ["REPLY_WAIT", "Connection"]
 _GREETING = "version"
 
 REPLY_WAIT = 100.0
-"""Seconds that a reply is waited for, as the deployed clients do: it outlasts the 60 s of a server by 40."""
+"""How long to wait for a reply by default, in s. The deployed clients wait as long.
 
-# Seconds for a connection: where nobody answers, waiting longer does not help.
+It is 40 s longer than a server's default time limit."""
+
+# The longest time to wait for the connection, in s.
 _CONNECT = 10.0
-# Bytes of the longest line, without its end. A server of this package sends at most 511 unless told otherwise.
+# The length of the longest accepted line, in bytes, without its end. By default, a server sends at most 511 bytes.
 _LONGEST_REPLY = 65536
-# How many characters of a line an error shows.
+# How many characters of a line an error message shows.
 _SHOWN = 80
 
 
 class Connection:
-    """A connection to a backend server, as a context manager.
+    """A connection to a backend server. Use it as a context manager.
 
-    `timeout` is how many seconds each reply is waited for; without one, `reply_wait` says how long. Like the
-    deployed clients it outlasts a server's own time limit. A server may greet late, or never: for the greeting it
-    waits no longer than `greeting_wait` seconds. One that comes later than that is told from a reply by its name;
-    only `version` has the same, and says the same. A line of more than `longest_reply` bytes is none.
-    NoReply when the server cannot be reached, ValueError for a time that cannot be waited for.
+    A late greeting is distinguished from a reply by its name, `version`. Only the reply to `version` has the same name,
+    and it also has the same content. The attribute `greeting` is the greeting as a Message, or None if none has
+    arrived.
+
+    Parameters
+    ----------
+    host
+        The host of the server.
+    port
+        The TCP port of the server.
+    timeout
+        How long to wait for each reply, in s. Default: the result of reply_wait() for the command, which is longer than
+        the default time limit of a server.
+    greeting_wait
+        How long to wait for the greeting, in s. A server may greet later, or never.
+    longest_reply
+        The length of the longest accepted line, in bytes, without its line end.
+
+    Raises
+    ------
+    NoReply
+        If the server cannot be reached.
+    ValueError
+        If `timeout` is not above 0, if `greeting_wait` is negative, or if one of these is longer than a day.
     """
 
     def __init__(
@@ -59,13 +80,13 @@ class Connection:
             connection = socket.create_connection((host, port), min(patience, _CONNECT))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, OverflowError, UnicodeError) as problem:
-            # A port above 65535 and a name that no DNS could carry are no OSError.
+            # OverflowError: a port above 65535. UnicodeError: a name that is not valid in DNS.
             raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
         self._lines = LineSocket(connection, "the server", NoReply, longest=longest_reply)
         try:
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, patience))
         except TimeoutError:
-            # It has none to give, or gives it later, to those who ask nothing.
+            # The server sends no greeting, or sends it later, to clients that send nothing.
             self.greeting = None
         except OSError as problem:
             self.close()
@@ -83,21 +104,35 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what was asked for is carried out all the same.
+        """Close the connection. The server still executes a request that it has received.
 
-        From any thread: a request that waits for its reply in another one ends in NoReply.
+        It may be called in any thread. A request that waits for its reply in another thread raises NoReply there.
         """
         self._lines.close()
 
     def reply_wait(self, name: str) -> float:
-        """How many seconds the reply to this command is waited for."""
+        """Return how long to wait for the reply to a command, in s."""
         return REPLY_WAIT if self.timeout is None else self.timeout
 
     def exchange(self, request: Message) -> Message:
-        """Send a request and return its reply, whatever its code.
+        """Send a request and return its reply.
 
-        NoReply when none comes, and the connection is closed then. ValueError for what the grammar cannot carry;
-        nothing is sent then.
+        Parameters
+        ----------
+        request
+            The request.
+
+        Returns
+        -------
+        reply
+            The reply, with any code.
+
+        Raises
+        ------
+        NoReply
+            If the reply does not arrive, or is not a reply to this request. The connection is closed then.
+        ValueError
+            If the request is not a valid message. Nothing is sent then.
         """
         if not request.check_synthax():
             raise ValueError(f"no message of the protocol: {request!r}")
@@ -112,49 +147,47 @@ class Connection:
             return self._read_reply(request, time.monotonic() + wait)
         except TimeoutError:
             self.close()
-            raise NoReply(
-                f"no reply to {name} within {wait:g} s: giving up stops nothing, the server goes on with it"
-            ) from None
+            raise NoReply(f"no reply to {name} within {wait:g} s: the server continues to execute it") from None
         except (OSError, NoReply) as problem:
             if self._lines.closed:
                 raise NoReply(
-                    f"the connection was closed before the reply to {name} came: the server goes on with it"
+                    f"the connection was closed before the reply to {name} arrived: the server continues to execute it"
                 ) from None
             self.close()
             if isinstance(problem, NoReply):
                 raise
             raise NoReply(f"connection lost: {problem}") from problem
         except BaseException:
-            # An interrupt too: the reply that was on its way would be the next request's.
+            # Close after an interrupt too. Otherwise the late reply would be taken for the reply to the next request.
             self.close()
             raise
 
     def _check_nothing_came(self) -> None:
-        """Between two requests nothing comes but a late greeting; NoReply for a reply to nothing."""
+        """Raise NoReply if a line has arrived without a request, except for a late greeting."""
         while self._lines.has_line():
             message = self._read_message(time.monotonic())
             if self.greeting is not None or message.name != _GREETING:
-                raise NoReply(f"{_shown(str(message))} came though nothing was asked for")
+                raise NoReply(f"{_shown(str(message))} arrived without a request")
             self.greeting = message
 
     def _read_reply(self, request: Message, deadline: float) -> Message:
         reply = self._read_message(deadline)
         if self.greeting is None and reply.name == _GREETING and request.name != _GREETING:
-            # It was on its way when we asked.
+            # The greeting was sent before the request arrived.
             self.greeting, reply = reply, self._read_message(deadline)
         if not reply.is_correct_reply(request):
-            raise NoReply(f"{_shown(str(reply))} is no reply to {request.name}")
+            raise NoReply(f"{_shown(str(reply))} is not a reply to {request.name}")
         return reply
 
     def _read_message(self, deadline: float) -> Message:
-        """One whole line, as a message. TimeoutError when the deadline passes, NoReply for anything else."""
+        """Return the next line as a message. Raise TimeoutError at the deadline, NoReply if it is not a message."""
         text = self._lines.read_line(deadline).decode("latin-1").removesuffix("\r")
         try:
             return parse_message(text)
         except GrammarException as problem:
-            raise NoReply(f"the server sent no message: {problem}: {_shown(text)}") from problem
+            raise NoReply(f"the server sent an invalid line: {problem}: {_shown(text)}") from problem
 
 
 def _shown(text: str) -> str:
-    """What came, in quotes, or the beginning of it."""
+    """Return a line in quotes, shortened."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."

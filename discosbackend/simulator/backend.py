@@ -110,11 +110,11 @@ class SimulatedBackend(Backend):
     def __new__(cls, *instrument: Any, **settings: Any) -> Self:
         """Keep the arguments, for __reduce__."""
         made = super().__new__(cls)
-        made._made_as = (cls, instrument, settings)  # its own
+        made._made_as = (cls, instrument, settings)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To be pickled or copied before it serves: it is made again with the same arguments."""
+        """Pickle or copy a backend that does not serve yet: create it again with the same arguments."""
         return _make_again, self._made_as
 
     @classmethod
@@ -233,9 +233,9 @@ class SimulatedBackend(Backend):
         return self.clock.now()
 
     def power_cycle(self) -> None:
-        """Switch the instrument off and on: a running acquisition ends, its recording is kept.
+        """Switch the instrument off and on. A running acquisition ends, and its recording is kept.
 
-        Of the sky only the interleave of cal-on is reset: it is a setting of the instrument.
+        The sky is kept, except the interleave of cal-on, which is a setting of the instrument.
         """
         self._abandon_acquisition()
         self._load(self.instrument.unconfigured)
@@ -264,7 +264,8 @@ class SimulatedBackend(Backend):
         Returns
         -------
         dict
-            Times are Unix seconds, temperatures are K. Other values have the units of the commands.
+            Times are Unix seconds, temperatures are in K. Other values have the units of the commands. docs/control.md
+            lists the keys.
         """
         pending = {"start": self.acquisition.pending_start, "stop": self.acquisition.pending_stop}
         return {
@@ -301,7 +302,7 @@ class SimulatedBackend(Backend):
         }
 
     def get_configuration(self) -> str:
-        """Return the name of the loaded configuration, or of the task that was started after it was loaded."""
+        """Return the name of the loaded configuration. If a task was started later, return the name of the task."""
         return self._tasks.configuration or self._configuration.name
 
     def get_integration(self) -> int:
@@ -324,7 +325,7 @@ class SimulatedBackend(Backend):
         Raises
         ------
         BackendError
-            If the instrument is busy or acquiring; its text is the text of status.
+            If the instrument is busy or acquiring. The reason is the text that status reports.
         """
         self._tasks.begin(name, self.acquisition.acquiring)
 
@@ -367,8 +368,9 @@ class SimulatedBackend(Backend):
         sample_rate: float | str,
         bins: int | str,
     ) -> None:
-        """Change a section, or all sections with `*`; if a value is invalid for one section, none is changed.
+        """Change a section, or all sections with `*`.
 
+        If a value is invalid for one of the sections, BackendError is raised, and no section is changed.
         If the bandwidth is given and the sample rate is `*`, the sample rate becomes twice the bandwidth.
         """
         limits = self._configuration.limits
@@ -413,17 +415,18 @@ class SimulatedBackend(Backend):
     def cal_on(self, interleave: int) -> None:
         """Switch the noise diode on for `interleave` dumps, then off for as many, and so on.
 
-        With 0 the diode is as the receiver switches it.
+        With 0, the receiver decides whether the diode is on (the attribute `diode` of Sky).
         """
         self.sky = replace(self.sky, interleave=interleave)
 
     # -- measurements ---------------------------------------------------------------------------------
 
     def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> list[float]:
-        """Return the total power of each input in counts, over `bandwidth` MHz of its section, or the whole with 0.
+        """Return the total power of each input in counts, over a part of its section.
 
-        `frequency` has no effect: clients send sky frequencies, and a backend does not know the local oscillator. A
-        band that is wider than the section is the whole section.
+        `bandwidth` is the width of this part in MHz. If it is 0 or more than the width of the section, the result is
+        the power of the whole section. `frequency` has no effect: clients send sky frequencies, and a backend does not
+        know the local oscillator.
         """
         dump = self._timing.dump if self.acquisition.acquiring else None
         return self._metered.total_power(self._setup(measured=True), self.sky, abs(bandwidth) or None, dump=dump)
@@ -441,7 +444,7 @@ class SimulatedBackend(Backend):
     @property
     def _metered(self) -> Meter:
         if self._meter is None:
-            from discosbackend.simulator.signal.total_power import Meter  # numpy
+            from discosbackend.simulator.signal.total_power import Meter  # imports numpy
 
             self._meter = Meter(self._seed)
         return self._meter
@@ -470,7 +473,7 @@ class SimulatedBackend(Backend):
     # -- acquisition and files ------------------------------------------------------------------------
 
     def start(self, timestamp: Ticks | None = None) -> None:
-        """Start acquiring. It fails while a task runs; with a time, the task is checked again at that time."""
+        """Start acquiring now or at a given time. It fails while a task runs. A timed start checks this again later."""
         if not self.acquisition.acquiring:
             self._tasks.check_ready()
         self.acquisition.start(timestamp)
@@ -500,7 +503,7 @@ class SimulatedBackend(Backend):
         self.acquisition.cancel()
 
     def set_filename(self, path: str) -> None:
-        """Set the file of the newest recording, or of the next one if there is none."""
+        """Set the path of the file of the newest recording. If there is none, it applies to the next recording."""
         if self._recordings is not None:
             self._recordings.name(path)
         self._filename = path

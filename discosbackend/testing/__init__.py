@@ -1,6 +1,6 @@
-"""The conformance kit: whether a server speaks the protocol, and an instrument does what it should.
+"""The conformance kit: tests whether a server implements the protocol, and whether its instrument behaves as required.
 
-`BackendConformance` is a mixin for a unittest.TestCase of one's own; importing it collects nothing.
+`BackendConformance` is a mixin for your own unittest.TestCase. A test runner collects nothing from the import alone.
 docs/architecture.md lists the modules.
 """
 

@@ -1,7 +1,7 @@
-"""Cases of start and stop: the life of an acquisition, now and at given times, whoever asked for it.
+"""Cases for start and stop, immediate and timed, and for acquisitions after the client has disconnected.
 
-Protocol section 7. When something happened is judged by the timestamps of `status`, so neither a busy host
-nor a clock that differs from this one's spoils a verdict.
+They test protocol section 7. The timestamps of `status` decide when something happened, so a busy host or a different
+clock on this host does not change a verdict.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ def _case(
     return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL, shows=shows)
 
 
-# What says with which configuration it starts, should the instrument refuse to start.
+# The attribute of Profile that names a configuration with which the instrument can start.
 _CONFIGURED = "valid_configuration"
 
 _ELAPSED = {"start": "starting time already elapsed", "stop": "stop time already elapsed"}
 
-# How a time may be written (protocol section 3.5).
+# The forms of a time in a request (protocol section 3.5).
 _FORMS: tuple[Callable[[Ticks], str], ...] = (
     str,
     Ticks.unix_text,
-    # As a public test client prints it.
+    # A public test client sends this form.
     lambda instant: f"{instant}.0000000",
-    # Digits beyond 100 ns are dropped.
+    # Digits below 100 ns are ignored.
     lambda instant: f"{instant.unix_text()}99999",
 )
 
 _HOUR = 3600 * TICKS_PER_SECOND
 
 
-# -- now ------------------------------------------------------------------------------------------------
+# -- immediate ------------------------------------------------------------------------------------------
 
 
 @_case(
@@ -99,8 +99,8 @@ def _timed_stop(context: CaseContext) -> None:
 @_case(
     "start/forms-of-a-time",
     "3.5",
-    "An integer counts 100 ns since 1970-01-01T00:00:00 UTC, and a number with a decimal point is Unix seconds "
-    "below 10^12 and a count of 100 ns from there on.",
+    "An integer is a count of 100 ns since 1970-01-01T00:00:00 UTC. A number with a decimal point is Unix seconds if "
+    "it is below 10^12, and a count of 100 ns otherwise.",
 )
 def _forms_of_a_time(context: CaseContext) -> None:
     context.prepare_acquisition()
@@ -139,7 +139,7 @@ def _far_stop(context: CaseContext) -> None:
     _refuses_time(context, "stop", "cannot stop at given time", _far(context))
 
 
-# -- one after another ----------------------------------------------------------------------------------
+# -- several starts and stops ---------------------------------------------------------------------------
 
 
 @_case(
@@ -219,7 +219,7 @@ def _stop_before_start(context: CaseContext) -> None:
 @_case("start/now-drops-timed-start", "7.1", "`start` begins an acquisition at once and drops a pending start.")
 def _start_now_drops_timed(context: CaseContext) -> None:
     context.prepare_acquisition()
-    # Ended by a timed stop, because one that is not would clear what is pending.
+    # A timed stop ends the acquisition, because an immediate one would also clear a pending start.
     instant = context.arm("start", then=lambda instant, half: [("start",), ("stop", str(instant - half))])
     context.wait_for(acquiring=False, since=instant)
     context.stays(acquiring=False, until=instant)
@@ -264,11 +264,11 @@ def _futile_stop(context: CaseContext) -> None:
     _stop_finds_nothing(context)
     context.ok("start", profile_attribute=_CONFIGURED)
     if context.status().timestamp >= instant:
-        raise SkipTest(f"the server is too slow for a time {context.profile.lead:g} s ahead: say lead")
+        raise SkipTest(f"the server is too slow for a time {context.profile.lead:g} s ahead: set a larger lead")
     _comes_at(context, instant, acquiring=False)
 
 
-# -- what comes due and finds nothing to do -------------------------------------------------------------
+# -- a time comes due when there is nothing to do -------------------------------------------------------
 
 
 @_case("start/due-while-acquiring", "7.4", "A start that comes due while acquiring changes nothing.")
@@ -292,7 +292,7 @@ def _due_while_idle(context: CaseContext) -> None:
 @_case(
     "start/with-stop-at-one-time-while-idle",
     "7.4",
-    "A start and a stop that come due at the same time while idle both lapse.",
+    "If a start and a stop come due at the same time while idle, both lapse.",
 )
 def _one_time_while_idle(context: CaseContext) -> None:
     context.prepare_acquisition()
@@ -303,21 +303,25 @@ def _one_time_while_idle(context: CaseContext) -> None:
 @_case(
     "start/with-stop-at-one-time",
     "7.4",
-    "A start and a stop that come due at the same time while acquiring are carried out stop first.",
+    "If a start and a stop come due at the same time while acquiring, the stop is carried out first, then the start.",
 )
 def _one_time(context: CaseContext) -> None:
     context.prepare_acquisition()
     _start(context)
     instant = context.arm("start", then=lambda instant, _: [("stop", str(instant))])
-    # Between the two it may say for a moment that it is not acquiring.
+    # Between the stop and the start, status may report for a moment that the server is not acquiring.
     context.wait_until_after(instant)
     context.wait_for(acquiring=True, since=instant)
 
 
-# -- who asked for it has gone --------------------------------------------------------------------------
+# -- after the client has disconnected ------------------------------------------------------------------
+
+_NOT_CANCELLED = (
+    "When a client disconnects, its running commands, pending starts and stops, and the acquisition are not cancelled."
+)
 
 
-@_case("disconnect/timed-start-comes", "6.4", "A client that disconnects cancels nothing that has begun.")
+@_case("disconnect/timed-start-comes", "6.4", _NOT_CANCELLED)
 def _timed_start_comes(context: CaseContext) -> None:
     context.prepare_acquisition()
     instant = context.arm("start")
@@ -325,7 +329,7 @@ def _timed_start_comes(context: CaseContext) -> None:
     _comes_at(context, instant, acquiring=True)
 
 
-@_case("disconnect/acquisition-goes-on", "6.4", "A client that disconnects cancels nothing that has begun.")
+@_case("disconnect/acquisition-goes-on", "6.4", _NOT_CANCELLED)
 def _acquisition_goes_on(context: CaseContext) -> None:
     context.prepare_acquisition()
     _start(context)
@@ -342,7 +346,7 @@ def _half_a_line(context: CaseContext) -> None:
     context.stays(acquiring=False)
 
 
-# -- what they are made of ------------------------------------------------------------------------------
+# -- steps of the cases ---------------------------------------------------------------------------------
 
 
 def _start(context: CaseContext) -> None:
@@ -378,25 +382,25 @@ def _refuses_bad_times(context: CaseContext, name: str) -> None:
 
 
 def _comes_at(context: CaseContext, instant: Ticks, *, acquiring: bool, until: Ticks | None = None) -> None:
-    """The transition must show in status at its time: not before, and soon after."""
+    """Check that status reports the transition at its time: not before it, and soon after it."""
     name = "start" if acquiring else "stop"
     with context.using(TIMED[name]), context.using(name):
         status = context.wait_for(acquiring, since=instant, until=until)
         early = (instant - status.timestamp) / TICKS_PER_SECOND
         context.that(
             early <= context.profile.early_tolerance,
-            f"it took place {early:.6f} s before its time {instant.unix_text()}",
+            f"it happened {early:.6f} s before its time {instant.unix_text()}",
         )
 
 
 def _lasts(context: CaseContext, begins: Ticks, ends: Ticks) -> None:
-    """An acquisition must show in status from the one time to the other."""
+    """Check that status reports an acquisition from `begins` to `ends`."""
     _comes_at(context, begins, acquiring=True, until=ends)
     _comes_at(context, ends, acquiring=False)
 
 
 def _noticeable(context: CaseContext) -> int:
-    """Ticks of an acquisition that is seen in status however late that may be."""
+    """Return the length, in ticks, of an acquisition that is long enough for a status as late as the profile allows."""
     return round((context.profile.late_tolerance + 2 * context.profile.lead) * TICKS_PER_SECOND)
 
 

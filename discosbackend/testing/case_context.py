@@ -1,6 +1,6 @@
-"""CaseContext: what a case works with. It adds the server's state to ServerSession, and restores it.
+"""CaseContext: the object with which a case tests a server. It changes the server's state and restores it.
 
-Configuration, acquisition and times are here; how replies are judged is in server_session.
+It adds configurations, acquisitions and times to ServerSession, which sends requests and judges replies.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ RESTORABLE = {
     "get-integration": "set-integration",
     "get-filename": "set-filename",
 }
-"""What can be asked for, and by which command it is set back to what was found."""
+"""The commands that report a part of the state, and the commands that restore it."""
 
 AT_REST = "a server at rest"
-"""What is used that no case shows: one that could not be left as it was found takes it away."""
+"""A feature that cases use and no case tests: a server without an acquisition that somebody else has started.
+
+A case that cannot restore the server causes the failures of the cases after it.
+"""
 
 TIMED = {"start": "start at a given time", "stop": "stop at a given time"}
-"""What is used, besides the command itself, where a transition must come at its time."""
+"""The features that a case uses, in addition to the command, if a timed start or stop must happen at its time."""
 
-# Of each connection.
+# How many lines of each connection the conversation and the transcript contain.
 _LAST_LINES, _MANY_LINES = 12, 400
 
 _DAY = 86400
 
-# Seconds between two looks at status.
+# Seconds between two requests for status.
 _PAUSE = 0.01
-# Seconds after a time for which it is watched that nothing comes.
+# For so many seconds after a time a case checks that nothing happens.
 _AFTERWARDS = 0.1
-# Each attempt to arm a timed transition on a busy host leaves twice the time of the one before.
+# Each attempt to arm a timed transition on a busy host uses twice the lead of the previous one.
 _ATTEMPTS = 6
 
 
 class InUse(SkipTest):
-    """The server is acquiring, and whoever uses it must not be disturbed."""
+    """The server is acquiring. Its user must not be disturbed, so the case is skipped."""
 
 
 class Status(NamedTuple):
-    """What status told."""
+    """The reply to status."""
 
     timestamp: Ticks
     text: str
@@ -62,12 +65,31 @@ class Status(NamedTuple):
 
 
 class CaseContext(ServerSession):
-    """One run of one case against a server: a context manager that leaves the server as it found it.
+    """One run of one case on a server: a context manager that restores the state of the server at its end.
 
-    Once it has ended, `conversation` is what was said last, `transcript` nearly all of it, and `aftermath` what
-    was wrong with the state that it left. `used_after` has, for each of these, what was in use when it went
-    wrong (see wire.FailedIn), and `left_acquiring` says that an acquisition could not be ended. `doubtful` is what
-    was seen to be wrong, and used nevertheless.
+    Parameters
+    ----------
+    profile
+        The properties of the server and its instrument.
+    address
+        Host and port of the server.
+    own_server
+        Whether this kit has started the server. Then it knows every command, and has no other clients.
+    guard
+        Limits which lines may be sent, and their rate. Default: no limit.
+
+    Attributes
+    ----------
+    conversation, transcript
+        At the end: the last lines of the conversation, and nearly all of them.
+    aftermath
+        At the end: the problems that occurred while the state was restored.
+    used_after
+        For each problem in `aftermath`, the features that were in use when it occurred. See wire.FailedIn.
+    left_acquiring
+        Whether an acquisition could not be stopped at the end.
+    doubtful
+        The features that were found to be wrong, and were used nevertheless.
     """
 
     def __init__(
@@ -95,11 +117,11 @@ class CaseContext(ServerSession):
     ) -> None:
         try:
             if kind is None and self._main is not None:
-                # One reply too many would be read here in place of this one's.
+                # If there was one reply too many, it is received here, and the case fails.
                 self.fence(self._main)
         finally:
             self.conversation, self.transcript = map(self._said, (_LAST_LINES, _MANY_LINES))
-            # What is put back is put back on a connection that the case cannot have broken.
+            # The state is restored over a new connection, because the case may have broken the old one.
             self._main = None
             while self._undo:
                 try:
@@ -119,13 +141,19 @@ class CaseContext(ServerSession):
         return "\n-- another connection --\n".join(wire.conversation(lines) for wire in self._wires)
 
     def status(self) -> Status:
-        """What status tells now.
+        """Ask for status and return the reply.
 
-        Its clock may be off by hours: as long as it goes, and the server acts by it, all else can be judged.
+        The clock may be wrong by hours. As long as it runs, and the server uses it for start and stop, all other
+        requirements can be judged.
+
+        Raises
+        ------
+        AssertionError
+            If the reply is not valid, or if the clock cannot be used to judge times.
         """
         noted = list(self.deviations)
         timestamp, text, acquiring = self.ok("status", clock=False)
-        # What is unusual about it is noted where the case is about it.
+        # Deviations in the reply to status are reported by the case that tests status.
         self.deviations[:] = noted
         instant = instant_of(timestamp)
         if problem := self.wrong_clock(timestamp):
@@ -135,7 +163,7 @@ class CaseContext(ServerSession):
         return Status(instant, text, acquiring == "1")
 
     def _bear_with(self, problem: str, instant: Ticks) -> None:
-        """AssertionError for a clock by which nobody can wait: one that counts something else, or does not go."""
+        """Raise AssertionError for a clock with a wrong unit or epoch, or a clock that stands still or jumps."""
         off = (instant - Ticks.now()) / TICKS_PER_SECOND
         if self._clock_off is None:
             self._clock_off = off
@@ -145,18 +173,21 @@ class CaseContext(ServerSession):
     # -- the server's state ---------------------------------------------------------------------------
 
     def finally_(self, undo: Callable[[], None]) -> None:
-        """Have this done at the end, whatever the outcome; the last one comes first."""
+        """Call a function at the end of the case, whatever its outcome. The last function is called first."""
         self._undo.append(undo)
 
     def keep(self) -> None:
-        """Have configuration, integration and file name set back at the end to what they are now."""
+        """Restore the configuration, the integration time and the file name at the end of the case."""
         found = {ask: self._query(ask) for ask in RESTORABLE}
-        # What is put here last is put back first: the configuration, because it changes the others.
+        # The last function is called first: it restores the configuration, which changes the other values.
         for ask in reversed(RESTORABLE):
             self.finally_(partial(self._restore, ask, found[ask]))
 
     def _query(self, name: str) -> list[str] | None:
-        """What a command tells, None where it tells nothing or its reply is wrong: that is for its own cases."""
+        """Return the values that a command reports; None if it reports none, or if its reply is wrong.
+
+        A wrong reply is reported by the cases for this command.
+        """
         try:
             return self.quietly(name)
         except AssertionError:
@@ -164,7 +195,7 @@ class CaseContext(ServerSession):
             return None
 
     def _restore(self, ask: str, value: list[str] | None) -> None:
-        # `unconfigured` and an integration of 0 are states that cannot always be set.
+        # Not every reported value can be set, for example not `unconfigured` and an integration time of 0.
         if value is not None and self._query(ask) != value:
             try:
                 self.quietly(RESTORABLE[ask], *value)
@@ -173,21 +204,32 @@ class CaseContext(ServerSession):
                 raise
 
     def be_idle(self) -> None:
-        """Nothing is touched while the server is acquiring: InUse then."""
+        """Check that the server is not acquiring.
+
+        Raises
+        ------
+        InUse
+            If it is acquiring, and may have other clients.
+        AssertionError
+            If it is acquiring, and this kit has started it.
+        """
         if self.status().acquiring:
             if self._own_server:
-                raise FailedIn("status says acquiring, and nothing was started", (AT_REST,))
-            raise InUse("the server is acquiring, and that must not be disturbed")
+                raise FailedIn("status reports an acquisition that no request started", (AT_REST,))
+            raise InUse("the server is acquiring and must not be disturbed")
 
     def inputs(self) -> int | None:
-        """How many inputs the profile says that its configuration has; None while another is in force."""
+        """Return how many inputs the current configuration has according to the profile; None if it is not known."""
         if self.guard.scope < Scope.FULL and self.profile.inputs is not None:
             if self.quietly("get-configuration") != [self.profile.valid_configuration]:
                 return None
         return self.profile.inputs
 
     def prepare(self) -> None:
-        """Idle, and with the configuration that the profile names, if it names one and may be set."""
+        """Check that the server is idle, and set the valid configuration of the profile, if it has one.
+
+        The configuration is not set if the scope or the profile's leave_out does not allow it.
+        """
         self.be_idle()
         wanted = self.profile.valid_configuration
         if self.guard.scope < Scope.FULL or wanted is None or "set-configuration" in self.profile.leave_out:
@@ -197,14 +239,20 @@ class CaseContext(ServerSession):
             self.ok("set-configuration", wanted)
 
     def prepare_acquisition(self) -> None:
-        """As prepare(); what is started from here on is stopped at the end."""
+        """Do the same as prepare(), and stop the acquisition at the end of the case.
+
+        Raises
+        ------
+        unittest.SkipTest
+            If start or stop is in the profile's leave_out, or if the server is in use.
+        """
         for name in ("start", "stop"):
             self.skip_what_is_left_out(name)
         self.prepare()
         self.finally_(self._stop)
 
     def stop_finally_what_was_not_running(self) -> None:
-        """Have an acquisition ended that a request began, or has pending, which should have been refused."""
+        """At the end of the case, stop an acquisition that a request has started which should have been refused."""
         if not self.status().acquiring:
             self.finally_(self._end_what_began)
 
@@ -216,10 +264,13 @@ class CaseContext(ServerSession):
             self.ask("stop")
 
     def reload_finally(self) -> None:
-        """Have the sections and feeds as the configuration defines them again, which nobody can ask for."""
+        """Load the current configuration again at the end of the case.
+
+        This resets the sections and feeds, which no command reports.
+        """
         configuration = self.quietly("get-configuration")
         if configuration is not None and "set-configuration" not in self.profile.leave_out:
-            # Whatever that resets is set back afterwards, so it is noted first.
+            # Loading a configuration also resets other values, and keep() restores them afterwards.
             self.keep()
             self.finally_(lambda: self.ask("set-configuration", *configuration) and None)
 
@@ -237,11 +288,28 @@ class CaseContext(ServerSession):
         *,
         then: Callable[[Ticks, int], list[tuple[str, ...]]] | None = None,
     ) -> Ticks:
-        """Send a start or stop with a time shortly ahead, and return the time.
+        """Send a start or stop with a time that is shortly ahead on the clock of status, and return this time.
 
-        `then` gives, for that time and half of what is left to it, the requests that must be carried out in
-        the other half, as name and arguments: they are sent in one go with the first. All must be answered
-        with `ok`. The clock is the one that status tells.
+        All requests must be answered with `ok`. If the time has elapsed because this host is busy, they are sent again
+        with a larger lead.
+
+        Parameters
+        ----------
+        name
+            "start" or "stop".
+        write
+            Returns the text of the time in the request.
+        then
+            Returns further requests, as tuples of a name and arguments, which are sent together with the first. It gets
+            the time, and half of the lead in ticks of 100 ns. The requests must be carried out before this half
+            has passed.
+
+        Raises
+        ------
+        AssertionError
+            If a request is refused.
+        unittest.SkipTest
+            If the server is too slow even for a large lead.
         """
         lead, acquiring = self.profile.lead, self.status().acquiring
         for _ in range(_ATTEMPTS):
@@ -251,7 +319,7 @@ class CaseContext(ServerSession):
             self.wire.send(b"".join(request_line(*request) for request in requests))
             replies = [self.wire.read(self.patience(request[0])) for request in requests]
             for request, reply in zip(requests, replies, strict=True):
-                self.that(reply.message.name == request[0], f"{reply.line!r} is no reply to {request[0]}")
+                self.that(reply.message.name == request[0], f"{reply.line!r} is not a reply to {request[0]}")
             refused = [both for both in zip(requests, replies, strict=True) if both[1].message.code != OK]
             if not refused:
                 for reply in replies:
@@ -262,48 +330,62 @@ class CaseContext(ServerSession):
                 with self.using(TIMED[refused_name] if times else refused_name), self.using(refused_name):
                     self.that(
                         "elapsed" not in ",".join(reply.message.arguments),
-                        f"{reply.line!r}, though by status the time is {(instant - now) / 1e7:.1f} s ahead: "
-                        "status and start go by different clocks",
+                        f"{reply.line!r}, although the time is {(instant - now) / 1e7:.1f} s ahead of status: "
+                        "status and start use different clocks",
                     )
                     self.refused(reply, refused_name, "valid_configuration")
-            # A time had elapsed when it arrived: this host is busy. So once more, from where it began.
+            # This host is busy, and the time had elapsed when the request arrived. Restore the state and try again.
             self._stop()
             if acquiring:
                 self.ok("start")
                 self.wait_for(acquiring=True)
             lead *= 2
-        raise SkipTest(f"the server is too slow for a time {lead / 2:g} s ahead: say lead")
+        raise SkipTest(f"the server is too slow for a time {lead / 2:g} s ahead: set a larger lead")
 
     def wait(self) -> None:
-        """A moment, in which the server must not send anything."""
+        """Wait for 10 ms. The server must not send anything during this time."""
         self.wire.stay_silent(_PAUSE)
 
     def wait_for(self, acquiring: bool, *, since: Ticks | None = None, until: Ticks | None = None) -> Status:
-        """The first status that says so; it must come soon after `since`, by default after now.
+        """Ask for status until it reports the given state, and return it.
 
-        Skipped when it was not looked at before `until`, from when on it need not say so any more.
+        Parameters
+        ----------
+        acquiring
+            The state to wait for.
+        since
+            The time at which the state must change; the profile's late_tolerance is added. Default: now.
+        until
+            The time from which on status may report another state.
+
+        Raises
+        ------
+        AssertionError
+            If status does not report the state in time.
+        unittest.SkipTest
+            If this host was too busy to ask before `until`.
         """
         status = self.status()
         wanted_at = status.timestamp if since is None else since
         latest = wanted_at + self.profile.late_tolerance * TICKS_PER_SECOND
         while status.acquiring is not acquiring:
             if until is not None and status.timestamp >= until:
-                raise SkipTest("this host is too busy to look at status in time")
+                raise SkipTest("this host is too busy to ask for status in time")
             self.that(
                 status.timestamp <= latest,
-                f"status still says {_in_words(status)}, {self.profile.late_tolerance:g} s after it should not",
+                f"status still says {_in_words(status)} {self.profile.late_tolerance:g} s after it should have changed",
             )
             self.wait()
             status = self.status()
         return status
 
     def wait_until_after(self, instant: Ticks) -> None:
-        """Until a while after this time, when what comes then is over."""
+        """Wait until 0.1 s after this time, by the clock of status."""
         while self.status().timestamp < instant + _AFTERWARDS * TICKS_PER_SECOND:
             self.wait()
 
     def stays(self, acquiring: bool, *, until: Ticks | None = None) -> None:
-        """Status must go on saying so until a while after this time, by default after now."""
+        """Check that status keeps reporting this state until 0.1 s after `until`, by default after now."""
         status = self.status()
         end = (status.timestamp if until is None else until) + _AFTERWARDS * TICKS_PER_SECOND
         while status.acquiring is acquiring and status.timestamp < end:
@@ -311,7 +393,7 @@ class CaseContext(ServerSession):
             status = self.status()
         self.that(
             status.acquiring is acquiring,
-            f"status says {_in_words(status)}, which nothing should have changed",
+            f"status says {_in_words(status)}, although nothing should have changed it",
         )
 
 

@@ -1,7 +1,7 @@
-"""Case: one thing that a server must do, with an id, the protocol's sentence for it, and how it is tried.
+"""Case: one requirement on a server, with its id, its sentence in the protocol, and the function that tests it.
 
-The cases themselves are in line_cases, command_cases, acquisition_cases and hostile_cases. They are run by
-runner; none of them knows how the outcome is reported.
+The cases themselves are in line_cases, command_cases, acquisition_cases and hostile_cases. The module runner runs
+them. A case does not depend on how its result is reported.
 """
 
 from __future__ import annotations
@@ -18,28 +18,62 @@ from discosbackend.testing.send_guard import Scope
 __all__ = ["Case", "Cases", "Level", "CaseFunction"]
 
 CaseFunction: TypeAlias = Callable[[CaseContext], None]
-"""How a case is tried."""
+"""The function that tests a case. It raises AssertionError if the server does not meet the requirement."""
 
 
 class Level(Enum):
-    """How much a requirement weighs."""
+    """How strong a requirement is."""
 
     MUST = "must"
-    """The protocol demands it."""
+    """The protocol requires it."""
     SHOULD = "should"
-    """The protocol recommends it: a server that does otherwise works, and is called non-strict."""
+    """The protocol recommends it. A server that behaves differently works; its verdict is non-strict."""
     QUIRK = "quirk"
-    """No document demands it, but a deployed client depends on it: as good as demanded."""
+    """No document of DISCOS requires it, but a deployed client depends on it. It is treated like MUST."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`id` is `area/what`, the area a command's name where it is one; `requirement` is the sentence it breaks.
+    """One requirement and the function that tests it.
 
-    `section` is the section of docs/protocol.md that has this sentence, word for word, as "7.1"; `scope` is how far
-    the case goes. `run` raises AssertionError when the server does otherwise, unittest.SkipTest when that cannot be
-    tried. `shows` names what other cases use, and this one shows to work, in this order: where it fails, it is the
-    cause of their failures (see Check.using). ValueError for a section that the protocol does not have.
+    Parameters
+    ----------
+    id
+        `area/name`. The area is the name of a command, or a part of the protocol.
+    section
+        The number of the section of docs/protocol.md that contains the requirement, such as "7.1".
+    requirement
+        The sentence that is tested, word for word as in the section.
+    scope
+        The limit of what the case may send to the server.
+    run
+        Tests the case. It gets a CaseContext. It raises AssertionError if the server does not meet the requirement,
+        and unittest.SkipTest if this cannot be tested.
+    level
+        How strong the requirement is.
+    shows
+        The features that this case tests and other cases use, in the order in which it tests them: names of commands,
+        or constants such as server_session.CLOCK. If this case fails, failures of other cases that use such a feature
+        are reported as blocked by this case. See ServerSession.using.
+
+    Raises
+    ------
+    ValueError
+        If the protocol has no such section.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.cases import Case
+    >>> from discosbackend.testing.send_guard import Scope
+    >>> case = Case(
+    ...     "time/reply-is-well-formed",
+    ...     "4.9",
+    ...     "The `ok` reply to `time` carries `timestamp`.",
+    ...     Scope.READS,
+    ...     lambda context: context.ok("time"),
+    ... )
+    >>> case.area, case.method
+    ('time', 'test_time_reply_is_well_formed')
     """
 
     id: str
@@ -56,34 +90,37 @@ class Case:
 
     @property
     def area(self) -> str:
-        """What the case is about: a command, or a part of the protocol."""
+        """The subject of the case: the name of a command, or a part of the protocol."""
         return self.id.partition("/")[0]
 
     @property
     def title(self) -> str:
-        """The case in words."""
+        """The id as a title for people, such as "start: while acquiring"."""
         area, _, what = self.id.partition("/")
         return f"{area}: {what.replace('-', ' ')}"
 
     @property
     def method(self) -> str:
-        """The name of the test method: `set-section/wrong-...` is `test_set_section_wrong_...`."""
+        """The name of the test method: `set-section/accepts` becomes `test_set_section_accepts`."""
         return "test_" + self.id.replace("/", "_").replace("-", "_")
 
 
 class Cases(dict[str, Case]):
-    """Cases by their id, in the order in which they were written."""
+    """Cases by their id, in the order in which they were added."""
 
     def add(self, case: Case) -> None:
-        """Add one. ValueError for an id that is taken, or would be the same method as another's, and for what
+        """Add a case.
 
-        another one shows already.
+        Raises
+        ------
+        ValueError
+            If another case has the same test method, or already shows the same feature.
         """
         for other in self.values():
             if case.method == other.method:
                 raise ValueError(f"there is a case {case.id!r} already")
             if both := set(case.shows) & set(other.shows):
-                raise ValueError(f"{case.id} shows {both.pop()}, as {other.id} does")
+                raise ValueError(f"{case.id} shows {both.pop()}, which {other.id} already shows")
         self[case.id] = case
 
     def case(
@@ -96,7 +133,26 @@ class Cases(dict[str, Case]):
         *,
         shows: tuple[str, ...] = (),
     ) -> Callable[[CaseFunction], CaseFunction]:
-        """A decorator: the function is how the case is tried."""
+        """Return a decorator that adds a case which the decorated function tests.
+
+        The parameters are those of Case.
+
+        Raises
+        ------
+        ValueError
+            From the decorator, as add() and Case raise it.
+
+        Examples
+        --------
+        >>> from discosbackend.testing.cases import Cases
+        >>> from discosbackend.testing.send_guard import Scope
+        >>> cases = Cases()
+        >>> @cases.case("stop/twice", "7.1", "`stop` that finds nothing to stop is answered with `fail`.", Scope.FULL)
+        ... def stop_twice(context):
+        ...     context.fails("not acquiring", "stop")
+        >>> [*cases]
+        ['stop/twice']
+        """
 
         def register(run: CaseFunction) -> CaseFunction:
             self.add(Case(case_id, section, requirement, scope, run, level, shows))

@@ -1,7 +1,7 @@
-"""Causes: which failure explains another, so that one defect is reported once.
+"""Causes: finds the failure that explains other failures, so that one defect is reported once.
 
-A case that fails while it uses something (Check.using) is `blocked` when the case that shows this to work has
-failed too. Who tries the cases is said in trial and in conformance.
+A case that fails while it uses a feature (ServerSession.using) is `blocked` if the case that tests this feature has
+failed too. The modules runner and conformance run the cases.
 """
 
 from __future__ import annotations
@@ -18,35 +18,46 @@ from discosbackend.testing.server_session import CLOCK
 __all__ = ["Attempt", "Causes"]
 
 Attempt: TypeAlias = Callable[[Case], Result | None]
-"""Tries a case that may be a cause; None where that cannot be done."""
+"""Runs a case that may be a cause. It returns None if the case cannot be run."""
 
 _BROKEN = (Verdict.FAIL, Verdict.BLOCKED, Verdict.KNOWN)
 
 
 class Causes:
-    """What was found on one server so far. `cases` are those that may be the cause of another's failure."""
+    """The results on one server so far.
+
+    Parameters
+    ----------
+    cases
+        The cases that may be the cause of another case's failure.
+    """
 
     def __init__(self, cases: Iterable[Case]) -> None:
         self.given_up: set[str] = set()
-        """What need not be waited for again: its case has waited in vain."""
+        """The features whose own case has timed out. No other case waits for them again."""
         self._shown_by = {what: case for case in cases for what in case.shows}
         self._found: dict[str, Result] = {}
         self._being_tried: set[str] = set()
         self._tried_early: dict[str, Result] = {}
-        # The case that left an acquisition running, or was the first to find one that nobody had started.
+        # The id of the case that left an acquisition running, or was the first to find one that no case had started.
         self._not_at_rest = ""
 
     def settle(self, result: Result, attempt: Attempt) -> Result:
-        """The result, or, where another case's failure explains it, `blocked` by that case.
+        """Return the result, changed to `blocked` if the failure of another case explains it.
 
-        A case that may explain it and has not been tried is tried now: see tried_early().
+        Parameters
+        ----------
+        result
+            The result of a case that has been run.
+        attempt
+            Runs a case that may explain the failure and has not been run yet. tried_early() returns its result.
         """
         causes: list[str] = []
         if result.verdict is not Verdict.KNOWN:
             self._being_tried.add(result.case.id)
             causes = [self._cause_of(result.case, used, attempt) for used in result.used]
             self._being_tried.discard(result.case.id)
-        # Every problem must have been explained: what is left is a failure of its own.
+        # One problem that is not explained is a failure of this case.
         if causes and all(causes):
             result = replace(
                 result,
@@ -62,12 +73,18 @@ class Causes:
         return result
 
     def tried_early(self, case_id: str = "") -> list[Result]:
-        """Results of cases that were tried in search of a cause, each told once: of that case, "" for all."""
+        """Return and forget the results of cases that were run in search of a cause.
+
+        Parameters
+        ----------
+        case_id
+            The id of one case, "" for all cases.
+        """
         ids = [case_id] if case_id else list(self._tried_early)
         return [self._tried_early.pop(each) for each in ids if each in self._tried_early]
 
     def _cause_of(self, case: Case, used: tuple[str, ...], attempt: Attempt) -> str:
-        """The id of the case that reports the cause of a failure, "" if it is a failure of its own."""
+        """Return the id of the case that reports the cause of a failure, "" if there is none."""
         for what in used:
             if what == AT_REST:
                 return "" if self._not_at_rest == case.id else self._not_at_rest
@@ -91,9 +108,9 @@ class Causes:
 
 
 def _is_broken(result: Result, what: str) -> bool:
-    """Whether a case that shows `what` has failed before it has shown it."""
+    """Return whether a case that tests the feature `what` failed before it had tested it."""
     if what == CLOCK and result.verdict is Verdict.NON_STRICT:
-        # A clock without its decimals is too coarse to judge anything else by.
+        # A clock without decimals is too coarse to judge the time of a start or stop.
         return True
     shows = result.case.shows
     failed_in = [shows.index(each) for used in result.used for each in used if each in shows]

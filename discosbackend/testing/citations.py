@@ -1,7 +1,7 @@
-"""Citations: the sections of docs/protocol.md, by number and title, and how a report names one.
+"""The numbers and titles of the sections of docs/protocol.md, and how a report cites one.
 
-The page itself is not part of the installed package. A report quotes the sentence that a case requires, and names
-the section in which a reader finds it.
+The page itself is not part of the installed package. A report therefore quotes the sentence that a case tests, and
+names the section that contains it.
 """
 
 from __future__ import annotations
@@ -84,5 +84,22 @@ SECTIONS = {
 
 
 def citation(section: str) -> str:
-    """The section as a report names it: `docs/protocol.md, section 1.3 Line ends`. KeyError if there is none."""
+    """Return the text with which a report cites a section.
+
+    Parameters
+    ----------
+    section
+        The number of a section of docs/protocol.md, such as "1.3".
+
+    Raises
+    ------
+    KeyError
+        If there is no such section.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.citations import citation
+    >>> citation("1.3")
+    'docs/protocol.md, section 1.3 Line ends'
+    """
     return f"docs/protocol.md, section {section} {SECTIONS[section]}"

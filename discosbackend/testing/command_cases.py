@@ -1,7 +1,7 @@
-"""Cases of the commands: what each refuses, by its row of the table, and what it answers when all is well.
+"""Cases for the commands: the arguments that each must refuse, and its reply to a valid request.
 
-Protocol sections 4, 5 and 9.5. A new row brings its cases along; wrong numbers and types of arguments are made
-in wrong_arguments. start and stop, which have a state between them, are in acquisition_cases.
+They test protocol sections 4, 5 and 9.5. Some cases are derived from the rows of the table of commands, so a new row
+has them automatically; wrong_arguments generates their arguments. start and stop are tested in acquisition_cases.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __tracebackhide__ = True
 
 COMMAND_CASES = Cases()
 
-# Ticks by which status and time may differ, should an instrument ask its hardware for one of them.
+# By how many ticks status and time may differ, because an instrument may read one of them from its hardware.
 _AGREEMENT = TICKS_PER_SECOND // 10
 
-# The values of a band as different clients write the whole of it.
+# The arguments with which different clients request the whole band.
 _WHOLE_BANDS = (("0", "0"), ("0.0", "0e0"), ("+0", "-0.0"))
 
 
 def _refuses(row: Command, requests: Iterable[tuple[list[str], str]], context: CaseContext) -> None:
-    """Each of these is refused, with its reason; what a wrong server carries out all the same is put back."""
+    """Check that each request is refused with its reason. If a wrong server carries one out, restore its state."""
     if row.lane != "reads":
         context.stop_finally_what_was_not_running()
     if row.name in RESTORABLE.values():
@@ -67,7 +67,7 @@ def _answers(row: Command, context: CaseContext) -> None:
     values = context.ok(row.name, profile_attribute="valid_configuration")
     wanted = context.inputs()
     if row.reply[-1].repeated and wanted is not None:
-        context.that(len(values) == wanted, f"{row.name} answers {len(values)} values for {wanted} inputs")
+        context.that(len(values) == wanted, f"{row.name} returned {len(values)} values for {wanted} inputs")
 
 
 def _reply_in_words(row: Command) -> str:
@@ -77,11 +77,11 @@ def _reply_in_words(row: Command) -> str:
 
 
 def _cases_of_arguments(row: Command) -> Iterator[Case]:
-    """Those that follow from the number and the types of a command's arguments."""
+    """Yield the cases for the number and the types of a command's arguments."""
     yield Case(
         f"{row.name}/wrong-number-of-arguments",
         "4.2",
-        "A request with any other number of arguments than its command takes is answered with `fail`.",
+        "A request with the wrong number of arguments is answered with `fail`.",
         scope_of_command(row) if row.lane == "reads" else Scope.FULL,
         partial(_refuses_wrong_numbers, row),
     )
@@ -96,7 +96,7 @@ def _cases_of_arguments(row: Command) -> Iterator[Case]:
 
 
 def cases_of(row: Command) -> Iterator[Case]:
-    """The cases that a row of the table brings along."""
+    """Yield the cases that are derived from a row of the table of commands."""
     yield from _cases_of_arguments(row)
     # The command is sent without arguments. get-filename has a reply only after set-filename.
     if row.reply and not row.needed and row.name != "get-filename":
@@ -115,11 +115,24 @@ for _row in COMMANDS.values():
         COMMAND_CASES.add(_case)
 
 
-# -- commands of a backend's own ----------------------------------------------------------------------
+# -- commands that only one backend has ---------------------------------------------------------------
 
 
 def own_cases(rows: Iterable[Command]) -> Cases:
-    """The cases of commands that a profile names as the backend's own: arguments, and what is answered."""
+    """Return the cases for commands that only one backend has.
+
+    Parameters
+    ----------
+    rows
+        The rows of the commands.
+
+    Examples
+    --------
+    >>> from discosbackend.commands import Command
+    >>> from discosbackend.testing.command_cases import own_cases
+    >>> [*own_cases([Command("reset")])]
+    ['reset/wrong-number-of-arguments', 'reset/accepts']
+    """
     cases = Cases()
     for row in rows:
         for case in _cases_of_arguments(row):
@@ -142,7 +155,7 @@ def _answers_own(row: Command, context: CaseContext) -> None:
     context.skip_what_is_left_out(row.name)
     known = context.profile.valid_arguments.get(row.name)
     if known is None and row.needed:
-        raise SkipTest(f"no arguments of {row.name} are known: say valid_arguments")
+        raise SkipTest(f"no arguments of {row.name} are known: set valid_arguments")
     if row.lane != "reads":
         context.prepare()
         context.keep()
@@ -164,7 +177,7 @@ def _one_clock(context: CaseContext) -> None:
     context.that(before <= after, f"time goes back by {(before - after) / TICKS_PER_SECOND:.7f} s")
     context.that(
         before - _AGREEMENT <= between <= after + _AGREEMENT,
-        f"status told {between.unix_text()} between {before.unix_text()} and {after.unix_text()} of time",
+        f"status reported {between.unix_text()} between {before.unix_text()} and {after.unix_text()} of time",
     )
 
 
@@ -192,10 +205,10 @@ def _configuration_stays(context: CaseContext) -> None:
 
 
 def _load(context: CaseContext) -> str:
-    """Load the configuration that is known, and return its name."""
+    """Load the valid configuration of the profile, and return its name."""
     wanted = context.profile.valid_configuration
     if wanted is None:
-        raise SkipTest("no configuration is known: say valid_configuration")
+        raise SkipTest("no configuration is known: set valid_configuration")
     context.be_idle()
     context.keep()
     context.ok("set-configuration", wanted)
@@ -211,7 +224,7 @@ def _load(context: CaseContext) -> str:
 def _set_unknown_configuration(context: CaseContext) -> None:
     unknown = context.profile.invalid_configuration
     if unknown is None:
-        raise SkipTest("the instrument takes any name, as invalid_configuration says")
+        raise SkipTest("the instrument accepts any name: invalid_configuration is None")
     context.be_idle()
     context.keep()
     before = context.quietly("get-configuration")
@@ -233,7 +246,7 @@ def _set_integration(context: CaseContext) -> None:
     if wanted is None:
         known = context.quietly("get-integration") or ["0"]
         if known == ["0"]:
-            raise SkipTest("no integration time is known: say valid_integration")
+            raise SkipTest("no integration time is known: set valid_integration")
         wanted = int(known[0])
     context.keep()
     context.ok("set-integration", wanted, profile_attribute="valid_integration")
@@ -255,7 +268,10 @@ def _set_section(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-section/wildcards", "3.8", "`*`, where a command accepts it, leaves this value as it is.", Scope.FULL
+    "set-section/wildcards",
+    "3.8",
+    "Where an argument may be `*`, this value means: leave it unchanged.",
+    Scope.FULL,
 )
 def _set_nothing(context: CaseContext) -> None:
     context.prepare()
@@ -288,8 +304,7 @@ def _set_shift(context: CaseContext) -> None:
 @COMMAND_CASES.case(
     "cal-on/accepts",
     "4.4",
-    "`cal-on` switches the noise diode every given number of samples, or switches it off if that number is 0 or "
-    "absent.",
+    "`cal-on,N` toggles the noise diode every N samples; `cal-on,0` and `cal-on` switch it off.",
     Scope.FULL,
     shows=("cal-on",),
 )
@@ -301,9 +316,9 @@ def _cal_on(context: CaseContext) -> None:
 
 
 def _is_reported(context: CaseContext, name: str, wanted: str) -> None:
-    """What was set must be what is told, if the backend tells it."""
+    """Check that the command reports the value that was set, if the backend has this command."""
     found = context.quietly(name)
-    context.that(found in (None, [wanted]), f"{wanted!r} was set, and {name} tells {found}")
+    context.that(found in (None, [wanted]), f"{wanted!r} was set, but {name} reports {found}")
 
 
 # -- measurements -------------------------------------------------------------------------------------
@@ -348,7 +363,7 @@ def _as_many_as_tpi(context: CaseContext) -> None:
 
 def _as_many(context: CaseContext) -> None:
     found = {name: len(context.ok(name, profile_attribute="valid_configuration")) for name in ("get-tpi", "get-rms")}
-    context.that(len(set(found.values())) == 1, f"a value an input each, but there are {found}")
+    context.that(len(set(found.values())) == 1, f"there must be one value for each input, but there are {found}")
 
 
 @COMMAND_CASES.case(
@@ -383,7 +398,10 @@ def _set_filename(context: CaseContext) -> None:
 
 
 @COMMAND_CASES.case(
-    "set-filename/escapes", "2.5", "Every line that the server sends parses again to the same message.", Scope.FULL
+    "set-filename/escapes",
+    "2.5",
+    "In every argument that the server sends, each backslash, tab and comma is escaped.",
+    Scope.FULL,
 )
 def _set_filename_with_escapes(context: CaseContext) -> None:
     context.be_idle()
@@ -391,7 +409,7 @@ def _set_filename_with_escapes(context: CaseContext) -> None:
     # A character of two bytes, and the byte 0xE9, which is no UTF-8.
     wanted = context.profile.valid_filename + ",a\\b\tc \xe9\udce9\\t"
     if context.ok_or_refused("set-filename", wanted) is None:
-        raise SkipTest("set-filename does not take such a path")
+        raise SkipTest("the backend refuses such a path")
     _is_reported(context, "get-filename", wanted)
 
 
@@ -400,18 +418,18 @@ def _set_filename_with_escapes(context: CaseContext) -> None:
 )
 def _set_long_filename(context: CaseContext) -> None:
     if (limit := context.profile.reply_limit) is None:
-        raise SkipTest("replies may have any length, as reply_limit says")
+        raise SkipTest("replies may have any length: reply_limit is None")
     context.be_idle()
     context.keep()
-    # The last path goes over the wire as one reply of the greatest length, the first one not any more.
+    # The reply with the second path has exactly the greatest length, and the reply with the first one is too long.
     longest = limit - len(request_line("get-filename")) - len(",ok,")
     for length in (longest + 1, longest):
         path = parse_path(path_text(context.profile.valid_filename).ljust(length, "x"))
         if context.ok_or_refused("set-filename", path) is None:
-            raise SkipTest(f"set-filename does not take a path of {length} bytes")
+            raise SkipTest(f"the backend refuses a path of {length} bytes")
         found = context.ok_or_refused("get-filename")
         wanted = [path] if length == longest else None
-        context.that(found == wanted, f"of a path of {length} bytes get-filename tells {found}")
+        context.that(found == wanted, f"after a path of {length} bytes was set, get-filename reports {found}")
 
 
 @COMMAND_CASES.case(

@@ -1,4 +1,4 @@
-"""BackendConformance: every case of the kit as a test method, for a TestCase of one's own.
+"""BackendConformance: a mixin with a test method for each case of the kit.
 
     class MyBackendTests(BackendConformance, unittest.TestCase):
         valid_configuration = "TP"
@@ -6,8 +6,8 @@
         def make_backend(self):
             return MyBackend()
 
-What the cases are is said in line_cases, command_cases, acquisition_cases and hostile_cases; what they may
-have to be told of an instrument in profile. Here they become methods, and meet a server.
+The cases are in line_cases, command_cases, acquisition_cases and hostile_cases. The attributes that describe an
+instrument are in profile. This module turns the cases into test methods, and starts the server that they test.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ __all__ = ["CASES", "BackendConformance"]
 __unittest = True
 __tracebackhide__ = True
 
-# Seconds in which a process is gone that was seen to be going.
+# How long to wait for the end of a server process that has closed a connection, in seconds.
 _DYING = 1.0
 
 CASES: dict[str, Case] = {**LINE_CASES, **COMMAND_CASES, **ACQUISITION_CASES, **HOSTILE_CASES}
-"""Every case by its id."""
+"""All cases by their id, except those for commands that only one backend has."""
 
 
 @dataclass
 class _Findings:
     """What the tests of one class have found on its server so far.
 
-    `failures` is what is told of a failure, by case, and `missed` the case that has reported why some could not be
-    judged, by the reason.
+    `failures` has the text of each failure, by the id of its case. `missed` has, for each reason for which cases could
+    not be judged, the id of the case that has reported it.
     """
 
     causes: Causes
@@ -69,36 +69,68 @@ class _Findings:
 
 
 class BackendConformance(Profile, _TestCase):
-    """A mixin for a TestCase: tests a backend over a socket, case by case.
+    """A mixin for a TestCase that tests a backend over a socket, with one test method for each case.
 
-    Define `make_backend()`, and the backend is served in a process of its own, one for all tests of the
-    class.
-    Or say where a server is that is running already, whatever it is written in: `address` as a class
-    attribute, or `self.address` in a `setUp` of your own. The attributes of Profile tell what is valid for
-    the instrument; cases that would have to guess are skipped and say which attribute they miss.
+    Define `make_backend()` to test a backend that is written with this library. The backend is served in a separate
+    process, which is started once for all tests of the class. To test a server that is already running, written in
+    any language, set `address` instead: as a class attribute, or as `self.address` in your own `setUp`.
 
-    A test that fails because of something that another test reports is skipped, and says which one. Commands that
-    only this backend has are tested too, where own_commands names them.
+    The attributes of Profile describe the instrument. A case that needs an attribute without a value is skipped, and
+    the reason names the attribute. If `own_commands` names commands that only this backend has, they are tested too.
 
-    Each case leaves the server as it found it, as far as the protocol allows: what it started is stopped,
-    configuration, integration and file name are set back. Tests of your own stand beside them and talk
-    through `self.client`.
+    If several tests fail because of the same defect, one of them fails, and the others are skipped with a reason that
+    names it.
+
+    Each case restores the state of the server as far as the protocol allows: it stops what it started, and sets the
+    configuration, the integration time and the file name back. You can add your own test methods, which use
+    `self.client`.
+
+    Parameters
+    ----------
+    mixin
+        A class argument, not an attribute. Set it to True for a class that is itself a mixin, and not a TestCase.
+
+    Raises
+    ------
+    TypeError
+        When a subclass is defined: if test runners would not find its cases, because it does not derive from TestCase
+        or has its bases in the wrong order; if the name of an attribute is probably a misspelling; or if own_commands
+        contains anything but commands.
+    ValueError
+        When a subclass is defined: if own_commands contains a command of the protocol, or a command twice.
+    NotServed
+        When a test is run: if the backend cannot be served.
+
+    Examples
+    --------
+    This class tests a server that is already running. Here a single test is run; usually a test runner runs all.
+
+    >>> import unittest
+    >>> from discosbackend.testing import BackendConformance
+    >>> class MyServerTests(BackendConformance, unittest.TestCase):
+    ...     address = ("127.0.0.1", 8978)
+    ...     valid_configuration = "SK00"
+    ...     inputs = 2
+    >>> result = MyServerTests("test_status_reply_is_well_formed").run()
+    >>> result.wasSuccessful()
+    True
     """
 
     address: tuple[str, int] | None = None
-    """Host and port of the server under test; None: one is started for make_backend()."""
+    """Host and port of the server under test; None to start a server with make_backend()."""
 
     start_timeout: float = 30.0
-    """Seconds that the server may take to listen, making the backend included."""
+    """How long the server may take until it listens, in s. This includes the call of make_backend()."""
 
     strict: bool = True
-    """Whether what works, but not as the document says, is a failure; else that test is skipped."""
+    """Whether a non-strict result is a failure: the server works, but differs from the protocol document. If False,
+    the test is skipped."""
 
     complete: bool = False
-    """Whether a case of start, stop or set-configuration that cannot be judged is a failure, whatever the reason.
+    """Whether a case of start, stop or set-configuration that cannot be judged is a failure, for whatever reason.
 
-    Else it is one only where somebody else uses the server; any other such test is skipped. Each reason fails one
-    test, and the others with this reason are skipped.
+    If False, it is a failure only if the server is acquiring; for any other reason the test is skipped. For each
+    reason, one test fails, and the other tests with the same reason are skipped.
     """
 
     _server: ClassVar[ServerProcess | None] = None
@@ -108,24 +140,25 @@ class BackendConformance(Profile, _TestCase):
     _findings: ClassVar[_Findings | None] = None
 
     def __init_subclass__(cls, *, mixin: bool = False, **others: Any) -> None:
-        """TypeError for a class whose cases no runner would find; `mixin=True` if it is one itself.
+        """Check the definition of a subclass: its bases, and the names of its attributes.
 
-        And for an attribute that is nearly one of Profile's: misspelled, it would leave cases out in silence.
+        A test runner would not find the cases of a class with wrong bases. Cases would be skipped without notice if an
+        attribute of Profile was misspelled.
         """
         super().__init_subclass__(**others)
         for name, value in vars(cls).items():
             if not callable(value) and not hasattr(BackendConformance, name):
                 if meant := get_close_matches(name, Profile.__annotations__, cutoff=0.75):
-                    raise TypeError(f"{cls.__name__} has an attribute {name!r}: is {meant[0]!r} meant?")
+                    raise TypeError(f"{cls.__name__} has an attribute {name!r}: did you mean {meant[0]!r}?")
         cls._server, cls._not_served, cls._findings = None, "", None
         cls._define_own_cases(rows_of(cls.own_commands).values())
-        # Now, because a runner may change to another folder before the tests run.
+        # A test runner may change to another folder before the tests run, and this path may be relative.
         cls._file = file_of(cls)
         bases = f"class {cls.__name__}(BackendConformance, unittest.TestCase)"
         if not issubclass(cls, unittest.TestCase):
             if not mixin:
                 raise TypeError(
-                    f"{cls.__name__} is no TestCase, so none of its cases would run: write `{bases}`, or "
+                    f"{cls.__name__} is not a TestCase, so none of its cases would run: write `{bases}`, or "
                     "with `mixin=True` if it is the base of others"
                 )
         elif cls.__mro__.index(unittest.TestCase) < cls.__mro__.index(BackendConformance):
@@ -133,7 +166,7 @@ class BackendConformance(Profile, _TestCase):
 
     @classmethod
     def _define_own_cases(cls, rows: Iterable[Command]) -> None:
-        """A test method for each case of commands that only this backend has; none for those of a base class."""
+        """Add a test method for each case of own_commands, and remove those of a base class."""
         inherited = cls._own_cases
         cls._own_cases = dict(own_cases(rows))
         for case in inherited.values():
@@ -142,14 +175,30 @@ class BackendConformance(Profile, _TestCase):
             setattr(cls, case.method, _method(case))
 
     def make_backend(self) -> Any:
-        """The backend to test, of any class. Called in the server's process, where setUp is not."""
+        """Return the backend to test, an object of any class. To be defined by you.
+
+        It is called once, in the process of the server, where setUp() is not called.
+
+        Raises
+        ------
+        NotServed
+            If it is not defined.
+        """
         raise NotServed(
             f"{type(self).__name__} does not say what to test: define make_backend(), or set address to "
             "where a server is running"
         )
 
     def make_factory(self) -> DBFactory:
-        """The server around the backend; redefine it to test with settings of your own."""
+        """Return the factory that serves the backend. Override it to test with other settings of the server.
+
+        It is called once, in the process of the server.
+
+        Raises
+        ------
+        NotServed
+            If make_backend() returns None.
+        """
         from discosbackend.handlers import DBProtocolHandler, Handler
         from discosbackend.protocol import DBFactory as Factory
 
@@ -159,7 +208,7 @@ class BackendConformance(Profile, _TestCase):
         return Factory(backend if isinstance(backend, Handler) else DBProtocolHandler(backend))
 
     def setUp(self) -> None:
-        """See that a server is there. One of your own instead may set `self.address` and do no more."""
+        """Start the server if there is none. Your own setUp may set `self.address` and need not call this one."""
         super().setUp()
         if self.address is None:
             kind = type(self)
@@ -167,23 +216,36 @@ class BackendConformance(Profile, _TestCase):
                 BackendConformance.make_backend,
                 BackendConformance.make_factory,
             ):
-                # It says what is missing, here rather than in a process of its own.
+                # Raises NotServed immediately, instead of in a process that has to be started first.
                 self.make_backend()
             self.address = self._served_at()
 
     @cached_property
     def client(self) -> Client:
-        """A connection to the server, made when it is first used and closed after the test."""
+        """A Client that is connected to the server. It is created on first use and closed after the test."""
         host, port = self._known_address()
         client = Client(host, port, timeout=self.reply_timeout)
         self.addCleanup(client.close)
         return client
 
     def run_case(self, case: Case) -> None:
-        """Try one case, and tell what was said when it fails."""
+        """Run one case, and turn its verdict into the outcome of this test.
+
+        Parameters
+        ----------
+        case
+            The case.
+
+        Raises
+        ------
+        AssertionError
+            If the case fails. The text contains the reasons, the requirement and the last lines of the conversation.
+        unittest.SkipTest
+            If the case cannot be judged.
+        """
         findings = self._findings_so_far()
         if found := findings.causes.tried_early(case.id):
-            # What has blocked others is reported as it was then.
+            # The case has been run already, because it might have caused another failure.
             [result] = found
         else:
             result = findings.causes.settle(self._attempt(case), self._attempt_cause)
@@ -198,13 +260,13 @@ class BackendConformance(Profile, _TestCase):
         self.skipTest(result.explanation)
 
     def _is_missed(self, result: Result) -> bool:
-        """Whether a case that was not judged must not be passed over in silence."""
+        """Return whether it is a failure that this case was not judged."""
         if result.case.area not in ESSENTIAL or result.verdict not in (Verdict.SKIPPED, Verdict.UNSUPPORTED):
             return False
         return self.complete or any(AT_REST in used for used in result.used)
 
     def _attempt_cause(self, case: Case) -> Result | None:
-        """Try a case that may have caused a failure; None when the server is not there any more."""
+        """Run a case that may have caused a failure; None if the server process has ended."""
         if self._server is not None and not self._server.running:
             return None
         return self._attempt(case)
@@ -236,7 +298,7 @@ class BackendConformance(Profile, _TestCase):
 
     @classmethod
     def _end_of_class(cls) -> None:
-        """Report what has blocked tests and has no test of its own in this run."""
+        """Report the failures of cases that have blocked tests, but whose own tests are not part of this run."""
         findings, cls._findings = cls._findings, None
         if findings is not None:
             early = findings.causes.tried_early()
@@ -251,17 +313,17 @@ class BackendConformance(Profile, _TestCase):
 
     @classmethod
     def _served_at(cls) -> tuple[str, int]:
-        """Where this class's server listens; it is started with the first test."""
+        """Return the address of the server of this class. The first call starts it."""
         if cls._server is not None and not cls._server.running:
-            # Whoever brought it down has failed; the others have a right to one.
+            # The test during which the server process ended has failed. The other tests need a new server.
             cls._stop_server()
         if cls._server is None:
             if cls._not_served:
-                raise NotServed(f"no server, as before: {cls._not_served}")
+                raise NotServed(f"no server, for the same reason as before: {cls._not_served}")
             try:
                 cls._server = ServerProcess(cls, timeout=cls.start_timeout, file=cls._file)
             except NotServed as problem:
-                # Once is enough to wait for it, and to read the whole story.
+                # The next tests do not wait again, and report only the last line.
                 cls._not_served = str(problem).strip().splitlines()[-1]
                 raise NotServed(f"{cls.__name__}: the backend cannot be served:\n{problem}") from None
             cls.addClassCleanup(cls._stop_server)

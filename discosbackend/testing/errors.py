@@ -1,4 +1,4 @@
-"""The exceptions of the conformance kit, one sentence each."""
+"""The exceptions of the conformance kit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["NotServed", "ProfileError"]
 
 
 class NotServed(Exception):
-    """The backend that a test case makes cannot be served; the text is what its process said."""
+    """The backend of a test case cannot be served. The exception's text is the output of the server process."""
 
 
 class ProfileError(Exception):
-    """A profile of the conformance kit cannot be used; the text says what is wrong, and what would be right."""
+    """A profile of the conformance kit is not valid. The exception's text says what is wrong and what is allowed."""

@@ -1,6 +1,7 @@
-"""Cases of what no client should send or do, and some do: long lines, noise, floods, connections that break.
+"""Cases for wrong behaviour of clients: long lines, random bytes, floods, broken connections.
 
-Protocol section 1, and protocol section 5.2 for the empty line. After every one of them a new client must be answered.
+They test protocol section 1, and protocol section 5.2 for the empty line. After each case, the server must still
+answer a new client.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ __tracebackhide__ = True
 
 HOSTILE_CASES = Cases()
 
-# The same noise in every run.
+# The seed of the random bytes, which are the same in every run.
 _SEED = 4
 
-# How many of each there are, and how many are enough where the lines are counted.
+# How many lines, clients and requests the cases use, and how many if the number of lines is limited.
 _NOISY_LINES, _EMPTY_LINES, _CLIENTS = 300, 1000, 50
 _UNREAD, _LOOKS = 30000, 100
 _FEW = 10
 
-# Its reply is the longest that any server has: with so many of them unread the buffers in between are full.
+# The reply to this request is so long that _UNREAD replies fill all buffers between the server and the client.
 _UNKNOWN = 64 * "x"
 
 
 def _case(case_id: str, section: str, requirement: str) -> Callable[[CaseFunction], CaseFunction]:
-    """As Cases.case: tried as the function says, and then a new client must be answered."""
+    """Do the same as Cases.case, and then check that the server answers a new client."""
 
     def register(run: CaseFunction) -> CaseFunction:
         def survive(context: CaseContext) -> None:
@@ -50,10 +51,13 @@ def _case(case_id: str, section: str, requirement: str) -> Callable[[CaseFunctio
 
 
 def _wants(context: CaseContext, wire: Wire, name: str, code: str) -> None:
-    """The next reply has this name and this code."""
+    """Check the name and the code of the next reply."""
     reply = wire.read()
     wanted = f"!{name},{code}"
-    context.that((reply.message.name, reply.message.code) == (name, code), f"{wanted} is wanted, not {reply.line!r}")
+    context.that(
+        (reply.message.name, reply.message.code) == (name, code),
+        f"the reply must begin with {wanted}, unlike {reply.line!r}",
+    )
 
 
 def _number(context: CaseContext, many: int) -> int:
@@ -66,7 +70,7 @@ def _number(context: CaseContext, many: int) -> int:
 @_case(
     "hostile/longest-line",
     "1.7",
-    "A line may have up to 16384 bytes, not counting its line end but counting telnet negotiation.",
+    "A line may have up to 16384 bytes; telnet negotiation counts, the line end does not.",
 )
 def _longest_line(context: CaseContext) -> None:
     context.wire.send(b"?no-such-command,".ljust(LONGEST_LINE, b"x") + b"\r\n")
@@ -83,9 +87,13 @@ def _too_long(context: CaseContext) -> None:
         for length in (LONGEST_LINE + 1, 10 * LONGEST_LINE):
             context.wire.send(beginning.ljust(length, b"x") + b"\r\n")
             reply = context.wire.read()
-            context.that(reply.message.code == INVALID, f"an `invalid` is wanted, not {reply.line!r}")
-            # Who has dropped the line has dropped its name.
-            context.ideally(reply.message.name == name, f"!{name},invalid is wanted, not {reply.line!r}")
+            context.that(
+                reply.message.code == INVALID, f"the reply must have the code `invalid`, unlike {reply.line!r}"
+            )
+            # A server that discards the line may have discarded its name, too.
+            context.ideally(
+                reply.message.name == name, f"the reply should begin with !{name},invalid, unlike {reply.line!r}"
+            )
             context.fence(context.wire)
 
 
@@ -99,10 +107,10 @@ def _too_long_reply(context: CaseContext) -> None:
 
 
 def _noise(lines: int) -> Iterator[bytes]:
-    """Lines of any bytes, every second one begun as a request. Where each ends is beyond doubt."""
+    """Yield lines of random bytes without line ends. Every second line begins like a request."""
     random = Random(_SEED)
     for number in range(lines):
-        # Telnet's negotiation at the beginning of a line would be removed.
+        # The server would remove telnet negotiation at the beginning of a line.
         noise = random.randbytes(random.randrange(60)).translate(None, b"\r\n").lstrip(b"\xff")
         yield number % 2 * b"?" + noise
 
@@ -161,7 +169,7 @@ def _many_connections(context: CaseContext) -> None:
 def _does_not_read(context: CaseContext) -> None:
     lazy = context.connect()
     lazy.send_what_fits(_number(context, _UNREAD) * request_line(_UNKNOWN))
-    # Long enough for a server on this host to fill them.
+    # The server needs some time to fill the buffers.
     for _ in range(_number(context, _LOOKS)):
         context.status()
         context.wait()

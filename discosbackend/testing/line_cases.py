@@ -1,7 +1,7 @@
-"""Cases of the line: framing, grammar, escapes, errors, order. Any server must pass, whatever its backend.
+"""Cases for the lines: framing, grammar, escapes, errors, and the order of replies.
 
-Protocol sections 1, 2 and 5, and protocol section 9.7 for MISTRAL's client. No case here reaches a backend but
-`status`; hostile lines are in hostile_cases.
+They test protocol sections 1, 2 and 5, and protocol section 9.7 for MISTRAL's client. They do not depend on the
+backend: `status` is the only command that they carry out. Hostile lines are in hostile_cases.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __tracebackhide__ = True
 
 LINE_CASES = Cases()
 
-# A line that does not parse, and the name that its reply must have. Those that come first are enough where
-# requests are scarce.
+# Lines that are not messages, and the name that the reply must have. If the number of requests is limited, only the
+# first ones are sent.
 _NO_MESSAGES = (
     (b"", b"undefined"),
     (b"status", b"undefined"),
@@ -50,17 +50,17 @@ _NO_MESSAGES = (
 )
 _FEW_NO_MESSAGES = 4
 
-# Every byte that may stand in an argument as it is; 0x80 to 0xFF are characters like any other.
+# Every byte that may occur in an argument without an escape. This includes 0x80 to 0xFF.
 _PLAIN = bytes(byte for byte in range(1, 256) if byte not in b"\n\r\x1b,\\")
 
 _REPLIES = (b"!", b"!status", b"!status,ok", b"!version,ok,1.4", b"!,,\\x")
 
 _ROUNDS = 50
 
-# What telnet says of itself when it begins: WILL, DONT, and a command without an option.
+# Telnet negotiation as a client sends it at its start: WILL, DONT, and a command without an option.
 _NEGOTIATION = b"\xff\xfb\x01\xff\xfe\x03\xff\xf1"
 
-# Seconds that let a piece of a line arrive by itself.
+# A pause in seconds, so that the server receives a piece of a line separately.
 _BETWEEN = 0.02
 
 
@@ -89,7 +89,7 @@ def _greeting(context: CaseContext) -> None:
         context.begins(line, _version(context), f"the greeting must be {_version(context)!r}, not {line!r}")
     wire.send(request_line("version"))
     line = wire.read().line
-    context.begins(line, _version(context), f"version wants {_version(context)!r}, not {line!r}")
+    context.begins(line, _version(context), f"the reply to version must be {_version(context)!r}, not {line!r}")
 
 
 @LINE_CASES.case(
@@ -115,7 +115,7 @@ def _request_in_pieces(context: CaseContext) -> None:
         if piece != b"\n":
             context.wire.stay_silent(_BETWEEN)
     line = context.wire.read().line
-    context.begins(line, _version(context), f"version wants {_version(context)!r}, not {line!r}")
+    context.begins(line, _version(context), f"the reply to version must be {_version(context)!r}, not {line!r}")
 
 
 @LINE_CASES.case("framing/many-in-one-piece", "1.4", "One piece may contain any number of lines.", Scope.READS)
@@ -124,7 +124,7 @@ def _many_in_one_piece(context: CaseContext) -> None:
     for wanted in (_version(context), _unknown("no-such-command"), _version(context)):
         with context.using(UNKNOWN_COMMAND):
             line = context.wire.read().line
-        context.begins(line, wanted, f"{wanted!r} is wanted, not {line!r}")
+        context.begins(line, wanted, f"the reply must be {wanted!r}, not {line!r}")
     context.answers(b"sion\r\n", _version(context))
 
 
@@ -139,7 +139,7 @@ def _line_feed_alone(context: CaseContext) -> None:
 @LINE_CASES.case("framing/telnet", "1.6", "The server removes telnet negotiation at the start of a line.", Scope.READS)
 def _telnet(context: CaseContext) -> None:
     context.answers(_NEGOTIATION + b"?version\r\n", _version(context))
-    # A line made of nothing else gets no reply.
+    # A line with nothing but telnet negotiation gets no reply.
     context.wire.send(_NEGOTIATION + b"\r\n")
     context.fence(context.wire)
 
@@ -157,7 +157,7 @@ def _half_close(context: CaseContext) -> None:
     wire.send_end()
     for name in ("version", "status"):
         reply = wire.read()
-        context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
+        context.that(reply.message.name == name, f"expected the reply to {name}, not {reply.line!r}")
     wire.read_end()
 
 
@@ -175,12 +175,14 @@ def _syntax_errors(context: CaseContext) -> None:
         context.wire.send(line + b"\r\n")
         reply = context.wire.read()
         wanted = b"!" + name + b",invalid,"
-        context.that(reply.line.startswith(wanted), f"{line!r} wants {wanted!r} and more, not {reply.line!r}")
-        context.that(len(reply.message.arguments) == 1, f"the reason is one argument, unlike {reply.line!r}")
+        context.that(
+            reply.line.startswith(wanted), f"the reply to {line!r} must begin with {wanted!r}, unlike {reply.line!r}"
+        )
+        context.that(len(reply.message.arguments) == 1, f"the reason must be one argument, unlike {reply.line!r}")
         known = "syntax error: "
         context.ideally(
             reply.message.arguments[0].startswith(known),
-            f"the reason begins with {known!r}, unlike {reply.line!r}",
+            f"the reason should begin with {known!r}, unlike {reply.line!r}",
         )
 
 
@@ -192,7 +194,7 @@ def _syntax_errors(context: CaseContext) -> None:
 )
 def _escaped_comma(context: CaseContext) -> None:
     context.stop_finally_what_was_not_running()
-    # Split at that comma it would be a wrong number of arguments.
+    # A server that splits the argument at the escaped comma finds a wrong number of arguments.
     for text in ("a,b", ",", "a\\", "\\,", "\t"):
         context.fails(f"wrong timestamp {quoted(text)}", "start", text, before_backend=True)
 
@@ -242,14 +244,14 @@ def _unknown_command(context: CaseContext) -> None:
 )
 def _long_reason(context: CaseContext) -> None:
     context.stop_finally_what_was_not_running()
-    # Of a reply that is too long wire tells.
+    # The module wire checks the length of the reply.
     context.fails("", "start", 600 * "x", before_backend=True)
 
 
 @LINE_CASES.case(
     "errors/names-are-not-looked-up",
     "4.1",
-    "The server never looks up a name from the wire on the backend.",
+    "The server looks up a received name only in its table of commands, never among the attributes of the backend.",
     Scope.FULL,
 )
 def _names_are_not_looked_up(context: CaseContext) -> None:
@@ -291,16 +293,18 @@ def _pipelining(context: CaseContext) -> None:
 )
 def _two_clients(context: CaseContext) -> None:
     first, second = context.connect(), context.connect()
-    # What the first has begun to say keeps nobody waiting, and goes nowhere else.
+    # The incomplete line of the first client must not delay or change the replies to the second one.
     first.send(b"?no-such")
     with context.using(UNKNOWN_COMMAND):
         for name in ("no-such-command", "version"):
             second.send(request_line(name))
             reply = second.read()
-            context.that(reply.message.name == name, f"the reply to {name} is wanted, not {reply.line!r}")
+            context.that(reply.message.name == name, f"expected the reply to {name}, not {reply.line!r}")
         first.send(b"-thing\r\n")
         line = first.read().line
-        context.that(line == _unknown("no-such-thing"), f"{_unknown('no-such-thing')!r} is wanted, not {line!r}")
+        context.that(
+            line == _unknown("no-such-thing"), f"the reply must be {_unknown('no-such-thing')!r}, not {line!r}"
+        )
     context.fence(second)
 
 
@@ -318,7 +322,7 @@ def _five_fields(context: CaseContext) -> None:
     context.wire.send(b"?status\r\n")
     line = context.wire.read().line
     with context.using("status"):
-        context.that(line.count(b",") == 4, f"five fields are wanted, not {line!r}")
+        context.that(line.count(b",") == 4, f"the reply must have five fields, unlike {line!r}")
     context.that(line.count(b"!") == 1, f"a `!` inside a reply breaks the client's parser: {line!r}")
     context.that(line.isascii(), f"a byte above 0x7F breaks the client's decoder: {line!r}")
 
@@ -333,7 +337,7 @@ def _five_fields(context: CaseContext) -> None:
 def _short(context: CaseContext) -> None:
     wire = context.open()
     wire.send(b"?status\r\n")
-    # Who sends no greeting to those who ask at once has the shorter reply.
+    # A server may omit the greeting if the client sends a request immediately.
     with context.using(GREETING):
         first = wire.read()
     lines = first.line if first.message.name == "status" else first.line + wire.read().line

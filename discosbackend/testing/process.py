@@ -1,8 +1,8 @@
-"""ServerProcess: a fresh interpreter in which a TestCase's backend is served, and what runs in it.
+"""ServerProcess: a new interpreter that serves the backend of a TestCase, and the code that runs in it.
 
-Fresh, because a reactor runs once in a process and a test runner may have one of its own. A socket pair ties
-the two together: the port, or what went wrong, comes back through it, and when this end is gone, however
-it went, the other process ends.
+A separate process is necessary, because a reactor can run only once in a process, and the test runner may use one.
+The two processes are connected by a socket pair. The server process sends its port, or an error text, through it. It
+exits when the other end is closed, for whatever reason.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __tracebackhide__ = True
 
 INTERFACE = "127.0.0.1"
 
-# Seconds for a server to go down in good order, once it has been told.
+# How long a server may take to shut down cleanly, in seconds.
 _GRACE = 3.0
-# The same for the commands that are running in it.
+# How long the server waits for running commands during the shutdown, in seconds.
 _STOP_TIMEOUT = 1.0
 _SHOWN_OUTPUT = 4000
 
@@ -48,32 +48,43 @@ _in_server = False  # main() sets it
 
 
 class ServerProcess:
-    """A server of the backend that `case_class` makes; `address` is where it listens. Ended by stop().
+    """A process that serves the backend of a TestCase, until stop() is called. `address` is its host and port.
 
-    The class is found again by its module and name, so it must stand at the top of a module or the program;
-    `file` is that module's, if it may be known under a relative path by now. NotServed, with what the process
-    said, when it does not listen within `timeout` seconds.
+    Parameters
+    ----------
+    case_class
+        A subclass of BackendConformance. The process imports it by its module and name, so it must be defined at the
+        top level of a module or of the program.
+    timeout
+        How long the process may take until it listens, in s.
+    file
+        The absolute path of the module. Default: the path that the module has now.
+
+    Raises
+    ------
+    NotServed
+        If the process does not listen in time. The text is the output of the process.
     """
 
     def __init__(self, case_class: type, *, timeout: float, file: str | None = None) -> None:
         if _in_server:
-            raise NotServed("a server's process imports the tests, it must not run them")
+            raise NotServed("the server process imports the tests, and must not run them")
         where = _whereabouts(case_class, file or file_of(case_class))
-        # A file, not a pipe: nobody reads it while the tests run, and a full pipe would stop the server.
+        # A file instead of a pipe: nothing reads it while the tests run, and a full pipe would block the server.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
         self._link, theirs = socket.socketpair()
         where["link"] = theirs.fileno()
         path = [os.path.abspath(folder) for folder in sys.path]
         with theirs:
             self._process = subprocess.Popen(  # ended by stop()
-                # -u: what the backend prints is there when it is asked for.
+                # -u: the backend's output is complete when output() reads it.
                 python_command("-u", "-c", _BOOT, json.dumps(where), json.dumps(path)),
                 env=python_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the tests; the server is told by them.
+                # Ctrl-C must stop only the tests, which then stop the server.
                 start_new_session=True,
             )
         atexit.register(self.stop)
@@ -102,11 +113,14 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it is there still."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def ends(self, within: float) -> bool:
-        """Whether it ends within so many seconds: its connections go a moment before it does."""
+        """Return whether the process ends within this number of seconds.
+
+        Its connections are closed shortly before the process ends.
+        """
         try:
             self._process.wait(within)
         except subprocess.TimeoutExpired:
@@ -115,17 +129,17 @@ class ServerProcess:
 
     @property
     def written(self) -> int:
-        """How many bytes the server has written, to standard output or error."""
+        """How many bytes the server has written to standard output and standard error."""
         return os.fstat(self._output.fileno()).st_size
 
     def output(self, since: int = 0) -> str:
-        """What the server wrote, the end of it; `since` is what `written` was."""
+        """Return the last part of what the server has written since `written` had the value `since`."""
         begin = max(since, self.written - _SHOWN_OUTPUT)
-        # The file's position is the server's too, so it must not be moved.
+        # pread does not move the position of the file, which the server's writes use as well.
         return os.pread(self._output.fileno(), _SHOWN_OUTPUT, begin).decode(errors="replace")
 
     def stop(self) -> None:
-        """Have the server go down, and wait for it; kill it if it does not."""
+        """Shut the server down and wait for it. If it takes longer than 3 s, kill it."""
         atexit.unregister(self.stop)
         self._link.close()
         try:
@@ -137,25 +151,25 @@ class ServerProcess:
 
 
 def file_of(case_class: type) -> str | None:
-    """The file that a class is written in, None if it is in none."""
+    """Return the absolute path of the file that defines a class, None if there is no file."""
     file = getattr(sys.modules.get(case_class.__module__), "__file__", None)
     return file and os.path.abspath(file)
 
 
 def _whereabouts(case_class: type, file: str | None) -> dict[str, Any]:
-    """How another process finds a class again."""
+    """Return the module, file and name with which another process can import a class."""
     qualified, module_name = case_class.__qualname__, case_class.__module__
     if "<locals>" in qualified:
         raise NotServed(
-            f"{qualified} is defined inside a function, where the process of its server cannot find it: "
+            f"{qualified} is defined inside a function, so the server process cannot import it: "
             "define it at the top of its module"
         )
     if module_name == "__main__":
-        # Known by another name there, so that its `if __name__ == "__main__":` holds.
+        # The other process imports it under another name, so that its `if __name__ == "__main__":` is false.
         spec = getattr(sys.modules[module_name], "__spec__", None)
         module_name = spec.name if spec is not None else Path(file or "main").stem
         if file is None:
-            raise NotServed(f"{qualified} stands in no file, where the process of its server could find it")
+            raise NotServed(f"{qualified} is not defined in a file, so the server process cannot import it")
     return {"module": module_name, "file": file, "class": qualified}
 
 
@@ -163,26 +177,26 @@ def _whereabouts(case_class: type, file: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve what the command line says, until the other end of the link is gone."""
+    """Serve the backend that the command line names, until the other end of the socket pair is closed."""
     global _in_server  # noqa: PLW0603  # one process, one server
     _in_server = True
     where = json.loads(sys.argv[1])
-    # Nothing that is imported now shall take our command line for its own.
+    # Hide our arguments from the modules that are imported now.
     sys.argv[:] = [where["file"] or where["module"]]
     link = socket.socket(fileno=where["link"])
-    # A process that the backend starts shall not keep this one's end from being seen.
+    # If a process that the backend starts inherited this socket, the tests would not notice the end of this process.
     link.set_inheritable(False)
     threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     _log_to_stderr()
     try:
         _serve(_case_class(where)("make_factory").make_factory(), link)
-    except BaseException:  # noqa: BLE001  # whatever importing and making may raise
+    except BaseException:  # noqa: BLE001  # the user's code may raise anything
         _report(link, problem=traceback.format_exc())
         sys.exit(1)
 
 
 def _log_to_stderr() -> None:
-    """As the program does: a test that fails shows what the server logged."""
+    """Log to standard error, as discos-backend-server does. A test that fails shows this log."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
@@ -191,7 +205,7 @@ def _log_to_stderr() -> None:
 
 
 def _report(link: socket.socket, **message: object) -> None:
-    # Perhaps nobody is there any more who wants to know.
+    # The tests may have ended already.
     with contextlib.suppress(OSError):
         link.sendall(json.dumps(message).encode() + b"\n")
 
@@ -201,17 +215,17 @@ def _case_class(where: dict[str, Any]) -> Any:
         module = _module(where["module"], where["file"])
     except SystemExit:
         raise NotServed(
-            f'importing {where["file"]} ends the program: write `if __name__ == "__main__":` before what runs the tests'
+            f'importing {where["file"]} exits: write `if __name__ == "__main__":` before the code that runs the tests'
         ) from None
     return reduce(getattr, where["class"].split("."), module)
 
 
 def _module(name: str, file: str | None) -> ModuleType:
-    """The module of that name if it is the one in that file; else what is in that file, under that name."""
+    """Import a module by its name. If this finds another file or nothing, load the file under this name."""
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as problem:
-        # Its own name, or that of a package around it: a runner found it by its file.
+        # The name of the module or of a package that contains it: a test runner has loaded it by its path.
         if file is None or not f"{name}.".startswith(f"{problem.name}."):
             raise
     else:
@@ -244,8 +258,8 @@ def _serve(factory: Any, link: socket.socket) -> None:
 
 
 def _end_with(link: socket.socket) -> None:
-    """Wait for the end of the link, then for the server's, which holds nothing up if it is stuck."""
-    # A link that was cut is as much an end as one that was closed.
+    """Wait until the other end of the socket pair is closed, then shut down. Exit after 3 s in any case."""
+    # OSError: the connection was reset.
     with contextlib.suppress(OSError):
         link.recv(1)
     reactor: Any = sys.modules.get("twisted.internet.reactor")

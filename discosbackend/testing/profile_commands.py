@@ -1,6 +1,6 @@
-"""The commands of a backend's own in a profile file: `[own_commands.NAME]` as a row of the table of commands.
+"""Reads the commands that only one backend has from a profile file: each table `[own_commands.NAME]` becomes a row.
 
-What the other keys of a profile file may be is said in profile_file.
+The other keys of a profile file are read in profile_file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from discosbackend.toml import did_you_mean
 
 __all__ = ["own_row"]
 
-# The keys of each kind of table, and what a value must be.
+# The keys of each kind of table, and the types of their values.
 _ARGUMENT = {
     "name": str,
     "type": str,
@@ -30,7 +30,26 @@ _WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a li
 
 
 def own_row(name: str, table: Any) -> Command:
-    """The row of the command that `[own_commands.NAME]` describes. ValueError, with what would be right."""
+    """Return the row of the command that a table `[own_commands.NAME]` describes.
+
+    Parameters
+    ----------
+    name
+        The name of the command.
+    table
+        The value of the table, as tomllib returns it.
+
+    Raises
+    ------
+    ValueError
+        If the table is not valid. The text says what is allowed.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.profile_commands import own_row
+    >>> own_row("sweep", {"arguments": [{"name": "power", "type": "float", "unit": "dBm"}]}).needed
+    1
+    """
     where = f"[own_commands.{name}]"
     values = _checked(table, _COMMAND, where)
     arguments = [_part(Argument, part, _ARGUMENT, f"arguments of {where}") for part in values.pop("arguments", [])]
@@ -42,7 +61,7 @@ def own_row(name: str, table: Any) -> Command:
 
 
 def _part(kind: Any, table: Any, keys: Mapping[str, type], where: str) -> Any:
-    """An Argument or a Field."""
+    """Return the Argument or the Field that a table describes."""
     values = _checked(table, keys, where)
     for key in ("name", "type"):
         if key not in values:
@@ -61,7 +80,7 @@ def _checked(table: Any, keys: Mapping[str, type], where: str) -> dict[str, Any]
     for key, value in table.items():
         if key not in keys:
             raise ValueError(f"{where}: {key} is not known{did_you_mean(key, keys, listed=True)}")
-        # True is an int to Python.
+        # In Python, True is an int.
         if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
             raise ValueError(f"{where}: {key} must be {_WORDS[keys[key]]}, not {value!r}")
     return dict(table)

@@ -1,6 +1,6 @@
-"""Profiles from files: TOML whose keys are Profile's attributes, and those that come with the package.
+"""Reads profiles from TOML files, whose keys are the attributes of Profile, and lists the profiles of this package.
 
-What the attributes mean is said in profile. Here it is looked at whether a file's values can be meant.
+The attributes are described in profile. This module checks whether the values in a file are valid.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from discosbackend.values import path_text
 
 __all__ = ["load_profile", "shipped_profiles"]
 
-# Besides the attributes: one line on the instrument, for --profiles.
+# A key that is not an attribute: a line about the instrument, which --profiles shows.
 _DESCRIPTION = "description"
 
-# How a file, which knows no None, says "any".
+# The values that mean None in a file, because TOML has no None.
 _ANY = {"invalid_configuration": "", "reply_limit": 0}
 
-# What a socket can wait for, and what any time here may be, in seconds.
+# The longest reply_timeout, which a socket must accept, and the longest of the other times, in seconds.
 _DAY, _YEAR = 86400, 366 * 86400
 
 _SHIPPED = files("discosbackend.testing") / "profiles"
 
 
 def shipped_profiles() -> Iterator[tuple[str, str]]:
-    """Name and description of every profile that comes with the package, in alphabetical order."""
+    """Yield the name and the description of every profile in the package, in alphabetical order."""
     for file in sorted(_SHIPPED.iterdir(), key=lambda file: file.name):
         name, dot, kind = file.name.rpartition(".")
         if (dot, kind) == (".", "toml"):
@@ -47,14 +47,35 @@ def shipped_profiles() -> Iterator[tuple[str, str]]:
 
 
 def load_profile(name_or_path: str) -> Profile:
-    """The profile of that name, or from that file; it has only what the file says, the rest is not told.
+    """Load a profile of this package by its name, or a profile from a file.
 
-    ProfileError, with what is wrong and what would be right, for a name or a file that cannot be used.
+    Parameters
+    ----------
+    name_or_path
+        The name of a profile of this package, or the path of a TOML file.
+
+    Returns
+    -------
+    Profile
+        A profile with the values of the file. All other attributes have their defaults.
+
+    Raises
+    ------
+    ProfileError
+        If there is no such profile, or if a value in the file is not valid. The text says what is allowed.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.profile_file import load_profile
+    >>> load_profile("sardara").valid_configuration
+    'SK00'
     """
     names = [name for name, _ in shipped_profiles()]
     source = _SHIPPED / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     if not source.is_file() and name_or_path.isidentifier():
-        raise ProfileError(f"no profile {name_or_path!r}: there are {', '.join(names)}, or name a TOML file")
+        raise ProfileError(
+            f"no profile {name_or_path!r}: choose one of {', '.join(names)}, or give the path of a TOML file"
+        )
     values = read_toml(source, f"profile {name_or_path}", ProfileError)
     profile = Profile()
     for key, value in values.items():
@@ -72,7 +93,13 @@ def load_profile(name_or_path: str) -> Profile:
 
 
 def _checked(key: str, value: Any) -> Any:
-    """The attribute that this value of a file means. ValueError, with what would be right."""
+    """Return the value of the attribute for a value in a file.
+
+    Raises
+    ------
+    ValueError
+        If the value is not valid. The text says what is allowed.
+    """
     if key not in _KINDS:
         raise ValueError(f"{key} is not known{did_you_mean(key, _KINDS)}")
     if key in _ANY and value == _ANY[key] and not isinstance(value, bool):
@@ -88,7 +115,7 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as one line that is not too long."""
+    """Return the text of a value for an error message, at most 63 characters."""
     text = (
         "a table" if isinstance(value, dict) else str(value).lower() if value is True or value is False else repr(value)
     )
@@ -96,7 +123,13 @@ def _shown(value: Any) -> str:
 
 
 def _check_names(profile: Profile, values: dict[str, Any]) -> None:
-    """The names of cases and commands, which may be the backend's own: only now is it known which it has."""
+    """Check the names of cases and commands. This needs the whole profile, because own_commands adds such names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such case or command, or if valid_arguments has wrong arguments.
+    """
     own = profile.own_rows
     cases = [*CASES, *own_cases(own.values())]
     for pattern in profile.deviations:
@@ -107,7 +140,7 @@ def _check_names(profile: Profile, values: dict[str, Any]) -> None:
         raise ValueError(f"leave_out must be {_KINDS['leave_out'][1]}, not {_shown(left_out)}")
     for name, arguments in profile.valid_arguments.items():
         if name not in own:
-            raise ValueError(f"[valid_arguments]: {name!r} is none of own_commands{did_you_mean(name, own)}")
+            raise ValueError(f"[valid_arguments]: {name!r} is not in own_commands{did_you_mean(name, own)}")
         texts = own[name].to_wire([str(argument) for argument in arguments])
         if not all(map(_is_text, texts)):
             raise ValueError(f"valid_arguments must be {_KINDS['valid_arguments'][1]}, not {_shown(arguments)}")
@@ -117,11 +150,11 @@ def _check_names(profile: Profile, values: dict[str, Any]) -> None:
             raise ValueError(f"[valid_arguments]: {problem}") from None
 
 
-# -- what each value may be ---------------------------------------------------------------------------
+# -- the allowed values -------------------------------------------------------------------------------
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a request can carry it as an argument."""
+    """Return whether the value can be an argument of a request."""
     return isinstance(value, str) and Message(message_type=REQUEST, name="x", arguments=[value]).check_synthax()
 
 
@@ -162,7 +195,7 @@ def _are_commands(value: Any) -> bool:
 
 
 def _are_arguments(value: Any) -> bool:
-    """Whether they are arguments, command by command; whether a request can carry them depends on the command."""
+    """Return whether the value is a table with lists of arguments. Whether a request can have them is checked later."""
     return isinstance(value, dict) and all(
         isinstance(arguments, list) and not any(isinstance(item, bool) for item in arguments)
         for arguments in value.values()
@@ -182,7 +215,7 @@ _SECONDS = (_is_seconds, "a number of seconds, 0 or more, at most a year")
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     _DESCRIPTION: (_is_line, "one line of text"),
     "valid_configuration": _TEXT,
-    "invalid_configuration": (_is_text, 'text that a request can carry, "" if any name is taken'),
+    "invalid_configuration": (_is_text, 'text that a request can carry, "" if any name is accepted'),
     "valid_integration": (_COUNT[0], "a whole number of milliseconds, 0 or more"),
     "valid_section": (_is_section, 'the seven arguments of set-section, each may be "*"'),
     "valid_feeds": (_are_feeds, "two feeds, such as [0, 1]"),

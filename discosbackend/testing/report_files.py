@@ -1,6 +1,6 @@
-"""Report for other programs: JUnit XML for a build server, JSON for whatever else.
+"""Reports for other programs: JUnit XML for build servers, and JSON.
 
-Both are texts, to be written as UTF-8. What a person reads is in report_text and report_html.
+The functions return text, which has to be written as UTF-8. The reports for people are in report_text and report_html.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from discosbackend.testing.results import NOT_JUDGED, Record, Result, Verdict
 __all__ = ["FORMAT", "json_text", "junit"]
 
 FORMAT = 1
-"""Of json_text: goes up when a key changes its meaning or goes away, not when one is added."""
+"""The version of json_text's format. It changes if a key is removed or changes its meaning, not if one is added."""
 
 _SUITE = "discos-backend-check"
 
 
 def junit(record: Record) -> str:
-    """JUnit XML, as Jenkins and GitLab read it: a test suite an area, a test case a case.
+    """Return the record as JUnit XML, which Jenkins and GitLab can read.
 
-    `fail` is a failure; `skipped`, `unsupported` and `blocked` are skipped, the last one with the id of the case that
-    blocks it; `non-strict` and `known deviation` pass and say what they are in `system-out`. A run that tried nothing,
-    ended early or is no pass has one more test case, `run/complete`, with an error, lest a build server takes it for
-    a good one. Times are in seconds.
+    Each area is a test suite and each case is a test case. `fail` is a failure. `skipped`, `unsupported` and `blocked`
+    are skipped; the message of a blocked case contains the id of the case that blocks it. `non-strict` and `known
+    deviation` pass, and `system-out` contains the verdict and the reasons. Times are in seconds.
+
+    If nothing was tried, the run ended early or it is not a pass, there is an additional test case `run/complete`
+    with an error, so that a build server does not count the run as a success.
+
+    Parameters
+    ----------
+    record
+        The record of a run.
     """
     root = ElementTree.Element("testsuites")
     for area, results in areas(record).items():
@@ -91,23 +98,40 @@ def _incomplete(record: Record) -> str:
 
 
 def json_text(record: Record) -> str:
-    """The whole record as JSON, indented, with these keys:
+    """Return the whole record as indented JSON.
+
+    The object has these keys:
 
     - `format`: 1
     - `server`, `profile`: their names
-    - `scope`: how far the run went, "reads", "measure" or "full"
-    - `strict`: whether what works, but not as the document says, was a failure
-    - `began`: when, in UTC, as 2026-05-04T12:30:11.250000Z; `seconds`: how long it took
-    - `ended_early`: why it did, "" if it did not
-    - `conclusion`: the verdict on the server, a sentence for people
+    - `scope`: the scope of the run, "reads", "measure" or "full"
+    - `strict`: whether a non-strict result counted as a failure
+    - `began`: the time in UTC, such as 2026-05-04T12:30:11.250000Z
+    - `seconds`: how long the run took, in s
+    - `ended_early`: why the run ended before its end, "" if it did not
+    - `conclusion`: the verdict on the server, as a sentence for people
     - `tried`: how many cases were tried and judged
-    - `missing`: ids of cases of start, stop and set-configuration that a full run could not judge: it is no pass then
-    - `counts`: how many cases have each verdict, a key for every verdict
-    - `results`: in the order in which they were tried, objects with `id`, `area`, `title`, `level` ("must",
-      "should", "quirk"), `section` and `section_title` in docs/protocol.md, `requirement` (the sentence that
-      is there), `scope`, `verdict`, `blocked_by` (the id of the case that has reported the cause, "" if it is not
-      blocked), `reasons` (a list, empty for a pass), `seconds`, `conversation` (what was said last) and `transcript`
-      (nearly all of it), both with a line for each way
+    - `missing`: the ids of the cases of start, stop and set-configuration that a full run could not judge; unless it is
+      empty, the run is not a pass
+    - `counts`: how many cases have each verdict, with a key for every verdict
+    - `results`: a list of objects, in the order in which the cases were tried
+
+    Each result has these keys:
+
+    - `id`, `area`, `title`, `scope`: of the case
+    - `level`: "must", "should" or "quirk"
+    - `section`, `section_title`: the section in docs/protocol.md
+    - `requirement`: the sentence of this section that is tested
+    - `verdict`: the verdict
+    - `blocked_by`: the id of the case that reports the cause, "" if the case is not blocked
+    - `reasons`: a list of texts, empty for a pass
+    - `seconds`: how long the case took, in s
+    - `conversation`, `transcript`: the last lines that were sent and received, and nearly all of them
+
+    Parameters
+    ----------
+    record
+        The record of a run.
     """
     content = {
         "format": FORMAT,

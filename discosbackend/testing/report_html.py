@@ -1,6 +1,6 @@
-"""Report as a page: one HTML file that needs nothing else, to hand to a colleague.
+"""The report as an HTML page: a single file without scripts and without other resources, which can be passed on.
 
-No script, nothing from the network, light and dark, and it prints. Its words are report_text's.
+It has a light and a dark style, and can be printed. It uses the same texts as report_text.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from discosbackend.testing.results import Record, Result, Verdict
 
 __all__ = ["page"]
 
-# What is shown as typed: bytes as Python writes them, and what requirements have between backquotes.
+# Text that is shown as code: Python's form of bytes, and text between backquotes in requirements.
 _TYPED = re.compile(r"""(b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|`[^`]+`)""")
 
-# The text stands out from its ground by 4.5 to 1 or more, as WCAG AA asks.
+# The contrast between text and background is at least 4.5 to 1, as WCAG AA requires.
 _STYLE = """
 :root {
   color-scheme: light dark;
@@ -111,7 +111,18 @@ summary { cursor: pointer; color: var(--quiet); font-size: .875rem; padding: .25
 
 
 def page(record: Record) -> str:
-    """The page, to be written as UTF-8: a summary, what failed, what was left out, then case by case."""
+    """Return the page: a summary, the failures, the cases that were not judged, and then every case.
+
+    Parameters
+    ----------
+    record
+        The record of a run.
+
+    Returns
+    -------
+    str
+        HTML, which has to be written as UTF-8.
+    """
     failed = [result for result in record.results if result.verdict is Verdict.FAIL]
     title = f"Conformance of {_text(record.server)}"
     return f"""<!DOCTYPE html>
@@ -143,14 +154,14 @@ def _lines(parts: Iterable[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text for the page, without control characters: no browser must be left to guess at them."""
+    """Return the text for HTML, without control characters, which browsers would treat differently."""
     return escape(printable(text))
 
 
 def _prose(text: str) -> str:
-    """Text for the page, with what is typed set apart."""
+    """Return the text for HTML, with code marked as such."""
     parts = _TYPED.split(text)
-    # Every other one is what the pattern has found.
+    # The parts with odd numbers are the matches of the pattern.
     return "".join(
         f"<code>{_text(part.strip('`'))}</code>" if number % 2 else _text(part) for number, part in enumerate(parts)
     )
@@ -218,9 +229,11 @@ def _failure(record: Record, result: Result) -> str:
     case_id = _text(result.case.id)
     said = blocked = ""
     if names := [f"<code>{_text(other.case.id)}</code>" for other in blocked_by(record, result)]:
-        blocked = f'<p class="left-out">Because of this could not be judged ({len(names)}): {", ".join(names)}</p>'
+        blocked = (
+            f'<p class="left-out">Cases that could not be judged because of this ({len(names)}): {", ".join(names)}</p>'
+        )
     if result.conversation:
-        said = f'<p class="quiet">What was said last:</p>\n{_said(result.conversation)}'
+        said = f'<p class="quiet">Last lines of the conversation:</p>\n{_said(result.conversation)}'
     return f"""<article class="failure" id="failed:{case_id}">
 <h3>{_chip(result.verdict)} {_text(result.case.title)}</h3>
 {_details(result)}
@@ -240,7 +253,7 @@ def _left_out(record: Record) -> str:
         for reason, results in left_out(record).items()
     )
     text = _lines(groups)
-    return f"<section>\n<h2>What was left out, and why</h2>\n{text}\n</section>" if text else ""
+    return f"<section>\n<h2>What was not judged, and why</h2>\n{text}\n</section>" if text else ""
 
 
 def _area(record: Record, area: str, results: list[Result]) -> str:
@@ -255,7 +268,7 @@ def _area(record: Record, area: str, results: list[Result]) -> str:
 def _case(record: Record, result: Result) -> str:
     case_id = _text(result.case.id)
     if result.verdict is Verdict.FAIL:
-        transcript = f'<p><a href="#failed:{case_id}">What was said</a></p>'
+        transcript = f'<p><a href="#failed:{case_id}">Transcript</a></p>'
     else:
         transcript = _transcript(result)
     return f"""<li class="case" id="{case_id}">
@@ -284,13 +297,13 @@ def _blocked(record: Record, result: Result) -> str:
 
 
 def _reasons(result: Result) -> str:
-    # That it is blocked, and by what, is a link.
+    # The reason "blocked by ..." is shown as a link by _blocked().
     reasons = [reason for reason in result.reasons if not result.blocked_by or reason != result.why_not_judged]
     return _lines(f'<p class="reason">{_prose(reason)}</p>' for reason in reasons)
 
 
 def _said(lines: str) -> str:
-    # Each line keeps its end, so that a page without its style, or a copy of it, still has them.
+    # Each line contains its line end, so that copied text, or a page without its style, still has separate lines.
     spans = (f"<span>{_text(line)}\n</span>" for line in lines.splitlines())
     return f"<pre>{''.join(spans)}</pre>"
 

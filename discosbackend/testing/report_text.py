@@ -1,7 +1,7 @@
-"""Report as text: a line while a run goes on, and afterwards all that a person has to know of it.
+"""The report as text: a line for each case during the run, and the whole report after it.
 
-The words that every report shares are here too: verdicts, scope, conclusion. Files for other programs are in
-report_files, the page for a browser is in report_html.
+The texts that all reports use are here too, such as those for verdicts, the scope and the conclusion. report_files
+writes the reports for other programs, report_html the page for a browser.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ __all__ = [
 MEANINGS = {
     Verdict.PASS: "as required",
     Verdict.FAIL: "not as required",
-    Verdict.BLOCKED: "could not be judged, because of a failure that is reported elsewhere",
-    Verdict.NON_STRICT: "works, but not as the document says",
-    Verdict.KNOWN: "not as required, and the profile says so of this server",
+    Verdict.BLOCKED: "could not be judged because of a failure that another case reports",
+    Verdict.NON_STRICT: "works, but differs from the protocol document",
+    Verdict.KNOWN: "not as required, but the profile lists it as a known deviation",
     Verdict.UNSUPPORTED: "the server has no such command, which is optional",
-    Verdict.SKIPPED: "left out, for the reason given",
+    Verdict.SKIPPED: "not tried, for the reason given",
 }
-"""What each verdict says, in the order of a summary."""
+"""The meaning of each verdict, in the order of the summary."""
 
 LEVELS = {
     Level.MUST: "MUST",
     Level.SHOULD: "SHOULD",
     Level.QUIRK: "deployed clients depend on it",
 }
-"""How much a requirement weighs, in words."""
+"""The text for each level of a requirement."""
 
 _SCOPES = {
-    Scope.READS: "reads only, nothing was touched",
+    Scope.READS: "commands that only read; nothing was changed",
     Scope.MEASURE: "reads and measurements",
-    Scope.FULL: "everything, start and stop and configuration included",
+    Scope.FULL: "all commands, including start, stop and set-configuration",
 }
 
-_STRICT = "yes: what works, but not as the document says, has failed"
-_NOT_STRICT = "no: what works, but not as the document says, has not failed"
+_STRICT = "yes: a non-strict result counts as a failure"
+_NOT_STRICT = "no: a non-strict result does not count as a failure"
 
 _WIDTH = 100
 _INDENT = " " * 6
 
-# More of them are only in the list of what was left out.
+# If there are more reasons, the conclusion does not list them.
 _FEW_REASONS = 2
 
 
 def areas(record: Record) -> dict[str, list[Result]]:
-    """The results by area, in order of first appearance."""
+    """Return the results by area, in the order in which the areas occur first."""
     found: dict[str, list[Result]] = {}
     for result in record.results:
         found.setdefault(result.case.area, []).append(result)
@@ -75,7 +75,7 @@ def areas(record: Record) -> dict[str, list[Result]]:
 
 
 def left_out(record: Record) -> dict[str, list[Result]]:
-    """What was not judged, by reason."""
+    """Return the results that were not judged, by reason."""
     found: dict[str, list[Result]] = {}
     for result in record.not_judged:
         found.setdefault(result.why_not_judged, []).append(result)
@@ -83,23 +83,23 @@ def left_out(record: Record) -> dict[str, list[Result]]:
 
 
 def blocked_by(record: Record, result: Result) -> list[Result]:
-    """The results that are blocked by this one."""
+    """Return the results that are blocked by this one."""
     return [other for other in record.results if other.blocked_by == result.case.id]
 
 
 def counts(results: Iterable[Result]) -> str:
-    """How many of each verdict, as "3 pass, 1 fail"."""
+    """Return how many results have each verdict, such as "3 pass, 1 fail"."""
     verdicts = [result.verdict for result in results]
     return ", ".join(f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts)
 
 
 def requirement(result: Result) -> str:
-    """What a case requires, and where the protocol says so."""
+    """Return the requirement of a case, with the section of the protocol that contains it."""
     return f"{citation(result.case.section)}: {result.case.requirement}"
 
 
 def facts(record: Record) -> dict[str, str]:
-    """The head of a report: what was checked, when, and how."""
+    """Return the facts at the top of a report, by their names: what was checked, when, and how."""
     return {
         "server": record.server,
         "profile": record.profile,
@@ -111,14 +111,14 @@ def facts(record: Record) -> dict[str, str]:
 
 
 def conclusion(record: Record) -> str:
-    """The verdict on the server, in one sentence."""
+    """Return the verdict on the server as one sentence."""
     if not record.tried:
-        return "Nothing was tried: this says nothing of the server."
+        return "Nothing was tried, so nothing is known about the server."
     tried = _cases(record.tried)
     if failed := record.count(Verdict.FAIL):
         text = f"Not as required: {failed} of {tried} failed"
     elif record.ended_early:
-        text = f"Not finished: of {tried} until then, none failed"
+        text = f"Not finished: of {tried} before it ended, none failed"
     elif record.missing:
         essential = " and ".join([", ".join(ESSENTIAL[:-1]), ESSENTIAL[-1]])
         reasons = dict.fromkeys(result.why_not_judged for result in record.missing)
@@ -146,13 +146,13 @@ def _cases(number: int) -> str:
 
 
 def _by_area(results: Iterable[Result]) -> str:
-    """As "start (3), get-rms (1)", in order of first appearance."""
+    """Return how many results each area has, such as "start (3), get-rms (1)", in the order of their occurrence."""
     numbers = Counter(result.case.area for result in results)
     return ", ".join(f"{area} ({number})" for area, number in numbers.items())
 
 
 def progress(number: int, total: int, result: Result) -> str:
-    """One line on the case that was just tried, as the `number`th of `total`."""
+    """Return the line for a case that has just been tried, the `number`th of `total` cases."""
     line = f"{number:{len(str(total))}}/{total}  {_label(result)} {result.case.id}"
     if result.verdict in (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED):
         return line
@@ -161,7 +161,13 @@ def progress(number: int, total: int, result: Result) -> str:
 
 
 def report(record: Record) -> str:
-    """The whole report: a head, the areas with what is not as required, what was left out, the sum of it."""
+    """Return the whole report: the facts, the areas with their failures, the cases that were not judged, a summary.
+
+    Parameters
+    ----------
+    record
+        The record of a run.
+    """
     blocks = [
         _head(record),
         *_sections(record),
@@ -186,9 +192,9 @@ def _head(record: Record) -> str:
 
 
 def _sections(record: Record) -> Iterator[str]:
-    """A block for each area with something to tell, and one for those between that are in order.
+    """Yield a block for each area with failures or deviations, and a block for the other areas between them.
 
-    What was left out is only counted here: it has its own block, by reason.
+    Cases that were not judged are only counted here. They have a separate block, ordered by reason.
     """
     quiet: list[str] = []
     for area, results in areas(record).items():
@@ -220,7 +226,7 @@ def _failure(record: Record, result: Result) -> str:
     if blocked := blocked_by(record, result):
         lines.append(f"{_INDENT}because of this, {_cases(len(blocked))} could not be judged")
     if result.conversation:
-        lines += [f"{_INDENT}what was said last:"]
+        lines += [f"{_INDENT}last lines of the conversation:"]
         lines += [f"{_INDENT}  {printable(said)}" for said in result.conversation.splitlines()]
     return "\n".join(lines)
 
@@ -229,7 +235,7 @@ def _left_out(record: Record) -> str:
     groups = left_out(record)
     if not groups:
         return ""
-    lines = ["Left out, and why"]
+    lines = ["Not judged, and why"]
     for reason, results in groups.items():
         ids = ", ".join(result.case.id for result in results)
         lines.append(_wrapped(f"{reason} ({len(results)}): {ids}", "  "))
@@ -237,7 +243,7 @@ def _left_out(record: Record) -> str:
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """In lines that a terminal shows whole, without a break inside of an id."""
+    """Return the text in lines of up to 100 characters. Ids are not broken."""
     return textwrap.fill(
         printable(text),
         _WIDTH,

@@ -1,6 +1,6 @@
-"""What the cases have come to: a verdict for each, and the record of a whole run.
+"""The results of cases: a verdict for each case, and the record of a whole run.
 
-Who gives a verdict is said in trial, and how a record is reported in report_*.
+The module runner decides the verdicts. The modules report_* write a record as a report.
 """
 
 from __future__ import annotations
@@ -16,37 +16,54 @@ __all__ = ["ESSENTIAL", "NOT_JUDGED", "Record", "Result", "Verdict"]
 
 
 class Verdict(Enum):
-    """What a case has come to."""
+    """The outcome of a case."""
 
     PASS = "pass"
     FAIL = "fail"
     BLOCKED = "blocked"
-    """It failed, but because of something that another case has reported."""
+    """It failed because of a failure that another case reports."""
     NON_STRICT = "non-strict"
-    """It works, but not as the document says."""
+    """The server works, but differs from the protocol document."""
     KNOWN = "known deviation"
-    """Otherwise than required, and the profile says that this server does so."""
+    """It failed, and the profile lists this as a known deviation of the server."""
     UNSUPPORTED = "unsupported"
-    """The server has no such command, which is optional."""
+    """The server does not have the command, which is optional."""
     SKIPPED = "skipped"
 
 
 NOT_JUDGED = (Verdict.BLOCKED, Verdict.UNSUPPORTED, Verdict.SKIPPED)
-"""What says nothing of whether the server does what the case requires."""
+"""The verdicts that do not say whether the server meets the requirement."""
 
 ESSENTIAL = ("start", "stop", "set-configuration")
-"""The areas without which no server can observe: a full run that has not judged all of their cases is no pass."""
+"""The areas that every observation needs. A full run passes only if all of their cases were judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One case, its verdict, the reasons (none for a pass), what was said, and how many seconds it took.
+    """The result of one case.
 
-    `conversation` is what was said last, a line each way, and `transcript` nearly all of it. `blocked_by` is the
-    id of the case that has reported the cause, "" if it is not blocked.
-
-    For each problem, `used` is what was in use when it came up, the innermost first (see wire.FailedIn).
-    `left_acquiring`: an acquisition could not be ended afterwards. `timed_out`: a reply did not come in time.
+    Parameters
+    ----------
+    case
+        The case.
+    verdict
+        Its outcome.
+    reasons
+        Why the verdict is not a pass; empty for a pass.
+    conversation
+        The last lines that were sent and received.
+    transcript
+        The lines that were sent and received; only very long conversations are shortened.
+    seconds
+        How long the case took, in s.
+    blocked_by
+        The id of the case that reports the cause, "" if the verdict is not BLOCKED.
+    used
+        For each problem, the features that were in use when it occurred, the innermost first. See wire.FailedIn.
+    left_acquiring
+        Whether the case could not stop an acquisition at its end.
+    timed_out
+        Whether a reply was not received in time.
     """
 
     case: Case
@@ -67,15 +84,30 @@ class Result:
 
     @property
     def why_not_judged(self) -> str:
-        """The explanation; of what is blocked only by what, which many results may share."""
+        """The explanation. For a blocked case only the case that blocks it, so that reports can group such cases."""
         return f"blocked by {self.blocked_by}" if self.blocked_by else self.explanation
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A whole run, as a report tells of it.
+    """A whole run, from which a report is written.
 
-    `server` and `profile` are their names, `began` is in UTC, `ended_early` says why it did, "" if it did not.
+    Parameters
+    ----------
+    server, profile
+        Their names.
+    scope
+        The scope of the run: cases with a wider scope were skipped.
+    strict
+        Whether a non-strict result counts as a failure.
+    began
+        When the run began, in UTC.
+    seconds
+        How long it took, in s.
+    results
+        One result for each case, in the order in which they were tried.
+    ended_early
+        Why the run ended before its end, "" if it did not.
     """
 
     server: str
@@ -88,7 +120,7 @@ class Record:
     ended_early: str = ""
 
     def count(self, verdict: Verdict) -> int:
-        """How many cases have come to this."""
+        """Return how many cases have this verdict."""
         return sum(result.verdict is verdict for result in self.results)
 
     @property
@@ -98,12 +130,12 @@ class Record:
 
     @property
     def not_judged(self) -> list[Result]:
-        """The results of the cases that were not judged, whatever the reason."""
+        """The results of the cases that were not judged, for whatever reason."""
         return [result for result in self.results if result.verdict in NOT_JUDGED]
 
     @property
     def missing(self) -> list[Result]:
-        """Those of them without which a full run is no pass; none in a run that was not to do everything."""
+        """The results in not_judged that prevent a full run from passing; empty if the scope is not FULL."""
         if self.scope < Scope.FULL:
             return []
         return [result for result in self.not_judged if result.case.area in ESSENTIAL]

@@ -1,6 +1,6 @@
-"""Runs cases on a server, one after another, and gives each a verdict.
+"""Runs cases on a server, one after another, and decides the verdict of each.
 
-conformance makes a test's outcome of a verdict, report_* a page.
+The module conformance turns a verdict into the outcome of a test; the modules report_* write reports.
 """
 
 from __future__ import annotations
@@ -18,12 +18,22 @@ from discosbackend.testing.wire import used_in
 
 __all__ = ["Record", "Result", "Verdict", "in_order", "evaluate", "run_cases"]
 
-# Cases in a row that may wait for a reply in vain before the rest is left out: each takes a minute then.
+# After so many consecutive cases without a reply in time, the other cases are skipped: each would take a minute.
 _PATIENCE = 5
 
 
 def evaluate(case: Case, context: CaseContext, *, strict: bool = False) -> Result:
-    """Try a case. `strict`: what is only recommended, or works all the same, is a failure too."""
+    """Run one case and return its result.
+
+    Parameters
+    ----------
+    case
+        The case.
+    context
+        A new context for the server under test.
+    strict
+        Whether a result that would be non-strict is a failure.
+    """
     began = time.perf_counter()
     reasons: tuple[str, ...] = ()
     used: tuple[tuple[str, ...], ...] = ()
@@ -64,7 +74,10 @@ def evaluate(case: Case, context: CaseContext, *, strict: bool = False) -> Resul
 
 
 def in_order(cases: Iterable[Case]) -> list[Case]:
-    """The cases as they are tried: first those that show what others use, so that a cause is found first."""
+    """Return the cases in the order in which they are run.
+
+    Cases that test a feature which other cases use come first, so that a cause is found before its consequences.
+    """
     return sorted(cases, key=lambda case: not case.shows)
 
 
@@ -77,13 +90,35 @@ def run_cases(
     strict: bool = False,
     answers: Callable[[], bool] = lambda: True,
 ) -> Iterator[Result]:
-    """Try the cases in turn, as in_order() has them; one that goes further than `scope` is skipped, and says what
-    would allow it.
+    """Run the cases one after another, in the order of in_order(), and yield their results.
 
-    `causes` are further cases, tried only where one of them may explain a failure; then they have a result too,
-    before what they explain. `answers` is asked after a failure: when the server is gone, nothing more is tried, nor
-    when replies fail to come in time over and over. An interrupt passes through once the case at hand has put back
-    what it changed.
+    The remaining cases are skipped if the server does not answer any more, or if five consecutive cases did not get a
+    reply in time. An interrupt is raised after the current case has restored what it changed.
+
+    Parameters
+    ----------
+    cases
+        The cases to run.
+    make_context
+        Returns a new context for the server under test, for each case.
+    causes
+        Further cases. One of them is run only if it may explain a failure. Its result is then yielded before the result
+        that it explains.
+    scope
+        A case with a wider scope is skipped. The reason names the option that would allow it.
+    strict
+        Whether a result that would be non-strict is a failure.
+    answers
+        Called after a failure. Returns whether the server still answers.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.conformance import CASES
+    >>> from discosbackend.testing.runner import run_cases
+    >>> from discosbackend.testing.send_guard import Scope
+    >>> [result] = run_cases([CASES["stop/twice"]], lambda: None, scope=Scope.READS)
+    >>> result.verdict.value, result.explanation
+    ('skipped', 'needs --full')
     """
     gone, silent = "", 0
     ordered = in_order(cases)
@@ -98,9 +133,9 @@ def run_cases(
         result = evaluate(case, context, strict=strict)
         silent = silent + 1 if result.timed_out else 0
         if silent == _PATIENCE:
-            gone = f"left out: in {_PATIENCE} cases one after another a reply did not come in time"
+            gone = f"skipped after {_PATIENCE} consecutive cases without a reply in time"
         if result.verdict in (Verdict.FAIL, Verdict.KNOWN) and not answers():
-            gone = f"nobody answers any more since {case.id}"
+            gone = f"the server has not answered since {case.id}"
         return result
 
     tried: set[str] = set()
@@ -114,4 +149,4 @@ def run_cases(
                 yield early
             yield result
         else:
-            yield Result(case, Verdict.SKIPPED, (gone or f"left out without --{case.scope.name.lower()}",))
+            yield Result(case, Verdict.SKIPPED, (gone or f"needs --{case.scope.name.lower()}",))

@@ -1,6 +1,7 @@
-"""SendGuard: what may be sent to an instrument that somebody is observing with, and how fast.
+"""SendGuard: limits which lines may be sent to a server, and their rate.
 
-Whatever a case says that it touches, every line is checked here before it is sent.
+It makes the kit safe for an instrument that is being used. Every line is checked before it is sent, whatever scope
+its case declares.
 """
 
 from __future__ import annotations
@@ -17,30 +18,38 @@ from discosbackend.grammar import named_in
 __all__ = ["LINES_A_SECOND", "SendGuard", "Scope", "scope_of", "scope_of_command"]
 
 LINES_A_SECOND = 10
-"""What a server in use is asked at most: its screens ask as often."""
+"""How many lines per second may be sent to a server that is being used. The telescope's displays send as many."""
 
-# A second, and what a network may take from it by delivering one line late and another soon.
+# The limit applies to each second at the server. The network may delay one line more than the next, by up to 0.1 s.
 _SECOND = 1.1
 
-# Bytes of a line from which on it is a long one.
+# A line with more bytes is a long line.
 _LONG = 1000
 
 
 class Scope(IntEnum):
-    """How far a case goes: each includes those before it."""
+    """The limit of what a case may send. Each scope includes the previous ones."""
 
     READS = 0
-    """Commands of the lane `reads`, and short lines that are no messages: nothing is touched."""
+    """Commands of the lane `reads`, and short lines that are not messages. They do not change anything."""
     MEASURE = 1
-    """Measurements, which touch the device and leave it as it is."""
+    """Also measurements, which use the device but do not change its state."""
     FULL = 2
-    """Everything: it starts, stops, configures and parks, and sends what is hostile."""
+    """Everything: start, stop, configure and park, and hostile lines."""
 
 
 def scope_of_command(row: Command) -> Scope:
-    """How far a command goes, whatever its arguments: a wrong server may carry it out all the same.
+    """Return the scope of a command, with any arguments: a wrong server may carry it out even if they are wrong.
 
-    Of a backend's own it is not known that one that replies with values only measures.
+    A command that only one backend has may change the state even if it returns values, so its scope is FULL unless
+    it is in the lane `reads`.
+
+    Examples
+    --------
+    >>> from discosbackend.commands import COMMANDS
+    >>> from discosbackend.testing.send_guard import scope_of_command
+    >>> scope_of_command(COMMANDS["status"]).name, scope_of_command(COMMANDS["get-tpi"]).name
+    ('READS', 'MEASURE')
     """
     if row.lane == "reads":
         return Scope.READS
@@ -48,7 +57,14 @@ def scope_of_command(row: Command) -> Scope:
 
 
 def scope_of(line: bytes, commands: Mapping[str, Command] = COMMANDS) -> Scope:
-    """How far a line goes: one that does not parse as far as the command that is to be read in it."""
+    """Return the scope of a line. For a line that is not a valid message, the command that it names decides.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.send_guard import scope_of
+    >>> scope_of(b"?start,,\\r\\n").name, scope_of(b"nonsense\\r\\n").name
+    ('FULL', 'READS')
+    """
     if len(line) > _LONG:
         return Scope.FULL
     row = commands.get(named_in(without_telnet(line).decode("latin-1").rstrip("\r\n\0")))
@@ -56,10 +72,19 @@ def scope_of(line: bytes, commands: Mapping[str, Command] = COMMANDS) -> Scope:
 
 
 class SendGuard:
-    """A limit of reach, and of the lines in any second, over all connections; None is no limit.
+    """Limits the scope and the rate of the lines that are sent, over all connections.
 
-    `sparing` tells cases to try one of each kind, where they have a table. `commands` are all that the server may
-    have, those of its own included: what is not among them touches nothing.
+    Parameters
+    ----------
+    scope
+        Lines with a wider scope are refused.
+    rate
+        How many lines may be sent in any second; None for no limit.
+    commands
+        All commands that the server may have, including its own ones, by their name on the wire. Any other name has
+        the scope READS.
+    clock, sleep
+        Replace time.monotonic and time.sleep, in s.
     """
 
     def __init__(
@@ -76,7 +101,7 @@ class SendGuard:
         self._clock = clock
         self._sleep = sleep
         self._rate = rate
-        # When the lines of the last second were sent.
+        # The times at which the lines of the last second were sent.
         self._sent: deque[float] = deque()
 
     @property
@@ -85,19 +110,25 @@ class SendGuard:
         return self._rate is not None
 
     def before(self, data: bytes) -> None:
-        """Wait until this may be sent. RuntimeError for what may not: a case is wrong then."""
-        # As a server takes it: to the last line, which may have no end yet, one is added.
+        """Wait until these bytes may be sent.
+
+        Raises
+        ------
+        RuntimeError
+            If they must not be sent. This is a defect of the case.
+        """
+        # The last line may be incomplete, so a line end is added to check it as well.
         for line in LineSplitter().feed(data + b"\n"):
             if scope_of(line, self._commands) > self.scope:
-                raise RuntimeError(f"{line[:80]!r} must not be sent, as far as {self.scope.name} reaches")
+                raise RuntimeError(f"{line[:80]!r} must not be sent with the scope {self.scope.name}")
         if self._rate is not None:
-            # The piece that ends a line counts, whatever of the line came before.
+            # Only complete lines count: an incomplete line counts together with the bytes that complete it.
             self._wait(len(LineSplitter().feed(data)), self._rate)
 
     def _wait(self, lines: int, rate: int) -> None:
-        """Until so many lines may be sent at once: no second may have more than `rate`."""
+        """Wait until this number of lines may be sent together, with at most `rate` lines in any second."""
         if lines > rate:
-            raise RuntimeError(f"{lines} lines must not be sent at once where {rate} a second are allowed")
+            raise RuntimeError(f"{lines} lines must not be sent at once: {rate} a second are allowed")
         while True:
             now = self._clock()
             while self._sent and self._sent[0] + _SECOND <= now:

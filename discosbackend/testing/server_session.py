@@ -1,7 +1,7 @@
-"""ServerSession: the requests of a case to a server. It asks, judges replies, and skips what cannot be tried.
+"""ServerSession: sends the requests of a case to a server and judges the replies.
 
-Nothing here knows of unittest's runners: a case fails by AssertionError and is skipped by unittest.SkipTest.
-Bytes are judged in wire already; what a case changes and restores is in case_context.
+A case fails with AssertionError and is skipped with unittest.SkipTest; this module does not depend on a test runner.
+The module wire has already checked the bytes of each reply. case_context changes and restores the server's state.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = [
 __unittest = True
 __tracebackhide__ = True
 
-# What cases use that have no command's name: see Asking.using().
+# Features that cases use and that are not commands: see ServerSession.using().
 GREETING = "the greeting"
 PROTOCOL_VERSION = "the protocol version"
 CLOCK = "the clock"
 
-# Without these no client gets anywhere; everything else an instrument may lack.
+# Every server must have these commands. All others are optional.
 _REQUIRED = ("status", "version")
 
 _NOT_SUPPORTED = str(NotSupportedError())
@@ -56,17 +56,17 @@ _WRITTEN = {
     "text": (re.compile(r".+", re.DOTALL), "text"),
     "path": (re.compile(r".+", re.DOTALL), "a path"),
 }
-# What the clients read all the same, by C++ stream extraction.
+# Other forms that the deployed clients can read, with C++ stream extraction.
 _READABLE = {
     "integer": re.compile(r"\+?[0-9]+"),
     "float": re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
     "timestamp": re.compile(r"[0-9]{1,11}(\.[0-9]*)?"),
 }
 
-# What a reason must not be: the words of a program about itself.
+# A reason must not be the text of an internal exception.
 _LEAK = re.compile(r"Traceback|[a-z]Error\b|[a-z]Exception\b|\berrno\b|\bline [0-9]+, in |0x[0-9a-f]{6,}")
 
-# Seconds to wait for a greeting before asking, and in which a reply too many comes.
+# How long to wait for a greeting before the first request, and for a superfluous reply, in seconds.
 _GREETING_WAIT = 1.0
 _SETTLING = 0.02
 
@@ -74,11 +74,27 @@ _VERSION_REPLY = b"!version,ok,"
 
 
 class Unsupported(SkipTest):
-    """The server has no such command, which is optional."""
+    """The server does not have the command, which is optional."""
 
 
 def request_line(name: str, *arguments: object, row: Command | None = None) -> bytes:
-    """A request as it goes over the wire, escapes and CR LF included; `row` for a command of the backend's own."""
+    """Return the bytes of a request, with escapes and CR LF.
+
+    Parameters
+    ----------
+    name
+        The name of the command.
+    arguments
+        Its arguments, of which paths are converted as os.fsencode() does.
+    row
+        The row of a command of the backend's own. Default: the row of the protocol's command of this name.
+
+    Examples
+    --------
+    >>> from discosbackend.testing.server_session import request_line
+    >>> request_line("set-filename", "/a,b.fits")
+    b'?set-filename,/a\\\\,b.fits\\r\\n'
+    """
     row = row or COMMANDS.get(name)
     texts = [str(argument) for argument in arguments]
     message = Message(message_type=REQUEST, name=name, arguments=texts if row is None else row.to_wire(texts))
@@ -86,11 +102,23 @@ def request_line(name: str, *arguments: object, row: Command | None = None) -> b
 
 
 class ServerSession:
-    """Connections to one server, and what is judged of its replies.
+    """Connections to one server, with methods that send requests and judge the replies.
 
-    `own_server`: it was started for this, behind this package's protocol handler, so it knows every command
-    and nobody else uses it. `guard` is what may be sent, and how fast. `deviations` are what works, but is
-    not as the document says.
+    Parameters
+    ----------
+    profile
+        The properties of the server and its instrument.
+    address
+        Host and port of the server.
+    own_server
+        Whether this kit has started the server. Then it knows every command, and has no other clients.
+    guard
+        Limits which lines may be sent, and their rate. Default: no limit.
+
+    Attributes
+    ----------
+    deviations
+        Descriptions of replies that work, but differ from the protocol document.
     """
 
     def __init__(
@@ -105,7 +133,7 @@ class ServerSession:
         self.guard = SendGuard() if guard is None else guard
         self.deviations: list[str] = []
         self.given_up: Collection[str] = ()
-        """What is not asked for any more, because it was waited for in vain."""
+        """Features for which another case has already waited until its timeout. They are not requested again."""
         self._address = address
         self._own_server = own_server
         self._wires: list[Wire] = []
@@ -114,20 +142,20 @@ class ServerSession:
 
     @property
     def sparing(self) -> bool:
-        """Whether one of each kind will do, because the server must not be asked much."""
+        """Whether the number of requests is limited. Cases with a table of requests then try only one of each kind."""
         return self.guard.sparing
 
     # -- connections ----------------------------------------------------------------------------------
 
     @property
     def wire(self) -> Wire:
-        """The connection that is used where it does not matter which."""
+        """The main connection. It is opened on first use."""
         if self._main is None:
             self._main = self.connect()
         return self._main
 
     def open(self) -> Wire:
-        """A new connection on which nothing has been read or sent."""
+        """Open a new connection. Nothing has been read or sent on it."""
         wire = Wire(
             self._address,
             timeout=self.profile.reply_timeout,
@@ -138,7 +166,7 @@ class ServerSession:
         return wire
 
     def connect(self) -> Wire:
-        """A new connection whose greeting has been read, if it has one already or at all."""
+        """Open a new connection and read its greeting, if there is one."""
         wire = self.open()
         if self.sparing and wire.has_lines(1, within=_GREETING_WAIT):
             with self.using(GREETING):
@@ -154,15 +182,16 @@ class ServerSession:
         return wire
 
     def hang_up(self) -> None:
-        """Close the connection in use; what comes next goes over a new one."""
+        """Close the main connection. The next request opens a new one."""
         if self._main is not None:
             self._main.close()
             self._main = None
 
     def fence(self, wire: Wire) -> None:
-        """Every request so far has had exactly one reply: the next line is the reply to one more.
+        """Check that every request so far has had exactly one reply.
 
-        Where requests are scarce, nothing comes for a moment instead.
+        A further request is sent, and the next line must be the reply to it. If the number of requests is limited,
+        the server must send nothing for 20 ms instead.
         """
         if self.sparing:
             wire.stay_silent(_SETTLING)
@@ -191,16 +220,26 @@ class ServerSession:
 
     @property
     def timed_out(self) -> bool:
-        """Whether a reply did not come in time."""
+        """Whether a reply was not received in time."""
         return any(wire.timed_out for wire in self._wires)
 
     # -- what a case uses -----------------------------------------------------------------------------
 
     @contextmanager
     def using(self, what: str) -> Iterator[None]:
-        """A failure in here is caused by `what`, if the case that shows `what` to work fails too.
+        """Return a context manager that names a feature which the requests inside it use.
 
-        `what` is the name of a command that is sent as it should be, or one of the constants for such names.
+        If the case that tests this feature fails too, it is the cause of a failure inside the context.
+
+        Parameters
+        ----------
+        what
+            The name of a command, or a constant such as GREETING.
+
+        Raises
+        ------
+        FailedIn
+            In place of an AssertionError that is raised inside the context.
         """
         try:
             yield
@@ -208,24 +247,39 @@ class ServerSession:
             raise FailedIn(str(problem), (*used_in(problem), what)) from None
 
     def _do_not_wait_again(self, what: str) -> None:
-        self.that(what not in self.given_up, f"{what} is not waited for again, after it did not come in time")
+        self.that(what not in self.given_up, f"{what} timed out before, so the case does not wait for it again")
 
-    # -- asking and judging ---------------------------------------------------------------------------
+    # -- requests and replies -------------------------------------------------------------------------
 
     def that(self, condition: object, otherwise: str) -> None:
-        """AssertionError, with what is wrong then, unless the condition is true."""
+        """Raise AssertionError with the text `otherwise`, unless the condition is true."""
         if not condition:
             raise AssertionError(otherwise)
 
     def ideally(self, condition: object, otherwise: str) -> None:
-        """Note what is not as the document says, but works: the verdict is non-strict then."""
+        """Unless the condition is true, make the verdict non-strict, with the text `otherwise` as a reason."""
         if not condition and otherwise not in self.deviations:
             self.deviations.append(otherwise)
 
     def begins(self, line: bytes, wanted: bytes, otherwise: str) -> None:
-        """The line must begin with these bytes.
+        """Check that a line begins with these bytes.
 
-        What the version is, and that an unknown command has one reply, and which, have cases of their own.
+        Separate cases test the version, and the reply to an unknown command. If one of these is wrong, that case is
+        the cause of the failure.
+
+        Parameters
+        ----------
+        line
+            The line that was received.
+        wanted
+            How it must begin.
+        otherwise
+            The text of the failure.
+
+        Raises
+        ------
+        AssertionError
+            If the line does not begin with these bytes.
         """
         if line.startswith(wanted):
             return
@@ -236,20 +290,26 @@ class ServerSession:
         raise AssertionError(otherwise)
 
     def answers(self, sent: bytes, wanted: bytes) -> None:
-        """These bytes, which reach no backend, are answered by exactly this line."""
+        """Send bytes that the server answers without the backend, and check that the reply begins with `wanted`."""
         self.wire.send(sent)
         with self.using(UNKNOWN_COMMAND) if is_about_unknown(wanted) else nullcontext():
             line = self.wire.read().line
-        self.begins(line, wanted, f"{sent!r} wants {wanted!r}, not {line!r}")
+        self.begins(line, wanted, f"the reply to {sent!r} must be {wanted!r}, not {line!r}")
 
     def ask(self, name: str, *arguments: object) -> Reply:
-        """The reply to a request, whatever its code."""
+        """Send a request and return the reply, which may have any code.
+
+        Raises
+        ------
+        AssertionError
+            If no valid reply with the name of the request is received in time.
+        """
         line = self._request_line(name, *arguments)
         with self.using(name):
             self._do_not_wait_again(name)
             self.wire.send(line)
             reply = self.wire.read(self.patience(name))
-            self.that(reply.message.name == name, f"{reply.line!r} is no reply to {line!r}")
+            self.that(reply.message.name == name, f"{reply.line!r} is not a reply to {line!r}")
         return reply
 
     def _request_line(self, name: str, *arguments: object) -> bytes:
@@ -261,16 +321,34 @@ class ServerSession:
         return reply.message.arguments if row is None else row.from_wire(reply.message.arguments)
 
     def patience(self, name: str) -> float:
-        """Seconds to wait for the reply to a command: what reads waits for nobody (protocol section 6.1)."""
+        """Return how long to wait for the reply to a command, in s.
+
+        Commands of the lane `reads` do not wait for other commands (protocol section 6.1), so their time is short.
+        """
         row = self.profile.commands.get(name)
         return PROMPT if row is None or row.lane == "reads" else self.profile.reply_timeout
 
     def ok(self, name: str, *arguments: object, profile_attribute: str = "", clock: bool = True) -> list[str]:
-        """The arguments of the reply, which must be `ok` and as the command's row says.
+        """Send a request, check that it is answered with a valid `ok` reply, and return its arguments.
 
-        Unsupported when the backend has no such command, skipped when it refuses something that nobody
-        vouched for: `profile_attribute` names the attribute of the profile that would. `clock`: a time in the reply
-        must be that of this host.
+        Parameters
+        ----------
+        name, arguments
+            The command and its arguments.
+        profile_attribute
+            The attribute of the profile that specifies a valid request. If the instrument refuses the request and this
+            attribute is not set, the case is skipped.
+        clock
+            Whether a time in the reply must agree with this host's clock.
+
+        Raises
+        ------
+        AssertionError
+            If the reply is not `ok`, or if its arguments do not match the row of the command.
+        Unsupported
+            If the server does not have the command.
+        unittest.SkipTest
+            If the command is in leave_out, or if `profile_attribute` is not set.
         """
         self.skip_what_is_left_out(name)
         reply = self.ask(name, *arguments)
@@ -283,11 +361,29 @@ class ServerSession:
     def fails(
         self, reason: str, name: str, *arguments: object, before_backend: bool = False, profile_attribute: str = ""
     ) -> None:
-        """The reply must be `fail`, ideally with this reason; with any, if the reason is "".
+        """Send a request and check that it is answered with `fail`.
 
-        Unsupported when the backend has no such command, except `before_backend`: that the server itself
-        finds, whatever the backend can do. Skipped when it has another reason, which the attribute that
-        `profile_attribute` names would rule out.
+        Parameters
+        ----------
+        reason
+            The expected reason. Another reason makes the verdict non-strict. "" for any reason.
+        name, arguments
+            The command and its arguments.
+        before_backend
+            Whether the server itself refuses the request, without the backend. A server that this kit has started
+            must then refuse it even if the backend does not have the command.
+        profile_attribute
+            The attribute of the profile that prevents other reasons. If the instrument gives another reason and this
+            attribute is not set, the case is skipped.
+
+        Raises
+        ------
+        AssertionError
+            If the reply is not a valid `fail`.
+        Unsupported
+            If the server does not have the command.
+        unittest.SkipTest
+            If the reason is another one and `profile_attribute` is not set.
         """
         reply = self.ask(name, *arguments)
         sent = self._request_line(name, *arguments)
@@ -297,16 +393,26 @@ class ServerSession:
         if before_backend:
             self.that(reply.message.code == FAIL, accepted)
         with self.using(name):
-            # A backend whose command does nothing at all refuses nothing either.
+            # If the command itself does not work, its own case is the cause.
             self.that(reply.message.code == FAIL, accepted)
             self._judge_refusal(reply)
         wanted = f"{write_reply(name, FAIL, [reason])}{LINEFEED}".encode("latin-1") if reason else b""
         if wanted and reply.line != wanted:
             self._skip_unvouched(reply, name, profile_attribute)
-            self.ideally(False, f"{sent!r} wants {wanted!r}, not {reply.line!r}")
+            self.ideally(False, f"the reply to {sent!r} must be {wanted!r}, not {reply.line!r}")
 
     def ok_or_refused(self, name: str, *arguments: object) -> list[str] | None:
-        """The arguments of an `ok` reply, or None for a refusal; both must be as they should."""
+        """Send a request that the backend may refuse. Return the arguments of an `ok` reply, None for a refusal.
+
+        Raises
+        ------
+        AssertionError
+            If the reply is not valid.
+        Unsupported
+            If the server does not have the command.
+        unittest.SkipTest
+            If the command is in leave_out.
+        """
         self.skip_what_is_left_out(name)
         reply = self.ask(name, *arguments)
         with self.using(name):
@@ -318,29 +424,42 @@ class ServerSession:
         return None
 
     def quietly(self, name: str, *arguments: object) -> list[str] | None:
-        """The arguments of an `ok` reply, None for any other: for asking how the server was found."""
+        """Send a request and return the arguments of an `ok` reply, None for any other reply."""
         reply = self.ask(name, *arguments)
         return self._values(reply) if reply.message.code == OK else None
 
     def skip_what_is_left_out(self, name: str) -> None:
-        """Skipped when the profile says that this command must not be carried out."""
+        """Skip the case, with unittest.SkipTest, if this command is in the profile's leave_out."""
         if name in self.profile.leave_out:
-            raise SkipTest(f"{name} is left out, as leave_out says")
+            raise SkipTest(f"{name} is listed in leave_out")
 
     def refused(self, reply: Reply, name: str, profile_attribute: str) -> NoReturn:
-        """What should have been `ok` is not."""
+        """Raise the exception for a reply that should be `ok` and is not.
+
+        Raises
+        ------
+        AssertionError
+            If the instrument should have accepted the request, or if the refusal is not valid.
+        Unsupported
+            If the server does not have the command.
+        unittest.SkipTest
+            If `profile_attribute` is not set.
+        """
         self._skip_unsupported(reply, name)
         self._judge_refusal(reply)
         self._skip_unvouched(reply, name, profile_attribute)
         raise AssertionError(f"{name} must be answered with ok, not {reply.line!r}")
 
     def _skip_unvouched(self, reply: Reply, name: str, profile_attribute: str) -> None:
-        """What the instrument refuses is its own business; but the arguments are as the table has them."""
+        """Skip the case if the instrument refuses a value for which the profile specifies no valid one.
+
+        A refusal because of the number or types of the arguments is not a reason to skip it: they match the table.
+        """
         reason = ",".join(reply.message.arguments)
         if reason.startswith((_UNKNOWN, _NOT_SUPPORTED)) or is_about_arguments(self._row(name), reason):
             return
         if reply.message.code == FAIL and profile_attribute and not self.profile.is_set(profile_attribute):
-            raise SkipTest(f"{name} was refused ({reason}): say {profile_attribute}")
+            raise SkipTest(f"{name} was refused ({reason}): set {profile_attribute}")
 
     def _skip_unsupported(self, reply: Reply, name: str) -> None:
         reason = ",".join(reply.message.arguments)
@@ -350,36 +469,49 @@ class ServerSession:
 
     @staticmethod
     def _judge_refusal(reply: Reply) -> None:
-        """A refusal is the backend's decision and has its reason; all else is its author's mistake."""
-        from discosbackend.protocol import UNEXPECTED  # brings Twisted, which a passing case does not need
+        """Check that a refusal is a `fail` with a reason, and not the result of a defect in the backend."""
+        from discosbackend.protocol import UNEXPECTED  # imports Twisted, which is only needed here
 
         arguments = reply.message.arguments
         if reply.message.code != FAIL or len(arguments) != 1:
-            raise AssertionError(f"a refusal is a fail with one argument, its reason, unlike {reply.line!r}")
+            raise AssertionError(f"a refusal must be a fail with one argument, the reason, unlike {reply.line!r}")
         if UNEXPECTED in arguments:
-            raise AssertionError(f"the backend failed, or returned what no reply can carry: {reply.line!r}")
+            raise AssertionError(f"the backend failed, or returned a value that no reply can carry: {reply.line!r}")
         if _LEAK.search(arguments[0]):
-            raise AssertionError(f"a reason is never an internal exception's text, unlike {reply.line!r}")
+            raise AssertionError(f"a reason must not be the text of an internal exception, as in {reply.line!r}")
 
     def _row(self, name: str) -> Command:
         return self.profile.commands[name]
 
     def judge_arguments(self, reply: Reply, *, clock: bool = True) -> None:
-        """An `ok` reply must have the fields of its command's row, each well-formed."""
+        """Check that an `ok` reply has the fields of its command's row, and that each is well-formed.
+
+        Parameters
+        ----------
+        reply
+            The reply.
+        clock
+            Whether a time in the reply must agree with this host's clock.
+
+        Raises
+        ------
+        AssertionError
+            If a field is missing, superfluous or not readable.
+        """
         row = self._row(reply.message.name)
         arguments, fields = list(reply.message.arguments), list(row.reply)
         if fields and fields[-1].repeated:
             fields += fields[-1:] * (len(arguments) - len(fields))
         if len(arguments) != len(fields):
             names = " and ".join(field.name for field in row.reply) or "none"
-            raise AssertionError(f"the reply to {row.name} has as arguments {names}, unlike {reply.line!r}")
+            raise AssertionError(f"the arguments of the reply to {row.name} must be {names}, unlike {reply.line!r}")
         for argument, field in zip(arguments, fields, strict=True):
             self._judge_value(argument, field)
             if field.type == "timestamp" and clock and (problem := self.wrong_clock(argument)):
                 raise FailedIn(problem, (CLOCK,))
             if field.unescaped:
-                # The deployed clients split at every comma and know no escapes.
-                self.that(b"\\" not in reply.line, f"the {field.name} of {row.name} is sent without escapes")
+                # The deployed clients split at every comma and do not support escapes.
+                self.that(b"\\" not in reply.line, f"the {field.name} of {row.name} must be sent without escapes")
 
     def _judge_value(self, argument: str, field: Field) -> None:
         pattern, words = _WRITTEN[field.type]
@@ -392,23 +524,26 @@ class ServerSession:
             self.ideally(False, otherwise)
 
     def wrong_clock(self, timestamp: str) -> str:
-        """What is wrong with a time that the server reports as now, "" if nothing is."""
+        """Return what is wrong with a time that the server reports as the current time, "" if nothing is."""
         now = Ticks.now()
         off = (instant_of(timestamp) - now) / TICKS_PER_SECOND
         if abs(off) <= self.profile.clock_tolerance:
             return ""
         likely = likely_cause(timestamp, now)
         return (
-            f"timestamp {timestamp} is {off:+.1f} s off this host's clock, of which clock_tolerance is "
-            f"{self.profile.clock_tolerance:g} s" + (f": it looks like {likely}" if likely else "")
+            f"timestamp {timestamp} differs from this host's clock by {off:+.1f} s (clock_tolerance: "
+            f"{self.profile.clock_tolerance:g} s)" + (f": it looks like {likely}" if likely else "")
         )
 
 
 def instant_of(timestamp: str) -> Ticks:
-    """The instant that a time in a reply means: Unix seconds, also without a point, as in no request."""
+    """Return the instant of a time in a reply. A number without a decimal point is in Unix seconds, too.
+
+    In a request, such a number would count 100 ns.
+    """
     return Ticks.parse(timestamp if "." in timestamp else f"{timestamp}.")
 
 
 def is_exact(timestamp: str) -> bool:
-    """Whether a time in a reply is written with all its decimals (protocol section 3.6)."""
+    """Return whether a time in a reply has seven decimals (protocol section 3.6)."""
     return _WRITTEN["timestamp"][0].fullmatch(timestamp) is not None

@@ -1,7 +1,7 @@
-"""Wire: a connection that sees bytes, and judges every line that the server sends.
+"""Wire: a connection that checks the bytes of every line that the server sends.
 
-discosbackend.client reads replies as they are meant; here nothing is forgiven, because it is the bytes that
-the deployed clients depend on. What a reply should say is the cases' business.
+discosbackend.client is tolerant when it reads replies. This module is strict, because the deployed clients depend on
+the exact bytes. The contents of the replies are checked by the cases.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["LINE_END", "PROMPT", "UNKNOWN_COMMAND", "FailedIn", "Reply", "Wire",
 __unittest = True
 __tracebackhide__ = True
 
-# Of a longer conversation only the end is shown, of a longer line only the beginning.
+# How many bytes of a line a conversation contains.
 _SHOWN_BYTES = 300
 
 PROMPT = 10.0
-"""Seconds for what a server answers by itself, whatever its instrument is doing."""
+"""How long to wait for a reply that does not depend on the instrument, in s."""
 
-# Bytes of what can be no reply any more.
+# So many bytes without a line end are not a reply.
 _ENDLESS = 65536
 
-# What every case uses, and a case of its own shows to work: see FailedIn.
+# Features that every case uses, and that a separate case tests: see FailedIn.
 LINE_END = "the line end"
 UNKNOWN_COMMAND = "the reply to an unknown command"
 
@@ -38,9 +38,14 @@ _ABOUT_UNKNOWN = b",fail,invalid command "
 
 
 class FailedIn(AssertionError):
-    """A failure while something was used that has a case of its own: if that fails too, it is the cause.
+    """A failure while features were in use that other cases test. If such a case fails too, it is the cause.
 
-    `used` are the names of these things, the innermost first: a command, or one of a few other names.
+    Parameters
+    ----------
+    problem
+        The text of the failure.
+    used
+        The names of the features, the innermost first: commands, or constants such as LINE_END.
     """
 
     def __init__(self, problem: str, used: tuple[str, ...]) -> None:
@@ -49,27 +54,40 @@ class FailedIn(AssertionError):
 
 
 def used_in(problem: BaseException) -> tuple[str, ...]:
-    """What was in use when this went wrong, the innermost first."""
+    """Return the features that were in use when this exception was raised, the innermost first."""
     return problem.used if isinstance(problem, FailedIn) else ()
 
 
 class Reply(NamedTuple):
-    """One whole line as it arrived, and what it says."""
+    """A reply: the line as it was received, and the message that it contains."""
 
     line: bytes
     message: Message
 
 
 def is_about_unknown(data: bytes) -> bool:
-    """Whether this is, or has in it, a reply to an unknown command (protocol section 5.3)."""
+    """Return whether the data contain the reply to an unknown command (protocol section 5.3)."""
     return _ABOUT_UNKNOWN in data
 
 
 class Wire:
-    """A connection to a server under test. AssertionError for whatever a server must not do.
+    """A connection to a server under test. Its methods raise AssertionError if the server violates the protocol.
 
-    `timeout` is in seconds, for the connection and for each reply; `reply_limit` is the length of the longest
-    reply in bytes, None for any; `before_sending` is called with what is about to be sent.
+    Parameters
+    ----------
+    address
+        Host and port of the server.
+    timeout
+        How long to wait for the connection and for each reply, in s.
+    reply_limit
+        The length of the longest reply in bytes, None for no limit.
+    before_sending
+        Called with the bytes before they are sent.
+
+    Raises
+    ------
+    AssertionError
+        If the connection cannot be made.
     """
 
     def __init__(
@@ -83,7 +101,7 @@ class Wire:
         self.cut_off = False
         self.timed_out = False
         self.answered: set[str] = set()
-        """Names of requests, made up for this connection, whose one reply has been read."""
+        """Invented names of requests on this connection whose reply has been read."""
         self._before_sending = before_sending
         self._timeout = timeout
         self._reply_limit = reply_limit
@@ -96,16 +114,16 @@ class Wire:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def reset(self) -> None:
-        """Hang up as a client that crashes does: the server sees the connection break."""
+        """Reset the connection, as the operating system does when a client crashes."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send the bytes."""
         self._before_sending(data)
         self._note("sent", data)
         try:
@@ -116,7 +134,7 @@ class Wire:
             raise AssertionError(f"the connection broke while sending: {problem}") from None
 
     def send_what_fits(self, data: bytes) -> None:
-        """Send as much as the connection takes without waiting, and leave out the rest."""
+        """Send as many of the bytes as possible without waiting, and drop the rest."""
         self._before_sending(data)
         self._socket.setblocking(False)
         rest = memoryview(data)
@@ -124,7 +142,7 @@ class Wire:
             while rest:
                 rest = rest[self._socket.send(rest) :]
         except BlockingIOError:
-            # No more fits.
+            # The buffers are full.
             pass
         except OSError as problem:
             self.cut_off = True
@@ -134,43 +152,52 @@ class Wire:
 
     def send_end(self) -> None:
         """Close the sending half of the connection."""
-        self._said.append("sent      the end of its half")
+        self._said.append("sent      end of stream")
         self._socket.shutdown(socket.SHUT_WR)
 
     def read(self, within: float = PROMPT) -> Reply:
-        """The next line. It must come in time, end in CR LF, keep within the limit and be a reply.
+        """Read the next line, which must be a valid reply.
 
-        In time is within so many seconds, or the timeout where that is less.
+        Parameters
+        ----------
+        within
+            How long to wait, in s; at most the timeout of the connection.
+
+        Raises
+        ------
+        AssertionError
+            If no line is received in time, or if the line does not end in CR LF, is too long, or is not a reply in the
+            form that the grammar requires.
         """
         line = self._read_line(min(within, self._timeout))
         if not line.endswith(LINEFEED.encode()):
-            raise FailedIn(f"a reply ends in CR LF, this one does not: {line!r}", (LINE_END,))
+            raise FailedIn(f"a reply must end in CR LF, but this one does not: {line!r}", (LINE_END,))
         if self._reply_limit is not None and len(line) > self._reply_limit:
             raise AssertionError(
-                f"a reply has at most {self._reply_limit} bytes, this one has {len(line)}: {line[:80]!r}..."
+                f"a reply must have at most {self._reply_limit} bytes, but this one has {len(line)}: {line[:80]!r}..."
             )
         text = line[: -len(LINEFEED)].decode("latin-1")
         try:
             message = parse_message(text)
         except GrammarException as problem:
-            raise AssertionError(f"no message of the protocol: {problem}: {line!r}") from None
+            raise AssertionError(f"not a message of the protocol: {problem}: {line!r}") from None
         if not message.is_reply():
-            raise AssertionError(f"a server sends replies only, not {line!r}")
+            raise AssertionError(f"a server must send only replies, not {line!r}")
         if str(message) != text:
-            raise AssertionError(f"not as the grammar writes it, which is {str(message)!r}: {line!r}")
+            raise AssertionError(f"the grammar writes this reply as {str(message)!r}, not as {line!r}")
         if message.name in self.answered:
-            raise FailedIn(f"one reply too many: {line!r} comes a second time", (UNKNOWN_COMMAND,))
+            raise FailedIn(f"one reply too many: {line!r} was received a second time", (UNKNOWN_COMMAND,))
         return Reply(line, message)
 
     def has_lines(self, number: int, within: float) -> bool:
-        """Whether so many lines can be read now or come within so many seconds, whatever is in them."""
+        """Return whether this number of lines is received within `within` seconds. The lines are not checked."""
         deadline = time.monotonic() + within
         while self._received.count(b"\n") < number and (left := deadline - time.monotonic()) > 0:
             try:
                 self._socket.settimeout(left)
                 data = self._socket.recv(65536)
             except OSError:
-                # A TimeoutError is one too; of what else is wrong the next read will tell.
+                # A timeout, or a broken connection, which the next read() reports.
                 return False
             if not data:
                 return False
@@ -178,13 +205,13 @@ class Wire:
         return self._received.count(b"\n") >= number
 
     def read_end(self) -> None:
-        """The server must close the connection, and send nothing more before."""
+        """Check that the server closes the connection and sends nothing before that."""
         seconds = min(PROMPT, self._timeout)
         if data := self._receive(seconds, time.monotonic() + seconds):
-            raise AssertionError(f"the server sent something that nobody asked for: {data!r}")
+            raise AssertionError(f"the server sent something without a request: {data!r}")
 
     def stay_silent(self, seconds: float) -> None:
-        """Wait so long; the server must not send anything meanwhile."""
+        """Wait for this number of seconds, and check that the server sends nothing."""
         try:
             self._socket.settimeout(seconds)
             data = self._received or self._socket.recv(65536)
@@ -197,17 +224,15 @@ class Wire:
         if not data:
             raise AssertionError("the server closed the connection")
         again = any(b"!%b," % name.encode() in data for name in self.answered) or is_about_unknown(data)
-        # Or a second time what was the reply to something else that failed.
+        # Or it is the same `fail` reply as before.
         again |= b",fail," in self._last_line and data.startswith(self._last_line)
-        raise FailedIn(
-            f"the server sent something that nobody asked for: {data!r}", (UNKNOWN_COMMAND,) if again else ()
-        )
+        raise FailedIn(f"the server sent something without a request: {data!r}", (UNKNOWN_COMMAND,) if again else ())
 
     def conversation(self, lines: int) -> str:
-        """What was sent and received, at most so many lines of it, for a reader who looks for the mistake."""
+        """Return the last lines that were sent and received, one on each line of text, at most `lines` of them."""
         said = without_repetitions(self._said)
         left_out = len(said) - lines
-        beginning = [f"... {left_out} lines before ..."] if left_out > 0 else []
+        beginning = [f"... {left_out} earlier lines ..."] if left_out > 0 else []
         return "\n".join(beginning + said[-lines:])
 
     def _note(self, what: str, data: bytes) -> None:
@@ -223,7 +248,7 @@ class Wire:
             if not data:
                 incomplete, self._received = self._received, b""
                 raise AssertionError(
-                    "the server closed the connection where a reply is wanted"
+                    "the server closed the connection where a reply was expected"
                     + (f", after {incomplete!r}" if incomplete else "")
                 )
             self._received += data
@@ -233,15 +258,18 @@ class Wire:
         return self._last_line
 
     def _receive(self, seconds: float, deadline: float) -> bytes:
-        """What arrives within so many seconds, which end at the deadline; b"" at the end of the connection."""
+        """Return what is received before the deadline, b"" at the end of the connection.
+
+        `seconds` is the whole time that was allowed, for the text of the failure.
+        """
         try:
-            # What is there already counts, however late this host looks.
+            # Data that have already arrived count as received in time, even if this host was too busy to read them.
             self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
             data = self._socket.recv(65536)
         except TimeoutError:
             self.timed_out = True
-            incomplete = f", only {self._received[:80]!r}" if self._received else ""
-            raise AssertionError(f"nothing came within {seconds:g} s{incomplete}") from None
+            incomplete = f", except {self._received[:80]!r}" if self._received else ""
+            raise AssertionError(f"nothing was received within {seconds:g} s{incomplete}") from None
         except OSError as problem:
             self.cut_off = True
             raise AssertionError(f"the connection broke: {problem}") from None
@@ -250,7 +278,7 @@ class Wire:
 
 
 def without_repetitions(said: Sequence[str]) -> list[str]:
-    """The lines of a conversation; where one request is repeated, only its first and last time."""
+    """Return the lines of a conversation. Of a repeated request they contain only the first and the last exchange."""
     found: list[str] = []
     at = 0
     while at < len(said):

@@ -1,7 +1,7 @@
-"""Wrong arguments of a command, and the reason that each gets: derived from its row of the table.
+"""Generates wrong arguments for a command, and the expected reasons, from the row of the command.
 
-Protocol section 3 says what a text of each type may look like, protocol section 4.2 that the number and the types
-are checked before the backend is asked.
+Protocol section 3 defines the texts of each type. Protocol section 4.2 requires that the number and the types of the
+arguments are checked before the backend is called.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from discosbackend.errors import HandlerException
 
 __all__ = ["is_about_arguments", "wrong_numbers", "wrong_types"]
 
-# A text of each type that means something (protocol section 3). A time in 2100: nobody accepts it, so nothing
-# begins when a server swallows what it should refuse.
+# A valid text of each type (protocol section 3). The time is in the year 2100: every server refuses it, so that no
+# acquisition begins if a server ignores the wrong argument beside it.
 _RIGHT = {
     "integer": "1",
     "float": "1.5",
@@ -25,7 +25,7 @@ _RIGHT = {
     "path": "x",
 }
 
-# Texts of each type that mean nothing; any text is a text, and a path.
+# Texts that are not valid for a type. Every text is valid for the types text and path.
 _WRONG: dict[str, tuple[str, ...]] = {
     "integer": (
         *("x", "1.5", "1.", "1e3", "0x10", "1_0", " 1", "1 ", "--1", "+", "²", 20 * "1", "1,5"),
@@ -48,7 +48,25 @@ _QUOTED = re.compile("'.*'")
 
 
 def wrong_numbers(row: Command) -> Iterator[tuple[list[str], str]]:
-    """Argument texts in every wrong number, up to two too many, each with the reason of its `fail`."""
+    """Yield argument texts for every wrong number of arguments, up to two too many.
+
+    Parameters
+    ----------
+    row
+        The row of the command.
+
+    Yields
+    ------
+    tuple
+        The argument texts, and the reason with which the request must fail.
+
+    Examples
+    --------
+    >>> from discosbackend.commands import COMMANDS
+    >>> from discosbackend.testing.wrong_arguments import wrong_numbers
+    >>> next(wrong_numbers(COMMANDS["set-shift"]))
+    ([], 'set-shift needs 1 argument')
+    """
     right = [*map(_right_text, row.arguments), "1", "1"]
     for number in range(len(right) + 1):
         if reason := _reason(row, right[:number]):
@@ -56,7 +74,23 @@ def wrong_numbers(row: Command) -> Iterator[tuple[list[str], str]]:
 
 
 def wrong_types(row: Command) -> Iterator[tuple[list[str], str]]:
-    """Argument texts one of which is wrong, each with the reason of its `fail`."""
+    """Yield argument texts of which one has the wrong type.
+
+    Parameters
+    ----------
+    row
+        The row of the command.
+
+    Yields
+    ------
+    tuple
+        The argument texts, and the reason with which the request must fail.
+
+    Raises
+    ------
+    RuntimeError
+        If the row accepts one of these texts. This is a defect of the tables in this module.
+    """
     right = [*map(_right_text, row.arguments)]
     for position, argument in enumerate(row.arguments):
         for text in _wrong_texts(argument):
@@ -79,7 +113,7 @@ def _wrong_texts(argument: Argument) -> Iterator[str]:
 
 
 def _reason(row: Command, texts: list[str]) -> str:
-    """Why a request is refused whatever the backend is, "" if it is not."""
+    """Return the reason for which every backend's server refuses these arguments, "" if they are valid."""
     try:
         row.parse(texts)
     except HandlerException as problem:
@@ -88,6 +122,6 @@ def _reason(row: Command, texts: list[str]) -> str:
 
 
 def is_about_arguments(row: Command, reason: str) -> bool:
-    """Whether this is a reason that the table gives for wrong arguments, whatever is quoted in it."""
+    """Return whether this is a reason for wrong arguments of the command, with any quoted text in it."""
     known = {_QUOTED.sub("", wrong) for make in (wrong_numbers, wrong_types) for _, wrong in make(row)}
     return _QUOTED.sub("", reason) in known

@@ -1,6 +1,6 @@
-"""What a wrong clock looks like: another time scale, unit or epoch, found from one time that a server reports.
+"""Finds the likely cause of a wrong clock: another time scale, unit or epoch. One reported time is sufficient.
 
-A time in a reply is Unix seconds (protocol section 3.6). Whether it is right is judged in asking.
+A time in a reply is in Unix seconds (protocol section 3.6). ServerSession checks whether it is correct.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ __all__ = ["likely_cause"]
 
 _HOUR, _DAY = 3600, 86400
 
-# Of a time zone: half hours, from 12 h behind UTC to 14 h ahead of it.
+# Time zones in half hours, from 12 h behind UTC to 14 h ahead of it.
 _ZONES = range(-24, 29)
 
-# Seconds by which a clock may be off besides: where only seconds tell, where a zone does, and where all does.
+# By how many seconds a clock may be wrong in addition: with another time scale, and in another time zone.
 _NEARLY, _ROUGHLY = 1.0, 10.0
 
-# From a small number something may be counted that began with the machine. Three years of seconds.
+# A smaller number of seconds, up to three years, may be the time since a machine was started.
 _LONGEST_RUN = 1e8
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]*)?")
 
 
 class _Clock(NamedTuple):
-    """A clock that tells `rate` times (Unix seconds + `ahead`), by which it may be off by `within` seconds."""
+    """A clock that reports `rate` x (Unix seconds + `ahead`), with an error of up to `within` seconds."""
 
     looks_like: str
     rate: float = 1.0
@@ -45,7 +45,7 @@ _UNITS = (
     _Clock("microseconds instead of seconds", 1e6),
     _Clock("a count of 100 ns instead of seconds", 1e7),
     _Clock("nanoseconds instead of seconds", 1e9),
-    # What a backend of this package returns is a count of 100 ns from 10^12 on (protocol section 5.6).
+    # A number from 10^12 on that a backend of this package returns is a count of 100 ns (protocol section 5.6).
     _Clock("milliseconds instead of seconds, which were taken for a count of 100 ns", 1e-4),
     _Clock("microseconds instead of seconds, which were taken for a count of 100 ns", 1e-1),
     _Clock("nanoseconds instead of seconds, which were taken for a count of 100 ns", 1e2),
@@ -66,8 +66,24 @@ _EPOCHS = (
 
 
 def likely_cause(timestamp: str, now: Ticks) -> str:
-    """What a time that is reported at `now` and is not `now` looks like, "" if it looks like nothing known.
+    """Return the likely cause of a wrong time in a reply.
 
+    Parameters
+    ----------
+    timestamp
+        The text of the time.
+    now
+        The time at which it was reported.
+
+    Returns
+    -------
+    str
+        The likely cause, "" if no known cause matches.
+
+    Examples
+    --------
+    >>> from discosbackend import Ticks
+    >>> from discosbackend.testing.wrong_clocks import likely_cause
     >>> likely_cause("1795473585.3000000", Ticks(17954663850000000))
     'local time, UTC+2, instead of UTC'
     """

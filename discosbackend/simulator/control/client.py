@@ -33,7 +33,7 @@ _RIGHT = "a port such as 4321, or the path of a Unix socket such as ./control.so
 class SimulatorControl:
     """A connection to the control channel of a simulated instrument; a context manager.
 
-    Several threads may share it. An optional value that is not given is not changed.
+    Several threads may share it. If an optional argument is omitted, its setting is not changed.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ class SimulatorControl:
         self.ask("clock-drift", ppm=ppm)
 
     def clock_offset(self, seconds: float) -> None:
-        """Set the difference of the clock to the true time in seconds; positive: it is ahead."""
+        """Set how many seconds the clock is ahead of the true time; negative: it is behind."""
         self.ask("clock-offset", seconds=seconds)
 
     # -- faults of the protocol -------------------------------------------------------------------------
@@ -304,13 +304,13 @@ class SimulatorControl:
         with self._lines.turn():
             try:
                 deadline = time.monotonic() + self.timeout
-                # Who closes without being asked may have said why.
+                # If the server has closed the connection, it may have sent the reason before.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     self._lines.send(line, self.timeout)
                 return self._read_answer(deadline)
             except BaseException as problem:
                 closed_meanwhile = self._lines.closed
-                # After an interrupt too: the answer that was on its way would be taken for the next one's.
+                # Close after an interrupt too. Otherwise the late answer would be taken for the next one.
                 self.close()
                 if isinstance(problem, TimeoutError):
                     raise ControlError(f"no answer from {self.address} within {self.timeout:g} s") from None

@@ -211,7 +211,7 @@ class OperationExecutor:
             self._backend.clock.set_drift(ppm)
 
     def clock_offset(self, seconds: float) -> None:
-        """Set the difference of the clock to the true time."""
+        """Set how far the clock is ahead of the true time."""
         with _refusals():
             self._backend.clock.set_offset(seconds)
 

@@ -92,8 +92,8 @@ class Operation:
     """One row of the table.
 
     `words` is the name on a command line, `help` a sentence about the operation. `result` describes its result, "" if
-    it has none. An `open` operation accepts further keys: those of a fault. `changes` says whether it
-    changes something, so that the log says who gave it.
+    it has none. An `open` operation accepts further keys: those of a fault. `changes` says whether it changes the
+    simulator. The log names the client that requested such an operation.
     """
 
     words: str
@@ -180,7 +180,7 @@ class Operation:
 
 
 def find_operation(words: Sequence[str]) -> tuple[Operation, Sequence[str]]:
-    """Return the operation that a command line names and the words after the name. ControlError if there is none."""
+    """Return the operation that a command line names and the words after the name. Raise ControlError for others."""
     for count in (2, 1):
         found = _BY_WORDS.get(" ".join(words[:count]))
         if found is not None and len(words) >= count:
@@ -375,7 +375,7 @@ _ROWS = (
     ),
     Operation(
         "clock offset",
-        "Set the difference of the clock to the true time; positive: it is ahead.",
+        "Set how far the clock is ahead of the true time; negative: it is behind.",
         (Parameter("seconds", "number", "s"),),
     ),
     Operation(

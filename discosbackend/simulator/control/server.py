@@ -42,7 +42,7 @@ _NOT_A_REQUEST = 'no request: each line is a JSON object such as {"do": "state"}
 
 
 @implementer(IHalfCloseableProtocol)
-class ControlProtocol(LineReceiver):  # there is no raw data
+class ControlProtocol(LineReceiver):  # rawDataReceived() is abstract, but never called
     """The connection of one client: one answer to each line, in order.
 
     A line that is not a JSON object closes the connection; nothing after it is processed. So a web page cannot control
@@ -64,7 +64,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         self._executor = executor
         self._reactor = reactor
         self._connections = connections
-        # Of all connections together: a web page makes one after the other.
+        # One limit for all connections, because a web page can open one after the other.
         self._limited = limited or RateLimitedLogger(logger, reactor.callLater)
         self._peer = "nobody"
         self._over = False
@@ -73,7 +73,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
     def connectionMade(self) -> None:
         self._connections.add(self)
         self._peer = address_text(self.transport.getPeer())
-        # While a client does not read, its next lines are not looked at.
+        # While a client does not read its answers, its further lines are not processed.
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -92,7 +92,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         except ControlError as problem:
             self._log_refusal(request, str(problem))
             answer = {"error": str(problem)}
-        except Exception:  # noqa: BLE001  # one answer, whatever it is
+        except Exception:  # noqa: BLE001  # each request gets an answer, after any exception
             self._limited.log(logging.ERROR, "control failed", "control: %.200r failed", line, exc_info=True)
             answer = {"error": "not carried out, for a reason that is not yours: the server's log has it"}
         else:
@@ -101,7 +101,7 @@ class ControlProtocol(LineReceiver):  # there is no raw data
         self._answer(answer)
 
     def _who_asked(self, request: dict[str, Any]) -> str:
-        """The operation, who wants it, and its values, for the log."""
+        """Return the operation, the client and the values of a request, for the log."""
         operation = OPERATIONS.get(str(request.get("do")))
         values = {key: value for key, value in request.items() if operation is None or key != "do"}
         words = "" if operation is None else f" {operation.words}"

@@ -57,7 +57,7 @@ class FaultyCalls:
 
     @contextmanager
     def given_up(self) -> Iterator[None]:
-        """Fail all hanging calls, and, within the context, all calls that begin: the caller cancels them here."""
+        """Fail all hanging calls now. Within the context, fail each call that begins. Use it to cancel all commands."""
         self._given_up = True
         try:
             self.release()

@@ -28,9 +28,9 @@ _RETRY = 0.2
 
 @implementer(IListeningPort)
 class PausableListener:
-    """Wraps a listening port. It can be stopped during a pause too.
+    """Wraps a listening port. The port can also be stopped during a pause.
 
-    A pause is not the end of the factory's last port: its stopFactory() is not called.
+    A pause does not call stopFactory() of the factory, although the port is closed.
 
     Parameters
     ----------

@@ -322,7 +322,7 @@ class FaultyProtocol(DBProtocol):
         return source
 
     def cut_off(self) -> Deferred[Any] | None:
-        """Close the connection and discard the received requests; return the pending result, if any."""
+        """Close the connection and discard the received requests. Return the Deferred of a pending request, or None."""
         pending, self._pending = self._pending, None
         self._lines, self._at, self._backlog = (), 0, 0
         if not self._lost:
@@ -334,8 +334,8 @@ class FaultyProtocol(DBProtocol):
 class FaultyFactory(DBFactory):
     """A DBFactory that applies faults to its connections and to the calls of its handler.
 
-    Listen on `pausable_endpoint(endpoint)`, else connections cannot be refused. Faults may be armed and removed in the
-    attribute `faults` at any time.
+    Listen on the result of pausable_endpoint(). Otherwise connections cannot be refused. Faults may be armed and
+    removed in the attribute `faults` at any time.
 
     Parameters
     ----------

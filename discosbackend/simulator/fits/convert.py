@@ -325,7 +325,8 @@ def _reason(problem: OSError) -> str:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Convert the given recordings.
 
-    Exit status 0 when all were, 1 otherwise; 128 and its number after a signal that ends programs.
+    The exit status is 0 if all recordings were converted, and 1 otherwise. After a signal that ends programs, it is 128
+    plus the number of the signal.
     """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
@@ -336,10 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.gently:
         os.nice(10)
     with kept():
-        # A Ctrl-C, and a terminal that is closed, are for a server and its conversion alike.
+        # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
         for number in heard():
             signal.signal(number, _leave)
-        # A server may have more of them than a command line can carry.
+        # A server sends the list on standard input, because it may be too long for a command line.
         wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
         sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
 

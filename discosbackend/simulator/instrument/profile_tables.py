@@ -226,7 +226,7 @@ def _each(values: Any, of: Callable[[Any], T | None]) -> tuple[T, ...] | None:
     if not isinstance(values, list):
         return None
     found = [of(value) for value in values]
-    # Both tests are for the type checker: neither alone tells it that no None is left.
+    # The second test is only for the type checker, which does not conclude from the first that no None is left.
     return None if None in found else tuple(value for value in found if value is not None)
 
 

@@ -67,7 +67,7 @@ class Converter:
         finally:
             with self._lock:
                 self._process = None
-        # At LF only, or a name that a client has chosen could begin a line.
+        # Split at LF only. A name that a client has chosen may contain other line separators.
         for line in filter(None, complaints.split("\n")):
             logger.warning("conversion: %s", line)
         reports = {Path(report["recording"]): report for report in map(json.loads, output.splitlines())}
@@ -85,7 +85,7 @@ class Converter:
             if self._given_up:
                 return "conversion given up"
             try:
-                self._process = subprocess.Popen(  # run() does
+                self._process = subprocess.Popen(  # run() closes it
                     python_command("-m", "discosbackend.simulator.fits.convert", "--gently", *root),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -97,7 +97,7 @@ class Source:
     linear
         The fraction of linear polarisation, 0 to 1.
     angle
-        The angle of the polarisation in degrees.
+        The angle of the polarisation in degrees. Q is proportional to the cosine of twice the angle, U to the sine.
 
     Raises
     ------
