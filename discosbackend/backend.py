@@ -8,6 +8,7 @@ method, and handlers.py reads the marks.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -41,7 +42,7 @@ class ArrayLike(Protocol):
         """The length of each dimension."""
 
 
-Value: TypeAlias = "str | bytes | bool | int | float | ArrayLike"
+Value: TypeAlias = "str | bytes | bool | int | float | os.PathLike[str] | ArrayLike"
 
 Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 """What a method may return: None, one value, an iterable of values (tuple, list, generator, numpy array), or a
@@ -244,7 +245,8 @@ class Backend:
     def set_filename(self, path: str) -> Result:
         """Store the path of the telescope's file, from which metadata will be merged with the data.
 
-        The telescope is still writing the file. convert_data() is called when the file is complete.
+        The path is as os.fsdecode() returns it (protocol section 3.7). The telescope is still writing the file.
+        convert_data() is called when the file is complete.
         """
         raise NotSupportedError
 

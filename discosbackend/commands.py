@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import name_pattern, quoted
-from discosbackend.values import TYPES, PlainTexts, plain_texts
+from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
 __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
 
@@ -28,7 +29,7 @@ other commands."""
 CONVERSION_TIMEOUT = 3600.0
 """The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
-_TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text"}
+_TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class Argument:
     name
         The name, used in the docs and in reasons.
     type
-        "integer", "float", "boolean", "timestamp" or "text", or one of Python's int, float, bool and str. The method
-        of the backend gets an int, float, bool, Ticks or str.
+        "integer", "float", "boolean", "timestamp", "text" or "path", or one of Python's int, float, bool, str and
+        pathlib.Path. The method of the backend gets an int, float, bool, Ticks or str, and a pathlib.Path if the type
+        is given as that.
     unit
         The unit, such as "ms" or "MHz", used in the docs only.
     optional
@@ -54,11 +56,15 @@ class Argument:
         The value that the method gets if the request omits the argument. None: the method is called without it.
     complaint
         The reason of the `fail` reply to a wrong value. Default: a reason with the name, the value and the type.
+    as_path
+        Whether the method gets a pathlib.Path, for the type "path". Default: a str, unless the type is given as
+        pathlib.Path.
 
     Raises
     ------
     ValueError
-        If the type is unknown, or if there is a default but the argument is not optional.
+        If the type is unknown, if there is a default but the argument is not optional, or if `as_path` is given for
+        another type than "path".
     """
 
     name: str
@@ -70,11 +76,16 @@ class Argument:
     minimum: int | None = None
     default: object = None
     complaint: str = ""
+    as_path: bool = False
 
     def __post_init__(self) -> None:
+        if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class
+            object.__setattr__(self, "as_path", True)
         object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
         if self.default is not None and not self.optional:
             raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
+        if self.as_path and self.type != "path":
+            raise ValueError(f"argument {self.name!r} is as_path, so its type must be 'path', not {self.type!r}")
 
     def parse(self, text: str) -> Any:
         """Convert the text of an argument to a value.
@@ -93,7 +104,7 @@ class Argument:
             raise HandlerException(self._complaint(text, wanted)) from None
         if self.minimum is not None and value < self.minimum:
             raise HandlerException(self._complaint(text, f"{wanted} not below {self.minimum}"))
-        return value
+        return Path(value) if self.as_path else value
 
     def _complaint(self, text: str, wanted: str) -> str:
         if self.type == "timestamp":
@@ -246,6 +257,26 @@ class Command:
             values.append(argument.default)
         return values
 
+    def to_wire(self, texts: Sequence[str]) -> list[str]:
+        """Convert the argument texts of a request, as Python programs write them, to those of its Message.
+
+        Paths are converted to the latin-1 characters of their bytes; every other text stays as it is. ValueError for a
+        path that the file system cannot have.
+        """
+        paths = {number for number, argument in enumerate(self.arguments) if argument.type == "path"}
+        return [path_text(text) if number in paths else text for number, text in enumerate(texts)]
+
+    def from_wire(self, texts: Sequence[str]) -> list[str]:
+        """Convert the argument texts of the Message of an `ok` reply: the inverse of to_wire()."""
+        last = len(self.reply) - 1
+        found = []
+        for number, text in enumerate(texts):
+            field = self.reply[number] if number <= last else None
+            if field is None and last >= 0 and self.reply[last].repeated:
+                field = self.reply[last]
+            found.append(parse_path(text) if field is not None and field.type == "path" else text)
+        return found
+
     def _wrong_count(self, given: int) -> str:
         needed, most = self.needed, len(self.arguments)
         if not most:
@@ -379,7 +410,7 @@ _ROWS = (
     ),
     Command(
         "set-filename",
-        (Argument("path", "text"),),
+        (Argument("path", "path"),),
         since="1.0",
         missing="command needs <filename> as argument",
         help="Store the path of the telescope's file, from which metadata is merged with the data.",
@@ -424,7 +455,7 @@ _ROWS = (
     ),
     Command(
         "get-filename",
-        reply=(Field("path", "text"),),
+        reply=(Field("path", "path"),),
         lane="reads",
         since="MISTRAL, public simulators",
         help="The path that `set-filename` stored.",

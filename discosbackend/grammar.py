@@ -302,7 +302,12 @@ def quoted(text: str) -> str:
     """
     if len(text) > _LONGEST_QUOTE:
         text = text[:_LONGEST_QUOTE] + "..."
-    return "'" + _UNQUOTABLE.sub("?", text) + "'"
+    return f"'{plain(text)}'"
+
+
+def plain(text: str) -> str:
+    """Replace by `?` what no reason of the server has: all but printable ASCII, and `!` and comma."""
+    return _UNQUOTABLE.sub("?", text)
 
 
 def named_in(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -26,6 +27,8 @@ __all__ = [
     "parse_boolean",
     "parse_float",
     "parse_integer",
+    "parse_path",
+    "path_text",
     "plain_texts",
     "texts",
     "without_escapes",
@@ -96,12 +99,30 @@ def _parse_timestamp(text: str) -> Ticks:
     return ticks
 
 
+def parse_path(text: str) -> str:
+    """Convert the bytes of a path, as latin-1 characters, to the path as Python's file functions take it.
+
+    ValueError for a text with a character that is not latin-1.
+    """
+    return os.fsdecode(text.encode("latin-1"))
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Convert a path to its bytes, as latin-1 characters: the inverse of parse_path().
+
+    ValueError for a text that the file system cannot have as a path.
+    """
+    # The result of __str__ for a str: str() of a member of an Enum that is also a str gives "Mode.CP".
+    return os.fsencode(str.__str__(path) if isinstance(path, str) else path).decode("latin-1")
+
+
 TYPES: dict[str, tuple[Callable[[str], Any], str]] = {
     "integer": (parse_integer, "an integer"),
     "float": (parse_float, "a finite decimal number"),
     "boolean": (parse_boolean, "0 or 1"),
     "timestamp": (_parse_timestamp, "a count of 100 ns since 1970 or Unix seconds with a decimal point"),
     "text": (str, "text"),
+    "path": (parse_path, "a path"),
 }
 """For each type, the function that converts a text to a value, and a description of valid texts.
 
@@ -128,7 +149,7 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
     ----------
     result
         None gives no argument. A number, text, bytes, boolean, Ticks or astropy Time gives one argument. An iterable of
-        these gives one argument per value.
+        these gives one argument per value. A field of type "path" can also be a `pathlib.Path`.
     fields
         The fields of the command's reply. Values beyond the last field are sent too.
     limit
@@ -182,7 +203,7 @@ def _values_of(result: Any) -> Iterable[Any]:
 
 def _is_one(value: Any) -> bool:
     """Return whether a value is one argument, not several."""
-    if isinstance(value, (str, bytes, bytearray, numbers.Number)):
+    if isinstance(value, (str, bytes, bytearray, numbers.Number, os.PathLike)):
         return True
     # The shape of a numpy scalar, of an array without dimensions and of a scalar astropy Time is ().
     return getattr(value, "shape", None) == ()
@@ -190,11 +211,18 @@ def _is_one(value: Any) -> bool:
 
 def _text_of(value: Any, field: FieldLike | None) -> str:
     """Convert one value to the text of its field."""
+    if isinstance(value, (bytes, bytearray)):
+        return _string(value.decode("latin-1"), field)
+    if isinstance(value, (str, os.PathLike)) and field is not None and field.type == "path":
+        try:
+            return _string(path_text(value), field)
+        except ValueError as problem:
+            raise UnsendableError(str(problem)) from problem
     if isinstance(value, str):
         # str.__str__, because str() of a member of an Enum that is also a str gives "Mode.CP".
         return _string(str.__str__(value), field)
-    if isinstance(value, (bytes, bytearray)):
-        return _string(value.decode("latin-1"), field)
+    if isinstance(value, os.PathLike):
+        raise UnsendableError(f"{value!r} is a path: return its text, or declare the field as a path")
     if not _is_one(value):
         raise UnsendableError(f"{type(value).__name__} inside the returned values")
     try:
@@ -242,6 +270,9 @@ def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
         del plain[float]
     if kind == "timestamp":
         del plain[int], plain[bool]
+    if kind == "path":
+        # Converted by _text_of().
+        del plain[str]
     return plain
 
 

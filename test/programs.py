@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -118,7 +119,7 @@ def run_program(
 
 def as_from_a_shell(arguments: Sequence[str]) -> list[str]:
     """New strings with the same text: argparse ignores an argument that is the same object as its default."""
-    return [argument.encode().decode() for argument in arguments]
+    return [os.fsdecode(os.fsencode(argument)) for argument in arguments]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from discosbackend.handlers import DBProtocolHandler
 HOOKS = ("server_started", "server_stopping")
 
 # How a method's author reads an argument's type.
-ANNOTATIONS = {"integer": "int", "float": "float", "text": "str", "timestamp": "Ticks"}
+ANNOTATIONS = {"integer": "int", "float": "float", "text": "str", "path": "str", "timestamp": "Ticks"}
 
 
 class Proxy:

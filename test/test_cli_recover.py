@@ -198,17 +198,46 @@ class ConversionTests(RecoverTests):
         self.assertEqual((status, err), (130, "discos-backend-recover: interrupted\n"))
         self.assertEqual(opened(folder), list(range(5)))
 
+    def test_an_output_in_a_recording_is_refused(self) -> None:
+        """`discos-backend-recover . --output hi.fits`, inside it: the file would be removed with the recording."""
+        folder, other = record(self.data), record(self.data, begins=Ticks(BEGINS + 10**8))
+        (self.folder / "link").symlink_to(other)
+        for output in ("hi.fits", other / "hi.fits", self.folder / "link" / "hi.fits", "../foo/header.json"):
+            with self.subTest(output):
+                status, out, err = self.recover(".", "--output", output, cwd=folder)
+                self.assertEqual((status, out), (1, ""))
+                self.assertRegex(
+                    err, rf"\A{folder}: not recovered: path (is in the folder|has the name of a file) of a "
+                )
+        self.assertEqual(recordings_in(self.data), [folder, other])
+        self.assertEqual(len(list(self.data.rglob("*"))), 6)
+
+    def test_what_is_no_regular_file_does_not_keep_the_others(self) -> None:
+        """A FIFO would be waited for without end."""
+        bad = [record(self.data, begins=Ticks(BEGINS + number * 10**8)) for number in range(2)]
+        for folder, name in zip(bad, ("header.json", "dumps"), strict=True):
+            (folder / name).unlink()
+            os.mkfifo(folder / name)
+        good = record(self.data, begins=Ticks(BEGINS + 10**9))
+        status, out, _ = self.recover(self.data, "--list")
+        self.assertEqual((status, out.count("Not a regular file")), (0, 2), out)
+        status, out, err = self.recover(self.data)
+        self.assertEqual((status, out), (1, f"{good}: 5 dumps written to {good}.fits\n"))
+        self.assertEqual(err.count("Not a regular file"), 2, err)
+
 
 class CommandLineTests(RecoverTests):
     def test_what_is_wrong_is_said_and_nothing_done(self) -> None:
         one, other = record(self.data), record(self.data, begins=Ticks(BEGINS + 10**8))
         (self.folder / "there.fits").write_bytes(b"precious")
+        (self.folder / "link").symlink_to("nowhere")
         for arguments, text in (
             ((self.folder / "nowhere",), "there is no folder"),
             ((one / "dumps",), "there is no folder"),
             ((self.data, "--output", self.folder / "a.fits"), "there are 2 recordings"),
             ((self.folder, "--output", self.folder / "a.fits"), "there are 0 recordings"),
             ((one, "--output", self.folder / "there.fits"), "exists already"),
+            ((one, "--output", self.folder / "link"), "exists already"),
             ((one, "--nonsense"), "unrecognized arguments"),
         ):
             with self.subTest(text):
@@ -232,7 +261,8 @@ class CommandLineTests(RecoverTests):
         logging.disable(logging.NOTSET)
         done = self.recover(self.data)
         self.assertEqual(done.status, 0)
-        (line,) = done.err.split("\n")[:-1]
+        line, other = done.err.split("\n")[:-1]
+        self.assertRegex(other, r"metadata file is not there: .*a\\x0bforged\\x9b.fits$")
         self.assertRegex(line, r"^discos-backend-recover: .*a\\x0bforged\\x9b.fits exists already")
         for line in done.out.split("\n"):
             self.assertTrue(line.isprintable(), line)

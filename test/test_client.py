@@ -132,23 +132,25 @@ class RequestTests(ClientTests):
             (b"!start,ok\r\n", "start", []),
             (b"!start,ok\n", "start", []),
             (b"!get-filename,ok,/a\\,b\\\\\\tc\r\n", "get-filename", ["/a,b\\\tc"]),
-            (b"!get-filename,ok,/\xe9\xff\r\n", "get-filename", ["/\xe9\xff"]),
+            (b"!get-configuration,ok,/\xe9\xff\r\n", "get-configuration", ["/\xe9\xff"]),
+            (b"!get-filename,ok,/\xc3\xa9\xff\r\n", "get-filename", ["/\xe9\udcff"]),
             (b"!get-tpi,ok" + 1000 * b",1.5" + b"\r\n", "get-tpi", 1000 * ["1.5"]),
         ]:
             with self.subTest(reply[:60]):
                 self.assertEqual(self.exchange(reply, name), arguments)
 
     def test_what_is_sent(self) -> None:
-        for arguments, line in [
-            ((), b"?set-filename\r\n"),
-            (("a", "b"), b"?set-filename,a,b\r\n"),
-            (("a,b",), b"?set-filename,a\\,b\r\n"),
-            (("\\t\t",), b"?set-filename,\\\\t\\t\r\n"),
-            (("\xe9 !?",), b"?set-filename,\xe9 !?\r\n"),
-        ]:
-            with self.subTest(line):
-                self.exchange(b"!set-filename,ok\r\n", "set-filename", *arguments)
-                self.assertEqual(self.received, [line])
+        for name in ("set-filename", "set-configuration", "my-own"):
+            for arguments, sent in [
+                ((), b""),
+                (("a", "b"), b",a,b"),
+                (("a,b",), b",a\\,b"),
+                (("\\t\t",), b",\\\\t\\t"),
+                (("\xe9 !?",), b",\xc3\xa9 !?" if name == "set-filename" else b",\xe9 !?"),
+            ]:
+                with self.subTest(sent, name=name):
+                    self.exchange(b"!%b,ok\r\n" % name.encode(), name, *arguments)
+                    self.assertEqual(self.received, [b"?%b%b\r\n" % (name.encode(), sent)])
 
     def test_fail_and_invalid(self) -> None:
         for reply, kind, reason in [
@@ -486,12 +488,17 @@ class ProgramTests(ClientTests):
     def test_nothing_that_a_terminal_obeys(self) -> None:
         """A server's text must not control the terminal. C1 controls such as 0x9B do that, like ESC [."""
         port = self.serve(
-            lambda peer: (peer.send(GREETING), peer.answer(b"!get-filename,ok,/a\x9b2J\x85\x0b\x7f\xfc\r\n")),
+            lambda peer: (peer.send(GREETING), peer.answer(b"!get-configuration,ok,a\x9b2J\x85\x0b\x7f\xfc\r\n")),
+            lambda peer: (peer.send(GREETING), peer.answer(b"!get-filename,ok,/a\xc2\x9b2J\x85\x0b\xc3\xbc\r\n")),
             lambda peer: (peer.send(GREETING), peer.answer(b"!\x9b2J\r\n")),
         )
         self.assertEqual(
+            self.run_program(f"127.0.0.1:{port}", "get-configuration"),
+            (0, "!get-configuration,ok,a\\x9b2J\\x85\\x0b\\x7f\xfc\n", ""),
+        )
+        self.assertEqual(
             self.run_program(f"127.0.0.1:{port}", "get-filename"),
-            (0, "!get-filename,ok,/a\\x9b2J\\x85\\x0b\\x7f\xfc\n", ""),
+            (0, "!get-filename,ok,/a\\x9b2J\\udc85\\x0b\xfc\n", ""),
         )
         status, output, errors = self.run_program(f"127.0.0.1:{port}", "get-filename")
         self.assertEqual((status, output), (1, ""))
@@ -529,6 +536,14 @@ class ProgramTests(ClientTests):
         status, output, errors = self.run_program(f"127.0.0.1:{port}", "?get-tpi,0,0")
         self.assertEqual((status, output, errors), (0, "!get-tpi,ok,1.5\n", ""))
         self.assertEqual(self.received, [b"?get-tpi,0,0\r\n"])
+
+    def test_a_path_is_sent_as_its_bytes(self) -> None:
+        """As the file system has them, however the request is written; a byte that is no UTF-8 too."""
+        for words in (("set-filename", "/M\xfc\udcff\u0141,.fits"), ("?set-filename,/M\xfc\udcff\u0141\\,.fits",)):
+            with self.subTest(words):
+                port = self.serve(lambda peer: (peer.send(GREETING), peer.answer(b"!set-filename,ok\r\n")))
+                self.assertEqual(self.run_program(f"127.0.0.1:{port}", *words)[0], 0)
+                self.assertEqual(self.received[-1:], [b"?set-filename,/M\xc3\xbc\xff\xc5\x81\\,.fits\r\n"])
 
     def test_starts_at_once(self) -> None:
         """It needs neither Twisted nor astropy, so it does not wait for them."""

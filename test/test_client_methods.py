@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import unittest
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -66,7 +67,10 @@ class MethodTests(unittest.TestCase):
             ("get_rms", (), "?get-rms", "ok,1", [1.0]),
             ("get_ddcoffset", (), "?get-ddcoffset", "ok,-0.5", -0.5),
             ("get_filename", (), "?get-filename", r"ok,/a\\b", "/a\\b"),
+            ("get_filename", (), "?get-filename", "ok,/M\xc3\xbc\xff.fits", "/M\xfc\udcff.fits"),
             ("set_filename", ("/a.fits",), "?set-filename,/a.fits", "ok", None),
+            ("set_filename", ("/M\xfc\udcff\u0141",), "?set-filename,/M\xc3\xbc\xff\xc5\x81", "ok", None),
+            ("set_filename", (Path("/M\xfc"),), "?set-filename,/M\xc3\xbc", "ok", None),
             ("set_section", (), "?set-section,*,*,*,*,*,*,*", "ok", None),
             (
                 "set_section",
@@ -122,6 +126,9 @@ class MethodTests(unittest.TestCase):
             (TypeError, "set_integration", ([40],)),
             (ValueError, "set_configuration", ("",)),
             (ValueError, "set_filename", ("a\nb",)),
+            (ValueError, "set_filename", ("\ud800",)),
+            (TypeError, "set_filename", (5,)),
+            (TypeError, "set_configuration", (Path("SK00"),)),
         ]
         for kind, method, arguments in attempts:
             with self.subTest(method, arguments=arguments):
@@ -156,7 +163,7 @@ class MethodTests(unittest.TestCase):
         with mock.patch.object(Client, "exchange", side_effect=ZeroDivisionError) as exchange:
             client = Client.__new__(Client)
             for row in COMMANDS.values():
-                texts = [1 if argument.type != "text" else "x" for argument in row.arguments]
+                texts = [1 if argument.type not in ("text", "path") else "x" for argument in row.arguments]
                 with self.assertRaises(ZeroDivisionError):
                     getattr(client, row.method)(*texts)
         self.assertEqual(exchange.call_count, len(COMMANDS))

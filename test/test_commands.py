@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import unittest
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from hypothesis import given
@@ -64,7 +66,7 @@ TABLE = (
         "set_section",
     ),
     Row("cal-on", ("interleave: integer ?",), (), "device", "cal_on"),
-    Row("set-filename", ("path: text",), (), "device", "set_filename"),
+    Row("set-filename", ("path: path",), (), "device", "set_filename"),
     Row("convert-data", (), (), "files", "convert_data", "1.2"),
     Row("set-enable", ("feed1: integer", "feed2: integer"), (), "device", "set_enable", "1.3"),
     Row("end-schedule", (), (), "device", "end_schedule", "1.4"),
@@ -72,7 +74,7 @@ TABLE = (
     Row("set-shift", ("shift: integer",), (), "device", "set_shift", "1.4"),
     Row("get-rms", (), ("rms: float +",), "device", "get_rms", "SARDARA"),
     Row("get-ddcoffset", (), ("offset: float MHz",), "device", "get_ddcoffset", "DISCOS's client library"),
-    Row("get-filename", (), ("path: text",), "reads", "get_filename", "MISTRAL"),
+    Row("get-filename", (), ("path: path",), "reads", "get_filename", "MISTRAL"),
 )
 
 # What is left out is not passed, so "absent start and stop times are absent arguments".
@@ -316,7 +318,7 @@ class ParseTests(unittest.TestCase):
             self.assertLessEqual(len(arguments), len(row.arguments))
             self.assertGreaterEqual(len(values), len(arguments))
             for value, argument in zip(values, row.arguments, strict=False):
-                kinds = {"integer": int, "float": float, "text": str, "timestamp": Ticks}
+                kinds = {"integer": int, "float": float, "text": str, "path": str, "timestamp": Ticks}
                 if not (argument.wildcard and value == "*"):
                     self.assertIs(type(value), kinds[argument.type])
 
@@ -335,6 +337,7 @@ class ArgumentTests(unittest.TestCase):
         for kind, text, expected in (
             ("integer", "5", 5), ("float", "5", 5.0), ("boolean", "1", True), ("boolean", "0", False),
             ("timestamp", str(TICKS), Ticks(TICKS)), ("text", "a,b", "a,b"), ("text", "*", "*"),
+            ("path", "/M\xc3\xbc\xff", "/M\xfc\udcff"), (Path, "/M\xc3\xbc", Path("/M\xfc")),
             (int, "5", 5), (float, "5", 5.0), (bool, "1", True), (str, "5", "5"),
         ):  # fmt: skip
             with self.subTest(kind):
@@ -343,15 +346,29 @@ class ArgumentTests(unittest.TestCase):
                 self.assertIs(type(value), type(expected))
 
     def test_python_types_become_names(self) -> None:
-        for kind, name in ((int, "integer"), (float, "float"), (bool, "boolean"), (str, "text")):
+        types = ((int, "integer"), (float, "float"), (bool, "boolean"), (str, "text"), (Path, "path"))
+        for kind, name in types:
             self.assertEqual(Argument("a", kind).type, name)  # type: ignore[arg-type]
             self.assertEqual(Field("a", kind).type, name)  # type: ignore[arg-type]
 
+    def test_as_path(self) -> None:
+        argument = Argument("file", cast(str, Path), wildcard=True)
+        self.assertEqual(argument, Argument("file", "path", wildcard=True, as_path=True))
+        self.assertEqual(replace(argument, name="files").parse("/a"), Path("/a"))
+        self.assertEqual(argument.parse("*"), "*")
+        with self.assertRaisesRegex(ValueError, "'file' is as_path, so its type must be 'path', not 'text'"):
+            Argument("file", "text", as_path=True)
+
+    def test_a_path_that_no_line_can_carry(self) -> None:
+        with self.assertRaises(HandlerException) as caught:
+            Argument("file", "path").parse("\u2126")
+        self.assertEqual(str(caught.exception), "wrong file '?': must be a path")
+
     def test_wildcard(self) -> None:
-        for kind in ("integer", "float", "boolean", "timestamp", "text"):
+        for kind in ("integer", "float", "boolean", "timestamp", "text", "path"):
             with self.subTest(kind):
                 self.assertEqual(Argument("a", kind, wildcard=True).parse("*"), "*")
-                if kind != "text":
+                if kind not in ("text", "path"):
                     with self.assertRaises(HandlerException):
                         Argument("a", kind).parse("*")
 

@@ -342,6 +342,9 @@ class ArgumentTests(unittest.TestCase):
             (b"?set-integration,40", "(40,)"),
             (b"?set-shift,-3", "(-3,)"),
             (rb"?set-filename,/data/a\,b\\c", r"('/data/a,b\\c',)"),
+            # UTF-8, and a byte that is none.
+            (b"?set-filename,/data/M\xc3\xbc\xff", repr(("/data/M\xfc\udcff",))),
+            (b"?set-configuration,M\xc3\xbc", repr(("M\xc3\xbc",))),
             (b"?cal-on,5", "(5,)"),
             (b"?cal-on,0", "(0,)"),
             (b"?cal-on", "(0,)"),
@@ -586,6 +589,16 @@ class Sweeping(Backend):
         self.calls.append(arguments)
         return 7, 1430922782.96875, -1.5, 2
 
+    @command(
+        "load",
+        Argument("file", "path"),
+        Argument("folder", Path),  # type: ignore[arg-type]
+        reply=(Field("loaded", "path", repeated=True),),
+    )
+    def load(self, file: str, folder: Path) -> Any:
+        self.calls.append((file, folder))
+        return file, folder / file
+
     @command("short", reply=(Field("one", "integer"), Field("another", "text")))
     def short(self) -> Any:
         return (1,)
@@ -593,6 +606,16 @@ class Sweeping(Backend):
 
 class OwnCommandTests(unittest.TestCase):
     """Commands declared by @command stand on the same footing as the table's rows."""
+
+    def test_paths(self) -> None:
+        backend = Sweeping()
+        self.assertEqual(
+            asked(backend, b"?load,M\xc3\xbc\xff,/a/\xe2\x84\xa6"),
+            b"!load,ok,M\xc3\xbc\xff,/a/\xe2\x84\xa6/M\xc3\xbc\xff\r\n",
+        )
+        [(file, folder)] = backend.calls
+        self.assertEqual((file, folder), ("M\xfc\udcff", Path("/a/\u2126")))
+        self.assertIs(type(file), str)
 
     def test_arguments_and_reply(self) -> None:
         for line, arguments in [

@@ -112,6 +112,14 @@ class KeyTests(_Files):
         profile = self.load('[deviations]\n"reset/*" = "it takes any number of arguments"\n[own_commands.reset]\n')
         self.assertEqual(profile.own_commands, (Command("reset"),))
 
+    def test_paths_may_have_any_character(self) -> None:
+        own = '[own_commands.load]\narguments = [{name = "file", type = "path"}, {name = "x", type = "text"}]\n'
+        profile = self.load(f'valid_filename = "/\u0141\u03a9.fits"\n[valid_arguments]\nload = ["\u03a9", "x"]\n{own}')
+        self.assertEqual(profile.valid_filename, "/\u0141\u03a9.fits")
+        self.assertEqual(profile.valid_arguments, {"load": ["\u03a9", "x"]})
+        with self.assertRaisesRegex(ProfileError, "valid_arguments must be "):
+            self.load(f'[valid_arguments]\nload = ["x", "\u03a9"]\n{own}')
+
     def test_any(self) -> None:
         profile = self.load('invalid_configuration = ""\nreply_limit = 0\n')
         self.assertEqual(vars(profile), {"invalid_configuration": None, "reply_limit": None})
@@ -123,8 +131,11 @@ class KeyTests(_Files):
             ("told = 3", "told is not known"),
             ("valid_configuration = 3", "valid_configuration must be text that a request can carry, not 3"),
             ('valid_configuration = ""', "must be text that a request can carry"),
-            (r'valid_filename = "a\r\n?start"', "must be text that a request can carry"),
-            ('valid_filename = "\u2126"', "must be text that a request can carry"),
+            (r'valid_configuration = "a\r\n?start"', "must be text that a request can carry"),
+            ('valid_configuration = "\u2126"', "must be text that a request can carry"),
+            (r'valid_filename = "a\r\n?start"', "valid_filename must be a path that a request can carry, not "),
+            ('valid_filename = ""', "valid_filename must be a path that a request can carry, not "),
+            ("valid_filename = 3", "valid_filename must be a path that a request can carry, not 3"),
             (
                 "invalid_configuration = false",
                 'text that a request can carry, "" if any name is accepted, not false',

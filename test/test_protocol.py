@@ -254,7 +254,7 @@ class Reluctant(Backend):
         return Deferred()
 
     def set_filename(self, path: str) -> None:
-        raise HandlerException(f"{path}\r\n!time,ok,0\x00\x1b\u20ac")
+        raise HandlerException(f"{path}\xe9\r\n!time,ok,0\x00\x1b\u20ac")
 
     def set_configuration(self, configuration: str) -> None:
         raise BackendError("")
@@ -365,7 +365,7 @@ class ErrorTableTests(unittest.TestCase):
                 (b"?get-tpi,0,0", b"!get-tpi,ok,1.5,2.0\r\n"),
                 (
                     b"?set-filename,/a b\tc\xe9\\,",
-                    b"!set-filename,fail,/a b\\tc\xe9\\,??!time\\,ok\\,0???\r\n",
+                    b"!set-filename,fail,/a b\\tc?\\,\xe9??!time\\,ok\\,0???\r\n",
                 ),
                 (b"?set-configuration,SK77", b"!set-configuration,fail,%s\r\n" % GENERIC),
                 # anything else, and what no reply can carry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import tempfile
 import unittest
 from dataclasses import replace
@@ -19,6 +20,8 @@ from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
 from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, name_of, recordings_in
 from discosbackend.simulator.signal.sky import Sky, Source
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+
+from .settings import PATIENCE, wait_until
 
 NOON = 17_642_304_000_000_000
 SECOND = TICKS_PER_SECOND
@@ -385,6 +388,37 @@ class TroubleTests(InstrumentMixin):
         self.assertEqual(self.backend.status()[1], "recording: no space left on device: 5 dumps lost")
         self.backend.start()
         self.assertEqual(self.backend.status()[1], "ok")
+
+    def test_a_data_folder_that_is_removed_shows_in_status_until_the_next_start(self) -> None:
+        self.backend.start()
+        self.pass_time(0.1)
+        (folder,) = recordings_in(self.data)
+        with self.assertLogs("discosbackend.simulator.recording.dump_thread", "ERROR"):
+            shutil.rmtree(self.data)
+            self.pass_time(0.1)
+            wait_until(lambda: self.backend.status()[1] != "ok")
+            self.assertEqual(self.backend.status()[1:], (f"recording: removed or moved: {folder}", True))
+            self.backend.stop()
+            self.backend.set_filename("/archive/1.fits")
+            self.assertTrue(self.backend.wait_for_dumps(PATIENCE))
+        with self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs:
+            self.backend.convert_data()
+        self.assertIn(f"{folder}: this server recorded it and no longer finds it: it was removed", logs.output[0])
+        self.assertEqual(self.backend.status()[1:], (f"recording: removed or moved: {folder}", False))
+        self.assertEqual(len(logs.output), 1)
+        self.backend.start()
+        self.assertEqual(self.backend.status()[1], "ok")
+
+    def test_the_data_folder_is_plain_in_status_and_reasons(self) -> None:
+        """A reply cannot carry every character that the name of a folder may have."""
+        self.data.mkdir()
+        self.data = self.data / "M\xfc,\udcff!\u2126"
+        self.data.write_text("a file")
+        self.backend = self.make()
+        with self.assertRaises(BackendError) as caught:
+            self.backend.start()
+        reason = f"data folder unwritable: file exists: {self.data.parent}/M?????"
+        self.assertEqual((str(caught.exception), self.backend.status()[1]), (reason, reason))
 
     def test_a_fault_comes_first(self) -> None:
         self.backend.fault = "receiver warm"

@@ -8,14 +8,15 @@ import json
 import logging
 import os
 import resource
-import shutil
 import signal
+import socket
+import stat
 import struct
 import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -30,7 +31,14 @@ from discosbackend.simulator.fits import convert as module
 from discosbackend.simulator.fits import layout
 from discosbackend.simulator.fits.convert import Converted, convert, main, output_path
 from discosbackend.simulator.fits.layout import mjd
-from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, give_name
+from discosbackend.simulator.recording.dump_files import (
+    RecordingReader,
+    RecordingWriter,
+    give_name,
+    in_use,
+    name_of,
+    recordings_in,
+)
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
@@ -53,6 +61,12 @@ class ConvertTests(unittest.TestCase):
         # Warnings are in what convert() returns.
         logging.disable(logging.WARNING)
         self.addCleanup(logging.disable, logging.NOTSET)
+
+    @property
+    def no_metadata(self) -> str:
+        """The warning for the recordings of made(), for which there is no metadata file."""
+        path = self.folder / "tmp" / "run.fits"
+        return f"the telescope's metadata file is not there: a self-contained file is written: {path}"
 
     def made(self, **others: Any) -> Path:
         """A recording that belongs at self.goal."""
@@ -126,7 +140,7 @@ class OutputPathTests(ConvertTests):
 class SuccessTests(ConvertTests):
     def test_the_file_is_there_and_the_recording_is_not(self) -> None:
         folder = self.made()
-        self.assertEqual(convert(folder), Converted(folder, self.output, 5, ()))
+        self.assertEqual(convert(folder), Converted(folder, self.output, 5, (self.no_metadata,)))
         self.assertEqual(self.rows(self.output), 5)
         self.assertEqual((self.files(), list(self.data.iterdir())), (["run.fits"], []))
 
@@ -229,7 +243,7 @@ class SuccessTests(ConvertTests):
         problem = PermissionError(13, "Permission denied", "/x")
         with mock.patch.object(RecordingReader, "remove", side_effect=problem):
             done = convert(self.made())
-        self.assertEqual(done.warnings, ("recording cannot be removed: permission denied: /x",))
+        self.assertEqual(done.warnings, (self.no_metadata, "recording cannot be removed: permission denied: /x"))
         self.assertEqual(self.rows(self.output), 5)
 
 
@@ -378,8 +392,9 @@ class RefusalTests(ConvertTests):
                 self.assertRegex(text, rf"\A({what}): {reason}: '/.*'\Z")
 
     def test_permission(self) -> None:
+        folder = self.made()
         with mock.patch.object(os, "open", side_effect=_refusing(".part", errno.EACCES)):
-            text = self.refused(self.made())
+            text = self.refused(folder)
         part = str(self.folder / ".run.fits.part")
         self.assertEqual(text, f"file cannot be written: permission denied: {part!a}")
 
@@ -400,6 +415,230 @@ def _refusing(ending: str, wrong: int) -> Callable[..., int]:
         return open_(path, *arguments, **others)
 
     return refuse
+
+
+class NotRegularTests(ConvertTests):
+    """What is no regular file, where one is opened: it is refused, and neither waited for nor removed."""
+
+    def in_place_of(self, path: Path) -> Iterator[str]:
+        """Put something else than a file there, one kind after the other."""
+        path.unlink(missing_ok=True)
+        for make in (os.mkfifo, Path.mkdir, partial(os.symlink, "/dev/full"), _bound):
+            make(path)
+            kind = stat.S_IFMT(path.lstat().st_mode)
+            yield oct(kind)
+            self.assertEqual(stat.S_IFMT(path.lstat().st_mode), kind)
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    def test_where_the_temporary_file_goes(self) -> None:
+        part = self.folder / ".run.fits.part"
+        folder = self.made()
+        for kind in self.in_place_of(part):
+            with self.subTest(kind):
+                reason = f"file cannot be written: not a regular file: {str(part)!a}"
+                self.assertEqual(self.refused(folder), reason)
+        self.assertEqual(convert(folder).written, self.output)
+
+    def test_a_fifo_that_somebody_reads(self) -> None:
+        part = self.folder / ".run.fits.part"
+        os.mkfifo(part)
+        reader = os.open(part, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.assertIn("not a regular file", self.refused(self.made()))
+        self.assertTrue(part.exists())
+
+    def test_one_that_comes_between_the_look_and_the_opening(self) -> None:
+        part = self.folder / ".run.fits.part"
+        folder, look = self.made(), os.stat
+
+        def slow(path: Any, **others: Any) -> os.stat_result:
+            try:
+                return look(path, **others)
+            finally:
+                if path == part:
+                    os.mkfifo(part)
+
+        with mock.patch.object(os, "stat", slow):
+            reason = self.refused(folder)
+        self.assertRegex(reason, r"\Afile cannot be written: (not a regular file|no such device or address): ")
+        self.assertTrue(part.exists())
+
+    def test_the_files_of_a_recording(self) -> None:
+        for name in ("header.json", "dumps", "name.json"):
+            folder = self.made()
+            for kind in self.in_place_of(folder / name):
+                with self.subTest(name, kind=kind), self.assertRaisesRegex(RecordingError, r"\bNot a regular file"):
+                    convert(folder)
+                self.assertFalse(in_use(folder))
+
+    def test_the_name_of_a_recording(self) -> None:
+        folder = self.made()
+        for kind in self.in_place_of(folder / ".name.json.part"):
+            with self.subTest(kind), self.assertRaisesRegex(OSError, "Not a regular file"):
+                give_name(folder, "/a.fits")
+
+
+def _bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+class RecordingFolderTests(ConvertTests):
+    """No file is written where it would go with a recording, or where it would look like one."""
+
+    def test_in_the_folder_of_a_recording(self) -> None:
+        own = self.made()
+        other = record(self.folder / "elsewhere", begins=Ticks(BEGINS + 10**8))
+        (self.folder / "link").symlink_to(other)
+        (self.folder / "deep").symlink_to(other / "sub")
+        for output in (
+            own / "x.fits",
+            own / "sub" / "deeper" / "x.fits",
+            other / "x.fits",
+            self.folder / "link" / "x.fits",
+            self.folder / "deep" / "x.fits",
+            own / ".." / own.name / "x.fits",
+        ):
+            with self.subTest(output):
+                reason = f"path is in the folder of a recording: {str(output)!a}"
+                self.assertEqual(self.refused(own, output=output), reason)
+                give_name(own, str(output))
+                self.assertEqual(self.refused(own), reason)
+                give_name(own, str(output.parent / "tmp" / output.name))
+                self.assertEqual(self.refused(own), reason)
+        self.assertEqual(sorted(each.name for each in own.iterdir()), ["dumps", "header.json", "name.json"])
+        self.assertEqual(sorted(each.name for each in other.iterdir()), ["dumps", "header.json"])
+
+    def test_relative_to_the_data_folder(self) -> None:
+        folder = self.made()
+        give_name(folder, f"{folder.name}/x.fits")
+        output = folder / "x.fits"
+        self.assertEqual(self.refused(folder), f"path is in the folder of a recording: {str(output)!a}")
+
+    def test_a_header_of_something_else(self) -> None:
+        (self.folder / "header.json").write_text("{}")
+        self.assertEqual(convert(self.made()).written, self.output)
+
+    def test_the_name_of_a_file_of_a_recording(self) -> None:
+        folder = self.made()
+        for last in ("header.json", "dumps", "name.json"):
+            for name in (f"foo/{last}", f"{self.folder}/foo/{last}", f"{self.folder}/tmp/{last}"):
+                with self.subTest(name):
+                    give_name(folder, name)
+                    self.assertEqual(self.refused(folder), f"path has the name of a file of a recording: {name!a}")
+            output = self.folder / "foo" / last
+            reason = f"path has the name of a file of a recording: {str(output)!a}"
+            self.assertEqual(self.refused(folder, output=output, metadata=False), reason)
+        self.assertEqual(recordings_in(self.data), [folder])
+        self.assertFalse((self.data / "foo").exists())
+
+    def test_what_else_is_in_the_folder_is_kept(self) -> None:
+        """Whoever has put it there, and whenever: only the files of the recording are removed."""
+        folder = self.made()
+        (folder / "precious.fits").write_bytes(b"precious")
+        done = convert(folder)
+        complaint = f"the recording is removed, but not its folder, which has other files: {folder}"
+        self.assertEqual(done.warnings, (self.no_metadata, complaint))
+        self.assertEqual([each.name for each in folder.iterdir()], ["precious.fits"])
+        self.assertEqual(recordings_in(self.data), [])
+
+    def test_what_a_kill_has_left_in_the_folder_goes(self) -> None:
+        folder = self.made()
+        for name in (".header.json.part", ".name.json.part"):
+            (folder / name).write_bytes(b"")
+        convert(folder)
+        self.assertFalse(folder.exists())
+
+
+class RootTests(ConvertTests):
+    """A path cannot leave the root, or the data folder, by a symbolic link."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.folder / "root"
+        self.outside = self.folder / "outside"
+        for folder in (self.root, self.outside, self.data):
+            (folder / "tmp").mkdir(parents=True)
+
+    def test_a_folder_that_is_a_link(self) -> None:
+        for below, slash in ((self.root, "/"), (self.data, "")):
+            (below / "out").symlink_to(self.outside)
+            (below / "up").symlink_to("..")
+            for name in ("out/x.fits", "out/tmp/x.fits", "out/not/there/x.fits", "up/x.fits"):
+                with self.subTest(below.name, name=name):
+                    reason = self.refused(record(self.data, name=slash + name), root=self.root)
+                    self.assertRegex(reason, rf"\Apath leaves '{below}' by a symbolic link: '{below}/(out|up)")
+        self.assertEqual(self.files(self.outside), [])
+
+    def test_a_metadata_file_that_is_a_link(self) -> None:
+        for below, slash in ((self.root, "/"), (self.data, "")):
+            path = below / "tmp" / "x.fits"
+            write_metadata(self.outside / f"{below.name}.fits", setup_with(), float(mjd(BEGINS)), 1.0)
+            path.symlink_to(self.outside / f"{below.name}.fits")
+            folder = record(self.data, name=f"{slash}tmp/x.fits")
+            with self.subTest(below.name):
+                reason = f"path leaves {str(below)!a} by a symbolic link: {str(path)!a}"
+                self.assertEqual(self.refused(folder, root=self.root), reason)
+                done = convert(folder, root=self.root, metadata=False)
+                self.assertEqual(done.written, below / "x.fits")
+
+    def test_links_that_stay_below(self) -> None:
+        (self.root / "archive").symlink_to("store")
+        (self.folder / "alias").symlink_to(self.root)
+        for root in (self.root, self.folder / "alias"):
+            with self.subTest(root):
+                (self.root / "store").mkdir(exist_ok=True)
+                done = convert(record(self.data, name="/archive/tmp/x.fits"), root=root)
+                self.assertEqual(done.written, root / "archive" / "x.fits")
+                (self.root / "store" / "x.fits").unlink()
+
+    def test_without_a_root_links_are_followed(self) -> None:
+        (self.folder / "link").symlink_to(self.outside)
+        convert(record(self.data, name=self.folder / "link" / "x.fits"))
+        self.assertEqual(self.files(self.outside), ["x.fits"])
+
+
+class NoMetadataTests(ConvertTests):
+    """DISCOS's metadata file is not where set-filename says."""
+
+    def test_a_warning_below_tmp_only(self) -> None:
+        for name, warned in (
+            ("tmp/a.fits", True),
+            ("a/tmp/a.fits", True),
+            ("a.fits", False),
+            ("tmp/a/a.fits", False),
+            ("nottmp/a.fits", False),
+        ):
+            with self.subTest(name):
+                path = self.data / name
+                done = convert(record(self.data, name=name))
+                text = f"the telescope's metadata file is not there: a self-contained file is written: {path}"
+                self.assertEqual(text in done.warnings, warned)
+
+    def test_none_where_it_is_not_wanted(self) -> None:
+        self.assertEqual(convert(self.made(), metadata=False).warnings, ())
+
+    def test_a_name_that_is_no_latin_1(self) -> None:
+        """The telescope's file is found, and the file of a name that is no text at all is written."""
+        for raw in (b"M\xc3\xbcller", b"\xff\xfe", "\u2126".encode()):
+            with self.subTest(raw):
+                metadata = Path(os.fsdecode(bytes(self.folder) + b"/tmp/" + raw + b".fits"))
+                write_metadata(metadata, setup_with(), float(mjd(BEGINS)), 1.0)
+                folder = record(self.data, name=metadata)
+                self.assertEqual(name_of(folder), str(metadata))
+                done = convert(folder)
+                self.assertEqual(done.written, self.folder / metadata.name)
+                self.assertEqual(self.rows(done.written), 5)
+                self.assertEqual(fits.getval(done.written, "SOURCE"), "made up")
+
+    def test_a_recording_whose_folder_is_no_text(self) -> None:
+        """Its name is in the FITS header, which is ASCII."""
+        folder = self.made()
+        odd = folder.rename(folder.with_name("M\xfcller \udcff"))
+        done = convert(odd)
+        assert done.written is not None
+        self.assertEqual(self.rows(done.written), 5)
+        self.assertEqual(fits.getval(done.written, "Acquisition Recording", "DATA TABLE"), "M?ller ?")
 
 
 class KillTests(ConvertTests):
@@ -464,10 +703,15 @@ class KillTests(ConvertTests):
 
     def test_a_kill_while_the_recording_goes(self) -> None:
         folder = self.made()
-        self.killed_at(shutil, "rmtree", 0, folder)
-        self.assertEqual(self.rows(self.output), 5)
-        with self.assertRaisesRegex(RecordingError, "is no recording"):
-            convert(folder)
+        # The first of these is the name of the temporary file.
+        for name, nth in (("unlink", 2), ("rmdir", 0)):
+            with self.subTest(name):
+                self.killed_at(os, name, nth, folder)
+                self.assertEqual(self.rows(self.output), 5)
+                with self.assertRaisesRegex(RecordingError, "is no recording"):
+                    convert(folder)
+                self.output.unlink()
+                folder = self.made()
 
     def test_a_larger_part_is_used_again(self) -> None:
         convert(self.made(), self.folder / "tmp" / "other.fits")
@@ -518,7 +762,7 @@ class ProgramTests(ConvertTests):
         self.assertEqual(status, 1)
         self.assertEqual(told[0]["recording"], str(bad))
         self.assertIn("is no recording", told[0]["refused"])
-        written = {"recording": str(good), "written": str(self.output), "dumps": 5, "warnings": []}
+        written = {"recording": str(good), "written": str(self.output), "dumps": 5, "warnings": [self.no_metadata]}
         self.assertEqual(told[1], written)
 
     def test_nothing_recorded(self) -> None:
@@ -545,7 +789,7 @@ class ProgramTests(ConvertTests):
             check=True,
         )
         self.assertEqual(json.loads(done.stdout)["written"], str(self.output))
-        self.assertEqual(done.stderr, "")
+        self.assertEqual(done.stderr, f"{folder}: {self.no_metadata}\n")
         self.assertEqual(self.rows(self.output), 5)
 
     def test_importing_it_is_cheap(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import tempfile
 import threading
 import unittest
@@ -20,7 +21,7 @@ from discosbackend.simulator.recording.dump_thread import DumpThread
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND
 
-from .settings import PATIENCE
+from .settings import PATIENCE, wait_until
 from .test_simulator_recording_dump_files import BEGINS, SETUP
 
 DUMP = 40 * TICKS_PER_SECOND // 1000
@@ -161,6 +162,69 @@ class DumpThreadTests(unittest.TestCase):
         self.assertEqual(dumping.problem, "recording: no space left on device: 2 dumps lost")
         self.assertEqual((dumping.made, dumping.lost), (5, 2))
         self.assertEqual(len(logs.output), 1, "one line, not one a dump")
+
+    def removed(self) -> None:
+        """Remove the recording."""
+        shutil.rmtree(self.recording.folder)
+
+    def moved(self) -> None:
+        """Move the data folder, and make another one in its place."""
+        data = self.folder / "data"
+        data.rename(self.folder / "moved")
+        data.mkdir()
+
+    def replaced(self) -> None:
+        """Put another file in the place of that of the dumps."""
+        dumps = self.recording.folder / "dumps"
+        dumps.rename(dumps.with_name("moved"))
+        dumps.write_bytes(b"")
+
+    def no_recording(self) -> None:
+        """Remove the header, without which a folder is no recording."""
+        (self.recording.folder / "header.json").unlink()
+
+    def test_one_that_is_removed_or_moved_is_told_while_it_is(self) -> None:
+        for vanish in (self.removed, self.moved, self.replaced, self.no_recording):
+            self.recording = RecordingWriter.begin(self.folder / "data", TINY, BEGINS, Sky())
+            folder = self.recording.folder
+            with (
+                self.subTest(vanish.__name__),
+                mock.patch("discosbackend.simulator.recording.dump_thread._LONGEST_WAIT", 0.01),
+                self.assertLogs("discosbackend.simulator.recording.dump_thread", "ERROR") as logs,
+            ):
+                dumping = self.begin()
+                self.assertEqual(dumping.problem, "")
+                vanish()
+                # Also before its first dump is over.
+                wait_until(lambda dumping=dumping: dumping.problem)  # type: ignore[misc]
+                self.assertEqual(dumping.problem, f"recording: removed or moved: {folder}")
+                self.assertEqual((dumping.made, dumping.running), (0, True))
+                self.steady += 3 * DUMP
+                dumping.end(self.steady)
+                self.assertTrue(dumping.wait(PATIENCE))
+                self.assertEqual((dumping.made, dumping.lost), (3, 0))
+                self.assertEqual(dumping.problem, f"recording: removed or moved: {folder}")
+            self.assertEqual(len(logs.output), 1, logs.output)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def test_one_that_comes_back_is_whole(self) -> None:
+        with (
+            mock.patch("discosbackend.simulator.recording.dump_thread._LONGEST_WAIT", 0.01),
+            self.assertLogs("discosbackend.simulator.recording.dump_thread", "WARNING") as logs,
+        ):
+            dumping = self.begin()
+            folder = self.recording.folder
+            folder.rename(self.folder / "away")
+            self.steady += 2 * DUMP
+            wait_until(lambda: dumping.problem and dumping.made == 2)
+            (self.folder / "away").rename(folder)
+            wait_until(lambda: not dumping.problem)
+            found = self.finish(dumping, self.steady + DUMP)
+        self.assertEqual([number for number, *_ in found], [0, 1, 2])
+        self.assertEqual([line.rpartition(": ")[2] for line in logs.output], [
+            "removed or moved while it is recorded",
+            "it is in its place again",
+        ])  # fmt: skip
 
     def test_whatever_goes_wrong_is_told(self) -> None:
         with (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -17,7 +19,8 @@ from unittest import mock
 from astropy.io import fits
 
 from discosbackend.errors import BackendError
-from discosbackend.log import LineFormatter
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.log import LineFormatter, LogWriter
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import RecordingWriter, give_name, name_of, recordings_in
 from discosbackend.simulator.recording.dump_thread import DumpThread
@@ -158,7 +161,13 @@ class ChoiceTests(InstrumentMixin):
         shutil.rmtree(self.scan("/1.fits"))
         folder = self.scan("/2.fits")
         (folder / "header.json").unlink()
+        with self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs:
+            self.backend.convert_data()
+        # Once, and of these only.
         self.backend.convert_data()
+        self.assertEqual(len(logs.output), 2)
+        for line in logs.output:
+            self.assertIn("no longer finds it: it was removed, moved, or converted by discos-backend-recover", line)
         self.assertEqual(self.converted, [])
         self.backend.set_filename("/3.fits")
         self.assertEqual(name_of(self.scan()), "/3.fits")
@@ -240,6 +249,52 @@ class ChoiceTests(InstrumentMixin):
             self.assertEqual(str(caught.exception), f"path has no name of a file: {path!r}")
             self.assertEqual(self.backend.get_filename(), "/1.fits")
 
+    def test_paths_in_reasons_are_plain(self) -> None:
+        """Protocol section 3.7: `?` for each character that is not printable ASCII; the log has them."""
+        name = "/archive/M\xfc\u2126\udcff\U0001f600\x9b,!\t/a\\x9b.fits"
+        plain = "'/archive/M????????/a\\x9b.fits'"
+        self.scan(name)
+        self.refusals = {name: f"disk full: {name!a}"}
+        with self.assertLogs("discosbackend.simulator.recording.queue", "ERROR") as logs:
+            self.assertEqual(self.refused(), f"disk full: {plain}")
+        self.assertIn(ascii(name), logs.output[0])
+        self.assertEqual(self.backend.status()[1], f"not converted: disk full: {plain}")
+        with self.assertRaises(BackendError) as caught:
+            self.backend.set_filename(f"{name}/")
+        self.assertEqual(str(caught.exception), f"path has no name of a file: {plain[:-1]}/'")
+
+    def test_the_names_of_a_recordings_files_are_refused_at_once(self) -> None:
+        self.scan("/1.fits")
+        for path in ("foo/header.json", "/archive/tmp/dumps", "name.json"):
+            with self.subTest(path), self.assertRaises(BackendError) as caught:
+                self.backend.set_filename(path)
+            self.assertEqual(str(caught.exception), f"path has the name of a file of a recording: {path!r}")
+        self.assertEqual(self.backend.get_filename(), "/1.fits")
+
+    def test_a_name_that_is_no_text_is_logged(self) -> None:
+        folder = self.scan()
+        os.mkfifo(folder / ".name.json.part")
+        with self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs:
+            self.backend.set_filename("/M\xfc\udcff.fits")
+        (record,) = logs.records
+        with tempfile.TemporaryFile() as file:
+            for encoding in ("utf-8", "latin-1", "ascii"):
+                writer = LogWriter(file.fileno(), encoding=encoding)
+                self.addCleanup(writer.close)
+                writer.setFormatter(LineFormatter())
+                writer.emit(record)
+            file.seek(0)
+            lines = file.read().splitlines()
+        for line, shown in zip(lines, ("M\xfc".encode(), b"M\xfc", b"M\\xfc"), strict=True):
+            self.assertIn(b"not a regular file: '/" + shown + b"\\udcff.fits'", line)
+
+    def test_a_name_that_is_no_text_in_the_state(self) -> None:
+        """The control channel, and simctl, carry it as JSON."""
+        self.scan("/M\xfc\udcff.fits")
+        state = json.loads(json.dumps(self.backend.state()).encode("ascii"))
+        self.assertEqual(state["filename"], "/M\xfc\udcff.fits")
+        self.assertEqual(state["files"]["waiting"][0]["name"], "/M\xfc\udcff.fits")
+
     def test_a_restart_gives_the_conversion_up(self) -> None:
         self.scan("/1.fits")
         with mock.patch.object(Converter, "give_up") as give_up:
@@ -291,11 +346,41 @@ class ConverterTests(InstrumentMixin):
         self.scan(name)
         with self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs:
             self.backend.convert_data()
-        (record,) = logs.records
+        record, other = logs.records
         self.assertIn("exists already", record.getMessage())
-        (line,) = LineFormatter().format(record).splitlines()
-        self.assertTrue(line.isprintable())
-        self.assertEqual(line.count("forged"), 8, "the file's name, twice")
+        self.assertIn("metadata file is not there", other.getMessage())
+        for each, count in ((record, 8), (other, 4)):
+            (line,) = LineFormatter().format(each).splitlines()
+            self.assertTrue(line.isprintable())
+            self.assertEqual(line.count("forged"), count, "the file's name, twice or once")
+
+    def test_a_name_in_utf_8(self) -> None:
+        """From the wire to the disk, and back."""
+        self.convert_in_forks()
+        self.acquire(0.2)
+        handler = DBProtocolHandler(self.backend)
+        name = f"{self.site.parent}/M\xfcller\udcff.fits"
+        sent = os.fsencode(name)
+        with self.assertLogs("discosbackend.simulator.recording.conversion", "INFO"):
+            self.assertEqual(handler.reply_arguments("set-filename", [sent.decode("latin-1")]), [])
+            self.assertEqual(handler.reply_arguments("get-filename", []), [sent.decode("latin-1")])
+            self.backend.convert_data()
+        self.assertEqual(os.listdir(os.fsencode(self.site.parent)), [b"M\xc3\xbcller\xff.fits"])
+
+    def test_a_path_in_a_recording_is_refused(self) -> None:
+        """The file would be removed with the recording."""
+        self.convert_in_forks()
+        folder = self.acquire(0.2)
+        for name in (f"{folder}/x.fits", f"{folder.name}/x.fits"):
+            self.backend.set_filename(name)
+            with (
+                self.subTest(name),
+                self.assertLogs("discosbackend.simulator.recording.queue", "ERROR"),
+                self.assertRaises(BackendError) as caught,
+            ):
+                self.backend.convert_data()
+            self.assertEqual(str(caught.exception), f"path is in the folder of a recording: '{folder}/x.fits'")
+            self.assertEqual(recordings_in(self.data), [folder])
 
     def test_below_a_root(self) -> None:
         root = self.data.parent / "root"

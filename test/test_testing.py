@@ -18,7 +18,7 @@ from discosbackend.testing.command_cases import cases_of
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.errors import NotServed
 from discosbackend.testing.send_guard import Scope
-from discosbackend.testing.server_session import CLOCK, GREETING, PROTOCOL_VERSION
+from discosbackend.testing.server_session import CLOCK, GREETING, PROTOCOL_VERSION, request_line
 from discosbackend.testing.wire import LINE_END, UNKNOWN_COMMAND, Wire
 from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
 
@@ -336,7 +336,7 @@ class MixinTests(unittest.TestCase):
             with self.subTest(row.name):
                 self.assertIn(f"{row.name}/wrong-number-of-arguments", CASES)
                 self.assertGreaterEqual(sum(name.startswith(f"{row.name}/") for name in CASES), 2)
-                typed = any(argument.type != "text" for argument in row.arguments)
+                typed = any(argument.type not in ("text", "path") for argument in row.arguments)
                 self.assertEqual(f"{row.name}/wrong-type-of-arguments" in CASES, typed)
 
     def test_what_cases_use_is_shown_by_one(self) -> None:
@@ -358,6 +358,21 @@ class MixinTests(unittest.TestCase):
         self.assertFalse(told.is_set("valid_feeds"))
         told.valid_feeds = (0, 0)
         self.assertTrue(told.is_set("valid_feeds"))
+
+
+class RequestLineTests(unittest.TestCase):
+    """What the cases send."""
+
+    def test_a_path_is_its_bytes(self) -> None:
+        own = Command("load", (Argument("file", "path"), Argument("label", "text")))
+        for row, name, arguments, line in (
+            (None, "set-filename", ("/M\xfc\udcff\u0141,",), b"?set-filename,/M\xc3\xbc\xff\xc5\x81\\,\r\n"),
+            (None, "set-configuration", ("M\xfc",), b"?set-configuration,M\xfc\r\n"),
+            (None, "load", ("M\xfc",), b"?load,M\xfc\r\n"),
+            (own, "load", ("M\xfc", "M\xfc"), b"?load,M\xc3\xbc,M\xfc\r\n"),
+        ):
+            with self.subTest(line):
+                self.assertEqual(request_line(name, *arguments, row=row), line)
 
 
 class WrongArgumentTests(unittest.TestCase):

@@ -247,12 +247,12 @@ class RightServerTests(_Clients):
         client = self.client("healthy")
         client.request("set-configuration", "K14")
         client.request("set-integration", "77")
-        client.request("set-filename", "/a/file,with a comma")
+        client.request("set-filename", "/M\xfc\udcff/file,with a comma")
         quick = [name for name in _QUICK if not re.match(_TIMED, name)]
         self.assertEqual(self.reasons("healthy", *quick, valid_feeds=(0, 1), valid_interleave=5), [])
         self.assertEqual(client.request("get-configuration"), ["K14"])
         self.assertEqual(client.request("get-integration"), ["77"])
-        self.assertEqual(client.request("get-filename"), ["/a/file,with a comma"])
+        self.assertEqual(client.request("get-filename"), ["/M\xfc\udcff/file,with a comma"])
         self.assertEqual(len(client.request("get-tpi")), 14)
         self.assertEqual(client.request("status")[2], "0")
 

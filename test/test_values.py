@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
+import os
 import time
 import unittest
 from collections import OrderedDict, UserDict, deque
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from hypothesis import strategies as st
 from discosbackend.commands import Field
 from discosbackend.errors import BackendError, ReplyTooLong, UnsendableError
 from discosbackend.ticks import Ticks
-from discosbackend.values import TYPES, float_text, parse_boolean, parse_float, parse_integer, texts
+from discosbackend.values import TYPES, float_text, parse_boolean, parse_float, parse_integer, path_text, texts
 
 LIMIT = 511
 TICKS = 14309227829708831
@@ -99,7 +101,7 @@ class ParseTests(unittest.TestCase):
     """What is accepted from a peer."""
 
     def test_types(self) -> None:
-        self.assertEqual(list(TYPES), ["integer", "float", "boolean", "timestamp", "text"])
+        self.assertEqual(list(TYPES), ["integer", "float", "boolean", "timestamp", "text", "path"])
         for name, (_, words) in TYPES.items():
             with self.subTest(name):
                 self.assertTrue(words.isascii())
@@ -152,13 +154,30 @@ class ParseTests(unittest.TestCase):
         for text in ("SK77", " ", "0", "a,b", "\t", "\xff", "*"):
             self.assertEqual(TYPES["text"][0](text), text)
 
+    def test_a_path_is_its_bytes(self) -> None:
+        for wire, path in (
+            (b"/a,b", "/a,b"),
+            (b"/M\xc3\xbcller", "/M\xfcller"),
+            (b"\xff\xfc/\xe2\x84\xa6", "\udcff\udcfc/\u2126"),
+        ):
+            with self.subTest(path):
+                self.assertEqual(TYPES["path"][0](wire.decode("latin-1")), path)
+                self.assertEqual(os.fsencode(path), wire)
+        with self.assertRaises(ValueError):
+            TYPES["path"][0]("\u2126")
+
+    @given(st.binary())
+    def test_any_bytes_of_a_path_come_back(self, raw: bytes) -> None:
+        text = raw.decode("latin-1")
+        self.assertEqual(path_text(TYPES["path"][0](text)), text)
+
     def test_no_argument_takes_long_to_refuse(self) -> None:
         """A line has 16 KiB: an expression that divides the digits in every way stops every client."""
         digits = "1" * 16000
         for text in (digits + "x", digits + ".x", "." + digits + "x", digits + "e", "1e" + digits + "x",
                      digits + "." + digits + "x", "-" + digits + " "):  # fmt: skip
             for kind, (read, _) in TYPES.items():
-                if kind != "text":
+                if kind not in ("text", "path"):
                     began = time.process_time()
                     with self.subTest(kind, text=text[:2] + text[-2:]), self.assertRaises(ValueError):
                         read(text)
@@ -467,6 +486,31 @@ class TextsTests(unittest.TestCase):
     def test_other_texts_keep_them(self) -> None:
         self.assert_sent((1, "a", 0, "b,c\\"), ["1.0000000", "a", "0", "b,c\\"], STATUS)
         self.assert_sent(("a,b\\c",), ["a,b\\c"], (Field("path", "text"),))
+
+    def test_paths(self) -> None:
+        class Name(str, enum.Enum):
+            """A member is a text, but str() of it is another one."""
+
+            FILE = "/M\xfc"
+
+        fields = (Field("file", "path"),)
+        for value, wire in (
+            ("/a,b\\c", "/a,b\\c"),
+            ("/M\xfc\udcff\u2126", "/M\xc3\xbc\xff\xe2\x84\xa6"),
+            (Path("/M\xfc"), "/M\xc3\xbc"),
+            (Name.FILE, "/M\xc3\xbc"),
+            (b"/\xfc", "/\xfc"),
+        ):
+            with self.subTest(value):
+                self.assert_sent(value, [wire], fields)
+                self.assert_sent([value, value], [wire, wire], (*fields, Field("files", "path", repeated=True)))
+        for value, of_fields, problem in (
+            ("\ud800", fields, "surrogates not allowed"),
+            (Path("/a"), (Field("file", "text"),), "is a path: return its text, or declare the field as a path"),
+            ([Path("/a")], (), "is a path: return its text"),
+        ):
+            with self.subTest(value), self.assertRaisesRegex(UnsendableError, problem):
+                texts(value, of_fields, None)
 
     def test_text_in_a_number_field_is_sent_as_it_is(self) -> None:
         """A backend may write its numbers by itself, as the original had to."""

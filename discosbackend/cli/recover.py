@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -137,7 +138,7 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
     if len(folders) != 1:
         count = len(folders)
         raise _CannotRecover(f"--output names one file, but there are {count} recordings: choose one of them")
-    if output.exists():
+    if os.path.lexists(output):
         raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
 
 

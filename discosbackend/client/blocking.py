@@ -5,6 +5,7 @@ connection.py checks that a reply belongs to its request. The table in commands.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -232,7 +233,7 @@ class Client(Connection):
         """
         self._ask("stop", *_when(timestamp))
 
-    def set_filename(self, path: str) -> None:
+    def set_filename(self, path: str | os.PathLike[str]) -> None:
         """Set the path of the telescope's file. convert_data() merges the metadata in this file with the data."""
         self._ask("set-filename", path)
 
@@ -258,23 +259,33 @@ class Client(Connection):
         name
             The name of the command.
         arguments
-            Its arguments as texts, without escapes.
+            Its arguments as texts, without escapes. A path of a command of the protocol is sent as the bytes that
+            os.fsencode() returns, every other text as latin-1.
 
         Returns
         -------
         arguments
-            The arguments of the `ok` reply as texts, without escapes.
+            The arguments of the `ok` reply as texts, without escapes. Bytes are decoded in the same way.
         """
-        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=arguments))
+        row = COMMANDS.get(name)
+        texts = list(arguments) if row is None else row.to_wire(arguments)
+        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=texts))
         reason = ",".join(reply.arguments)
         if reply.code == OK:
-            return reply.arguments
+            return reply.arguments if row is None else row.from_wire(reply.arguments)
         raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
 
     def _ask(self, name: str, *values: Any) -> list[Any]:
         """Send a request, and convert the reply by the command's row in the table of commands."""
-        texts = self.request(name, *map(_written, values))
-        fields = list(COMMANDS[name].reply)
+        row = COMMANDS[name]
+        texts = self.request(
+            name,
+            *(
+                os.fsdecode(value) if argument.type == "path" else _written(value)
+                for value, argument in zip(values, row.arguments, strict=False)
+            ),
+        )
+        fields = list(row.reply)
         if fields and fields[-1].repeated:
             fields += fields[-1:] * (len(texts) - len(fields))
         if len(texts) != len(fields):
@@ -315,6 +326,9 @@ def _written(value: Any) -> str:
 
 def _read(name: str, text: str, field: Field) -> Any:
     """Convert the text of a value in a reply."""
+    if field.type == "path":
+        # request() has decoded it.
+        return text
     read, wanted = TYPES[field.type]
     try:
         return read(text)

@@ -15,11 +15,12 @@ from discosbackend.errors import (
     Interrupted,
     NoReply,
 )
-from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, parse_message
+from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, named_in, parse_message
 from discosbackend.line_socket import checked_wait
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.toml import did_you_mean
+from discosbackend.values import path_text
 
 __all__ = ["host_and_port", "main"]
 
@@ -55,12 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         f"{CONVERSION_TIMEOUT + REPLY_MARGIN:g} for convert-data)",
     )
     options = parser.parse_args(arguments)
-    request = Message(message_type=REQUEST, name=options.name, arguments=options.arguments)
-    if not options.arguments and (options.name.startswith(REQUEST) or SEPARATOR in options.name):
-        try:
-            request = parse_message(REQUEST + options.name.removeprefix(REQUEST))
-        except GrammarException as problem:
-            parser.error(f"{options.name!r} is not a request: {problem}")
+    try:
+        request = _request(options.name, options.arguments)
+    except GrammarException as problem:
+        parser.error(f"{options.name!r} is not a request: {problem}")
     if not request.check_synthax():
         near = did_you_mean(options.name, COMMANDS)
         parser.error(f"not a valid request: a name has letters, digits and hyphens, and no argument is empty{near}")
@@ -81,9 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Interrupted as problem:
         print(f"{problem}{goes_on}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    if reply.code == OK and request.name in COMMANDS:
+        reply.arguments = COMMANDS[request.name].from_wire(reply.arguments)
     # The server may send control characters such as 0x9B, which would control the terminal.
     print(printable(str(reply)))
     sys.exit(0 if reply.code == OK else 1)
+
+
+def _request(name: str, arguments: Sequence[str]) -> Message:
+    """The request that the words of a command line mean. GrammarException for a whole line that is no request."""
+    if not arguments and (name.startswith(REQUEST) or SEPARATOR in name):
+        line = REQUEST + name.removeprefix(REQUEST)
+        row = COMMANDS.get(named_in(line))
+        if row is not None and any(argument.type == "path" for argument in row.arguments):
+            line = path_text(line)
+        return parse_message(line)
+    row = COMMANDS.get(name)
+    texts = list(arguments) if row is None else row.to_wire(arguments)
+    return Message(message_type=REQUEST, name=name, arguments=texts)
 
 
 def host_and_port(text: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from discosbackend.testing.send_guard import Scope, scope_of_command
 from discosbackend.testing.server_session import CLOCK, instant_of
 from discosbackend.testing.wrong_arguments import wrong_numbers, wrong_types
 from discosbackend.ticks import TICKS_PER_SECOND
+from discosbackend.values import parse_path, path_text
 
 __all__ = ["COMMAND_CASES", "cases_of", "own_cases"]
 
@@ -405,7 +406,8 @@ def _set_filename(context: CaseContext) -> None:
 def _set_filename_with_escapes(context: CaseContext) -> None:
     context.be_idle()
     context.keep()
-    wanted = context.profile.valid_filename + ",a\\b\tc \xe9\\t"
+    # A character of two bytes, and the byte 0xE9, which is no UTF-8.
+    wanted = context.profile.valid_filename + ",a\\b\tc \xe9\udce9\\t"
     if context.ok_or_refused("set-filename", wanted) is None:
         raise SkipTest("the backend refuses such a path")
     _is_reported(context, "get-filename", wanted)
@@ -422,12 +424,12 @@ def _set_long_filename(context: CaseContext) -> None:
     # The reply with the second path has exactly the greatest length, and the reply with the first one is too long.
     longest = limit - len(request_line("get-filename")) - len(",ok,")
     for length in (longest + 1, longest):
-        path = context.profile.valid_filename.ljust(length, "x")
+        path = parse_path(path_text(context.profile.valid_filename).ljust(length, "x"))
         if context.ok_or_refused("set-filename", path) is None:
-            raise SkipTest(f"the backend refuses a path of {length} characters")
+            raise SkipTest(f"the backend refuses a path of {length} bytes")
         found = context.ok_or_refused("get-filename")
         wanted = [path] if length == longest else None
-        context.that(found == wanted, f"after a path of {length} characters was set, get-filename reports {found}")
+        context.that(found == wanted, f"after a path of {length} bytes was set, get-filename reports {found}")
 
 
 @COMMAND_CASES.case(

@@ -22,6 +22,7 @@ from discosbackend.testing.errors import ProfileError
 from discosbackend.testing.profile import Profile, rows_of
 from discosbackend.testing.profile_commands import own_row
 from discosbackend.toml import did_you_mean, read_toml
+from discosbackend.values import path_text
 
 __all__ = ["load_profile", "shipped_profiles"]
 
@@ -140,8 +141,11 @@ def _check_names(profile: Profile, values: dict[str, Any]) -> None:
     for name, arguments in profile.valid_arguments.items():
         if name not in own:
             raise ValueError(f"[valid_arguments]: {name!r} is not in own_commands{did_you_mean(name, own)}")
+        texts = own[name].to_wire([str(argument) for argument in arguments])
+        if not all(map(_is_text, texts)):
+            raise ValueError(f"valid_arguments must be {_KINDS['valid_arguments'][1]}, not {_shown(arguments)}")
         try:
-            own[name].parse([str(argument) for argument in arguments])
+            own[name].parse(texts)
         except HandlerException as problem:
             raise ValueError(f"[valid_arguments]: {problem}") from None
 
@@ -152,6 +156,11 @@ def _check_names(profile: Profile, values: dict[str, Any]) -> None:
 def _is_text(value: Any) -> bool:
     """Return whether the value can be an argument of a request."""
     return isinstance(value, str) and Message(message_type=REQUEST, name="x", arguments=[value]).check_synthax()
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a request can carry it as a path."""
+    return isinstance(value, str) and _is_text(path_text(value))
 
 
 def _is_line(value: Any) -> bool:
@@ -186,9 +195,9 @@ def _are_commands(value: Any) -> bool:
 
 
 def _are_arguments(value: Any) -> bool:
-    """Return whether the value is a table with lists of arguments of requests."""
+    """Return whether the value is a table with lists of arguments. Whether a request can have them is checked later."""
     return isinstance(value, dict) and all(
-        isinstance(arguments, list) and all(_is_text(str(item)) and not isinstance(item, bool) for item in arguments)
+        isinstance(arguments, list) and not any(isinstance(item, bool) for item in arguments)
         for arguments in value.values()
     )
 
@@ -212,7 +221,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "valid_feeds": (_are_feeds, "two feeds, such as [0, 1]"),
     "valid_shift": _NUMBER,
     "valid_interleave": _COUNT,
-    "valid_filename": _TEXT,
+    "valid_filename": (_is_path, "a path that a request can carry"),
     "inputs": _ABOVE_0,
     "leave_out": (_are_commands, 'a list of commands of the protocol or of own_commands, such as ["backend-park"]'),
     "own_commands": (lambda value: isinstance(value, dict), "a table of commands, such as [own_commands.reset]"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NoReturn
 from unittest import SkipTest
 
-from discosbackend.commands import Command, Field
+from discosbackend.commands import COMMANDS, Command, Field
 from discosbackend.errors import NotSupportedError
 from discosbackend.grammar import FAIL, LINEFEED, OK, REQUEST, Message, write_reply
 from discosbackend.testing.profile import Profile
@@ -54,6 +54,7 @@ _WRITTEN = {
     "boolean": (re.compile(r"[01]"), "0 or 1"),
     "timestamp": (re.compile(r"[0-9]+\.[0-9]{7}"), "Unix seconds with seven decimals"),
     "text": (re.compile(r".+", re.DOTALL), "text"),
+    "path": (re.compile(r".+", re.DOTALL), "a path"),
 }
 # Other forms that the deployed clients can read, with C++ stream extraction.
 _READABLE = {
@@ -76,8 +77,17 @@ class Unsupported(SkipTest):
     """The server does not have the command, which is optional."""
 
 
-def request_line(name: str, *arguments: object) -> bytes:
+def request_line(name: str, *arguments: object, row: Command | None = None) -> bytes:
     """Return the bytes of a request, with escapes and CR LF.
+
+    Parameters
+    ----------
+    name
+        The name of the command.
+    arguments
+        Its arguments, of which paths are converted as os.fsencode() does.
+    row
+        The row of a command of the backend's own. Default: the row of the protocol's command of this name.
 
     Examples
     --------
@@ -85,7 +95,9 @@ def request_line(name: str, *arguments: object) -> bytes:
     >>> request_line("set-filename", "/a,b.fits")
     b'?set-filename,/a\\\\,b.fits\\r\\n'
     """
-    message = Message(message_type=REQUEST, name=name, arguments=[str(argument) for argument in arguments])
+    row = row or COMMANDS.get(name)
+    texts = [str(argument) for argument in arguments]
+    message = Message(message_type=REQUEST, name=name, arguments=texts if row is None else row.to_wire(texts))
     return f"{message}{LINEFEED}".encode("latin-1")
 
 
@@ -292,13 +304,21 @@ class ServerSession:
         AssertionError
             If no valid reply with the name of the request is received in time.
         """
-        line = request_line(name, *arguments)
+        line = self._request_line(name, *arguments)
         with self.using(name):
             self._do_not_wait_again(name)
             self.wire.send(line)
             reply = self.wire.read(self.patience(name))
             self.that(reply.message.name == name, f"{reply.line!r} is not a reply to {line!r}")
         return reply
+
+    def _request_line(self, name: str, *arguments: object) -> bytes:
+        return request_line(name, *arguments, row=self.profile.commands.get(name))
+
+    def _values(self, reply: Reply) -> list[str]:
+        """The arguments of an `ok` reply; a path as it was given to ask()."""
+        row = self.profile.commands.get(reply.message.name)
+        return reply.message.arguments if row is None else row.from_wire(reply.message.arguments)
 
     def patience(self, name: str) -> float:
         """Return how long to wait for the reply to a command, in s.
@@ -336,7 +356,7 @@ class ServerSession:
             if reply.message.code != OK:
                 self.refused(reply, name, profile_attribute)
             self.judge_arguments(reply, clock=clock)
-        return reply.message.arguments
+        return self._values(reply)
 
     def fails(
         self, reason: str, name: str, *arguments: object, before_backend: bool = False, profile_attribute: str = ""
@@ -366,7 +386,7 @@ class ServerSession:
             If the reason is another one and `profile_attribute` is not set.
         """
         reply = self.ask(name, *arguments)
-        sent = request_line(name, *arguments)
+        sent = self._request_line(name, *arguments)
         if reply.message.code != OK and not (before_backend and self._own_server):
             self._skip_unsupported(reply, name)
         accepted = f"{sent!r} must be answered with fail, not {reply.line!r}"
@@ -398,15 +418,15 @@ class ServerSession:
         with self.using(name):
             if reply.message.code == OK:
                 self.judge_arguments(reply)
-                return reply.message.arguments
+                return self._values(reply)
             self._skip_unsupported(reply, name)
             self._judge_refusal(reply)
         return None
 
     def quietly(self, name: str, *arguments: object) -> list[str] | None:
         """Send a request and return the arguments of an `ok` reply, None for any other reply."""
-        message = self.ask(name, *arguments).message
-        return message.arguments if message.code == OK else None
+        reply = self.ask(name, *arguments)
+        return self._values(reply) if reply.message.code == OK else None
 
     def skip_what_is_left_out(self, name: str) -> None:
         """Skip the case, with unittest.SkipTest, if this command is in the profile's leave_out."""

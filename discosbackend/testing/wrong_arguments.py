@@ -22,9 +22,10 @@ _RIGHT = {
     "boolean": "1",
     "timestamp": "41024448000000000",
     "text": "x",
+    "path": "x",
 }
 
-# Texts that are not valid for a type. Every text is valid for the type text.
+# Texts that are not valid for a type. Every text is valid for the types text and path.
 _WRONG: dict[str, tuple[str, ...]] = {
     "integer": (
         *("x", "1.5", "1.", "1e3", "0x10", "1_0", " 1", "1 ", "--1", "+", "²", 20 * "1", "1,5"),
@@ -40,6 +41,7 @@ _WRONG: dict[str, tuple[str, ...]] = {
         *("1.5.5", "a,b", WILDCARD),
     ),
     "text": (),
+    "path": (),
 }
 
 _QUOTED = re.compile("'.*'")

@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, NoReturn
 from discosbackend.log import log_to_stderr
 from discosbackend.signals import heard, kept
 from discosbackend.simulator.errors import RecordingError
-from discosbackend.simulator.recording.dump_files import RecordingReader, exists, metadata_path, output_path
+from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
+from discosbackend.simulator.recording.output_paths import (
+    check_output,
+    is_in_temporary_folder,
+    metadata_path,
+    output_path,
+    telescope_file,
+)
 
 if TYPE_CHECKING:
     from discosbackend.simulator.fits.layout import Layout
@@ -104,11 +111,12 @@ def convert(
         # Do not read the name if it is not needed, because reading it may fail.
         if name is None and (metadata or output is None):
             name = recorded.name
-        path = metadata_path(name, recorded.folder, root) if name else None
-        layout, ours = _laid_out(recorded, path if metadata else None)
+        path = telescope_file(name, recorded.folder, root) if name and metadata else None
+        layout, ours = _laid_out(recorded, path)
         if output is None:
             # A file at the path that we have written is no metadata file: keep the path, which will be numbered.
             output = path if ours and path is not None else output_path(name, recorded.folder, root)
+        check_output(output.absolute())
         complaints = [*_missing(recorded), *layout.warnings]
         try:
             written = _put(layout, recorded, output.absolute())
@@ -116,6 +124,8 @@ def convert(
             raise RecordingError(_refusal(problem, output)) from problem
         if written.name != output.name:
             complaints.append(f"{output} exists already: {written.name} was written instead")
+        if name and metadata and path is None:
+            complaints += _no_metadata(metadata_path(name, recorded.folder, root))
         if not keep:
             complaints += _remove(recorded)
         for complaint in complaints:
@@ -126,13 +136,13 @@ def convert(
 def _laid_out(recorded: RecordingReader, path: Path | None) -> tuple[Layout, bool]:
     """Return the layout of the file, and whether the file at the path is one that we have written.
 
-    If the telescope's metadata file is at the path, the layout merges it.
+    The layout merges the file at the path, unless that is None.
     """
     # Both import astropy.
     from discosbackend.simulator.fits import layout as fits_layout
     from discosbackend.simulator.fits import metadata
 
-    if path is None or not exists(path):
+    if path is None:
         return fits_layout.whole(recorded), False
     layout = metadata.merged(recorded, path)
     return (fits_layout.whole(recorded), True) if layout is None else (layout, False)
@@ -156,10 +166,19 @@ def _missing(recorded: RecordingReader) -> list[str]:
     return [f"{missing} dumps are missing of {recorded.dumps[-1].number + 1}"] if missing else []
 
 
+def _no_metadata(path: Path) -> list[str]:
+    """Return a warning if DISCOS should have written a metadata file to this path, where no file is."""
+    if not is_in_temporary_folder(path):
+        return []
+    return [f"the telescope's metadata file is not there: a self-contained file is written: {path}"]
+
+
 def _remove(recorded: RecordingReader) -> list[str]:
     try:
         recorded.remove()
     except OSError as problem:
+        if problem.errno == errno.ENOTEMPTY:
+            return [f"the recording is removed, but not its folder, which has other files: {recorded.folder}"]
         return [f"recording cannot be removed: {_reason(problem)}: {problem.filename}"]
     return []
 
@@ -221,7 +240,7 @@ def _reserved(part: Path) -> Iterator[int | None]:
     A file that a killed conversion has left is used again, unless it is a link to a finished file.
     """
     while True:
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        file = open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""The files of a recording: a folder with a header and numbered dumps; and the path of its FITS file.
+"""The files of a recording: a folder with a header and numbered dumps.
 
-fits.convert writes the FITS file.
+output_paths has the path of its FITS file, and fits.convert writes that file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import json
 import logging
 import mmap
 import os
-import posixpath
-import shutil
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,17 +28,16 @@ from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = [
     "DIODE",
+    "FILE_NAMES",
     "Dump",
     "RecordingReader",
     "RecordingWriter",
-    "checked_name",
-    "exists",
     "give_name",
     "in_use",
     "is_gone",
-    "metadata_path",
+    "is_recording",
     "name_of",
-    "output_path",
+    "open_regular",
     "recordings_in",
 ]
 
@@ -52,6 +50,9 @@ _RELEASE_EVERY = 16 * 2**20
 # The files of a recording, and the version of their format.
 _HEADER, _DUMPS, _NAME = "header.json", "dumps", "name.json"
 _FORMAT = 1
+
+FILE_NAMES = (_HEADER, _DUMPS, _NAME)
+"""The names of the files of a recording."""
 
 DIODE = 1
 """The flag of a dump during which the noise diode was on."""
@@ -105,7 +106,7 @@ class RecordingWriter:
         folder = _new_folder(data, begins, setup.configuration)
         header = {"format": _FORMAT, "begins": int(begins), "setup": asdict(setup), "sky": sky.to_dict()}
         with ExitStack() as undo:
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            undo.callback(_remove_quietly, folder)
             file = os.open(folder / _DUMPS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             undo.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -145,11 +146,23 @@ class RecordingWriter:
             raise
         self._end += wanted
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the recording is still in its folder: neither removed nor moved. Valid until finish()."""
+        try:
+            found = os.stat(self.folder / _DUMPS)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # Unknown.
+            return True
+        return os.path.samestat(found, os.fstat(self._file)) and not is_gone(self.folder)
+
     def finish(self) -> None:
         """Synchronise the files to disk, and release the lock on the recording."""
         try:
             os.fdatasync(self._file)
-            header = os.open(self.folder / _HEADER, os.O_RDONLY)
+            header = open_regular(self.folder / _HEADER, os.O_RDONLY)
             try:
                 os.fsync(header)
             finally:
@@ -187,7 +200,7 @@ class RecordingReader:
         self.folder = Path(folder)
         self._hold = hold
         try:
-            header = json.loads((self.folder / _HEADER).read_text(encoding="utf-8"))
+            header = json.loads(_read_text(self.folder / _HEADER))
         except FileNotFoundError:
             raise RecordingError(f"{folder} is no recording: it has no {_HEADER}") from None
         except (OSError, ValueError) as problem:
@@ -222,7 +235,7 @@ class RecordingReader:
 
     def __enter__(self) -> Self:
         try:
-            self._file = os.open(self.folder / _DUMPS, os.O_RDONLY)
+            self._file = open_regular(self.folder / _DUMPS, os.O_RDONLY)
         except OSError as problem:
             raise RecordingError(f"{self.folder}: {_DUMPS} cannot be read: {problem.strerror}") from None
         try:
@@ -300,10 +313,8 @@ class RecordingReader:
         return self.begins + number * period + period // 2
 
     def remove(self) -> None:
-        """Remove the recording from disk."""
-        # The header first: without it the folder is no recording, even if the rest cannot be removed.
-        (self.folder / _HEADER).unlink()
-        shutil.rmtree(self.folder)
+        """Remove the recording from disk. OSError, ENOTEMPTY, if there are other files in its folder: they are kept."""
+        _remove(self.folder)
 
 
 def recordings_in(data: Path | str) -> list[Path]:
@@ -326,10 +337,15 @@ def is_gone(folder: Path) -> bool:
     return False
 
 
+def is_recording(folder: Path) -> bool:
+    """Return whether the folder is a recording, which a conversion may remove."""
+    return all(os.path.lexists(folder / name) for name in (_HEADER, _DUMPS))
+
+
 def in_use(folder: Path) -> bool:
     """Return whether a recording is being written, read or converted."""
     try:
-        file = os.open(folder / _DUMPS, os.O_RDONLY)
+        file = open_regular(folder / _DUMPS, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -349,12 +365,63 @@ def give_name(folder: Path, name: str) -> None:
 def name_of(folder: Path) -> str | None:
     """Return the path stored in a recording, None if there is none. Raise RecordingError if it cannot be read."""
     try:
-        name = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+        name = json.loads(_read_text(folder / _NAME))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
         raise RecordingError(f"{folder}: {_NAME} cannot be read: {problem}") from None
     return str(name)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a regular file, and return its descriptor.
+
+    OSError for anything else that is at the path, which is not opened: a FIFO might block for ever, and opening a
+    device may have an effect.
+    """
+    # A file that does not exist is created, or os.open() raises the same.
+    with suppress(FileNotFoundError):
+        _check_regular(path, os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW))
+    # It may have been replaced meanwhile.
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _check_regular(path, os.fstat(file))
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def _read_text(path: Path) -> str:
+    with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
+        return file.read()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the files of a recording, and its folder; never a file that something else has put there."""
+    # The header first: without it the folder is no recording, even if the rest cannot be removed.
+    os.unlink(folder / _HEADER)
+    for name in (_DUMPS, _NAME, _part_of(_HEADER), _part_of(_NAME)):
+        (folder / name).unlink(missing_ok=True)
+    os.rmdir(folder)
+
+
+def _remove_quietly(folder: Path) -> None:
+    """Remove what there is of a recording that could not be begun."""
+    for name in (*FILE_NAMES, *map(_part_of, FILE_NAMES)):
+        with suppress(OSError):
+            os.unlink(folder / name)
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _part_of(name: str) -> str:
+    return f".{name}.part"
 
 
 def _new_folder(data: Path, begins: Ticks, configuration: str) -> Path:
@@ -376,8 +443,8 @@ def _write_whole(path: Path, text: str) -> None:
 
     It is not synchronised to disk: that would block the reactor for seconds while gigabytes of dumps are written.
     """
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
+    part = path.with_name(_part_of(path.name))
+    with open(open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW), "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(part, path)
 
@@ -401,75 +468,3 @@ def _setup_of(values: dict[str, Any]) -> Setup:
             "marks": tuple(values["marks"]),
         }
     )
-
-
-# The name of DISCOS's folder of metadata files. The merged files are written to its parent.
-_TEMPORARY = "tmp"
-
-
-def output_path(name: str | None, folder: Path, root: Path | None = None) -> Path:
-    """Return the path of the FITS file of a recording.
-
-    If the path of set-filename is in a folder `tmp` other than /tmp, the file is written to the parent of that folder.
-    Else it is written to the path itself, or, if the telescope's metadata file is there, beside it as NAME_merged.
-
-    Parameters
-    ----------
-    name
-        The path that set-filename gave, None or "" if there is none. A relative path is below the data folder, an
-        absolute one below `root`. `..` is resolved first and cannot leave these folders.
-    folder
-        The folder of the recording.
-    root
-        The folder that stands for `/`. Default: an absolute path is used as it is.
-
-    Raises
-    ------
-    RecordingError
-        If the path has no file name, or if it cannot be read whether a file is there.
-    """
-    if not name:
-        return folder.absolute().parent / f"{folder.absolute().name}.fits"
-    path = metadata_path(name, folder, root)
-    # The parent of the host's /tmp is no place for files.
-    if path.parent.name == _TEMPORARY and path.parent.parent.name:
-        return path.parent.parent / path.name
-    return path.with_name(f"{path.stem}_merged{path.suffix}") if exists(path) else path
-
-
-def checked_name(name: str) -> str:
-    """Return the path of set-filename. Raise RecordingError if it has no file name."""
-    if "\0" in name or posixpath.basename(name) in ("", ".", ".."):
-        raise RecordingError(f"path has no name of a file: {name!a}")
-    return name
-
-
-def metadata_path(name: str, folder: Path, root: Path | None) -> Path:
-    """Return the path of the telescope's metadata file; the parameters are those of output_path().
-
-    Raises
-    ------
-    RecordingError
-        If the path has no file name.
-    """
-    checked_name(name)
-    if name.startswith("/"):
-        if root is None:
-            return Path(name)
-        below = root.absolute()
-    else:
-        below = folder.absolute().parent
-    # Normalise it as an absolute path, so that `..` cannot leave the root.
-    return below / posixpath.normpath(f"/{name}").lstrip("/")
-
-
-def exists(path: Path) -> bool:
-    """Return whether the path exists. Raise RecordingError if that cannot be determined."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as problem:
-        reason = (problem.strerror or type(problem).__name__).lower()
-        raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
-    return True

@@ -23,9 +23,8 @@ __all__ = ["DumpThread"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds. Python refuses to wait for centuries, and `discos` accepts any integration time before a configuration is
-# loaded.
-_LONGEST_WAIT = 3600.0
+# Seconds. A recording is looked for at least as often, so that status reports soon that it was removed or moved.
+_LONGEST_WAIT = 1.0
 
 # Seconds. If a dump is recorded later than this, the host is too slow, which is logged.
 _LATE = 1.0
@@ -77,6 +76,7 @@ class DumpThread:
         self._lag = 0.0
         self._may_lag = may_lag
         self._problem = ""
+        self._gone = False
         self._thread = threading.Thread(target=self._run, name=f"dumps {recording.folder.name}", daemon=True)
 
     @property
@@ -102,7 +102,7 @@ class DumpThread:
     @property
     def problem(self) -> str:
         """The text for status if the recording fails, else ""."""
-        return self._problem
+        return f"recording: removed or moved: {self.folder}" if self._gone else self._problem
 
     @property
     def running(self) -> bool:
@@ -151,19 +151,36 @@ class DumpThread:
             except Exception as problem:  # noqa: BLE001  # only this dump is lost
                 self._lose(problem)
             self._made += 1
+            self._look_for_recording()
             self._note_lag((self._steady() - self._begins - self._made * self._period) / TICKS_PER_SECOND)
 
     def _wait_for(self, number: int) -> Sky | None:
         """Wait until the end of a dump; return its sky, or None if the acquisition has ended before."""
         over = self._begins + (number + 1) * self._period
+        while self._wait_a_while(over):
+            self._look_for_recording()
         with self._changed:
-            while self._count is None and (left := over - self._steady()) > 0:
-                self._changed.wait(min(left / TICKS_PER_SECOND, _LONGEST_WAIT))
             if self._count is not None and number >= self._count:
                 return None
             while len(self._skies) > 1 and self._skies[1][0] <= over:
                 del self._skies[0]
             return self._skies[0][1]
+
+    def _wait_a_while(self, until: int) -> bool:
+        """Wait until an instant or the end of the acquisition, but not long; return whether both are still to come."""
+        with self._changed:
+            if self._count is None and (left := until - self._steady()) > 0:
+                self._changed.wait(min(left / TICKS_PER_SECOND, _LONGEST_WAIT))
+            return self._count is None and self._steady() < until
+
+    def _look_for_recording(self) -> None:
+        """Note whether the recording was removed or moved. Dumps are still written: if it was moved, none is lost."""
+        gone = not self._recording.in_place
+        if gone and not self._gone:
+            logger.error("%s: removed or moved while it is recorded", self._recording.folder)
+        elif self._gone and not gone:
+            logger.warning("%s: it is in its place again", self._recording.folder)
+        self._gone = gone
 
     def _lose(self, problem: Exception) -> None:
         """Note a dump that could not be computed or written. The recording remains valid; the next dump is tried."""
@@ -180,11 +197,13 @@ class DumpThread:
         self._lag = max(self._lag, lag)
 
     def _finish(self) -> None:
+        self._look_for_recording()
         try:
             self._recording.finish()
         except OSError as problem:
-            logger.error("%s: the recording cannot be finished: %s", self._recording.folder, problem)
-            self._problem = self._problem or f"recording: {_reason(problem)}"
+            if not self._gone:
+                logger.error("%s: the recording cannot be finished: %s", self._recording.folder, problem)
+                self._problem = self._problem or f"recording: {_reason(problem)}"
         logger.info("%s: %d dumps recorded", self._recording.folder, self._made - self._lost)
 
 

@@ -7,6 +7,7 @@ fits.layout defines the FITS files. Only the caller of `convert` waits for a con
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from discosbackend.errors import BackendError
+from discosbackend.grammar import plain
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Setup
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import (
     RecordingWriter,
-    checked_name,
     give_name,
     is_gone,
     recordings_in,
 )
 from discosbackend.simulator.recording.dump_thread import DumpThread
+from discosbackend.simulator.recording.output_paths import checked_name
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 # Seconds that the shutdown of the server waits for the last dumps.
 _LAST_DUMPS = 2.0
+
+# The escapes in a path that was quoted by ascii(). The group has the characters of printable ASCII.
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt]|([\\'\"]))")
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +94,7 @@ class RecordingQueue:
     def problem(self) -> str:
         """The text for status if recording or converting fails, else ""."""
         recorded = self._latest.problem if self._latest is not None else ""
-        return self._begin_problem or recorded or self._conversion_problem
+        return _for_client(self._begin_problem or recorded or self._conversion_problem)
 
     # -- recording ------------------------------------------------------------------------------------
 
@@ -131,7 +136,7 @@ class RecordingQueue:
         except OSError as problem:
             self._newest = None
             self._begin_problem = f"data folder unwritable: {_reason(problem)}: {self.data}"
-            raise BackendError(self._begin_problem) from None
+            raise BackendError(_for_client(self._begin_problem)) from None
         dump_thread = DumpThread(setup, recording, begins=since, steady=steady, sky=sky, may_lag=may_lag)
         entry = _Entry(recording.folder, dump_thread, self._next_name)
         self._begin_problem, self._next_name = "", None
@@ -178,7 +183,7 @@ class RecordingQueue:
         try:
             checked_name(path)
         except RecordingError as problem:
-            raise BackendError(str(problem)) from None
+            raise BackendError(_for_client(str(problem))) from None
         # A conversion must not choose its recordings before the name is stored: it would use the previous name.
         with self._lock:
             newest = self._newest
@@ -235,10 +240,17 @@ class RecordingQueue:
                 self._newest = None
         self._conversion_problem = f"not converted: {reasons[0]}" if reasons else ""
         if reasons:
-            raise BackendError(reasons[0])
+            raise BackendError(_for_client(reasons[0]))
 
     def _choose(self) -> list[_Entry]:
-        self._entries = [each for each in self._entries if not (each.ended and is_gone(each.folder))]
+        gone = [each for each in self._entries if each.ended and is_gone(each.folder)]
+        for entry in gone:
+            logger.warning(
+                "%s: this server recorded it and no longer finds it: "
+                "it was removed, moved, or converted by discos-backend-recover",
+                entry.folder,
+            )
+        self._entries = [each for each in self._entries if each not in gone]
         over = [each for each in self._entries if each.ended]
         fresh = [each for each in over if not each.refused]
         wanted = {each for each in fresh if each.name is not None} or set(fresh)
@@ -289,6 +301,11 @@ class RecordingQueue:
         left = [each for each in self._entries if not is_gone(each.folder)]
         if left:
             logger.info("%d recordings are left in %s: see discos-backend-recover", len(left), self.data)
+
+
+def _for_client(text: str) -> str:
+    """Return a text as a reply has it: each character of a path that is not printable ASCII is `?`."""
+    return plain(_ESCAPE.sub(lambda found: found[1] or "?", text))
 
 
 def _reason(problem: OSError) -> str:

@@ -1,0 +1,143 @@
+"""The paths of set-filename: where the telescope's metadata file is, and where the FITS file of a recording is written.
+
+dump_files has the files of a recording; fits.convert reads the metadata file and writes the FITS file.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path
+
+from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.recording.dump_files import FILE_NAMES, is_recording
+
+__all__ = [
+    "check_output",
+    "checked_name",
+    "exists",
+    "is_in_temporary_folder",
+    "metadata_path",
+    "output_path",
+    "telescope_file",
+]
+
+# The name of DISCOS's folder of metadata files. The merged files are written to its parent.
+_TEMPORARY = "tmp"
+
+
+def output_path(name: str | None, folder: Path, root: Path | None = None) -> Path:
+    """Return the path of the FITS file of a recording.
+
+    If the path of set-filename is in a folder `tmp` other than /tmp, the file is written to the parent of that folder.
+    Else it is written to the path itself, or, if the telescope's metadata file is there, beside it as NAME_merged.
+
+    Parameters
+    ----------
+    name
+        The path that set-filename gave, None or "" if there is none. A relative path is below the data folder, an
+        absolute one below `root`. `..` is resolved first and cannot leave these folders.
+    folder
+        The folder of the recording.
+    root
+        The folder that stands for `/`. Default: an absolute path is used as it is.
+
+    Raises
+    ------
+    RecordingError
+        If the path has no file name or that of a file of a recording, if a symbolic link leads it out of the folder
+        below which it is, or if it cannot be read whether a file is there.
+    """
+    if not name:
+        return folder.absolute().parent / f"{folder.absolute().name}.fits"
+    path = metadata_path(name, folder, root)
+    if is_in_temporary_folder(path):
+        path = path.parent.parent / path.name
+    elif exists(path):
+        path = path.with_name(f"{path.stem}_merged{path.suffix}")
+    # An existing file is not overwritten, so the last link is not followed.
+    _check_below(_below(name, folder, root), path.parent)
+    return path
+
+
+def is_in_temporary_folder(path: Path) -> bool:
+    """Return whether a path of set-filename is in DISCOS's folder of metadata files."""
+    # The parent of the host's /tmp is no place for files.
+    return path.parent.name == _TEMPORARY and bool(path.parent.parent.name)
+
+
+def check_output(output: Path) -> None:
+    """Check that a FITS file at this absolute path would neither be removed with a recording nor look like one.
+
+    The real path counts, so symbolic links are resolved. The last link is not followed when the file is written.
+
+    Raises
+    ------
+    RecordingError
+        If the path is in the folder of a recording, or has the name of a file of a recording.
+    """
+    checked_name(str(output))
+    folder = Path(os.path.realpath(output.parent))
+    if any(map(is_recording, (folder, *folder.parents))):
+        raise RecordingError(f"path is in the folder of a recording: {str(output)!a}")
+
+
+def checked_name(name: str) -> str:
+    """Return the path of set-filename. RecordingError if it has no file name, or that of a file of a recording."""
+    last = posixpath.basename(name)
+    if "\0" in name or last in ("", ".", ".."):
+        raise RecordingError(f"path has no name of a file: {name!a}")
+    if last in FILE_NAMES:
+        raise RecordingError(f"path has the name of a file of a recording: {name!a}")
+    return name
+
+
+def metadata_path(name: str, folder: Path, root: Path | None) -> Path:
+    """Return the path of the telescope's metadata file; the parameters are those of output_path().
+
+    Raises
+    ------
+    RecordingError
+        If the path has no file name, or that of a file of a recording.
+    """
+    checked_name(name)
+    below = _below(name, folder, root)
+    # Normalise it as an absolute path, so that `..` cannot leave the root.
+    return Path(name) if below is None else below / posixpath.normpath(f"/{name}").lstrip("/")
+
+
+def telescope_file(name: str, folder: Path, root: Path | None) -> Path | None:
+    """Return the path of the telescope's metadata file, or None if no file is there.
+
+    Parameters and exceptions are those of output_path().
+    """
+    path = metadata_path(name, folder, root)
+    if not exists(path):
+        return None
+    _check_below(_below(name, folder, root), path)
+    return path
+
+
+def _below(name: str, folder: Path, root: Path | None) -> Path | None:
+    """Return the folder that a path of set-filename cannot leave, None if there is none."""
+    if name.startswith("/"):
+        return None if root is None else root.absolute()
+    return folder.absolute().parent
+
+
+def _check_below(below: Path | None, path: Path) -> None:
+    """Raise RecordingError if a symbolic link leads a path out of the folder below which it is."""
+    if below is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(below)):
+        raise RecordingError(f"path leaves {str(below)!a} by a symbolic link: {str(path)!a}")
+
+
+def exists(path: Path) -> bool:
+    """Return whether the path exists. Raise RecordingError if that cannot be determined."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as problem:
+        reason = (problem.strerror or type(problem).__name__).lower()
+        raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
+    return True
