@@ -25,7 +25,7 @@ from hypothesis import given, strategies
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits import layout as fits_layout
 from discosbackend.simulator.fits import metadata
-from discosbackend.simulator.fits.convert import convert
+from discosbackend.simulator.fits.convert import Converted, convert
 from discosbackend.simulator.fits.layout import mjd
 from discosbackend.simulator.fits.pointing import Pointing
 from discosbackend.simulator.instrument.model import Channel, Receiver, Setup
@@ -411,7 +411,9 @@ class PointingTests(unittest.TestCase):
                 self.assertTrue(np.isfinite(self.at(Sky(), [0.0, 1.0], begins)["az"]).all())
 
 
-class MergedTests(FileTests):
+class MergedFileTests(FileTests):
+    """Files that are merged with a metadata file."""
+
     def setUp(self) -> None:
         super().setUp()
         self.name = self.folder / "tmp" / "20261121_001_001.fits"
@@ -436,6 +438,34 @@ class MergedTests(FileTests):
         self.warnings = done.warnings
         return self.read(done.written)
 
+    def convert(self) -> Converted:
+        """Merge a recording with the metadata file that is there, again."""
+        (self.folder / self.name.name).unlink()
+        return convert(record(self.data, dumps=75, name=self.name))
+
+    def refusal(self, change: Any = None, setup: Setup | None = None, **others: Any) -> str:
+        """Why a metadata file is refused; the recording stays as it is, and nothing is written."""
+        made = metadata_tables(setup_with(), float(mjd(BEGINS)), 1.0, **others)
+        if change is not None:
+            change(made)
+        self.name.parent.mkdir(exist_ok=True)
+        made.writeto(self.name, overwrite=True)
+        return self.refused(setup)
+
+    def refused(self, setup: Setup | None = None) -> str:
+        folder = record(self.data, setup, name=self.name)
+        with self.assertRaises(RecordingError) as caught:
+            convert(folder)
+        self.assertEqual(opened(folder), list(range(5)))
+        self.assertEqual(list(self.folder.glob("*.fits")) + list(self.folder.glob(".*")), [])
+        text = str(caught.exception)
+        self.assertTrue(text.endswith(f": {str(self.name)!a}"), text)
+        reason = text.removesuffix(f": {str(self.name)!a}")
+        self.assertRegex(reason, r"\Ametadata file [^,!]*\Z")
+        return reason
+
+
+class MergedTests(MergedFileTests):
     def test_everything_else_is_copied_byte_by_byte(self) -> None:
         self.merge()
         before = self.name.read_bytes()
@@ -472,7 +502,8 @@ class MergedTests(FileTests):
         self.assertEqual(list(rows["label"][:2]), ["r03", "r04"])
         self.assertTrue(rows["flag_track"].all())
         self.assertEqual(header["Observed By"], "hand")
-        self.assertEqual(header["TUNIT1"], "MJD")
+        # Our times, in our format and unit; the telescope's unit is MJD.
+        self.assertEqual((header["TFORM1"], header["TUNIT1"]), ("D", "d"))
         self.assertIn("simulated by discosbackend", str(header["HISTORY"]))
 
     def test_the_diode_is_that_of_the_recording_or_of_the_telescope(self) -> None:
@@ -599,27 +630,6 @@ class MergedTests(FileTests):
         _, rows = self.merge(seconds=0.05, late=0.5)["DATA TABLE"]
         self.assertEqual(set(rows["el"]), {rows["el"][0]})
         self.assertLessEqual(sum(rows["flag_track"]), 3)
-
-    def refusal(self, change: Any = None, setup: Setup | None = None, **others: Any) -> str:
-        """Why a metadata file is refused; the recording stays as it is, and nothing is written."""
-        made = metadata_tables(setup_with(), float(mjd(BEGINS)), 1.0, **others)
-        if change is not None:
-            change(made)
-        self.name.parent.mkdir(exist_ok=True)
-        made.writeto(self.name, overwrite=True)
-        return self.refused(setup)
-
-    def refused(self, setup: Setup | None = None) -> str:
-        folder = record(self.data, setup, name=self.name)
-        with self.assertRaises(RecordingError) as caught:
-            convert(folder)
-        self.assertEqual(opened(folder), list(range(5)))
-        self.assertEqual(list(self.folder.glob("*.fits")) + list(self.folder.glob(".*")), [])
-        text = str(caught.exception)
-        self.assertTrue(text.endswith(f": {str(self.name)!a}"), text)
-        reason = text.removesuffix(f": {str(self.name)!a}")
-        self.assertRegex(reason, r"\Ametadata file [^,!]*\Z")
-        return reason
 
     def test_sections_that_do_not_fit(self) -> None:
         one, *_ = CHANNELS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ControlError", "FaultScriptError", "InstrumentError", "RecordingError", "SkyError"]
+__all__ = ["ControlError", "FaultScriptError", "InstrumentError", "MetadataError", "RecordingError", "SkyError"]
 
 
 class SkyError(ValueError):
@@ -23,3 +23,7 @@ class FaultScriptError(ValueError):
 
 class ControlError(Exception):
     """A control operation failed or is invalid. The message says what is wrong and what is accepted."""
+
+
+class MetadataError(Exception):
+    """A metadata file cannot be used. The message continues "metadata file": "has no DATA TABLE"."""

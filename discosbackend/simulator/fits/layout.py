@@ -7,8 +7,9 @@ package srttools reads.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -131,8 +132,10 @@ class Layout:
     ----------
     before
         The bytes before DATA TABLE.
-    data
-        The header of DATA TABLE.
+    header
+        The header of DATA TABLE, with the blanks up to its end.
+    shape
+        The number of rows of DATA TABLE, and the bytes of a row.
     heads
         Returns the columns before the spectra for some consecutive dumps: a numpy record array of shape (dumps,), with
         the bytes of the file.
@@ -143,7 +146,8 @@ class Layout:
     """
 
     before: bytes
-    data: fits.Header
+    header: bytes
+    shape: tuple[int, int]
     heads: Callable[[Sequence[Dump]], Any]
     after: bytes
     warnings: list[str] = field(default_factory=list)
@@ -151,8 +155,8 @@ class Layout:
     @property
     def size(self) -> int:
         """The size of the file in bytes."""
-        rows = int(self.data["NAXIS1"]) * int(self.data["NAXIS2"])
-        return len(self.before) + len(self.data.tostring()) + rows + -rows % _BLOCK + len(self.after)
+        rows = math.prod(self.shape)
+        return len(self.before) + len(self.header) + rows + -rows % _BLOCK + len(self.after)
 
 
 # -- for both kinds of file ---------------------------------------------------------------------------
@@ -210,8 +214,8 @@ def mark(header: fits.Header, recorded: RecordingReader) -> None:
     )
 
 
-def is_marked(header: fits.Header) -> bool:
-    """Return whether mark() has marked this header."""
+def is_marked(header: Container[str]) -> bool:
+    """Return whether mark() has marked a header with these keywords."""
     return _RECORDING in header
 
 
@@ -233,7 +237,7 @@ def write(layout: Layout, recorded: RecordingReader, file: int) -> None:
         If the file cannot be written.
     """
     _write_all(file, layout.before)
-    _write_all(file, layout.data.tostring().encode("ascii"))
+    _write_all(file, layout.header)
     rows = 0
     for block in _blocks(layout, recorded):
         _write_all(file, memoryview(block))
@@ -245,11 +249,14 @@ def write(layout: Layout, recorded: RecordingReader, file: int) -> None:
 def _blocks(layout: Layout, recorded: RecordingReader) -> Iterator[Any]:
     """Yield the rows, some megabytes at a time, always in the same buffer."""
     values = recorded.setup.values
-    row = np.dtype([("head", f"V{layout.data['NAXIS1'] - 4 * values}"), ("values", ">i4", (values,))])
+    width = layout.shape[1] - 4 * values
+    row = np.dtype([("head", f"V{width}"), ("values", ">i4", (values,))])
     most = max(1, min(_STRETCH, _BUFFER // row.itemsize))
+    # The telescope's rows may be long.
+    many = max(most, min(_STRETCH, _BUFFER // width))
     buffer = np.zeros(most, dtype=row)
-    for first in range(0, len(recorded.dumps), _STRETCH):
-        stretch = recorded.dumps[first : first + _STRETCH]
+    for first in range(0, len(recorded.dumps), many):
+        stretch = recorded.dumps[first : first + many]
         heads = layout.heads(stretch).view(row["head"])
         for start in range(0, len(stretch), most):
             block = buffer[: len(stretch) - start]
@@ -300,7 +307,8 @@ def whole(recorded: RecordingReader) -> Layout:
         _table("ANTENNA TEMP TABLE", *_temperatures(recorded)),
         _table("SERVO TABLE", _SERVO_TABLE, [(begin, 0.0, 0.0, 0.0), (end, 0.0, 0.0, 0.0)]),
     )
-    return Layout(b"".join(before), data, _Heads(recorded, pointing), b"".join(after), warnings)
+    header, shape = data.tostring().encode("ascii"), (len(recorded.dumps), size)
+    return Layout(b"".join(before), header, shape, _Heads(recorded, pointing), b"".join(after), warnings)
 
 
 def _primary(recorded: RecordingReader, pointing: Pointing) -> fits.Header:
