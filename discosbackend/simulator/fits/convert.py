@@ -1,10 +1,11 @@
 """Converts recordings to FITS files, atomically, in a process of its own.
 
-    python -m discosbackend.simulator.fits.convert [--root DIR] [--gently] [FOLDER...]
+    python -m discosbackend.simulator.fits.convert [--root DIR] [FOLDER...]
 
-prints one line of JSON for each recording. Without FOLDER it reads a JSON list from standard input, with a pair for
-each recording: its folder, and its name or null. layout and metadata define the contents of the file; they import
-astropy, so they are imported when needed. recording.dump_files defines a recording.
+prints one line of JSON for each recording. Without FOLDER it reads requests from standard input until that is closed:
+a line with a JSON list, which has a pair for each recording, its folder, and its name or null. layout and metadata
+define the contents of the file; they import astropy, so they are imported when needed. recording.dump_files defines a
+recording, recording.conversion starts this program for a server.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import fcntl
 import json
 import logging
 import os
+import select
 import signal
 import sys
+import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from discosbackend.log import log_to_stderr
 from discosbackend.signals import heard, kept
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Converted", "convert", "output_path", "main"]
 
 logger = logging.getLogger(__name__)
+
+# The folder and the name of each recording that is to be converted.
+_Request: TypeAlias = "Sequence[tuple[Path | str, str | None]]"
 
 # The longest file name in bytes on common file systems.
 _LONGEST_NAME = 255
@@ -304,25 +311,42 @@ def _reason(problem: OSError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Convert the given recordings.
+    """Convert the given recordings, or those of the requests on standard input.
 
     Exit status 0 when all were, 1 otherwise; 128 and its number after a signal that ends programs.
     """
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
     parser.add_argument("--root", metavar="DIR", type=Path, help="the folder for absolute paths (default: /)")
-    parser.add_argument("--gently", action="store_true", help="run at a low priority")
     options = parser.parse_args(arguments)
     log_to_stderr("WARNING", "%(message)s")
-    if options.gently:
-        os.nice(10)
-    with kept():
+    output = sys.stdout
+    # What a library prints must not come between the reports.
+    with kept(), redirect_stdout(sys.stderr):
         # A Ctrl-C, and a terminal that is closed, are for a server and its conversion alike.
         for number in heard():
             signal.signal(number, _leave)
-        # A server may have more of them than a command line can carry.
-        wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
-        sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
+        own: list[_Request] = [[(folder, None) for folder in options.folders]]
+        requests = own if options.folders else _requests()
+        done = [_report(Path(folder), options.root, name, output) for each in requests for folder, name in each]
+        sys.exit(max(done, default=0))
+
+
+def _requests() -> Iterator[_Request]:
+    """Yield the requests of a server until it closes the pipe. If that happens during a conversion, exit."""
+    # The server uses it to end a conversion, even if it ignores the signal itself.
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_server, args=(sys.stdin.fileno(),), daemon=True).start()
+    return map(json.loads, sys.stdin)
+
+
+def _leave_with_server(descriptor: int) -> None:
+    """Wait until the pipe is closed at its other end, then have the main thread exit."""
+    poll = select.poll()
+    # Without any events only the end is reported.
+    poll.register(descriptor, 0)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -330,11 +354,13 @@ def _leave(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report(folder: Path, root: Path | None, name: str | None) -> int:
+def _report(folder: Path, root: Path | None, name: str | None, output: TextIO) -> int:
     """Convert one recording and print the result; return the exit status."""
     report: dict[str, object] = {"recording": str(folder)}
     try:
-        done = convert(folder, root=root, name=name)
+        # Afterwards a warning is written again, as by a new process.
+        with warnings.catch_warnings():
+            done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         report["refused"] = str(problem)
     except Exception as problem:  # continue with the other recordings
@@ -343,7 +369,10 @@ def _report(folder: Path, root: Path | None, name: str | None) -> int:
     else:
         written = None if done.written is None else str(done.written)
         report.update(written=written, dumps=done.dumps, warnings=done.warnings)
-    print(json.dumps(report), flush=True)
+    # The server reads what was logged when it has the report.
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    print(json.dumps(report), file=output, flush=True)
     return 1 if "refused" in report else 0
 
 
