@@ -220,3 +220,10 @@ class ForkedConversion:
         """Leave it no choice."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Leave neither the process nor the pipes behind."""
+        self.kill()
+        self.wait()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            stream.close()

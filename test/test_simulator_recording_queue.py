@@ -25,6 +25,7 @@ from astropy.io import fits
 from discosbackend.children import python_command
 from discosbackend.errors import BackendError
 from discosbackend.log import LineFormatter
+from discosbackend.simulator.fits import convert as program
 from discosbackend.simulator.fits import layout
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import RecordingWriter, give_name, name_of, recordings_in
@@ -385,6 +386,7 @@ class WorkerTests(unittest.TestCase):
 
     def start(self, command: list[str], **others: Any) -> ForkedConversion:
         self.started.append(ForkedConversion(command, with_program=self.program, **others))
+        self.addCleanup(self.started[-1].close)
         return self.started[-1]
 
     def convert(self, name: str = "1.fits") -> str | None:
@@ -396,7 +398,7 @@ class WorkerTests(unittest.TestCase):
         """The same in a thread, with a process that writes the file and does not come to its end."""
         self.program = self.write_forever
         refused: list[str | None] = []
-        thread = threading.Thread(target=lambda: refused.append(self.convert()))
+        thread = threading.Thread(target=lambda: refused.append(self.convert()), daemon=True)
         thread.start()
         wait_until((self.folder / "writing").exists, "the file that is being written")
         (self.folder / "writing").rmdir()
@@ -469,7 +471,7 @@ class WorkerTests(unittest.TestCase):
             self.convert()
             self.convert("2.fits")
         self.assertEqual([call.args[0] for call in timer.call_args_list], [300.0] * 2)
-        self.assertTrue(timer.return_value.daemon)
+        self.assertIs(timer.return_value.daemon, True)
         timer.return_value.cancel.assert_called_once_with()
 
     def test_an_idle_time_that_ends_during_a_conversion(self) -> None:
@@ -502,9 +504,10 @@ class WorkerTests(unittest.TestCase):
         self.assertEqual(len(self.started), 1)
 
     def test_it_ends_with_a_converter_that_is_dropped(self) -> None:
-        self.convert()
-        del self.converter
-        self.doCleanups()
+        converter = Converter(None)
+        converter.run({record(self.folder / "data", dumps=2): str(self.folder / "1.fits")})
+        self.assertIsNone(self.started[0].poll())
+        del converter
         gc.collect()
         self.assertIsNotNone(self.started[0].returncode)
 
@@ -519,29 +522,40 @@ class WorkerTests(unittest.TestCase):
                 wait_until((self.folder / "writing").exists, "the file that is being written")
                 (self.folder / "writing").rmdir()
                 process.stdin.close()
-                self.assertEqual(process.wait(), 128 + signal.SIGTERM)
+                wait_until(lambda: process.poll() is not None, "the process to end")
+                self.assertEqual(process.returncode, 128 + signal.SIGTERM)
                 self.assertEqual((self.files(), opened(folder)), ([], [0, 1]))
 
     def test_what_it_writes_is_logged_each_time_and_before_the_end(self) -> None:
-        write = layout.write
+        done, log = program.convert, logging.getLogger("discosbackend.simulator.fits.convert")
 
-        def warn(*arguments: Any) -> None:
+        def convert(*arguments: Any, **others: Any) -> program.Converted:
             warnings.warn("the same warning", stacklevel=1)
-            logging.getLogger("discosbackend.simulator.fits.convert").warning("a\nb\x9b")
+            log.warning("a\nb\x9b")
             print("a library prints")
             os.write(2, b"\xff\n")
-            write(*arguments)
+            try:
+                return done(*arguments, **others)
+            finally:
+                # More than the pipe takes at once.
+                log.warning("z" * 200000)
 
-        self.program = lambda: setattr(layout, "write", warn)
-        for number in range(2):
-            with self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs:
-                self.assertIsNone(self.convert(f"{number}.fits"))
+        self.program = lambda: setattr(program, "convert", convert)
+        # When the report is read, some of it is still in the pipe, or not even there.
+        for size in (64, 4096):
+            with (
+                mock.patch("discosbackend.simulator.recording.conversion._READ", size),
+                self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs,
+            ):
+                self.assertIsNone(self.convert(f"{size}.fits"))
             messages = [each.getMessage() for each in logs.records]
             self.assertIn("the same warning", messages[0])
-            lines = ["conversion: a", "conversion:     b\\x9b", "conversion: a library prints", "conversion: \\xff"]
-            self.assertEqual(messages[-4:], lines)
+            lines = ["a", "    b\\x9b", "a library prints", "\\xff", "z" * 200000]
+            self.assertEqual(messages[-5:], [f"conversion: {line}" for line in lines])
 
     def test_more_recordings_than_a_pipe_carries(self) -> None:
+        # And a process that writes more than that before it reads.
+        self.program = lambda: os.write(2, b"x\n" * 100000)
         folders = [self.folder / f"{number:0200}" for number in range(1000)]
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)

@@ -20,7 +20,6 @@ import select
 import signal
 import sys
 import threading
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -358,9 +357,7 @@ def _report(folder: Path, root: Path | None, name: str | None, output: TextIO) -
     """Convert one recording and print the result; return the exit status."""
     report: dict[str, object] = {"recording": str(folder)}
     try:
-        # Afterwards a warning is written again, as by a new process.
-        with warnings.catch_warnings():
-            done = convert(folder, root=root, name=name)
+        done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         report["refused"] = str(problem)
     except Exception as problem:  # continue with the other recordings
