@@ -14,7 +14,17 @@ from typing import NoReturn
 
 import twisted
 
-from benchmarks import contention, failures, many_connections, punctuality, recording, startup, table, throughput
+from benchmarks import (
+    contention,
+    conversion,
+    failures,
+    many_connections,
+    punctuality,
+    recording,
+    startup,
+    table,
+    throughput,
+)
 from benchmarks.presets import FULL, QUICK, Preset
 from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
 
@@ -39,6 +49,7 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "timed start, beside a @blocking sleep": punctuality.during_nap,
     "timed start, beside a computing thread": punctuality.during_compute,
     "a simulated SKARAB recording 92 MB/s": recording.recording,
+    "a conversion of a few dumps": conversion.conversion,
 }
 
 # Open files for fifty clients, pipes, logs and libraries.

@@ -80,8 +80,8 @@ def damaged_files(whole: bytes) -> Iterator[tuple[str, bytes]]:
     for place in range(0, len(whole), BLOCK):
         yield f"block at {place}: left out", whole[:place] + whole[place + BLOCK :]
         yield f"block at {place}: twice", whole[:place] + whole[place : place + BLOCK] + whole[place:]
-        for byte in (b"\0", b" ", b"\xff"):
-            yield f"block at {place}: filled with {byte!r}", _with(whole, place, byte * BLOCK)
+        for filling in (b"\0", b" ", b"\xff"):
+            yield f"block at {place}: filled with {filling!r}", _with(whole, place, filling * BLOCK)
         yield f"cut off at {place}", whole[:place]
     for _ in range(60):
         length = dice.randrange(len(whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -129,8 +130,8 @@ class Child:
         self._status: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
-        self._process = os.fork()
-        if self._process == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             status = 99
             try:
                 work()
@@ -142,34 +143,87 @@ class Child:
             finally:
                 os._exit(status)
 
+    def ended(self) -> bool:
+        """Whether it has ended by now."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status is not None
+
     def wait(self) -> int:
         """Wait for its end; its exit status, or minus the signal."""
         if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def kill(self) -> int:
         """The same after SIGKILL, unless it has ended."""
         if self._status is None:
-            os.kill(self._process, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
         return self.wait()
 
 
 class ForkedConversion:
-    """In place of the process that a Converter starts: the same program in a fork, which has astropy already."""
+    """In place of the process that a Converter starts: the same program in a fork, which has astropy already.
 
-    def __init__(self, command: Sequence[str], **_: Any) -> None:
+    `with_program` is called in the fork before the program runs, and may change what that does.
+    """
+
+    def __init__(self, command: Sequence[str], *, with_program: Callable[[], object] = lambda: None, **_: Any) -> None:
         assert command[1:4] == ["-P", "-m", "discosbackend.simulator.fits.convert"], command
-        self.arguments = command[4:]
+        pipes = [os.pipe() for _ in range(3)]
+        theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
+        ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+
+        def work() -> None:
+            for number, descriptor in enumerate(theirs):
+                os.dup2(descriptor, number)
+            for descriptor in (*theirs, *ours):
+                os.close(descriptor)
+            sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+            # Line by line, as standard error is.
+            sys.stderr = os.fdopen(2, "w", 1, closefd=False)
+            # Its log is not that of the tests.
+            logging.getLogger().handlers.clear()
+            logging.disable(logging.NOTSET)
+            with_program()
+            try:
+                convert.main(command[4:])
+            finally:
+                sys.stdout.flush()
+
+        self._child = Child(work)
+        self.pid = self._child.pid
         self.returncode: int | None = None
+        for descriptor in theirs:
+            os.close(descriptor)
+        self.stdin = os.fdopen(ours[0], "wb", buffering=0)
+        self.stdout, self.stderr = (os.fdopen(descriptor, "rb", buffering=0) for descriptor in ours[1:])
 
-    def __enter__(self) -> Self:
-        return self
+    def poll(self) -> int | None:
+        """Its exit status, or minus the signal, if it has ended."""
+        if self._child.ended():
+            self.returncode = self._child.wait()
+        return self.returncode
 
-    def __exit__(self, *_: object) -> None:
-        assert self.returncode is not None
+    def wait(self) -> int:
+        """The same once it has."""
+        self.returncode = self._child.wait()
+        return self.returncode
 
-    def communicate(self, told: str) -> tuple[str, str]:
-        """What it writes to standard output and error when it is told that."""
-        self.returncode, *written = heard_in_child(lambda: convert.main(self.arguments), told)
-        return written[0], written[1]
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Leave it no choice."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Leave neither the process nor the pipes behind."""
+        self.kill()
+        self.wait()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            stream.close()

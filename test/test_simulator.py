@@ -20,6 +20,7 @@ from discosbackend.errors import BackendError, HandlerException, NotSupportedErr
 from discosbackend.grammar import parse_message
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
+from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 from .serving import ROOT
@@ -63,7 +64,7 @@ SKARAB_START = {1400: 0, 187.5: 906.25, 93.75: 953.125, 16: 992, 375: 812.5, 750
 UNCHANGED = ("*",) * 6
 
 
-def simulated(instrument: str = "discos", configuration: str = "", **settings: Any) -> Any:
+def simulated(instrument: str | Instrument = "discos", configuration: str = "", **settings: Any) -> Any:
     """An instrument on a clock of its own, `backend.fake`, that starts at NOON."""
     clock = Clock()
     backend: Any = SimulatedBackend(
@@ -521,6 +522,7 @@ class SectionTests(unittest.TestCase):
 
     def test_a_sample_rate_of_which_twice_the_bandwidth_is_out_of_range(self):
         known = INSTRUMENTS["sardara"]
+        assert known.unconfigured.limits is not None
         slow = replace(
             known.configurations["SP00"], limits=replace(known.unconfigured.limits, sample_rate=(0.0, 1000.0))
         )

@@ -781,7 +781,7 @@ class ProgramTests(ConvertTests):
     def test_the_real_thing(self) -> None:
         folder = self.made()
         done = subprocess.run(
-            [sys.executable, "-m", "discosbackend.simulator.fits.convert", "--gently", str(folder)],
+            [sys.executable, "-m", "discosbackend.simulator.fits.convert", str(folder)],
             cwd=ROOT,
             capture_output=True,
             text=True,

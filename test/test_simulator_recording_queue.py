@@ -5,28 +5,35 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import unittest
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
 from astropy.io import fits
 
+from discosbackend.children import python_command
 from discosbackend.errors import BackendError
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.log import LineFormatter, LogWriter
+from discosbackend.simulator.fits import convert as program
+from discosbackend.simulator.fits import layout
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import RecordingWriter, give_name, name_of, recordings_in
 from discosbackend.simulator.recording.dump_thread import DumpThread
 
-from .recordings import ForkedConversion
-from .settings import LONG, PATIENCE
+from .recordings import ForkedConversion, opened, record
+from .settings import LONG, PATIENCE, wait_until
 from .test_simulator_acquisition import InstrumentMixin
 
 
@@ -329,6 +336,11 @@ class ConverterTests(InstrumentMixin):
             self.backend.convert_data()
         [((command,), _)] = started.call_args_list
         self.assertNotIn(str(self.data), " ".join(command), "which could not carry thousands of folders")
+        process = cast(Any, self.backend._recordings)._converter._worker._process
+        priority = os.getpriority(os.PRIO_PROCESS, process.pid)
+        self.assertEqual(priority, os.getpriority(os.PRIO_PROCESS, 0), "a nicer one starves on a busy machine")
+        self.backend.server_stopping()
+        self.assertIsNotNone(process.returncode, "it ends with the server")
         for name in ("1.fits", "2.fits"):
             with fits.open(self.site.parent / name) as file:
                 self.assertEqual(len(file["DATA TABLE"].data), 5)
@@ -412,7 +424,7 @@ class ConverterTests(InstrumentMixin):
         self.assertTrue((wrong / "2.fits").exists())
         self.assertFalse(left.exists())
 
-    def test_a_converter_that_is_killed(self) -> None:
+    def test_a_program_that_ends_at_once(self) -> None:
         self.scan("1.fits")
         with (
             mock.patch("sys.executable", "/bin/sh"),
@@ -420,41 +432,20 @@ class ConverterTests(InstrumentMixin):
             self.assertRaises(BackendError) as caught,
         ):
             self.backend.convert_data()
-        self.assertRegex(str(caught.exception), r"conversion ended early with status \d+")
+        self.assertRegex(str(caught.exception), r"^conversion ended early with status \d+$")
         self.assertEqual(len(recordings_in(self.data)), 1)
 
-    def test_when_the_server_goes_down_a_conversion_is_given_up(self) -> None:
-        # Before the converter is there, and while it is waited for; one that does nothing until it is ended.
-        popen, communicate = subprocess.Popen, subprocess.Popen.communicate
+    def test_a_conversion_that_is_given_up_before_its_process_is_there(self) -> None:
         self.scan("1.fits")
-        self.backend.wait_for_dumps()
-        for early in (True, False):
-
-            def start(_: Any, **others: Any) -> Any:
-                return popen([sys.executable, "-c", "import signal; signal.pause()"], **others)
-
-            def ready(converter: Converter, early: bool = early) -> None:
-                if early:
-                    converter.give_up()
-
-            def wait(converter: Any, told: str) -> Any:
-                self.backend.server_stopping()
-                try:
-                    return communicate(converter, told, timeout=PATIENCE)
-                finally:
-                    converter.kill()
-
-            with (
-                self.subTest(early=early),
-                mock.patch.object(Converter, "ready", ready),
-                mock.patch("subprocess.Popen.communicate", wait),
-                mock.patch("subprocess.Popen", start),
-                self.assertRaises(BackendError) as caught,
-            ):
-                cast(Any, self.backend._recordings)._converter._given_up = False  # as ready() does
-                self.backend.convert_data()
-            self.assertEqual(str(caught.exception), "conversion given up")
-            self.assertEqual(len(recordings_in(self.data)), 1)
+        with (
+            mock.patch.object(Converter, "ready", Converter.give_up),
+            mock.patch("subprocess.Popen") as started,
+            self.assertRaises(BackendError) as caught,
+        ):
+            self.backend.convert_data()
+        self.assertEqual(str(caught.exception), "conversion given up")
+        started.assert_not_called()
+        self.assertEqual(len(recordings_in(self.data)), 1)
 
     def test_a_converter_that_cannot_be_started(self) -> None:
         self.scan("1.fits")
@@ -463,6 +454,197 @@ class ConverterTests(InstrumentMixin):
             self.backend.convert_data()
         self.assertEqual(str(caught.exception), "conversion cannot be started: cannot allocate memory")
         self.assertEqual(len(recordings_in(self.data)), 1)
+
+
+class WorkerTests(unittest.TestCase):
+    """The process of a Converter, which is kept: here a fork that runs the same program."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.started: list[ForkedConversion] = []
+        self.enterContext(mock.patch("subprocess.Popen", self.start))
+        self.program: Callable[[], object] = lambda: None
+        self.converter = Converter(None)
+        self.addCleanup(self.converter.close)
+
+    def start(self, command: list[str], **others: Any) -> ForkedConversion:
+        self.started.append(ForkedConversion(command, with_program=self.program, **others))
+        self.addCleanup(self.started[-1].close)
+        return self.started[-1]
+
+    def convert(self, name: str = "1.fits") -> str | None:
+        """Convert a recording that is made for it; why it is refused."""
+        folder = record(self.folder / "data", dumps=2)
+        return self.converter.run({folder: str(self.folder / name)}).get(folder)
+
+    def in_thread(self) -> tuple[threading.Thread, list[str | None]]:
+        """The same in a thread, with a process that writes the file and does not come to its end."""
+        self.program = self.write_forever
+        refused: list[str | None] = []
+        thread = threading.Thread(target=lambda: refused.append(self.convert()), daemon=True)
+        thread.start()
+        wait_until((self.folder / "writing").exists, "the file that is being written")
+        (self.folder / "writing").rmdir()
+        self.program = lambda: None
+        return thread, refused
+
+    def write_forever(self, terminate: signal.Handlers = signal.SIG_DFL) -> None:
+        signal.signal(signal.SIGTERM, terminate)
+
+        def write(*_: object) -> None:
+            (self.folder / "writing").mkdir()
+            signal.pause()
+
+        mock.patch.object(layout, "write", write).start()
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if path.is_file())
+
+    def test_it_is_kept_for_the_next_conversion(self) -> None:
+        self.assertEqual([self.convert(f"{number}.fits") for number in range(3)], [None] * 3)
+        self.assertEqual(self.files(), ["0.fits", "1.fits", "2.fits"])
+        self.assertEqual(len(self.started), 1)
+
+    def test_one_that_is_killed_in_a_conversion(self) -> None:
+        for number, reason in (
+            (signal.SIGKILL, "conversion was killed by SIGKILL (out of memory?)"),
+            (signal.SIGABRT, "conversion was killed by SIGABRT"),
+        ):
+            with self.subTest(number):
+                thread, refused = self.in_thread()
+                os.kill(self.started[-1].pid, number)
+                thread.join(PATIENCE)
+                self.assertEqual(refused, [reason])
+                (kept,) = recordings_in(self.folder / "data")
+                # The next conversion has another one, which converts what the first has left.
+                self.assertEqual(self.converter.run({kept: str(self.folder / "1.fits")}), {})
+                self.assertEqual(self.files(), ["1.fits"])
+                (self.folder / "1.fits").unlink()
+                self.converter.close()
+
+    def test_one_of_several_recordings(self) -> None:
+        """What was converted before the process was killed is not reported as failed."""
+        self.program = lambda: setattr(layout, "write", partial(self.write_once, layout.write))
+        first, second = (record(self.folder / "data", dumps=2) for _ in range(2))
+        refused = self.converter.run({first: str(self.folder / "1.fits"), second: str(self.folder / "2.fits")})
+        self.assertEqual(refused, {second: "conversion was killed by SIGKILL (out of memory?)"})
+        self.assertEqual(recordings_in(self.folder / "data"), [second])
+        self.assertIn("1.fits", self.files())
+
+    def write_once(self, write: Callable[..., None], *arguments: Any) -> None:
+        layout.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        write(*arguments)
+
+    def test_one_that_was_killed_meanwhile(self) -> None:
+        self.convert()
+        os.kill(self.started[0].pid, signal.SIGKILL)
+        wait_until(lambda: self.started[0].poll() is not None)
+        self.assertIsNone(self.convert("2.fits"))
+        self.assertEqual(len(self.started), 2)
+
+    def test_it_ends_when_there_is_nothing_to_do(self) -> None:
+        with mock.patch("discosbackend.simulator.recording.conversion._IDLE", 0.01):
+            self.convert()
+            wait_until(lambda: self.started[0].poll() is not None, "the idle process to end")
+        self.assertIsNone(self.convert("2.fits"))
+        self.assertEqual(len(self.started), 2)
+
+    def test_the_time_begins_anew_with_each_conversion(self) -> None:
+        with mock.patch("threading.Timer") as timer:
+            self.convert()
+            self.convert("2.fits")
+        self.assertEqual([call.args[0] for call in timer.call_args_list], [300.0] * 2)
+        self.assertIs(timer.return_value.daemon, True)
+        timer.return_value.cancel.assert_called_once_with()
+
+    def test_an_idle_time_that_ends_during_a_conversion(self) -> None:
+        thread, refused = self.in_thread()
+        self.converter.close()
+        self.assertIsNone(self.started[0].poll())
+        self.converter.give_up()
+        thread.join(PATIENCE)
+        self.assertEqual(refused, ["conversion given up"])
+
+    def test_another_one_after_many_conversions(self) -> None:
+        with mock.patch("discosbackend.simulator.recording.conversion._MOST", 2):
+            for number in range(5):
+                self.assertIsNone(self.convert(f"{number}.fits"))
+        self.assertEqual(len(self.started), 3)
+
+    def test_given_up_in_a_conversion(self) -> None:
+        thread, refused = self.in_thread()
+        self.assertTrue(self.converter.give_up())
+        thread.join(PATIENCE)
+        self.assertEqual(refused, ["conversion given up"])
+        self.assertEqual((self.files(), len(recordings_in(self.folder / "data"))), ([], 1), "no part of a file is left")
+        self.assertEqual(self.started[0].returncode, 128 + signal.SIGTERM)
+
+    def test_one_that_is_idle_is_no_conversion_to_give_up(self) -> None:
+        self.convert()
+        self.assertFalse(self.converter.give_up())
+        self.converter.ready()
+        self.assertIsNone(self.convert("2.fits"))
+        self.assertEqual(len(self.started), 1)
+
+    def test_it_ends_with_a_converter_that_is_dropped(self) -> None:
+        converter = Converter(None)
+        converter.run({record(self.folder / "data", dumps=2): str(self.folder / "1.fits")})
+        self.assertIsNone(self.started[0].poll())
+        del converter
+        gc.collect()
+        self.assertIsNotNone(self.started[0].returncode)
+
+    def test_it_ends_when_the_server_is_killed(self) -> None:
+        """Nothing of the server's is run then; the pipe is closed."""
+        for terminate in (signal.SIG_DFL, signal.SIG_IGN):
+            with self.subTest(terminate):
+                self.program = partial(self.write_forever, terminate)
+                folder = record(self.folder / "data", dumps=2)
+                process = self.start(python_command("-m", "discosbackend.simulator.fits.convert"))
+                process.stdin.write(json.dumps([[str(folder), str(self.folder / "1.fits")]]).encode() + b"\n")
+                wait_until((self.folder / "writing").exists, "the file that is being written")
+                (self.folder / "writing").rmdir()
+                process.stdin.close()
+                wait_until(lambda: process.poll() is not None, "the process to end")
+                self.assertEqual(process.returncode, 128 + signal.SIGTERM)
+                self.assertEqual((self.files(), opened(folder)), ([], [0, 1]))
+
+    def test_what_it_writes_is_logged_each_time_and_before_the_end(self) -> None:
+        done, log = program.convert, logging.getLogger("discosbackend.simulator.fits.convert")
+
+        def convert(*arguments: Any, **others: Any) -> program.Converted:
+            warnings.warn("the same warning", stacklevel=1)
+            log.warning("a\nb\x9b")
+            print("a library prints")
+            os.write(2, b"\xff\n")
+            try:
+                return done(*arguments, **others)
+            finally:
+                # More than the pipe takes at once.
+                log.warning("z" * 200000)
+
+        self.program = lambda: setattr(program, "convert", convert)
+        # When the report is read, some of it is still in the pipe, or not even there.
+        for size in (64, 4096):
+            with (
+                mock.patch("discosbackend.simulator.recording.conversion._READ", size),
+                self.assertLogs("discosbackend.simulator.recording.conversion", "WARNING") as logs,
+            ):
+                self.assertIsNone(self.convert(f"{size}.fits"))
+            messages = [each.getMessage() for each in logs.records]
+            self.assertIn("the same warning", messages[0])
+            lines = ["a", "    b\\x9b", "a library prints", "\\xff", "z" * 200000]
+            self.assertEqual(messages[-5:], [f"conversion: {line}" for line in lines])
+
+    def test_more_recordings_than_a_pipe_carries(self) -> None:
+        # And a process that writes more than that before it reads.
+        self.program = lambda: os.write(2, b"x\n" * 100000)
+        folders = [self.folder / f"{number:0200}" for number in range(1000)]
+        logging.disable(logging.CRITICAL)
+        self.addCleanup(logging.disable, logging.NOTSET)
+        refused = self.converter.run(dict.fromkeys(folders))
+        self.assertEqual(list(refused), folders)
+        self.assertRegex(refused[folders[-1]], "is no recording")
 
 
 if __name__ == "__main__":

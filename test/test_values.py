@@ -504,11 +504,12 @@ class TextsTests(unittest.TestCase):
             with self.subTest(value):
                 self.assert_sent(value, [wire], fields)
                 self.assert_sent([value, value], [wire, wire], (*fields, Field("files", "path", repeated=True)))
-        for value, of_fields, problem in (
+        refused: tuple[tuple[object, tuple[Field, ...], str], ...] = (
             ("\ud800", fields, "surrogates not allowed"),
             (Path("/a"), (Field("file", "text"),), "is a path: return its text, or declare the field as a path"),
             ([Path("/a")], (), "is a path: return its text"),
-        ):
+        )
+        for value, of_fields, problem in refused:
             with self.subTest(value), self.assertRaisesRegex(UnsendableError, problem):
                 texts(value, of_fields, None)
 

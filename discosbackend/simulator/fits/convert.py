@@ -1,10 +1,11 @@
 """Converts recordings to FITS files, atomically, in a process of its own.
 
-    python -m discosbackend.simulator.fits.convert [--root DIR] [--gently] [FOLDER...]
+    python -m discosbackend.simulator.fits.convert [--root DIR] [FOLDER...]
 
-prints one line of JSON for each recording. Without FOLDER it reads a JSON list from standard input, with a pair for
-each recording: its folder, and its name or null. layout and metadata define the contents of the file; they import
-astropy, so they are imported when needed. recording.dump_files defines a recording.
+prints one line of JSON for each recording. Without FOLDER it reads requests from standard input until that is closed:
+a line with a JSON list, which has a pair for each recording, its folder, and its name or null. layout and metadata
+define the contents of the file; they import astropy, so they are imported when needed. recording.dump_files defines a
+recording, recording.conversion starts this program for a server.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import fcntl
 import json
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from discosbackend.log import log_to_stderr
 from discosbackend.signals import heard, kept
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Converted", "convert", "output_path", "main"]
 
 logger = logging.getLogger(__name__)
+
+# The folder and the name of each recording that is to be converted.
+_Request: TypeAlias = "Sequence[tuple[Path | str, str | None]]"
 
 # The longest file name in bytes on common file systems.
 _LONGEST_NAME = 255
@@ -323,7 +329,7 @@ def _reason(problem: OSError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Convert the given recordings.
+    """Convert the given recordings, or those of the requests on standard input.
 
     The exit status is 0 if all recordings were converted, and 1 otherwise. After a signal that ends programs, it is 128
     plus the number of the signal.
@@ -331,18 +337,35 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m discosbackend.simulator.fits.convert", description=__doc__)
     parser.add_argument("folders", metavar="FOLDER", type=Path, nargs="*", help="a recording")
     parser.add_argument("--root", metavar="DIR", type=Path, help="the folder for absolute paths (default: /)")
-    parser.add_argument("--gently", action="store_true", help="run at a low priority")
     options = parser.parse_args(arguments)
     log_to_stderr("WARNING", "%(message)s")
-    if options.gently:
-        os.nice(10)
-    with kept():
+    output = sys.stdout
+    # What a library prints must not come between the reports.
+    with kept(), redirect_stdout(sys.stderr):
         # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
         for number in heard():
             signal.signal(number, _leave)
-        # A server sends the list on standard input, because it may be too long for a command line.
-        wanted = [(folder, None) for folder in options.folders] or json.load(sys.stdin)
-        sys.exit(max((_report(Path(folder), options.root, name) for folder, name in wanted), default=0))
+        own: list[_Request] = [[(folder, None) for folder in options.folders]]
+        requests = own if options.folders else _requests()
+        done = [_report(Path(folder), options.root, name, output) for each in requests for folder, name in each]
+        sys.exit(max(done, default=0))
+
+
+def _requests() -> Iterator[_Request]:
+    """Yield the requests of a server until it closes the pipe. If that happens during a conversion, exit."""
+    # The server uses it to end a conversion, even if it ignores the signal itself.
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_server, args=(sys.stdin.fileno(),), daemon=True).start()
+    return map(json.loads, sys.stdin)
+
+
+def _leave_with_server(descriptor: int) -> None:
+    """Wait until the pipe is closed at its other end, then have the main thread exit."""
+    poll = select.poll()
+    # Without any events only the end is reported.
+    poll.register(descriptor, 0)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -350,7 +373,7 @@ def _leave(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _report(folder: Path, root: Path | None, name: str | None) -> int:
+def _report(folder: Path, root: Path | None, name: str | None, output: TextIO) -> int:
     """Convert one recording and print the result; return the exit status."""
     report: dict[str, object] = {"recording": str(folder)}
     try:
@@ -363,7 +386,10 @@ def _report(folder: Path, root: Path | None, name: str | None) -> int:
     else:
         written = None if done.written is None else str(done.written)
         report.update(written=written, dumps=done.dumps, warnings=done.warnings)
-    print(json.dumps(report), flush=True)
+    # The server reads what was logged when it has the report.
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    print(json.dumps(report), file=output, flush=True)
     return 1 if "refused" in report else 0
 
 

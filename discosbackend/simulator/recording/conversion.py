@@ -1,17 +1,23 @@
 """Converter: runs conversions in a separate process, which does not slow down the server or use its memory.
 
-queue decides which recordings are converted and when; fits.convert is the program of the process.
+queue decides which recordings are converted and when; fits.convert is the program of the process. The process is
+kept for the next conversion, because importing astropy takes longer than converting a short recording.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import select
+import selectors
+import signal
 import subprocess
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from discosbackend.children import python_command, python_environment
 
@@ -19,15 +25,25 @@ __all__ = ["Converter"]
 
 logger = logging.getLogger(__name__)
 
+# Seconds for which an idle process is kept. Scans with a conversion after each follow within a few minutes.
+_IDLE = 300.0
+# A process that has converted so many recordings is replaced, lest its memory grows without limit.
+_MOST = 100
+_READ = 65536
+_SIGNALS = {each.value: each.name for each in signal.Signals}
+
 
 class Converter:
     """Runs conversions, one at a time. `root` is the folder that stands for `/` in the paths of set-filename."""
 
     def __init__(self, root: Path | None) -> None:
         self._root = root
+        # For everything below. Nothing that takes long is done while it is held.
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._worker: _Worker | None = None
+        self._running = False
         self._given_up = False
+        self._idle: threading.Timer | None = None
 
     def ready(self) -> None:
         """Prepare for a conversion: an earlier give_up() does not apply to it."""
@@ -40,10 +56,20 @@ class Converter:
         """
         with self._lock:
             self._given_up = True
-            if self._process is None:
+            if self._worker is None or not self._running:
                 return False
-            self._process.terminate()
+            self._worker.terminate()
             return True
+
+    def close(self) -> None:
+        """End the process if it is idle. A later conversion starts another one."""
+        with self._lock:
+            if self._running:
+                return
+            worker, self._worker = self._worker, None
+            self._cancel_timer()
+        if worker is not None:
+            worker.end()
 
     def run(self, names: Mapping[Path, str | None]) -> dict[Path, str]:
         """Convert recordings and wait until that is done.
@@ -58,44 +84,172 @@ class Converter:
         dict
             The folder of each recording that was not converted, with the reason.
         """
-        process = self._start()
-        if isinstance(process, str):
-            return dict.fromkeys(names, process)
+        worker = self._acquire()
+        if isinstance(worker, str):
+            return dict.fromkeys(names, worker)
+        reports: dict[Path, dict[str, Any]] = {}
         try:
-            with process:
-                output, complaints = process.communicate(json.dumps([[str(f), name] for f, name in names.items()]))
+            worker.convert(names, reports)
         finally:
-            with self._lock:
-                self._process = None
-        # Split at LF only. A name that a client has chosen may contain other line separators.
-        for line in filter(None, complaints.split("\n")):
-            logger.warning("conversion: %s", line)
-        reports = {Path(report["recording"]): report for report in map(json.loads, output.splitlines())}
-        ended = "conversion given up" if self._given_up else f"conversion ended early with status {process.returncode}"
-        return {
-            folder: reason
-            for folder in names
-            if (reason := _refusal(reports[folder]) if folder in reports else ended) is not None
-        }
+            self._release(worker, complete=names.keys() <= reports.keys())
+        reasons = {folder: _refusal(reports[folder]) for folder in names if folder in reports}
+        for folder in names.keys() - reports.keys():
+            reasons[folder] = "conversion given up" if self._given_up else worker.ended_text()
+        return {folder: reason for folder, reason in reasons.items() if reason is not None}
 
-    def _start(self) -> subprocess.Popen[str] | str:
-        """Start the process; return it, or the reason why it cannot be started."""
-        root = ["--root", str(self._root)] if self._root is not None else []
+    def _acquire(self) -> _Worker | str:
+        """Return the process, a new one if there is none; or the reason why it cannot be started."""
         with self._lock:
             if self._given_up:
                 return "conversion given up"
-            try:
-                self._process = subprocess.Popen(  # run() closes it
-                    python_command("-m", "discosbackend.simulator.fits.convert", "--gently", *root),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=python_environment(),
-                )
-            except OSError as problem:
-                return f"conversion cannot be started: {(problem.strerror or str(problem)).lower()}"
-            return self._process
+            self._cancel_timer()
+            if self._worker is None or not self._worker.alive:
+                try:
+                    self._worker = _Worker(self._root)
+                except OSError as problem:
+                    self._worker = None
+                    return f"conversion cannot be started: {(problem.strerror or str(problem)).lower()}"
+            self._running = True
+            return self._worker
+
+    def _release(self, worker: _Worker, complete: bool) -> None:
+        """Keep the process for the next conversion, or end it."""
+        with self._lock:
+            self._running = False
+            if complete and not self._given_up and worker.converted < _MOST:
+                self._idle = threading.Timer(_IDLE, _close, (weakref.ref(self),))
+                # The program may end meanwhile.
+                self._idle.daemon = True
+                self._idle.start()
+                return
+            self._worker = None
+        worker.end()
+
+    def _cancel_timer(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+
+def _close(converter: weakref.ref[Converter]) -> None:
+    """Called by the timer, which does not keep the converter of a dropped backend."""
+    if (there := converter()) is not None:
+        there.close()
+
+
+class _Worker:
+    """The process. It reads a line of JSON for each request, and writes one for each recording.
+
+    It ends when its standard input is closed, and so with this process, whatever ends that. OSError if it cannot be
+    started.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        arguments = ["--root", str(root)] if root is not None else []
+        self._process = subprocess.Popen(  # _kill() waits for it
+            python_command("-m", "discosbackend.simulator.fits.convert", *arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            # Its messages are read as UTF-8, whatever the locale is.
+            env={**python_environment(), "PYTHONIOENCODING": "utf-8"},
+        )
+        # The incomplete last lines of its output.
+        self._report = self._log = b""
+        self.converted = 0
+        # Called also when this is dropped, and when the program ends.
+        self.end = weakref.finalize(self, _kill, self._process)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
+    def terminate(self) -> None:
+        """Ask the process to end, in the middle of a conversion too; do not wait for it."""
+        self._process.terminate()
+
+    def ended_text(self) -> str:
+        """Return the reason of a conversion that has not been finished because the process has ended."""
+        status = self._process.returncode
+        if status == -signal.SIGKILL:
+            return "conversion was killed by SIGKILL (out of memory?)"
+        if status is not None and status < 0:
+            return f"conversion was killed by {_SIGNALS.get(-status, f'signal {-status}')}"
+        return f"conversion ended early with status {status}"
+
+    def convert(self, names: Mapping[Path, str | None], reports: dict[Path, dict[str, Any]]) -> None:
+        """Have recordings converted; add the report of each to `reports`. Reports are missing if the process ends.
+
+        What the process writes to standard error meanwhile is logged.
+        """
+        request = json.dumps([[str(folder), name] for folder, name in names.items()]).encode("ascii") + b"\n"
+        stdin, stdout, stderr = self._streams
+        self.converted += len(names)
+        # If the program ends now, the process notices it, and removes the temporary file before it ends.
+        self.end.atexit = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdin, selectors.EVENT_WRITE)
+            selector.register(stdout, selectors.EVENT_READ)
+            selector.register(stderr, selectors.EVENT_READ)
+            while selector.get_map():
+                complete = names.keys() <= reports.keys()
+                # The process has written what it logs before its last report.
+                ready = {key.fileobj for key, _ in selector.select(0 if complete else None)}
+                if complete and not ready:
+                    self.end.atexit = True
+                    return
+                if stdin in ready:
+                    request = _write(stdin, request)
+                    if not request:
+                        selector.unregister(stdin)
+                if stderr in ready and not self._log_from(stderr):
+                    selector.unregister(stderr)
+                if stdout in ready and not self._read_reports(stdout, reports):
+                    selector.unregister(stdout)
+        # It has ended, with a report missing.
+        self._process.wait()
+
+    @property
+    def _streams(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        return process.stdin, process.stdout, process.stderr
+
+    def _log_from(self, stderr: IO[bytes]) -> bool:
+        """Log the lines that can be read; return False at the end."""
+        data = os.read(stderr.fileno(), _READ)
+        # At LF only, or a name that a client has chosen could begin a line. The last line of all may lack its LF.
+        *lines, self._log = (self._log + (data or b"\n")).split(b"\n")
+        for line in filter(None, lines):
+            logger.warning("conversion: %s", line.decode(errors="backslashreplace"))
+        return bool(data)
+
+    def _read_reports(self, stdout: IO[bytes], reports: dict[Path, dict[str, Any]]) -> bool:
+        """Read the reports that are complete; return False at the end."""
+        data = os.read(stdout.fileno(), _READ)
+        *lines, self._report = (self._report + data).split(b"\n")
+        for report in map(json.loads, lines):
+            reports[Path(report["recording"])] = report
+        return bool(data)
+
+
+def _write(stream: IO[bytes], data: bytes) -> bytes:
+    """Write as much as a pipe takes without blocking; return the rest, which is empty if nobody reads it any more."""
+    try:
+        return data[os.write(stream.fileno(), data[: select.PIPE_BUF]) :]
+    except BrokenPipeError:
+        return b""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process that is idle or has ended. That takes less time than asking it to end."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _refusal(report: dict[str, Any]) -> str | None:

@@ -296,6 +296,7 @@ class RecordingQueue:
     def close(self) -> None:
         """Shut down: wait for the last dumps, and terminate a running conversion, whose recordings are kept."""
         self.give_up_conversion()
+        self._converter.close()
         if not self.wait(_LAST_DUMPS):
             logger.warning("the host is too slow: the last dumps of an acquisition are lost")
         left = [each for each in self._entries if not is_gone(each.folder)]
