@@ -509,9 +509,9 @@ class TextsTests(unittest.TestCase):
             (Path("/a"), (Field("file", "text"),), "is a path: return its text, or declare the field as a path"),
             ([Path("/a")], (), "is a path: return its text"),
         )
-        for value, of_fields, problem in refused:
-            with self.subTest(value), self.assertRaisesRegex(UnsendableError, problem):
-                texts(value, of_fields, None)
+        for wrong, of_fields, problem in refused:
+            with self.subTest(wrong), self.assertRaisesRegex(UnsendableError, problem):
+                texts(wrong, of_fields, None)
 
     def test_text_in_a_number_field_is_sent_as_it_is(self) -> None:
         """A backend may write its numbers by itself, as the original had to."""

@@ -2,7 +2,7 @@
 
 A metadata file may be damaged, or made by an attacker. This module compares every size in its headers with the size of
 the file, before any other code allocates memory for what the headers describe. The names of the regular expressions are
-those of the FITS standard, version 4.0, section 4.2 and table 18.
+those of the FITS standard, version 4.0, chapter 4 and table 18.
 """
 
 from __future__ import annotations
