@@ -15,7 +15,7 @@ from discosbackend.testing.runner import Result, Verdict
 from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 
 from .defective_servers import DEFECTS, LATE_ONES
-from .settings import LONG, PATIENCE
+from .settings import LONG
 from .verdicts import client_of, tried
 
 _NOT_JUDGED = (Verdict.SKIPPED, Verdict.UNSUPPORTED)
@@ -165,8 +165,7 @@ class RightServerTests(_Clients):
         results = self.results("healthy")
         self.assertEqual([result.case.id for result in results], [*CASES])
         self.assertEqual({result.verdict for result in results}, {Verdict.PASS})
-        # A full run of a server on the same host must take less than 30 s; this is 20 s.
-        self.assertLess(sum(result.seconds for result in results), PATIENCE / 6)
+        self.assertEqual([result.case.id for result in results if result.timed_out], [])
 
     def test_replies_in_pieces(self) -> None:
         self.assertEqual(self.reasons("replies in pieces"), [])
