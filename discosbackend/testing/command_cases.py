@@ -141,8 +141,8 @@ def own_cases(rows: Iterable[Command]) -> Cases:
             Case(
                 f"{row.name}/{'reply-is-well-formed' if row.reply else 'accepts'}",
                 "4.1",
-                "The reply to a backend's own command is `ok` with the reply fields that the command declares, or a `fail` "
-                "that gives the reason.",
+                "The reply to a backend's own command is `ok` with the reply fields that the command declares, or a "
+                "`fail` that gives the reason.",
                 scope_of_command(row),
                 partial(_answers_own, row),
                 shows=(row.name,),
