@@ -242,9 +242,16 @@ class LogWriter(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Close the handler, but not the file descriptor. Called by logging."""
+        """Drop the lines that wait. The file descriptor stays open. Called by logging after flush()."""
         super().close()
-        self._sink.close()
+        self.acquire()
+        try:
+            # The thread must not write them later: the caller may close the descriptor, and its number is used again.
+            self._waiting.clear()
+            self._size = 0
+            self._sink.close()
+        finally:
+            self.release()
 
 
 def _record(level: int, text: str, *args: object) -> logging.LogRecord:

@@ -195,8 +195,9 @@ class LogWriterTests(unittest.TestCase):
         with mock.patch("os.open", no_proc):
             writer = LogWriter(reader.theirs, **options)
         writer.setFormatter(LineFormatter("%(levelname)s %(message)s"))
-        # A new one each time: a thread of an earlier test may still be logging.
-        found = logging.Logger("test.log", logging.INFO)  # noqa: LOG001  # as the line above says
+        found = logging.getLogger("test.log")
+        found.propagate = False
+        found.setLevel(logging.INFO)
         found.addHandler(writer)
         try:
             yield reader, found, writer
@@ -328,6 +329,21 @@ class LogWriterTests(unittest.TestCase):
             with mock.patch.object(writer._sink, "write", interrupted):
                 logger.info("outer")
             self.assertEqual(reader.lines(), ["INFO outer", "INFO inner"])
+
+    def test_what_waits_is_not_written_after_close(self) -> None:
+        """The number of the descriptor may belong to another file by then."""
+        with self.log_to("pipe") as (reader, logger, writer):
+            for _ in range(2000):
+                logger.info("%s", "x" * 80)
+            thread = writer._thread
+            assert thread is not None
+            writer.close()
+            reader.read()
+            written = reader.data
+            thread.join(PATIENCE)
+            self.assertFalse(thread.is_alive())
+            reader.read()
+            self.assertEqual(reader.data, written)
 
     def test_in_a_forked_process(self) -> None:
         with self.log_to("pipe") as (_, logger, writer):
