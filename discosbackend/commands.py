@@ -339,7 +339,7 @@ _ROWS = (
         reply=(Field("integration", "integer", "ms"),),
         lane="reads",
         since="1.0",
-        help="The integration time: 0 until a configuration is loaded, then its default until another is set.",
+        help="The integration time: 0 if no configuration is loaded; then its default, until `set-integration`.",
     ),
     Command(
         "set-integration",

@@ -168,8 +168,9 @@ def _counts(counts: Sequence[int], most: int) -> str:
         return "1 or more arguments"
     if len(counts) > 2:
         return f"any number of arguments but {most}"
-    numbers = " or ".join(f"more than {most}" if count > most else str(count) for count in counts)
-    return f"{numbers} argument{'' if numbers in ('1', 'more than 1') else 's'}"
+    few = [f"{count} argument{'' if count == 1 else 's'}" for count in counts if count <= most]
+    many = [f"more than {most}" if few else f"more than {most} argument{'' if most == 1 else 's'}"]
+    return ", or ".join(few + (many if counts[-1] > most else []))
 
 
 def replaced(text: str, part: str, where: str = "") -> str:

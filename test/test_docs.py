@@ -229,7 +229,7 @@ class GeneratedPartsTests(unittest.TestCase):
             "get-tpi": [
                 "?get-tpi[,<frequency>,<bandwidth>]\n",
                 "!get-tpi,ok,<tpi>[,...]\n",
-                "1 or more than 2 arguments: `fail`, `get-tpi needs 0 or 2 arguments`",
+                "1 argument, or more than 2: `fail`, `get-tpi needs 0 or 2 arguments`",
             ],
             "start": ["?start[,<timestamp>]\n", "With more than 1 argument: `fail`, `start needs at most 1 arguments`"],
             "stop": ["A wrong value: `fail`, `wrong timestamp '<text>'`."],
@@ -244,7 +244,7 @@ class GeneratedPartsTests(unittest.TestCase):
             "convert-data": ["Lane: files. Time limit: 3600 s.", "Since: 1.2."],
             "set-enable": ["With any number of arguments but 2: `fail`, `set-enable needs 2 arguments`", "Since: 1.3."],
             "backend-park": ["Method: `park()`."],
-            "set-shift": ["With 0 or more than 1 arguments: `fail`, `set-shift needs 1 argument`"],
+            "set-shift": ["With 0 arguments, or more than 1: `fail`, `set-shift needs 1 argument`"],
             "get-filename": ["Lane: reads."],
         }
         page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
