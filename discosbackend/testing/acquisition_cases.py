@@ -400,7 +400,7 @@ def _lasts(context: CaseContext, begins: Ticks, ends: Ticks) -> None:
 
 
 def _noticeable(context: CaseContext) -> int:
-    """Return the length, in ticks, of an acquisition that is long enough for a status as late as the profile allows."""
+    """Return a length of an acquisition in ticks: status reports it, even with the delay that the profile allows."""
     return round((context.profile.late_tolerance + 2 * context.profile.lead) * TICKS_PER_SECOND)
 
 

@@ -46,7 +46,7 @@ _DAY = 86400
 
 # Seconds between two requests for status.
 _PAUSE = 0.01
-# For so many seconds after a time a case checks that nothing happens.
+# The number of seconds after a time during which a case checks that nothing happens.
 _AFTERWARDS = 0.1
 # Each attempt to arm a timed transition on a busy host uses twice the lead of the previous one.
 _ATTEMPTS = 6
@@ -252,7 +252,7 @@ class CaseContext(ServerSession):
         self.finally_(self._stop)
 
     def stop_finally_what_was_not_running(self) -> None:
-        """At the end of the case, stop an acquisition that a request has started which should have been refused."""
+        """If a request that should be refused starts an acquisition, stop it at the end of the case."""
         if not self.status().acquiring:
             self.finally_(self._end_what_began)
 

@@ -108,7 +108,7 @@ class Causes:
 
 
 def _is_broken(result: Result, what: str) -> bool:
-    """Return whether a case that tests the feature `what` failed before it had tested it."""
+    """Return whether a case that tests the feature `what` failed before or during the test of this feature."""
     if what == CLOCK and result.verdict is Verdict.NON_STRICT:
         # A clock without decimals is too coarse to judge the time of a start or stop.
         return True

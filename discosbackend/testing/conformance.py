@@ -59,8 +59,8 @@ CASES: dict[str, Case] = {**LINE_CASES, **COMMAND_CASES, **ACQUISITION_CASES, **
 class _Findings:
     """What the tests of one class have found on its server so far.
 
-    `failures` has the text of each failure, by the id of its case. `missed` has, for each reason for which cases could
-    not be judged, the id of the case that has reported it.
+    `failures` has the text of each failure, by the id of its case. `missed` has the reasons why cases could not be
+    judged, each with the id of the case that has reported it.
     """
 
     causes: Causes
@@ -260,7 +260,7 @@ class BackendConformance(Profile, _TestCase):
         self.skipTest(result.explanation)
 
     def _is_missed(self, result: Result) -> bool:
-        """Return whether it is a failure that this case was not judged."""
+        """Return whether this case was not judged, and this counts as a failure."""
         if result.case.area not in ESSENTIAL or result.verdict not in (Verdict.SKIPPED, Verdict.UNSUPPORTED):
             return False
         return self.complete or any(AT_REST in used for used in result.used)

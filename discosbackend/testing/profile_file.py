@@ -159,7 +159,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a request can carry it as a path."""
+    """Return whether the value can be a path in a request."""
     return isinstance(value, str) and _is_text(path_text(value))
 
 

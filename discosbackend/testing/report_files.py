@@ -108,7 +108,7 @@ def json_text(record: Record) -> str:
     - `strict`: whether a non-strict result counted as a failure
     - `began`: the time in UTC, such as 2026-05-04T12:30:11.250000Z
     - `seconds`: how long the run took, in s
-    - `ended_early`: why the run ended before its end, "" if it did not
+    - `ended_early`: why the run ended early, "" if it did not
     - `conclusion`: the verdict on the server, as a sentence for people
     - `tried`: how many cases were tried and judged
     - `missing`: the ids of the cases of start, stop and set-configuration that a full run could not judge; unless it is

@@ -84,7 +84,7 @@ class Result:
 
     @property
     def why_not_judged(self) -> str:
-        """The explanation. For a blocked case only the case that blocks it, so that reports can group such cases."""
+        """The explanation. For a blocked case it names only the blocking case, so that reports can group such cases."""
         return f"blocked by {self.blocked_by}" if self.blocked_by else self.explanation
 
 
@@ -107,7 +107,7 @@ class Record:
     results
         One result for each case, in the order in which they were tried.
     ended_early
-        Why the run ended before its end, "" if it did not.
+        Why the run ended early, "" if it did not.
     """
 
     server: str

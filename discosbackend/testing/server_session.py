@@ -373,8 +373,8 @@ class ServerSession:
             Whether the server itself refuses the request, without the backend. A server that this kit has started
             must then refuse it even if the backend does not have the command.
         profile_attribute
-            The attribute of the profile that prevents other reasons. If the instrument gives another reason and this
-            attribute is not set, the case is skipped.
+            An attribute of the profile. If it is set, the instrument must have no other reason to refuse. If it is not
+            set, and the instrument gives another reason, the case is skipped.
 
         Raises
         ------
@@ -451,9 +451,9 @@ class ServerSession:
         raise AssertionError(f"{name} must be answered with ok, not {reply.line!r}")
 
     def _skip_unvouched(self, reply: Reply, name: str, profile_attribute: str) -> None:
-        """Skip the case if the instrument refuses a value for which the profile specifies no valid one.
+        """Skip the case if the instrument refuses a value, and the profile does not specify a valid value.
 
-        A refusal because of the number or types of the arguments is not a reason to skip it: they match the table.
+        If the refusal is about the number or the types of the arguments, the case is not skipped: they match the table.
         """
         reason = ",".join(reply.message.arguments)
         if reason.startswith((_UNKNOWN, _NOT_SUPPORTED)) or is_about_arguments(self._row(name), reason):

@@ -278,7 +278,7 @@ class Wire:
 
 
 def without_repetitions(said: Sequence[str]) -> list[str]:
-    """Return the lines of a conversation. Of a repeated request they contain only the first and the last exchange."""
+    """Return the lines of a conversation, with only the first and the last exchange of a repeated request."""
     found: list[str] = []
     at = 0
     while at < len(said):

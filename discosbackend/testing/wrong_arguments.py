@@ -14,8 +14,8 @@ from discosbackend.errors import HandlerException
 
 __all__ = ["is_about_arguments", "wrong_numbers", "wrong_types"]
 
-# A valid text of each type (protocol section 3). The time is in the year 2100: every server refuses it, so that no
-# acquisition begins if a server ignores the wrong argument beside it.
+# A valid text of each type (protocol section 3). The time is in the year 2100, which every server refuses. So no
+# acquisition begins even if a server ignores the wrong argument beside the time.
 _RIGHT = {
     "integer": "1",
     "float": "1.5",

@@ -17,10 +17,10 @@ _HOUR, _DAY = 3600, 86400
 # Time zones in half hours, from 12 h behind UTC to 14 h ahead of it.
 _ZONES = range(-24, 29)
 
-# By how many seconds a clock may be wrong in addition: with another time scale, and in another time zone.
+# The largest additional error of a clock, in seconds: with another time scale, and in another time zone.
 _NEARLY, _ROUGHLY = 1.0, 10.0
 
-# A smaller number of seconds, up to three years, may be the time since a machine was started.
+# Fewer seconds than these three years may be the time since a machine was started.
 _LONGEST_RUN = 1e8
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]*)?")

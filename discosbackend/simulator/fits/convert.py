@@ -2,10 +2,11 @@
 
     python -m discosbackend.simulator.fits.convert [--root DIR] [FOLDER...]
 
-prints one line of JSON for each recording. Without FOLDER it reads requests from standard input until that is closed:
-a line with a JSON list, which has a pair for each recording, its folder, and its name or null. layout and metadata
-define the contents of the file; they import astropy, so they are imported when needed. recording.dump_files defines a
-recording, recording.conversion starts this program for a server.
+prints one line of JSON for each recording. Without FOLDER it reads requests from standard input, until this is closed.
+A request is a line with a JSON list. The list has a pair for each recording: its folder, and its name or null.
+
+layout and metadata define the contents of the file. They import astropy, so they are imported only when needed.
+recording.dump_files defines a recording, recording.conversion starts this program for a server.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def convert(
         path = telescope_file(name, recorded.folder, root) if name and metadata else None
         layout, ours = _laid_out(recorded, path)
         if output is None:
-            # A file at the path that we have written is no metadata file: keep the path, which will be numbered.
+            # If this program has written the file at the path, it is no metadata file. _put() numbers the new file.
             output = path if ours and path is not None else output_path(name, recorded.folder, root)
         check_output(output.absolute())
         complaints = [*_missing(recorded), *layout.warnings]
@@ -140,9 +141,9 @@ def convert(
 
 
 def _laid_out(recorded: RecordingReader, path: Path | None) -> tuple[Layout, bool]:
-    """Return the layout of the file, and whether the file at the path is one that we have written.
+    """Return the layout of the FITS file, and whether this program has written the file at the path.
 
-    The layout merges the file at the path, unless that is None.
+    If so, or if the path is None, the layout is self-contained. Otherwise the file at the path is merged.
     """
     # Both import astropy.
     from discosbackend.simulator.fits import layout as fits_layout
@@ -173,7 +174,7 @@ def _missing(recorded: RecordingReader) -> list[str]:
 
 
 def _no_metadata(path: Path) -> list[str]:
-    """Return a warning if DISCOS should have written a metadata file to this path, where no file is."""
+    """Return a warning if DISCOS should have written a metadata file to this path. There is no file at the path."""
     if not is_in_temporary_folder(path):
         return []
     return [f"the telescope's metadata file is not there: a self-contained file is written: {path}"]
@@ -353,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _requests() -> Iterator[_Request]:
     """Yield the requests of a server until it closes the pipe. If that happens during a conversion, exit."""
-    # The server uses it to end a conversion, even if it ignores the signal itself.
+    # The server sends this signal to end a conversion. It is handled even if the server ignores SIGTERM itself.
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_server, args=(sys.stdin.fileno(),), daemon=True).start()
     return map(json.loads, sys.stdin)
@@ -362,7 +363,7 @@ def _requests() -> Iterator[_Request]:
 def _leave_with_server(descriptor: int) -> None:
     """Wait until the pipe is closed at its other end, then have the main thread exit."""
     poll = select.poll()
-    # Without any events only the end is reported.
+    # No event is requested, so only the end of the pipe is reported.
     poll.register(descriptor, 0)
     poll.poll()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -386,7 +387,7 @@ def _report(folder: Path, root: Path | None, name: str | None, output: TextIO) -
     else:
         written = None if done.written is None else str(done.written)
         report.update(written=written, dumps=done.dumps, warnings=done.warnings)
-    # The server reads what was logged when it has the report.
+    # When the server has the report, it reads the log lines that were written before it.
     for handler in logging.getLogger().handlers:
         handler.flush()
     print(json.dumps(report), file=output, flush=True)

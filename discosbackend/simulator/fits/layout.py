@@ -360,7 +360,7 @@ def _inputs(recorded: RecordingReader) -> list[tuple[Any, ...]]:
             channel.feed,
             "LR".index(polarisation),
             f"{polarisation}CP",
-            # The sky frequency. That of SECTION TABLE is in the band; programs add the local oscillator to it.
+            # The sky frequency. The frequency in SECTION TABLE is below it by the local oscillator, which programs add.
             oscillator + channel.start_frequency,
             channel.bandwidth,
             oscillator,

@@ -36,15 +36,16 @@ from discosbackend.simulator.recording.dump_files import Dump, RecordingReader
 __all__ = ["merged"]
 
 # The keywords with the number of a column: all that begin with T and end with a number, and those of the standard for
-# coordinates, which may have a second number (of a column in TC, TP, TCD and TPC) and a letter behind it.
+# coordinates. These may have a second number, and a letter at the end. In TC, TP, TCD and TPC, the second number
+# is that of another column.
 _NUMBERED = re.compile(
     r"(T[A-Z]+|[1-9]{1,2}(?:C[A-Z]{2,3}|PC|CD|P?[VS])|LONP|LATP|EQUI|RADE|RFRQ|RWAV|SPEC|SOBS|SSRC|VSYS|VSOU|ZSOU|VANG"
     r"|OBSG[XYZ]|WCS[NTX]|WCAX|MJDOB|MJDA|DOBS|DAVG)([1-9][0-9]{0,2})(?:_([0-9]+))?([A-Z]?)"
 )
 _MATRICES = {"TC", "TP", "TCD", "TPC"}
 
-# The keywords of a column that say how its values are written, or which they are. A column that this program writes in
-# a format of its own has none of the telescope's.
+# The keywords of a column that describe the format or the range of its values. They are not copied from the metadata
+# file for a column that this program writes in a format of its own.
 _OF_VALUES = {"TFORM", "TUNIT", "TSCAL", "TZERO", "TNULL", "TDISP", "TDIM", "TLMIN", "TLMAX", "TDMIN", "TDMAX"}
 
 # Bytes. The file is held in memory. Files of DISCOS are about a thousand times smaller.
@@ -54,7 +55,7 @@ _WIDEST = 2**16
 
 _SPECTRA = re.compile(r"ch[0-9]+", re.IGNORECASE)
 
-# The period of an angle by unit: DISCOS writes radians. And the columns that are angles, in rad if the unit is missing.
+# The period of an angle, by its unit; DISCOS writes radians. Below: the angles that are in rad if the unit is missing.
 _PERIODS = {
     **dict.fromkeys(("rad", "radian", "radians"), math.tau),
     **dict.fromkeys(("deg", "degree", "degrees"), 360.0),
@@ -166,7 +167,7 @@ def _table(hdus: Sequence[Hdu], name: str) -> Hdu:
 def _astropy_complaints(raw: bytes, ours: Sequence[Hdu]) -> list[str]:
     """Return what astropy finds wrong with the file: its warnings, and where the file departs from the standard.
 
-    The structure of the file has been checked, so that astropy allocates no more memory than the file's size explains.
+    The structure of the file must have been checked. Only then does its size limit the memory that astropy allocates.
 
     Raises
     ------
@@ -299,7 +300,7 @@ class _Field:
 
     @property
     def key(self) -> str:
-        """The name that the program knows the column by."""
+        """The name of the column in lower case, by which this module recognises it."""
         return self.column.name.lower()
 
     @property
@@ -312,7 +313,7 @@ class _Field:
 
 
 def _field(header: Header, column: Column) -> _Field:
-    """Return how a column is written: if values of ours are written to it, in a format that can represent them."""
+    """Return how a column is written. If this program changes its values, the format can represent the new values."""
     key, letter = column.name.lower(), column.letter
     form = unit = period = None
     scale = _scale(header, column) if letter in _INTEGERS | _REALS else (1.0, 0.0)
@@ -334,11 +335,11 @@ def _field(header: Header, column: Column) -> _Field:
 
 
 class _Rows:
-    """The columns of DATA TABLE except the spectra: the attribute `fields`, and, if called, the rows for some dumps.
+    """The columns of DATA TABLE except the spectra. `fields` describes them; a call returns the rows for some dumps.
 
     Floating-point columns are interpolated between the rows of the telescope, angles over the shorter way. Integer and
-    logical columns and texts are those of the nearest row. Before the first row and after the last one the values of
-    that row are used; more than one row away, the flag of tracking is false.
+    logical columns and texts are those of the nearest row. Dumps before the first row or after the
+    last one get the values of that row. If they are more than one row away, flag_track is false.
     """
 
     def __init__(self, recorded: RecordingReader, raw: bytes, table: Hdu) -> None:
@@ -351,7 +352,7 @@ class _Rows:
             raise MetadataError("has no rows in DATA TABLE")
         kept = [column for column in columns if not _SPECTRA.fullmatch(column.name)]
         self.fields = [_field(table.header, column) for column in kept]
-        # Names of columns may be empty or used twice, those of numpy may not.
+        # Column names in FITS may be empty or occur twice; field names in numpy may not.
         self._dtype = np.dtype([(f"f{number}", field.dtype) for number, field in enumerate(self.fields)])
         self.width = self._dtype.itemsize
         if self.width > _WIDEST:
@@ -385,7 +386,7 @@ class _Rows:
             raise MetadataError("has no rows in DATA TABLE")
         if not near.any():
             raise MetadataError(f"has times in DATA TABLE that are no MJD: the first is {instants[known][0]:g}")
-        # The step from one value to the next that the column can have.
+        # The difference between two neighbouring values that the column can represent.
         step = np.spacing(np.abs(stored[near]).max()) if column.letter in _REALS else 1
         if (seconds := float(step) * abs(scale) * 86400) > self._recorded.setup.integration / 1e3:
             raise MetadataError(f"has times in DATA TABLE in steps of {seconds:g} s")
@@ -416,7 +417,7 @@ class _Rows:
         return rows
 
     def _flags(self, field: _Field, stored: Any, instants: Any, dumps: Sequence[Dump]) -> Any:
-        """Return flag_cal or flag_track, given the telescope's."""
+        """Return flag_cal or flag_track for dumps, computed from the telescope's flags."""
         if field.form is not None:
             physical = stored * field.scale[0] + field.scale[1]
             stored = (np.isfinite(physical) & (physical != 0)).astype(np.int16)
@@ -447,7 +448,7 @@ class _Rows:
 
 
 def _check_time_scale(header: Header, column: Column) -> None:
-    """Check that the times are MJD and UTC as far as the header says what they are."""
+    """Check that the header does not specify times other than MJD in UTC."""
     unit = header.text(f"TUNIT{column.number}", "").strip() or header.text("TIMEUNIT", "").strip()
     if unit.lower() not in _DAYS:
         raise MetadataError(f"has times in DATA TABLE in {shown(unit)}: they must be MJD in days")
@@ -493,7 +494,7 @@ def _header(old: Header, rows: _Rows, recorded: RecordingReader, complaints: lis
             continue
         found = _NUMBERED.fullmatch(card.keyword)
         if card.keyword in sizes or (found and not card.image.startswith(b"HIERARCH")):
-            # Readers use the first of several cards of a keyword.
+            # If a keyword has several cards, readers use the first one.
             if card.keyword in seen:
                 continue
             seen.add(card.keyword)
@@ -521,7 +522,7 @@ def _header(old: Header, rows: _Rows, recorded: RecordingReader, complaints: lis
 
 
 def _column_cards(card: Card, found: re.Match[str], renumbered: dict[int, tuple[int, _Field]]) -> list[bytes]:
-    """Return the cards for a numbered card of the telescope: none if it belongs to a column that is left out."""
+    """Return new cards for a card of the telescope with a column number: none if this column is left out."""
     key, tail = found[1], found[3]
     number, field = renumbered.get(int(found[2]), (0, None))
     if field is None:
@@ -532,7 +533,7 @@ def _column_cards(card: Card, found: re.Match[str], renumbered: dict[int, tuple[
         unit = [_card(f"TUNIT{number}", field.unit)] if field.unit else []
         return [_card(f"TFORM{number}", field.form), *unit]
     if tail is not None and key in _MATRICES:
-        # The other column.
+        # The second number in the keyword is that of another column.
         other, _ = renumbered.get(int(tail), (0, None))
         if not other:
             return []

@@ -132,7 +132,7 @@ def _horizontal(right_ascension: Any, ticks: Any) -> tuple[Any, Any, float]:
     ut1_utc, x, y = _rotation(days + _MJD_OF_1970, rest / _DAY)
     still, no_air = (0.0,) * 4, (0.0,) * 3
     with warnings.catch_warnings():
-        # A simulated clock may be off by decades, where leap seconds are unknown, of which ERFA warns.
+        # A simulated clock may be off by decades. ERFA warns of dates whose leap seconds are not known.
         warnings.simplefilter("ignore", erfa.ErfaWarning)
         azimuth, zenith_distance, *_ = erfa.atco13(
             *(right_ascension, _DECLINATION, *still),

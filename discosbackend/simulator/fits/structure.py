@@ -1,4 +1,4 @@
-"""The structure of a FITS file: its headers, and where the data of each one are.
+"""The structure of a FITS file: its headers, and where the data of each header are.
 
 A metadata file may be damaged, or made by an attacker. This module compares every size in its headers with the size of
 the file, before any other code allocates memory for what the headers describe. The names of the regular expressions are
@@ -202,10 +202,10 @@ def _read_cards(raw: bytes, begin: int, longest: int) -> tuple[list[Card], int]:
 
 
 def _keyword(text: str) -> str:
-    """Return the keyword of a card in capital letters, also that of a card that is not as the standard has it."""
+    """Return the keyword of a card in capital letters, even if the card does not follow the standard."""
     if hierarch := _HIERARCH.match(text):
         return hierarch[1].strip().upper()
-    # Some readers accept a keyword that is not followed by blanks up to the value.
+    # Some readers accept a keyword that is not padded with blanks to eight characters.
     place = text.find("= ") if text[8:10] != "= " else 8
     return text[: place if 0 <= place < 8 else 8].strip().upper()
 
@@ -226,7 +226,7 @@ def _name(header: Header, number: int) -> str:
 
 
 def _data_size(header: Header, *, extension: bool) -> int:
-    """Return the bytes of the data, which follow a header, without the rest of their last block."""
+    """Return the size in bytes of the data that follow a header, without the padding of the last block."""
     if (bits := header.integer("BITPIX", least=-64)) not in _BITPIX:
         raise MetadataError(f"is damaged: BITPIX of {header.name} is {bits}")
     axes = [header.integer(f"NAXIS{axis + 1}") for axis in range(header.integer("NAXIS", most=_MOST_AXES))]
@@ -272,6 +272,6 @@ def _columns(header: Header, count: int) -> Iterator[Column]:
 
 
 def shown(text: str, longest: int = 40) -> str:
-    """Return a text of a file as messages and the log can show it: printable, shortened, without their punctuation."""
+    """Return a text of a file for messages and the log: printable, shortened, with `,`, `!` and `'` replaced."""
     printable = "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:longest]
     return printable.translate({ord(","): ";", ord("!"): ".", ord("'"): '"'})

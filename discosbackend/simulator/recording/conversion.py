@@ -25,9 +25,9 @@ __all__ = ["Converter"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds for which an idle process is kept. Scans with a conversion after each follow within a few minutes.
+# Seconds for which an idle process is kept. If each scan is converted, the next conversion comes within minutes.
 _IDLE = 300.0
-# A process that has converted so many recordings is replaced, lest its memory grows without limit.
+# A process is replaced after this many recordings, so that its memory does not grow without limit.
 _MOST = 100
 _READ = 65536
 _SIGNALS = {each.value: each.name for each in signal.Signals}
@@ -38,7 +38,7 @@ class Converter:
 
     def __init__(self, root: Path | None) -> None:
         self._root = root
-        # For everything below. Nothing that takes long is done while it is held.
+        # Protects all attributes below. It is held only for a short time.
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._running = False
@@ -50,7 +50,7 @@ class Converter:
         self._given_up = False
 
     def give_up(self) -> bool:
-        """Terminate the conversion, also one that has not started yet; return whether one was running.
+        """Terminate the running conversion, or prevent one that has not started yet; return whether one was running.
 
         Its recordings are kept.
         """
@@ -132,7 +132,7 @@ class Converter:
 
 
 def _close(converter: weakref.ref[Converter]) -> None:
-    """Called by the timer, which does not keep the converter of a dropped backend."""
+    """Close the converter, if it still exists. The timer has only a weak reference, which does not keep it alive."""
     if (there := converter()) is not None:
         there.close()
 
@@ -140,8 +140,8 @@ def _close(converter: weakref.ref[Converter]) -> None:
 class _Worker:
     """The process. It reads a line of JSON for each request, and writes one for each recording.
 
-    It ends when its standard input is closed, and so with this process, whatever ends that. OSError if it cannot be
-    started.
+    It ends when its standard input is closed. So it also ends with this process, for whatever reason this process ends.
+    OSError is raised if it cannot be started.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -158,7 +158,7 @@ class _Worker:
         # The incomplete last lines of its output.
         self._report = self._log = b""
         self.converted = 0
-        # Called also when this is dropped, and when the program ends.
+        # It is also called when this object is deleted, and when the program ends.
         self.end = weakref.finalize(self, _kill, self._process)
 
     @property
@@ -171,7 +171,7 @@ class _Worker:
         self._process.terminate()
 
     def ended_text(self) -> str:
-        """Return the reason of a conversion that has not been finished because the process has ended."""
+        """Return why the process has ended, as the reason of a conversion that was not finished."""
         status = self._process.returncode
         if status == -signal.SIGKILL:
             return "conversion was killed by SIGKILL (out of memory?)"
@@ -195,7 +195,7 @@ class _Worker:
             selector.register(stderr, selectors.EVENT_READ)
             while selector.get_map():
                 complete = names.keys() <= reports.keys()
-                # The process has written what it logs before its last report.
+                # The process writes its log lines before its last report.
                 ready = {key.fileobj for key, _ in selector.select(0 if complete else None)}
                 if complete and not ready:
                     self.end.atexit = True
@@ -208,7 +208,7 @@ class _Worker:
                     selector.unregister(stderr)
                 if stdout in ready and not self._read_reports(stdout, reports):
                     selector.unregister(stdout)
-        # It has ended, with a report missing.
+        # The process has ended, and a report is missing.
         self._process.wait()
 
     @property
@@ -220,7 +220,7 @@ class _Worker:
     def _log_from(self, stderr: IO[bytes]) -> bool:
         """Log the lines that can be read; return False at the end."""
         data = os.read(stderr.fileno(), _READ)
-        # At LF only, or a name that a client has chosen could begin a line. The last line of all may lack its LF.
+        # Split at LF only: another line end in a name from a client must not begin a line. The last LF may be missing.
         *lines, self._log = (self._log + (data or b"\n")).split(b"\n")
         for line in filter(None, lines):
             logger.warning("conversion: %s", line.decode(errors="backslashreplace"))
@@ -236,7 +236,7 @@ class _Worker:
 
 
 def _write(stream: IO[bytes], data: bytes) -> bytes:
-    """Write as much as a pipe takes without blocking; return the rest, which is empty if nobody reads it any more."""
+    """Write as much as a pipe takes without blocking; return the rest. If the reader has closed it, return b""."""
     try:
         return data[os.write(stream.fileno(), data[: select.PIPE_BUF]) :]
     except BrokenPipeError:
@@ -244,7 +244,7 @@ def _write(stream: IO[bytes], data: bytes) -> bytes:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process that is idle or has ended. That takes less time than asking it to end."""
+    """End a process that is idle or has ended. This is faster than asking it to end."""
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
@@ -253,7 +253,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _refusal(report: dict[str, Any]) -> str | None:
-    """Return why a recording was not converted; if it was, log that and return None."""
+    """Return why a recording was not converted. If it was converted, log this and return None."""
     if "refused" in report:
         return str(report["refused"])
     if report["written"] is not None:

@@ -376,10 +376,10 @@ def name_of(folder: Path) -> str | None:
 def open_regular(path: Path, flags: int) -> int:
     """Open a regular file, and return its descriptor.
 
-    OSError for anything else that is at the path, which is not opened: a FIFO might block for ever, and opening a
-    device may have an effect.
+    Anything else is not opened, and OSError is raised: opening a FIFO might block for ever, and opening a device may
+    have an effect.
     """
-    # A file that does not exist is created, or os.open() raises the same.
+    # If the file does not exist, os.open() creates it or raises FileNotFoundError.
     with suppress(FileNotFoundError):
         _check_regular(path, os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW))
     # It may have been replaced meanwhile.
@@ -403,7 +403,7 @@ def _read_text(path: Path) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the files of a recording, and its folder; never a file that something else has put there."""
+    """Remove the files of a recording, and its folder. Files that another program has put there are kept."""
     # The header first: without it the folder is no recording, even if the rest cannot be removed.
     os.unlink(folder / _HEADER)
     for name in (_DUMPS, _NAME, _part_of(_HEADER), _part_of(_NAME)):
@@ -412,7 +412,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_quietly(folder: Path) -> None:
-    """Remove what there is of a recording that could not be begun."""
+    """Remove the remains of a recording that could not be created."""
     for name in (*FILE_NAMES, *map(_part_of, FILE_NAMES)):
         with suppress(OSError):
             os.unlink(folder / name)

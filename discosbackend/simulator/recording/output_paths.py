@@ -30,7 +30,8 @@ def output_path(name: str | None, folder: Path, root: Path | None = None) -> Pat
     """Return the path of the FITS file of a recording.
 
     If the path of set-filename is in a folder `tmp` other than /tmp, the file is written to the parent of that folder.
-    Else it is written to the path itself, or, if the telescope's metadata file is there, beside it as NAME_merged.
+    Otherwise, if the telescope's metadata file exists at the path, the file is written beside it as NAME_merged. If
+    there is no metadata file, the file is written to the path itself.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def output_path(name: str | None, folder: Path, root: Path | None = None) -> Pat
     Raises
     ------
     RecordingError
-        If the path has no file name or that of a file of a recording, if a symbolic link leads it out of the folder
-        below which it is, or if it cannot be read whether a file is there.
+        If the path has no file name, or the name of a recording's own file; if it leaves the data folder or `root`
+        through a symbolic link; or if it cannot be determined whether a file exists there.
     """
     if not name:
         return folder.absolute().parent / f"{folder.absolute().name}.fits"
@@ -55,21 +56,21 @@ def output_path(name: str | None, folder: Path, root: Path | None = None) -> Pat
         path = path.parent.parent / path.name
     elif exists(path):
         path = path.with_name(f"{path.stem}_merged{path.suffix}")
-    # An existing file is not overwritten, so the last link is not followed.
+    # Only the folder is checked. A link at the path itself is not followed: an existing file is not overwritten.
     _check_below(_below(name, folder, root), path.parent)
     return path
 
 
 def is_in_temporary_folder(path: Path) -> bool:
     """Return whether a path of set-filename is in DISCOS's folder of metadata files."""
-    # The parent of the host's /tmp is no place for files.
+    # /tmp is excluded: its parent is the root of the file system, where no FITS file belongs.
     return path.parent.name == _TEMPORARY and bool(path.parent.parent.name)
 
 
 def check_output(output: Path) -> None:
-    """Check that a FITS file at this absolute path would neither be removed with a recording nor look like one.
+    """Check that a FITS file at this absolute path is not in a recording, and has no name of a recording's own file.
 
-    The real path counts, so symbolic links are resolved. The last link is not followed when the file is written.
+    Symbolic links in its folder are resolved. A link at the path itself is not, because it is not followed in writing.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def check_output(output: Path) -> None:
 
 
 def checked_name(name: str) -> str:
-    """Return the path of set-filename. RecordingError if it has no file name, or that of a file of a recording."""
+    """Return the path, or raise RecordingError if it has no file name, or the name of a recording's own file."""
     last = posixpath.basename(name)
     if "\0" in name or last in ("", ".", ".."):
         raise RecordingError(f"path has no name of a file: {name!a}")
@@ -98,7 +99,7 @@ def metadata_path(name: str, folder: Path, root: Path | None) -> Path:
     Raises
     ------
     RecordingError
-        If the path has no file name, or that of a file of a recording.
+        If the path has no file name, or the name of a recording's own file.
     """
     checked_name(name)
     below = _below(name, folder, root)
@@ -126,7 +127,7 @@ def _below(name: str, folder: Path, root: Path | None) -> Path | None:
 
 
 def _check_below(below: Path | None, path: Path) -> None:
-    """Raise RecordingError if a symbolic link leads a path out of the folder below which it is."""
+    """Raise RecordingError if the path leaves the folder `below` through a symbolic link."""
     if below is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(below)):
         raise RecordingError(f"path leaves {str(below)!a} by a symbolic link: {str(path)!a}")
 

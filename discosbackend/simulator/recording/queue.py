@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Seconds that the shutdown of the server waits for the last dumps.
 _LAST_DUMPS = 2.0
 
-# The escapes in a path that was quoted by ascii(). The group has the characters of printable ASCII.
+# The escapes in a path that was quoted by ascii(). The group matches a quote or a backslash, which are printable.
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt]|([\\'\"]))")
 
 
@@ -161,7 +161,7 @@ class RecordingQueue:
     def _tidy(self) -> None:
         """Drop the references to finished threads.
 
-        Recordings that another program has removed are dropped in convert(): checking the disk for each may take long.
+        Recordings that another program has removed are dropped in convert() and not here: finding them may take long.
         """
         for entry in self._entries:
             if entry.ended and entry.dump_thread is not None and not entry.dump_thread.running:
@@ -205,8 +205,8 @@ class RecordingQueue:
     def convert(self) -> None:
         """Convert all finished recordings that have a name; if none has, convert those without a name.
 
-        It blocks until they are converted. Recordings whose conversion failed before are tried again; their failure is
-        reported only if nothing else was to be converted.
+        It blocks until they are converted. Recordings whose conversion failed before are tried again. If they fail
+        again, this is reported only if there was nothing else to convert.
 
         Raises
         ------
@@ -305,7 +305,7 @@ class RecordingQueue:
 
 
 def _for_client(text: str) -> str:
-    """Return a text as a reply has it: each character of a path that is not printable ASCII is `?`."""
+    """Return a text for a reply. In a path, each character that is not printable ASCII is replaced by `?`."""
     return plain(_ESCAPE.sub(lambda found: found[1] or "?", text))
 
 
