@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "without_telnet"]
+__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "is_tls", "without_telnet"]
 
 LONGEST_LINE = 16384
 """The length of the longest accepted line, in bytes, with telnet negotiation, but without the line's end."""
@@ -20,10 +20,14 @@ _END = re.compile(rb"\r?\n|\r\0\n?")
 _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 
-# <letters> <target> HTTP/<digit>..., where a web page can choose the target.
-_HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
+# <method> <target> HTTP/<digit>..., where a web page can choose the target, and sometimes the method. The characters of
+# the method are those of `token` in RFC 9110.
+_METHOD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_HTTP_METHOD = re.compile(_METHOD + rb" (?! )")
 _HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
-_HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+_HTTP = re.compile(_METHOD + rb" (?! ).+? HTTP/[0-9]", re.DOTALL)
+# A TLS record: type 22 (handshake), major version 3 (RFC 8446).
+_TLS = b"\x16\x03"
 _TAIL = 64
 
 
@@ -55,6 +59,11 @@ def is_http(line: bytes) -> bool:
     if isinstance(line, LongLine):
         return _HTTP_METHOD.match(line) is not None and _HTTP_VERSION.search(line.tail) is not None
     return _HTTP.match(line) is not None
+
+
+def is_tls(line: bytes) -> bool:
+    """Return whether a line begins as a TLS ClientHello does (protocol section 1.10)."""
+    return line.startswith(_TLS)
 
 
 class LineSplitter:

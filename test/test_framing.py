@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discosbackend import framing
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, is_tls, without_telnet
 
 from .settings import LONG
 
@@ -333,6 +333,18 @@ class LongLineTests(unittest.TestCase):
                 self.assertEqual(kinds(fed(chunks)), expected)
 
 
+class TlsTests(unittest.TestCase):
+    """Protocol section 1.10: a TLS ClientHello, whose session ticket a web server can choose."""
+
+    def test_lines(self) -> None:
+        for line in (b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x03", LongLine(b"\x16\x03\x01" + b"a" * LONGEST)):
+            with self.subTest(line[:10]):
+                self.assertTrue(is_tls(line))
+        for line in (b"", b"\x16", b"\x16\x02\x01", b"\x15\x03\x01", b"?\x16\x03\x01", b"?status"):
+            with self.subTest(line):
+                self.assertFalse(is_tls(line))
+
+
 class HttpTests(unittest.TestCase):
     """Protocol section 1.10: a line that a browser sends first."""
 
@@ -345,6 +357,10 @@ class HttpTests(unittest.TestCase):
         b"get http://127.0.0.1:8978/ HTTP/3",
         b"GET /a b HTTP/1.1",
         b"GET /\xe9 HTTP/1.1 and more",
+        b"M-SEARCH * HTTP/1.1",
+        b"X1 / HTTP/1.1",
+        b"1X / HTTP/1.1",
+        b"!#$%&'*+-.^_`|~ / HTTP/1.1",
     )
     OTHERS = (
         b"",
@@ -359,7 +375,6 @@ class HttpTests(unittest.TestCase):
         b"!x,ok,GET / HTTP/1.1",
         b" GET / HTTP/1.1",
         b"/ HTTP/1.1",
-        b"M-SEARCH * HTTP/1.1",
         b"HTTP/1.1 200 OK",
         b"Host: 127.0.0.1",
         b"quit",
