@@ -29,6 +29,7 @@ from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, own_after_fork
 from discosbackend.signals import ENDING, heard, install, kept
+from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
@@ -406,7 +407,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
         reactor.callWhenRunning(dog.begin)
         for port in ports:
             # After the signal handlers are installed: a program that reads this line may send a signal immediately.
-            reactor.callWhenRunning(_announce, service, port)
+            reactor.callWhenRunning(lambda port=port: announce(announcement(service, port)))
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         try:
@@ -479,14 +480,6 @@ class _StopSignals:
         logger.info("%s: %s", name, "stopping" if first else "stopping already")
         if first and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
-
-
-def _announce(service: DBService, port: IListeningPort) -> None:
-    try:
-        print(announcement(service, port), flush=True)
-    except (OSError, ValueError) as problem:
-        # The server works without its announcement.
-        logger.warning("cannot write the announcement of %s to standard output: %r", address_of(port), problem)
 
 
 def announcement(service: DBService, port: IListeningPort) -> str:

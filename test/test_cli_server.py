@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 from signal import SIGTERM
+from unittest import mock
 
 from discosbackend import __version__, ticks
 from discosbackend.cli import server
@@ -111,6 +113,11 @@ class CommandLineTests(unittest.TestCase):
                 (":Mine", "is not MODULE:NAME"),
             ]:
                 self.assert_refused(1, text, "--backend", backend, cwd=folder)
+
+    def test_a_list_that_cannot_be_written(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(server, "write_result", side_effect=full):
+            self.assert_refused(1, "cannot write to standard output: No space left on device", "--list")
 
     def test_places_where_one_cannot_listen(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as folder:

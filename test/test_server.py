@@ -42,8 +42,8 @@ from discosbackend.server import (
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Runs, process_as_before
-from .serving import SCRIPT, Server, ask, environment, read_line, served, served_by
-from .settings import HAS_TLS, LONG, PATIENCE
+from .serving import SCRIPT, Server, ask, environment, fill, read_line, served, served_by
+from .settings import HAS_TLS, LONG, PATIENCE, wait_until
 
 
 class ListenTests(unittest.TestCase):
@@ -347,14 +347,28 @@ class RunServerTests(unittest.TestCase):
     def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_serve(self) -> None:
         reactor = InMemory()
         with process_as_before(reactor), open("/dev/full", "w", encoding="utf-8") as full:
-            with redirect_stdout(full), self.assertLogs("discosbackend.server") as logs:
+            with redirect_stdout(full), self.assertLogs("discosbackend") as logs:
                 self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
             # The buffer still contains the line, and closing the file tries to write it.
             self.assertRaises(OSError, full.close)
             connection = Connection(cast(Any, reactor.tcpServers[0][1]))
             self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
-        self.assertIn("cannot write the announcement of 127.0.0.1:", logs.output[-1])
+        self.assertIn("cannot write 'discosbackend: AlwaysOkHandler is served on 127.0.0.1:", logs.output[-1])
         self.assertIn("No space left on device", logs.output[-1])
+
+    def test_a_standard_output_that_is_full_stops_nobody(self) -> None:
+        """The announcement is written when the reader continues."""
+        reactor = InMemory()
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        with process_as_before(reactor), open(writing, "w", encoding="utf-8") as pipe:
+            fill(writing)
+            with redirect_stdout(pipe), self.assertLogs("discosbackend") as logs:
+                self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
+            connection = Connection(cast(Any, reactor.tcpServers[0][1]))
+            self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
+            wait_until(lambda: b"is served on 127.0.0.1:" in os.read(reading, 2**20))
+        self.assertIn("standard output takes no data: 'discosbackend: AlwaysOkHandler is", logs.output[-1])
 
     def timed_start(self, connection: socket.socket) -> int:
         """Request a timed start, as soon as this machine is fast enough for, and return its time in ticks."""

@@ -31,6 +31,7 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
+from discosbackend.standard_output import announce, write_result
 from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.list is not None or options.show is not None:
         from discosbackend.cli.simulated import listing
 
-        print(listing(parser, options), end="")
+        try:
+            write_result(listing(parser, options))
+        except OSError as problem:
+            parser.exit(1, f"{parser.prog}: cannot write to standard output: {problem.strerror}\n")
         sys.exit(0)
     if options.backend is not None and (wrong := misplaced(options)):
         parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
@@ -266,7 +270,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
     channel = None if simulation is None else simulation.control(factory)
     if channel is not None:
         # After the server's own line, which scripts wait for.
-        reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
+        reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
         run_service(service, reactor, watchdog=options.watchdog)
@@ -315,14 +319,6 @@ _ADVICE = {
     errno.EACCES: "only root can use a port below 1024, and a socket needs a writable folder",
     errno.ENOENT: "create its folder first",
 }
-
-
-def _say(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except (OSError, ValueError) as problem:
-        # The server works without this line, as without its own.
-        logger.warning("cannot write %r to standard output: %r", line, problem)
 
 
 def _leave_soon() -> None:

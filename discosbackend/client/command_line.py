@@ -19,10 +19,13 @@ from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, named_in, par
 from discosbackend.line_socket import checked_wait
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
+from discosbackend.standard_output import write_result
 from discosbackend.toml import did_you_mean
 from discosbackend.values import path_text
 
 __all__ = ["host_and_port", "main"]
+
+_CANNOT_WRITE = "{}: cannot write the reply to {} to standard output: {}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -83,7 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if reply.code == OK and request.name in COMMANDS:
         reply.arguments = COMMANDS[request.name].from_wire(reply.arguments)
     # The server may send control characters such as 0x9B, which would control the terminal.
-    print(printable(str(reply)))
+    try:
+        write_result(f"{printable(str(reply))}\n")
+    except OSError as problem:
+        parser.exit(1, _CANNOT_WRITE.format(parser.prog, request.name, problem.strerror))
     sys.exit(0 if reply.code == OK else 1)
 
 
