@@ -147,6 +147,22 @@ class CommandLineTests(unittest.TestCase):
             self.skipTest(f"a socket can have the address {address} here")
         self.assert_refused(1, "cannot listen", "--interface", address, "--port", "0", reactor=Listening())
 
+    def test_an_address_that_is_none(self) -> None:
+        for options in (("--interface", "no host", "--port", "0"), ("--listen", "tcp:0:interface=no host")):
+            self.assert_refused(1, "Name or service not known", *options, reactor=Listening())
+
+    def test_interrupted_before_it_listens(self) -> None:
+        """By Ctrl-C, while the module is imported or the backend is made."""
+        for text in (
+            "raise KeyboardInterrupt\n",
+            "class Mine:\n    def __init__(self): raise KeyboardInterrupt\n",
+            "class Mine:\n    status = None\n    def __getattr__(self, name): raise KeyboardInterrupt\n",
+        ):
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "mine.py").write_text(text, encoding="utf-8")
+                wanted = "discos-backend-server: interrupted before it was listening"
+                self.assert_refused(1, wanted, "--backend", "mine:Mine", cwd=folder)
+
     def test_version(self) -> None:
         self.assertEqual(run("--version"), (0, f"discos-backend-server {__version__}, protocol version 1.4\n", ""))
 

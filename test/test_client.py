@@ -531,7 +531,14 @@ class ProgramTests(ClientTests):
             ("'host:' is not HOST:PORT", "host:", "status"),
             ("'127.0.0.1:99999' is not HOST:PORT", "127.0.0.1:99999", "status"),
             ("a name has letters, digits and hyphens", address, "no such command"),
-            ("no argument is empty", address, "set-filename", ""),
+            (
+                "no argument is empty or has a line break, NUL, ESC or a character outside latin-1\n",
+                address,
+                "set-filename",
+                "",
+            ),
+            ("outside latin-1\n", address, "set-configuration", "\u044e"),
+            ("outside latin-1: did you mean set-configuration?\n", address, "set configuration"),
             ("'?set-filename,' is not a request: argument 1 is empty", address, "?set-filename,"),
         ):
             with self.subTest(arguments):

@@ -10,9 +10,10 @@ import argparse
 import errno
 import logging
 import os
+import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
@@ -22,6 +23,7 @@ from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -32,6 +34,7 @@ from discosbackend.server import (
     tcp_endpoint,
 )
 from discosbackend.standard_output import announce, write_result
+from discosbackend.twisted_log import LimitedObserver
 from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
@@ -103,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             simulated = simulation(options)
             _serve(options, simulated.backend, simulated)
     except CannotServe as problem:
-        print(f"{parser.prog}: {printable(str(problem))}", file=sys.stderr)
-        sys.exit(1)
+        parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
+    except KeyboardInterrupt:
+        # From then on, the server handles SIGINT.
+        parser.exit(1, f"{parser.prog}: interrupted before it was listening\n")
     sys.exit(0)
 
 
@@ -248,7 +253,16 @@ def _configure_logging(level: str) -> None:
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # Unhandled failures of Deferreds are then written to the same log.
-    globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
+    limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
+    observer = LimitedObserver(STDLibLogObserver(), limited)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    # Imported here: the import installs the reactor.
+    from twisted.internet import reactor
+
+    return reactor.callLater(delay, function, *arguments)  # type: ignore[attr-defined]
 
 
 def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | None = None) -> None:
@@ -310,7 +324,9 @@ def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
     advice = _ADVICE.get(number, "")
     if number == errno.EADDRINUSE and options.listen is None:
         advice += " port with --port; 0 finds a free one"
-    return f"cannot listen on {where}: {os.strerror(number)}{advice and f': {advice}'}"
+    # The numbers of socket.gaierror are not those of errno.
+    why = reason.strerror if isinstance(reason, socket.gaierror) else os.strerror(number)
+    return f"cannot listen on {where}: {why}{advice and f': {advice}'}"
 
 
 _ADVICE = {

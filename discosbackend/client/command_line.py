@@ -64,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except GrammarException as problem:
         parser.error(f"{options.name!r} is not a request: {problem}")
     if not request.check_synthax():
-        near = did_you_mean(options.name, COMMANDS)
-        parser.error(f"not a valid request: a name has letters, digits and hyphens, and no argument is empty{near}")
+        near = "" if options.name in COMMANDS else did_you_mean(options.name, COMMANDS)
+        parser.error(
+            "not a valid request: a name has letters, digits and hyphens, and no argument is empty or has a line "
+            f"break, NUL, ESC or a character outside latin-1{near}"
+        )
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
