@@ -1,4 +1,4 @@
-"""Limits the lines that Twisted logs. A peer can cause some of them, such as an exception in one of Twisted's parsers."""
+"""Limits the lines that Twisted logs. A peer can cause some of them, such as an exception in a parser of Twisted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class LimitedObserver:
 
 
 def _kind(event: LogEvent) -> str:
-    failure = event.get("log_failure")
+    # Twisted's older function log.err() names the failure differently, and its format is that of every message.
+    failure = event.get("log_failure") or event.get("failure")
     if failure is None or failure.type is None:
         return str(event.get("log_format"))
     return f"{failure.type.__name__} logged by Twisted"

@@ -9,7 +9,9 @@ from unittest import mock
 
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher
+from twisted.python import log
 from twisted.python.failure import Failure
+from twisted.python.log import theLogPublisher
 
 from discosbackend import twisted_log
 from discosbackend.rate_limited_logger import RateLimitedLogger
@@ -42,10 +44,20 @@ class LimitedObserverTests(unittest.TestCase):
         self.fail(ValueError)
         self.assertEqual(len(self.events), 11)
 
+    def test_the_older_function(self) -> None:
+        """Twisted's reactor logs an exception of a connection so."""
+        with mock.patch.object(theLogPublisher, "_publishPublisher", self.log.observer):
+            for _ in range(100):
+                log.err(Failure(ValueError("text of a peer")), "Unhandled Error")
+        self.assertEqual(len(self.events), 5)
+        with self.assertLogs("twisted", "CRITICAL") as logs:
+            self.clock.advance(1)
+        self.assertIn("95 more lines of this kind left out: ValueError logged by Twisted", logs.output[0])
+
     def test_warnings(self) -> None:
         """The text before the values of a peer are inserted is the kind."""
         for number in range(100):
-            self.log.warn("odd: {number}", number=number)
+            self.log.emit(LogLevel.warn, "odd: {number}", number=number)
         self.assertEqual([event["number"] for event in self.events], [0, 1, 2, 3, 4])
         with self.assertLogs("twisted", "WARNING") as logs:
             self.clock.advance(1)

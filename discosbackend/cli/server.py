@@ -92,19 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--data and --no-data contradict each other: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
-    _configure_logging(options.log_level)
+    limited = _configure_logging(options.log_level)
     # astropy would download leap seconds, and the server would be blocked meanwhile.
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, load(options.backend))
+            _serve(options, limited, load(options.backend))
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
             if wrong := unknown(options.simulate):
                 parser.error(wrong)
             simulated = simulation(options)
-            _serve(options, simulated.backend, simulated)
+            _serve(options, limited, simulated.backend, simulated)
     except CannotServe as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     except KeyboardInterrupt:
@@ -245,7 +245,8 @@ def _reply_limit(text: str) -> int | None:
     return limit or None
 
 
-def _configure_logging(level: str) -> None:
+def _configure_logging(level: str) -> RateLimitedLogger:
+    """Configure the log, and return what counts the omitted messages of Twisted."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     log_to_stderr(level.upper())
@@ -256,16 +257,19 @@ def _configure_logging(level: str) -> None:
     limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
     observer = LimitedObserver(STDLibLogObserver(), limited)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    return limited
 
 
 def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
     # Imported here: the import installs the reactor.
     from twisted.internet import reactor
 
-    return reactor.callLater(delay, function, *arguments)  # type: ignore[attr-defined]
+    return reactor.callLater(delay, function, *arguments)
 
 
-def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | None = None) -> None:
+def _serve(
+    options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
+) -> None:
     from twisted.internet import reactor
 
     try:
@@ -275,6 +279,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         delay = greeting_delay_of(handler) if options.greeting_delay is None else options.greeting_delay
     except Exception as problem:
         raise CannotServe(f"{type(backend).__name__} cannot be served: {in_one_line(problem)}") from problem
+    reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
     factory = make(handler, greeting_delay=delay)
