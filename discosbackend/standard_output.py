@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 # The lines that the thread will write, each with its stream. The thread runs while there are any.
 _waiting: deque[tuple[str, TextIO]] = deque()
+# After a fork, the thread and its lines belong to the parent process.
+os.register_at_fork(after_in_child=_waiting.clear)
 
 
 def announce(line: str) -> None:

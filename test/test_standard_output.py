@@ -48,6 +48,24 @@ class AnnounceTests(unittest.TestCase):
             announce("a line")
         self.receive_until(b"line 2\na line\n")
 
+    def test_in_a_forked_process(self) -> None:
+        """The lines that wait are the parent's; the child's are written nevertheless."""
+        fill(self.pipe.fileno())
+        reading, writing = os.pipe()
+        with redirect_stdout(self.pipe), self.assertLogs("discosbackend"):
+            announce("the parent's")
+        with open(writing, "w", encoding="utf-8") as others:
+            if (child := os.fork()) == 0:
+                try:
+                    with redirect_stdout(others):
+                        announce("the child's")
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+        with open(reading, encoding="utf-8") as output:
+            self.assertEqual(output.read(), "the child's\n")
+        self.receive_until(b"xthe parent's\n")
+
     def test_a_reader_that_is_gone_while_a_line_waits(self) -> None:
         reading, writing = os.pipe()
         with open(writing, "w", encoding="utf-8") as pipe:
