@@ -20,14 +20,14 @@ _END = re.compile(rb"\r?\n|\r\0\n?")
 _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 
-# <method> <target> HTTP/<digit>..., where a web page can choose the target, and sometimes the method. The characters of
-# the method are those of `token` in RFC 9110.
-_METHOD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_HTTP_METHOD = re.compile(_METHOD + rb" (?! )")
+# <letters> <target> HTTP/<digit>..., where a web page can choose the target. For a method with other characters, a
+# browser first asks for permission with the method OPTIONS.
+_HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
 _HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
-_HTTP = re.compile(_METHOD + rb" (?! ).+? HTTP/[0-9]", re.DOTALL)
-# A TLS record: type 22 (handshake), major version 3 (RFC 8446).
-_TLS = b"\x16\x03"
+_HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+# A TLS record (RFC 8446): type 22 (handshake), version 3.0 to 3.4, length; then type 1 (ClientHello). One of the two
+# bytes of the length may be the line end.
+_TLS = re.compile(rb"\x16\x03[\0-\4](?:.?.?\Z|..\x01)", re.DOTALL)
 _TAIL = 64
 
 
@@ -63,7 +63,7 @@ def is_http(line: bytes) -> bool:
 
 def is_tls(line: bytes) -> bool:
     """Return whether a line begins as a TLS ClientHello does (protocol section 1.10)."""
-    return line.startswith(_TLS)
+    return _TLS.match(line) is not None
 
 
 class LineSplitter:

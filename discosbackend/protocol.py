@@ -309,7 +309,7 @@ class DBProtocol(Protocol):
         else:
             self._cancel_greeting()
             self.lineReceived(line)
-        if is_http(line):
+        if line[:1].isalpha() and is_http(line):
             self._refuse_rest("an HTTP request", line)
         elif is_tls(line):
             self._refuse_rest("a TLS handshake", line)

@@ -337,10 +337,15 @@ class TlsTests(unittest.TestCase):
     """Protocol section 1.10: a TLS ClientHello, whose session ticket a web server can choose."""
 
     def test_lines(self) -> None:
-        for line in (b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x03", LongLine(b"\x16\x03\x01" + b"a" * LONGEST)):
+        hello = b"\x16\x03\x01\x02\x00\x01"
+        # Its length may contain the byte of a line end.
+        for line in (hello, *(hello[:count] for count in (3, 4, 5)), LongLine(hello + b"a" * LONGEST)):
             with self.subTest(line[:10]):
                 self.assertTrue(is_tls(line))
-        for line in (b"", b"\x16", b"\x16\x02\x01", b"\x15\x03\x01", b"?\x16\x03\x01", b"?status"):
+        for line in (
+            *(b"", b"\x16", b"\x16\x03", b"\x16\x02\x01", b"\x15\x03\x01", b"\x16\x03\x05", b"?" + hello, b"?status"),
+            hello[:-1] + b"\x02",
+        ):
             with self.subTest(line):
                 self.assertFalse(is_tls(line))
 
@@ -357,12 +362,9 @@ class HttpTests(unittest.TestCase):
         b"get http://127.0.0.1:8978/ HTTP/3",
         b"GET /a b HTTP/1.1",
         b"GET /\xe9 HTTP/1.1 and more",
-        b"M-SEARCH * HTTP/1.1",
-        b"X1 / HTTP/1.1",
-        b"1X / HTTP/1.1",
-        b"!#$%&'*+-.^_`|~ / HTTP/1.1",
     )
     OTHERS = (
+        b"M-SEARCH * HTTP/1.1",
         b"",
         b"GET",
         b"GET /",
