@@ -7,6 +7,7 @@ a warning that says which limit to raise.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
@@ -47,7 +48,7 @@ class DescriptorWatch:
         elif "address" in event and str(event.get("log_format")).startswith(_CLOSED):
             self._warn(
                 "out of file descriptors: new connections are closed at once, the first one was from %s; %s",
-                address_text(tuple(event["address"][:2])),
+                _text(event["address"]),
                 _what_to_raise(),
             )
 
@@ -65,6 +66,11 @@ class DescriptorWatch:
 
     def _warn(self, text: str, *args: object) -> None:
         self._limited.log(logging.WARNING, _KIND, text, *args, window=MINUTE, at_most=1)
+
+
+def _text(address: Any) -> str:
+    """Return the text of an address as accept() returns it: a tuple, or the path of a Unix socket, mostly empty."""
+    return address_text(address[:2] if isinstance(address, tuple) else address)
 
 
 def _what_to_raise() -> str:

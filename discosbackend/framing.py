@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "without_telnet"]
+__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "is_tls", "without_telnet"]
 
 LONGEST_LINE = 16384
 """The length of the longest accepted line, in bytes, with telnet negotiation, but without the line's end."""
@@ -20,10 +20,14 @@ _END = re.compile(rb"\r?\n|\r\0\n?")
 _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 
-# <letters> <target> HTTP/<digit>..., where a web page can choose the target.
+# <letters> <target> HTTP/<digit>..., where a web page can choose the target. For a method with other characters, a
+# browser first asks for permission with the method OPTIONS.
 _HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
 _HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
 _HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+# A TLS record (RFC 8446): type 22 (handshake), version 3.0 to 3.4, length; then type 1 (ClientHello). One of the two
+# bytes of the length may be the line end.
+_TLS = re.compile(rb"\x16\x03[\0-\4](?:.?.?\Z|..\x01)", re.DOTALL)
 _TAIL = 64
 
 
@@ -55,6 +59,11 @@ def is_http(line: bytes) -> bool:
     if isinstance(line, LongLine):
         return _HTTP_METHOD.match(line) is not None and _HTTP_VERSION.search(line.tail) is not None
     return _HTTP.match(line) is not None
+
+
+def is_tls(line: bytes) -> bool:
+    """Return whether a line begins as a TLS ClientHello does (protocol section 1.10)."""
+    return _TLS.match(line) is not None
 
 
 class LineSplitter:

@@ -30,7 +30,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.descriptors import DescriptorWatch
 from discosbackend.errors import GrammarException, HandlerException
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, is_tls, without_telnet
 from discosbackend.grammar import INVALID, REQUEST, Message, named_in, parse_request
 from discosbackend.handlers import REPLY_LIMIT, BackendCommand, DBProtocolHandler, Handler
 from discosbackend.log import address_text, shown_arguments
@@ -49,7 +49,7 @@ STOPPING = "server is stopping"
 # How many lines of a client without a backlog are answered at once, even while other clients have a backlog. This
 # lowered the p99 latency of such a client, beside 50 pipelining clients, from 48 ms to 2.5 ms.
 _AT_ONCE = 4
-# How many s an HTTP client has to read the reply before its connection is closed.
+# How many s an HTTP or TLS client has to read the reply before its connection is closed.
 _LINGER = 1.0
 # How many s the LF after a CR may take to arrive.
 _CR_PATIENCE = 5.0
@@ -97,7 +97,7 @@ class DBProtocol(Protocol):
         # The timer that runs while the last received byte is a CR, and whether a CR without LF has been logged.
         self._cr_timer: Any = None
         self._cr_told = False
-        # After an HTTP request: further input is ignored, and the connection is closed.
+        # After an HTTP request or a TLS handshake: further input is ignored, and the connection is closed.
         self._refusing = False
         self._linger: Any = None
         self._all_sent = False
@@ -310,7 +310,9 @@ class DBProtocol(Protocol):
             self._cancel_greeting()
             self.lineReceived(line)
         if line[:1].isalpha() and is_http(line):
-            self._refuse_rest(line)
+            self._refuse_rest("an HTTP request", line)
+        elif is_tls(line):
+            self._refuse_rest("a TLS handshake", line)
 
     def lineReceived(self, line: bytes) -> None:
         """Handle one line, and send its reply now or later.
@@ -438,14 +440,17 @@ class DBProtocol(Protocol):
             self._close_sending()
         self.factory.on_idle()
 
-    def _refuse_rest(self, line: bytes) -> None:
-        """Ignore everything after the first line of an HTTP request, because a web page may choose its content.
+    def _refuse_rest(self, what: str, line: bytes) -> None:
+        """Ignore everything after the first line of an HTTP request or of a TLS handshake.
+
+        A web page may choose the content of a request, and a web server the session ticket in a handshake.
 
         Further data are read and discarded. Unread data would make the system reset the connection, and the client
         would lose the reply.
         """
-        text = "%s sent an HTTP request, everything after this line is ignored: %r"
-        self.factory.rate_limited_logger.log(logging.WARNING, "HTTP", text, self.peer, line[:80].decode("latin-1"))
+        text = "%s sent %s, everything after this line is ignored: %r"
+        shown = line[:80].decode("latin-1")
+        self.factory.rate_limited_logger.log(logging.WARNING, "HTTP or TLS", text, self.peer, what, shown)
         self._refusing = True
         self._at = len(self._lines)
         if self._cr_timer is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +20,12 @@ from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+)
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
@@ -29,6 +36,7 @@ from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, own_after_fork
 from discosbackend.signals import ENDING, heard, install, kept
+from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
@@ -242,7 +250,26 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     number = getattr(endpoint, "_port", 0)
     if isinstance(number, int) and not 0 <= number <= 65535:
         raise ValueError(f"a port is a number from 0 to 65535, such as {_EXAMPLES.get(kind, _EXAMPLES['tcp'])}")
+    if isinstance(endpoint, AdoptedStreamServerEndpoint):
+        _check_handed_over(endpoint)
     return cast(IStreamServerEndpoint, endpoint)
+
+
+def _check_handed_over(endpoint: Any) -> None:
+    """Raise ValueError if no server can accept connections on a socket from systemd. Twisted does not check this."""
+    descriptor = os.dup(endpoint.fileno)
+    try:
+        given = socket.socket(fileno=descriptor)
+    except OSError as problem:
+        os.close(descriptor)
+        raise ValueError(f"systemd has handed over no socket: {problem.strerror}") from problem
+    with given:
+        if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("the socket from systemd does not listen for connections: use ListenStream in its unit")
+        is_path = given.family == socket.AF_UNIX
+        if is_path != (endpoint.addressFamily == socket.AF_UNIX):
+            text = "a path: write domain=UNIX" if is_path else "not a path: write domain=INET or domain=INET6"
+            raise ValueError(f"the socket from systemd cannot be used, its address is {text}")
 
 
 def _why_no_endpoint(kind: str, problem: Exception) -> str:
@@ -254,7 +281,10 @@ def _why_no_endpoint(kind: str, problem: Exception) -> str:
             "unit, and the server must be started by systemd"
         )
     if kind == "systemd" and isinstance(problem, IndexError):
-        return "systemd has handed over no socket number 0, or not so many: the server must be started by systemd"
+        return (
+            "systemd has handed over no socket with this index: the first one has 0, and the server must be started by "
+            "systemd"
+        )
     if kind not in _EXAMPLES:
         if not isinstance(problem, (ValueError, IndexError)):
             # A kind of endpoint from a plugin of Twisted.
@@ -406,7 +436,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
         reactor.callWhenRunning(dog.begin)
         for port in ports:
             # After the signal handlers are installed: a program that reads this line may send a signal immediately.
-            reactor.callWhenRunning(_announce, service, port)
+            reactor.callWhenRunning(lambda port=port: announce(announcement(service, port)))
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         try:
@@ -479,14 +509,6 @@ class _StopSignals:
         logger.info("%s: %s", name, "stopping" if first else "stopping already")
         if first and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
-
-
-def _announce(service: DBService, port: IListeningPort) -> None:
-    try:
-        print(announcement(service, port), flush=True)
-    except (OSError, ValueError) as problem:
-        # The server works without its announcement.
-        logger.warning("cannot write the announcement of %s to standard output: %r", address_of(port), problem)
 
 
 def announcement(service: DBService, port: IListeningPort) -> str:

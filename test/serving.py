@@ -160,6 +160,20 @@ def refusing() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+def fill(descriptor: int) -> None:
+    """Fill a pipe. Its flags are those of before afterwards."""
+    os.set_blocking(descriptor, False)
+    try:
+        for size in (4096, 1):
+            try:
+                while True:
+                    os.write(descriptor, b"x" * size)
+            except BlockingIOError:
+                continue
+    finally:
+        os.set_blocking(descriptor, True)
+
+
 def read_line(connection: socket.socket) -> bytes:
     """One line with its end, byte by byte as a deployed client does; less when the connection ends."""
     line = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -113,6 +114,16 @@ class ConversionTests(RecoverTests):
         self.assertEqual((status, err), (0, ""))
         self.assertEqual(out, f"{named}: 5 dumps written to {goals[0]}\n{unnamed}: 3 dumps written to {goals[1]}\n")
         self.assertEqual([self.rows(each) for each in goals], [5, 3])
+        self.assertEqual(recordings_in(self.data), [])
+
+    def test_a_standard_output_that_takes_nothing(self) -> None:
+        """All recordings are converted nevertheless. A list that nobody gets is no success."""
+        record(self.data, name=self.folder / "tmp" / "run.fits")
+        record(self.data, begins=Ticks(BEGINS + 10**8), dumps=3)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(recover, "write_result", side_effect=full):
+            self.assertEqual(self.recover(self.data, "--list").status, 1)
+            self.assertEqual(self.recover(self.data).status, 0)
         self.assertEqual(recordings_in(self.data), [])
 
     def test_the_default_is_the_servers_default(self) -> None:

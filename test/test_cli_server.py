@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 from signal import SIGTERM
+from unittest import mock
 
 from discosbackend import __version__, ticks
 from discosbackend.cli import server
@@ -112,6 +114,11 @@ class CommandLineTests(unittest.TestCase):
             ]:
                 self.assert_refused(1, text, "--backend", backend, cwd=folder)
 
+    def test_a_list_that_cannot_be_written(self) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(server, "write_result", side_effect=full):
+            self.assert_refused(1, "cannot write to standard output: No space left on device", "--list")
+
     def test_places_where_one_cannot_listen(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as folder:
             port = str(taken.getsockname()[1])
@@ -139,6 +146,22 @@ class CommandLineTests(unittest.TestCase):
         if can_be_bound(address):
             self.skipTest(f"a socket can have the address {address} here")
         self.assert_refused(1, "cannot listen", "--interface", address, "--port", "0", reactor=Listening())
+
+    def test_an_address_that_is_none(self) -> None:
+        for options in (("--interface", "no host", "--port", "0"), ("--listen", "tcp:0:interface=no host")):
+            self.assert_refused(1, "Name or service not known", *options, reactor=Listening())
+
+    def test_interrupted_before_it_listens(self) -> None:
+        """By Ctrl-C, while the module is imported or the backend is made."""
+        for text in (
+            "raise KeyboardInterrupt\n",
+            "class Mine:\n    def __init__(self): raise KeyboardInterrupt\n",
+            "class Mine:\n    status = None\n    def __getattr__(self, name): raise KeyboardInterrupt\n",
+        ):
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "mine.py").write_text(text, encoding="utf-8")
+                wanted = "discos-backend-server: interrupted before it was listening"
+                self.assert_refused(1, wanted, "--backend", "mine:Mine", cwd=folder)
 
     def test_version(self) -> None:
         self.assertEqual(run("--version"), (0, f"discos-backend-server {__version__}, protocol version 1.4\n", ""))

@@ -210,7 +210,7 @@ class ServingTests(FolderMixin):
             return "cannot write 'discosbackend: controlled at" in server.log()
 
         wait_until(cannot_say)
-        self.assertIn("cannot write the announcement", server.log())
+        self.assertIn("cannot write 'discosbackend: simulated discos is served", server.log())
         self.assertNotIn("Traceback", server.log())
         with SimulatorControl(path, timeout=PATIENCE) as control:
             control.diode(True)

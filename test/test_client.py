@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import subprocess
@@ -485,6 +486,14 @@ class ProgramTests(ClientTests):
         )
         self.assertEqual(self.received, [b"?status\r\n", b"?set-filename,a\\,b\r\n"])
 
+    def test_a_reply_that_cannot_be_written_is_no_success(self) -> None:
+        port = self.serve(lambda peer: (peer.send(GREETING), peer.answer(b"!set-shift,ok\r\n")))
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch.object(program, "write_result", side_effect=full):
+            status, out, err = self.run_program(f"127.0.0.1:{port}", "set-shift", "1")
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("cannot write the reply to set-shift to standard output: No space left on device\n", err)
+
     def test_nothing_that_a_terminal_obeys(self) -> None:
         """A server's text must not control the terminal. C1 controls such as 0x9B do that, like ESC [."""
         port = self.serve(
@@ -522,7 +531,14 @@ class ProgramTests(ClientTests):
             ("'host:' is not HOST:PORT", "host:", "status"),
             ("'127.0.0.1:99999' is not HOST:PORT", "127.0.0.1:99999", "status"),
             ("a name has letters, digits and hyphens", address, "no such command"),
-            ("no argument is empty", address, "set-filename", ""),
+            (
+                "no argument is empty or has a line break, NUL, ESC or a character outside latin-1\n",
+                address,
+                "set-filename",
+                "",
+            ),
+            ("outside latin-1\n", address, "set-configuration", "\u044e"),
+            ("outside latin-1: did you mean set-configuration?\n", address, "set configuration"),
             ("'?set-filename,' is not a request: argument 1 is empty", address, "?set-filename,"),
         ):
             with self.subTest(arguments):

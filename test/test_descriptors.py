@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
@@ -13,8 +14,10 @@ from unittest import mock
 from twisted.internet.task import Clock
 from twisted.logger import Logger, globalLogPublisher
 
+from discosbackend.descriptors import DescriptorWatch
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.rate_limited_logger import RateLimitedLogger
 
 from .serving import Server, ask, read_line, served
 from .settings import PATIENCE, wait_until
@@ -55,6 +58,19 @@ class DescriptorsTests(unittest.TestCase):
             self.assertIn(words, first)
         self.assertEqual(second, "99 more lines of this kind left out: out of file descriptors")
         self.assertEqual([record.levelname for record in logs.records], ["WARNING"] * 2)
+
+    def test_clients_of_a_unix_socket(self) -> None:
+        """Their address is not a host and a port, and mostly empty."""
+        for address, words in (
+            (b"", "a local socket"),
+            ("", "a local socket"),
+            (b"/tmp/x\x1b", "/tmp/x\\x1b"),
+            (("::1", 4711, 0, 0), "[::1]:4711"),
+        ):
+            watch = DescriptorWatch(RateLimitedLogger(logging.getLogger(LOGGER), self.clock.callLater))
+            with self.subTest(address), self.assertLogs(LOGGER, "WARNING") as logs:
+                watch({"log_format": "EMFILE recovery: Closed socket from {address}", "address": address})
+            self.assertIn(f"the first one was from {words}; this process", logs.records[0].getMessage())
 
     def test_clients_are_not_even_accepted(self) -> None:
         """Twisted tries again in each turn of the reactor, and they wait without an answer."""

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discosbackend import framing
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, without_telnet
+from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, is_tls, without_telnet
 
 from .settings import LONG
 
@@ -333,6 +333,23 @@ class LongLineTests(unittest.TestCase):
                 self.assertEqual(kinds(fed(chunks)), expected)
 
 
+class TlsTests(unittest.TestCase):
+    """Protocol section 1.10: a TLS ClientHello, whose session ticket a web server can choose."""
+
+    def test_lines(self) -> None:
+        hello = b"\x16\x03\x01\x02\x00\x01"
+        # Its length may contain the byte of a line end.
+        for line in (hello, *(hello[:count] for count in (3, 4, 5)), LongLine(hello + b"a" * LONGEST)):
+            with self.subTest(line[:10]):
+                self.assertTrue(is_tls(line))
+        for line in (
+            *(b"", b"\x16", b"\x16\x03", b"\x16\x02\x01", b"\x15\x03\x01", b"\x16\x03\x05", b"?" + hello, b"?status"),
+            hello[:-1] + b"\x02",
+        ):
+            with self.subTest(line):
+                self.assertFalse(is_tls(line))
+
+
 class HttpTests(unittest.TestCase):
     """Protocol section 1.10: a line that a browser sends first."""
 
@@ -347,6 +364,7 @@ class HttpTests(unittest.TestCase):
         b"GET /\xe9 HTTP/1.1 and more",
     )
     OTHERS = (
+        b"M-SEARCH * HTTP/1.1",
         b"",
         b"GET",
         b"GET /",
@@ -359,7 +377,6 @@ class HttpTests(unittest.TestCase):
         b"!x,ok,GET / HTTP/1.1",
         b" GET / HTTP/1.1",
         b"/ HTTP/1.1",
-        b"M-SEARCH * HTTP/1.1",
         b"HTTP/1.1 200 OK",
         b"Host: 127.0.0.1",
         b"quit",

@@ -322,6 +322,25 @@ class HttpTests(unittest.TestCase):
                 self.assertEqual(self.handler.requests, [])
                 self.assertTrue(connection.transport.half_closed)
 
+    def test_a_tls_client(self) -> None:
+        """A web server can choose the session ticket that a browser sends in its ClientHello."""
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"r" * 32 + b"\x20%b"
+        reply = b"!undefined,invalid,syntax error: line begins with byte 0x16 where ? is needed\r\n"
+        split = hello.replace(b"\x02\x00", b"\x02\n", 1)
+        for begin, ticket in ((hello, b"\n?start\n"), (split, b"\n?start\n"), (hello, b"a" * 20000 + b"\n?start\n")):
+            for piece in (None, 1000):
+                with self.subTest(begin[:5], length=len(ticket), piece=piece):
+                    connection = self.connect()
+                    with self.assertLogs("discosbackend.protocol", "WARNING") as logs:
+                        received = connection.ask(begin % ticket, piece)
+                    self.assertEqual(received.count(b"\r\n"), 1)
+                    if len(ticket) < 100:
+                        self.assertEqual(received, reply)
+                    self.assertEqual(self.handler.requests, [])
+                    self.assertTrue(connection.transport.half_closed)
+                    self.assertRegex(logs.output[-1], r"192.168.1.1:54321 sent a TLS handshake, .* ignored: '\\x16")
+                    self.end(connection)
+
     def test_before_the_greeting(self) -> None:
         connection = Connection(DBFactory(self.handler, greeting_delay=5, reactor=Clock()), TcpWire())
         self.assertEqual(connection.ask(HTTP), INVALID)

@@ -21,10 +21,11 @@ from typing import Any, NoReturn, cast
 from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 
-from discosbackend import Backend, acquisition
+from discosbackend import Backend, acquisition, server
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
@@ -42,8 +43,8 @@ from discosbackend.server import (
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Runs, process_as_before
-from .serving import SCRIPT, Server, ask, environment, read_line, served, served_by
-from .settings import HAS_TLS, LONG, PATIENCE
+from .serving import SCRIPT, Server, ask, environment, fill, read_line, served, served_by
+from .settings import HAS_TLS, LONG, PATIENCE, wait_until
 
 
 class ListenTests(unittest.TestCase):
@@ -102,7 +103,7 @@ class ListenTests(unittest.TestCase):
             ("unix:/run/x:mode=999", "unix:/run/discos-backend.sock"),
             ("systemd:", "systemd:domain=INET:name=backend"),
             ("systemd:domain=INET:name=backend", "systemd has handed over no socket 'backend'"),
-            ("systemd:domain=INET:index=0", "systemd has handed over no socket number 0"),
+            ("systemd:domain=INET:index=0", "systemd has handed over no socket with this index: the first one has 0"),
             ("fd:3", "there is no kind 'fd'"),
             ("tpc:8978", "did you mean tcp?"),
             ("smoke:signals", "there is no kind 'smoke'"),
@@ -116,6 +117,39 @@ class ListenTests(unittest.TestCase):
                 endpoint_from(MemoryReactorClock(), description)
             self.assertTrue(str(caught.exception).isprintable())
             self.assertNotRegex(str(caught.exception), r"Error|_parse|argument")
+
+    def test_sockets_from_systemd_that_cannot_be_used(self) -> None:
+        """A datagram socket, or one that does not listen, would be served without any connection ever."""
+        for kind, family, words in (
+            (socket.SOCK_STREAM, socket.AF_INET, "does not listen for connections: use ListenStream"),
+            (socket.SOCK_DGRAM, socket.AF_INET, "does not listen for connections: use ListenStream"),
+            (None, socket.AF_UNIX, "its address is not a path: write domain=INET"),
+        ):
+            with socket.socket(type=kind) if kind else socket.create_server(("127.0.0.1", 0)) as given:
+                adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
+                with (
+                    self.subTest(words, kind=kind),
+                    mock.patch.object(server, "serverFromString", return_value=adopted),
+                    self.assertRaisesRegex(ValueError, words),
+                ):
+                    endpoint_from(MemoryReactorClock(), "systemd:domain=x:name=backend")
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as given:
+            given.bind(f"{folder}/socket")
+            given.listen()
+            for family, words in ((socket.AF_INET, "its address is a path: write domain=UNIX"), (socket.AF_UNIX, "")):
+                adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
+                with mock.patch.object(server, "serverFromString", return_value=adopted):
+                    if words:
+                        self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=x:name=backend")
+                    else:
+                        self.assertIs(endpoint_from(None, "systemd:domain=x:name=backend"), adopted)
+
+    def test_a_socket_from_systemd_that_is_none(self) -> None:
+        with tempfile.TemporaryFile() as given:
+            adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), socket.AF_INET)
+            with mock.patch.object(server, "serverFromString", return_value=adopted):
+                words = "systemd has handed over no socket"
+                self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=INET:name=backend")
 
     def test_what_an_endpoint_listens_on_must_be_a_port(self) -> None:
         """An endpoint of a plugin may return an object that cannot be closed."""
@@ -347,14 +381,28 @@ class RunServerTests(unittest.TestCase):
     def test_a_standard_output_that_takes_nothing_is_no_reason_not_to_serve(self) -> None:
         reactor = InMemory()
         with process_as_before(reactor), open("/dev/full", "w", encoding="utf-8") as full:
-            with redirect_stdout(full), self.assertLogs("discosbackend.server") as logs:
+            with redirect_stdout(full), self.assertLogs("discosbackend") as logs:
                 self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
             # The buffer still contains the line, and closing the file tries to write it.
             self.assertRaises(OSError, full.close)
             connection = Connection(cast(Any, reactor.tcpServers[0][1]))
             self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
-        self.assertIn("cannot write the announcement of 127.0.0.1:", logs.output[-1])
+        self.assertIn("cannot write 'discosbackend: AlwaysOkHandler is served on 127.0.0.1:", logs.output[-1])
         self.assertIn("No space left on device", logs.output[-1])
+
+    def test_a_standard_output_that_is_full_stops_nobody(self) -> None:
+        """The announcement is written when the reader continues."""
+        reactor = InMemory()
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        with process_as_before(reactor), open(writing, "w", encoding="utf-8") as pipe:
+            fill(writing)
+            with redirect_stdout(pipe), self.assertLogs("discosbackend") as logs:
+                self.assertRaises(Runs, run_server, 0, AlwaysOkHandler(), "127.0.0.1")
+            connection = Connection(cast(Any, reactor.tcpServers[0][1]))
+            self.assertEqual(connection.ask(b"?echo,1\r\n"), b"!version,ok,1.4\r\n!echo,ok,1\r\n")
+            wait_until(lambda: b"is served on 127.0.0.1:" in os.read(reading, 2**20))
+        self.assertIn("standard output takes no data: 'discosbackend: AlwaysOkHandler is", logs.output[-1])
 
     def timed_start(self, connection: socket.socket) -> int:
         """Request a timed start, as soon as this machine is fast enough for, and return its time in ticks."""

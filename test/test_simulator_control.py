@@ -31,6 +31,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from discosbackend.errors import BackendError
+from discosbackend.log import address_text
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
@@ -686,6 +687,8 @@ class ChannelTests(unittest.TestCase):
                 protocol.makeConnection(Wire())
                 protocol.dataReceived(b"POST / HTTP/1.1\r\n\r\n")
         self.assertEqual(len(logs.records), 5)
+        peer = address_text(Wire().getPeer())
+        self.assertTrue(logs.records[0].getMessage().startswith(f"control: {peer} is disconnected: no request: "))
 
     def test_long_lines(self) -> None:
         longest = b'{"do": "state"}' + b" " * (LONGEST_LINE - 15)

@@ -165,6 +165,7 @@ class SimulatorControlTests(unittest.TestCase):
             (b"\xff\n", "is no control"),
             (b"[]\n", "is no control"),
             (b"{}\n", "is no control"),
+            (b"[" * 100000 + b"\n", "is no control"),
             (b"", "closed the connection"),
             (b'{"ok":', "closed the connection"),
         ):

@@ -163,6 +163,7 @@ class DamageTests(RecordingMixin):
         told = json.loads(header.read_text())
         for text, reason in (
             ("{", "cannot be read"),
+            ("[" * 100000, "cannot be read"),
             ("[]", "is not of format 1"),
             (json.dumps({**told, "format": 2}), "is not of format 1"),
             (json.dumps({**told, "setup": {}}), "is damaged: KeyError('receiver')"),

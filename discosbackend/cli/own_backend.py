@@ -58,6 +58,8 @@ def _made(maker: Any, name: str) -> Any:
         )
     try:
         made = maker()
+    except KeyboardInterrupt:
+        raise
     except BaseException as problem:
         raise CannotServe(f"cannot make a {name}: {in_one_line(problem)}") from problem
     if made is None:
@@ -118,6 +120,8 @@ def find(option: str, name: str) -> Any:
         else:
             why = in_one_line(problem)
         raise CannotServe(f"cannot import {module_name!r}: {why}") from problem
+    except KeyboardInterrupt:
+        raise
     except BaseException as problem:
         raise CannotServe(f"cannot import {module_name!r}: {in_one_line(problem)}") from problem
     module = found

@@ -10,9 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from discosbackend._version import __protocol_version__, __version__
 from discosbackend.log import log_to_stderr, printable
@@ -20,6 +21,7 @@ from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
+from discosbackend.standard_output import write_result
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = ["main"]
@@ -78,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _say(f"nothing to recover: no recording is in {options.folder}")
         sys.exit(0)
     if options.list:
-        for folder in folders:
-            _say(*_listed(folder))
-        sys.exit(0)
+        sys.exit(0 if all(_say(*_listed(folder)) for folder in folders) else 1)
     try:
         with interrupting():
             sys.exit(max(_recover(folder, options) for folder in folders))
@@ -142,10 +142,23 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
         raise _CannotRecover(f"--output {output} exists already: nothing is overwritten, choose another name")
 
 
-def _say(*lines: str, file: TextIO | None = None) -> None:
-    """Print lines; the names in them were chosen by clients."""
-    for line in lines:
-        print(printable(line), file=file)
+def _say(*lines: str) -> bool:
+    """Write lines to standard output; the names in them were chosen by clients. Return whether they could be written.
+
+    If they could not, this is logged, and the next recordings are still converted.
+    """
+    try:
+        write_result("".join(f"{printable(line)}\n" for line in lines))
+    except OSError as problem:
+        logger.warning("cannot write to standard output: %s", problem.strerror)
+        return False
+    return True
+
+
+def _complain(line: str) -> None:
+    # If standard error cannot be written either, the next recordings are still converted.
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr)
 
 
 def _recover(folder: Path, options: argparse.Namespace) -> int:
@@ -165,11 +178,11 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
         if is_gone(folder):
             _say(f"{folder}: recovered by another process")
             return 0
-        _say(f"{folder}: not recovered: {problem}", file=sys.stderr)
+        _complain(f"{folder}: not recovered: {problem}")
         return 1
     except Exception as problem:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
-        _say(f"{folder}: not recovered: {type(problem).__name__}: {problem}", file=sys.stderr)
+        _complain(f"{folder}: not recovered: {type(problem).__name__}: {problem}")
         return 1
     if done.written is None:
         _say(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")

@@ -10,9 +10,10 @@ import argparse
 import errno
 import logging
 import os
+import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
@@ -22,6 +23,7 @@ from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -31,6 +33,8 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
+from discosbackend.standard_output import announce, write_result
+from discosbackend.twisted_log import LimitedObserver
 from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
@@ -77,7 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.list is not None or options.show is not None:
         from discosbackend.cli.simulated import listing
 
-        print(listing(parser, options), end="")
+        try:
+            write_result(listing(parser, options))
+        except OSError as problem:
+            parser.exit(1, f"{parser.prog}: cannot write to standard output: {problem.strerror}\n")
         sys.exit(0)
     if options.backend is not None and (wrong := misplaced(options)):
         parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
@@ -85,22 +92,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--data and --no-data contradict each other: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
-    _configure_logging(options.log_level)
+    limited = _configure_logging(options.log_level)
     # astropy would download leap seconds, and the server would be blocked meanwhile.
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, load(options.backend))
+            _serve(options, limited, load(options.backend))
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
             if wrong := unknown(options.simulate):
                 parser.error(wrong)
             simulated = simulation(options)
-            _serve(options, simulated.backend, simulated)
+            _serve(options, limited, simulated.backend, simulated)
     except CannotServe as problem:
-        print(f"{parser.prog}: {printable(str(problem))}", file=sys.stderr)
-        sys.exit(1)
+        parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
+    except KeyboardInterrupt:
+        # From then on, the server handles SIGINT.
+        parser.exit(1, f"{parser.prog}: interrupted before it was listening\n")
     sys.exit(0)
 
 
@@ -236,7 +245,8 @@ def _reply_limit(text: str) -> int | None:
     return limit or None
 
 
-def _configure_logging(level: str) -> None:
+def _configure_logging(level: str) -> RateLimitedLogger:
+    """Configure the log, and return what counts the omitted messages of Twisted."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     log_to_stderr(level.upper())
@@ -244,10 +254,22 @@ def _configure_logging(level: str) -> None:
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # Unhandled failures of Deferreds are then written to the same log.
-    globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
+    limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
+    observer = LimitedObserver(STDLibLogObserver(), limited)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    return limited
 
 
-def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | None = None) -> None:
+def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    # Imported here: the import installs the reactor.
+    from twisted.internet import reactor
+
+    return reactor.callLater(delay, function, *arguments)
+
+
+def _serve(
+    options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
+) -> None:
     from twisted.internet import reactor
 
     try:
@@ -257,6 +279,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
         delay = greeting_delay_of(handler) if options.greeting_delay is None else options.greeting_delay
     except Exception as problem:
         raise CannotServe(f"{type(backend).__name__} cannot be served: {in_one_line(problem)}") from problem
+    reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
     factory = make(handler, greeting_delay=delay)
@@ -266,7 +289,7 @@ def _serve(options: argparse.Namespace, backend: Any, simulation: Simulation | N
     channel = None if simulation is None else simulation.control(factory)
     if channel is not None:
         # After the server's own line, which scripts wait for.
-        reactor.callWhenRunning(reactor.callLater, 0, _say, channel.announcement())
+        reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
     try:
         run_service(service, reactor, watchdog=options.watchdog)
@@ -306,7 +329,9 @@ def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
     advice = _ADVICE.get(number, "")
     if number == errno.EADDRINUSE and options.listen is None:
         advice += " port with --port; 0 finds a free one"
-    return f"cannot listen on {where}: {os.strerror(number)}{advice and f': {advice}'}"
+    # The numbers of socket.gaierror are not those of errno.
+    why = reason.strerror if isinstance(reason, socket.gaierror) else os.strerror(number)
+    return f"cannot listen on {where}: {why}{advice and f': {advice}'}"
 
 
 _ADVICE = {
@@ -315,14 +340,6 @@ _ADVICE = {
     errno.EACCES: "only root can use a port below 1024, and a socket needs a writable folder",
     errno.ENOENT: "create its folder first",
 }
-
-
-def _say(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except (OSError, ValueError) as problem:
-        # The server works without this line, as without its own.
-        logger.warning("cannot write %r to standard output: %r", line, problem)
 
 
 def _leave_soon() -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 from discosbackend._version import __version__
@@ -23,6 +21,7 @@ from discosbackend.simulator.control.client import SimulatorControl, control_add
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
 from discosbackend.simulator.faults.kinds import RULES
+from discosbackend.standard_output import write_result
 
 __all__ = ["main"]
 
@@ -133,12 +132,7 @@ def _described(operation: Operation) -> str:
 
 
 def _say(text: str) -> None:
-    """Write to standard output. A closed pipe is not an error; raise ControlError if writing fails otherwise."""
     try:
-        print(text, end="", flush=True)
+        write_result(text)
     except OSError as problem:
-        # The data left in the buffer must not cause a second error when the interpreter exits.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(problem, BrokenPipeError):
-            raise ControlError(f"cannot write the answer to standard output: {problem.strerror}") from problem
+        raise ControlError(f"cannot write the answer to standard output: {problem.strerror}") from problem

@@ -19,10 +19,13 @@ from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, named_in, par
 from discosbackend.line_socket import checked_wait
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
+from discosbackend.standard_output import write_result
 from discosbackend.toml import did_you_mean
 from discosbackend.values import path_text
 
 __all__ = ["host_and_port", "main"]
+
+_CANNOT_WRITE = "{}: cannot write the reply to {} to standard output: {}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -61,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except GrammarException as problem:
         parser.error(f"{options.name!r} is not a request: {problem}")
     if not request.check_synthax():
-        near = did_you_mean(options.name, COMMANDS)
-        parser.error(f"not a valid request: a name has letters, digits and hyphens, and no argument is empty{near}")
+        near = "" if options.name in COMMANDS else did_you_mean(options.name, COMMANDS)
+        parser.error(
+            "not a valid request: a name has letters, digits and hyphens, and no argument is empty or has a line "
+            f"break, NUL, ESC or a character outside latin-1{near}"
+        )
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -83,7 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if reply.code == OK and request.name in COMMANDS:
         reply.arguments = COMMANDS[request.name].from_wire(reply.arguments)
     # The server may send control characters such as 0x9B, which would control the terminal.
-    print(printable(str(reply)))
+    try:
+        write_result(f"{printable(str(reply))}\n")
+    except OSError as problem:
+        parser.exit(1, _CANNOT_WRITE.format(parser.prog, request.name, problem.strerror))
     sys.exit(0 if reply.code == OK else 1)
 
 

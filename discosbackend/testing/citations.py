@@ -19,7 +19,7 @@ SECTIONS = {
     "1.7": "Length of a line",
     "1.8": "One reply to each request, in order",
     "1.9": "End of a connection",
-    "1.10": "HTTP",
+    "1.10": "HTTP and TLS",
     "2": "Grammar",
     "2.1": "Messages",
     "2.2": "Names",

@@ -325,7 +325,7 @@ class SimulatorControl:
         line = self._lines.read_line(deadline)
         try:
             answer = json.loads(line.decode())
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict) or not answer.keys() & {"ok", "error"}:
             other = "speaks the DISCOS protocol" if line[:1] == b"!" else "is no control"

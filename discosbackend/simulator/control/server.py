@@ -134,7 +134,7 @@ class ControlProtocol(LineReceiver):  # rawDataReceived() is abstract, but never
         Data that arrives until then is read and discarded: closing with unread data would send a TCP reset, which can
         destroy the answer before the client reads it.
         """
-        self._limited.log(logging.WARNING, "control closed", "control: connection closed: %s", sentence)
+        self._limited.log(logging.WARNING, "control closed", "control: %s is disconnected: %s", self._peer, sentence)
         self._over = True
         self._rest()
         self._answer({"error": sentence})

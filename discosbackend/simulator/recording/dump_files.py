@@ -203,7 +203,7 @@ class RecordingReader:
             header = json.loads(_read_text(self.folder / _HEADER))
         except FileNotFoundError:
             raise RecordingError(f"{folder} is no recording: it has no {_HEADER}") from None
-        except (OSError, ValueError) as problem:
+        except (OSError, ValueError, RecursionError) as problem:
             raise RecordingError(f"{folder}: {_HEADER} cannot be read: {problem}") from None
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise RecordingError(f"{folder}: {_HEADER} is not of format {_FORMAT}")
@@ -368,7 +368,7 @@ def name_of(folder: Path) -> str | None:
         name = json.loads(_read_text(folder / _NAME))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise RecordingError(f"{folder}: {_NAME} cannot be read: {problem}") from None
     return str(name)
 
