@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from twisted.python.threadable import isInIOThread
@@ -29,7 +30,7 @@ class LimitedObserver:
         Counts the other events, and logs their number.
     """
 
-    def __init__(self, observer: ILogObserver, limited: RateLimitedLogger) -> None:
+    def __init__(self, observer: Callable[[LogEvent], object], limited: RateLimitedLogger) -> None:
         self._observer = observer
         self._limited = limited
 
