@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from discosbackend.simulator.fits.layout import (
     times,
 )
 from discosbackend.simulator.fits.structure import Card, Column, Hdu, Header, columns_of, read_structure, shown
-from discosbackend.simulator.recording.dump_files import Dump, RecordingReader
+from discosbackend.simulator.recording.dump_files import Dump, RecordingReader, open_regular
 
 __all__ = ["merged"]
 
@@ -122,11 +123,12 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        # Reading a pipe or a device may never end.
         raise MetadataError("is not a regular file")
-    if (size := path.stat().st_size) > _LARGEST:
-        raise MetadataError(f"has {size // 2**20} MB and may have {_LARGEST // 2**20}")
-    raw = path.read_bytes()
+    # The file may be replaced at any time: what is opened is looked at again, and its size is that of the open file.
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > _LARGEST:
+            raise MetadataError(f"has {size // 2**20} MB and may have {_LARGEST // 2**20}")
+        raw = file.read(size)
     if not raw.startswith(b"SIMPLE  =                    T"):
         raise MetadataError("is no FITS file or is compressed")
     return raw

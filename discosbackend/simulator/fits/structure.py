@@ -22,6 +22,9 @@ _CARD = 80
 # Bytes of all headers together. Those of DISCOS have some 30 kB.
 _LONGEST_HEADERS = 4 * 2**20
 
+# Bytes of the cards of one value.
+_LONGEST_VALUE = 500 * _CARD
+
 # The largest values that the standard permits.
 _MOST_AXES = 999
 _MOST_COLUMNS = 999
@@ -171,6 +174,9 @@ def read_structure(raw: bytes) -> list[Hdu]:
         if end > len(raw):
             raise MetadataError(f"is cut off in {header.name}")
         hdu = Hdu(header, place, data, end)
+        if "TFIELDS" in header and size == 0 and header.integer("NAXIS2", 0) > 0:
+            # The size of the file bounds the number of rows only if rows have bytes.
+            raise MetadataError(f"is damaged: rows of {header.name} have no bytes")
         if hdu.is_table:
             columns_of(hdu)
         elif "TFIELDS" in header:
@@ -193,6 +199,9 @@ def _read_cards(raw: bytes, begin: int, longest: int) -> tuple[list[Card], int]:
             end = place + _CARD
             return cards, end + (begin - end) % _BLOCK
         if keyword == "CONTINUE" and cards:
+            if len(cards[-1].image) >= _LONGEST_VALUE:
+                # Joining them takes a time that grows with the square of their number.
+                raise MetadataError(f"is damaged: a value has more than {_LONGEST_VALUE // _CARD} cards")
             cards[-1] = Card(cards[-1].keyword, cards[-1].image + image)
         else:
             cards.append(Card(keyword, image))
