@@ -10,9 +10,10 @@ import posixpath
 from pathlib import Path
 
 from discosbackend.simulator.errors import RecordingError
-from discosbackend.simulator.recording.dump_files import FILE_NAMES, is_recording
+from discosbackend.simulator.recording.dump_files import FILE_NAMES, HEADER, is_recording
 
 __all__ = [
+    "PART",
     "check_output",
     "checked_name",
     "exists",
@@ -21,6 +22,9 @@ __all__ = [
     "output_path",
     "telescope_file",
 ]
+
+PART = ".discos-part"
+"""The end of the name of the temporary file of a conversion, which begins with a dot. The file may be overwritten."""
 
 # The name of DISCOS's folder of metadata files. The merged files are written to its parent.
 _TEMPORARY = "tmp"
@@ -83,12 +87,19 @@ def check_output(output: Path) -> None:
 
 
 def checked_name(name: str) -> str:
-    """Return the path of set-filename. RecordingError if it has no file name, or that of a file of a recording."""
+    """Return the path of set-filename.
+
+    RecordingError if it has no file name, or that of a file of a recording or of a temporary file of a conversion.
+    """
     last = posixpath.basename(name)
+    folders = posixpath.dirname(name).split("/")
     if "\0" in name or last in ("", ".", ".."):
         raise RecordingError(f"path has no name of a file: {name!a}")
-    if last in FILE_NAMES:
+    # A folder of the header's name would make the one above it look like a recording.
+    if last in FILE_NAMES or HEADER in folders:
         raise RecordingError(f"path has the name of a file of a recording: {name!a}")
+    if last.startswith(".") and last.endswith(PART):
+        raise RecordingError(f"path has the name of a temporary file of a conversion: {name!a}")
     return name
 
 
@@ -138,6 +149,6 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as problem:
-        reason = (problem.strerror or type(problem).__name__).lower()
+        reason = (problem.strerror or str(problem)).lower()
         raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
     return True
