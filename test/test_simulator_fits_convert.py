@@ -586,6 +586,14 @@ class RecordingFolderTests(ConvertTests):
 class RootTests(ConvertTests):
     """A path cannot leave the root, or the data folder, by a symbolic link."""
 
+    def test_a_link_that_is_replaced_while_it_is_followed(self) -> None:
+        (self.root / "there").symlink_to(self.root)
+        folder = record(self.data, name="/there/x.fits")
+        problem = OSError(errno.EINVAL, "Invalid argument")
+        with mock.patch.object(os, "readlink", side_effect=problem):
+            reason = self.refused(folder, root=self.root)
+        self.assertEqual(reason, f"path cannot be resolved: invalid argument: {str(self.root / 'there')!a}")
+
     def setUp(self) -> None:
         super().setUp()
         self.root = self.folder / "root"

@@ -149,6 +149,16 @@ class DamageTests(unittest.TestCase):
         reason = "metadata file has rows of 100095 bytes in DATA TABLE and may have 65536: "
         self.assertEqual(self.reason(), reason + repr(str(self.name)))
 
+    def test_too_many_columns(self) -> None:
+        """The standard permits 999, with our two."""
+        hdus = metadata_tables(setup_with(), float(mjd(BEGINS)), 0.24)
+        columns = hdus["DATA TABLE"].columns
+        more = [fits.Column(f"c{number}", "B", array=np.zeros(6)) for number in range(998 - len(columns))]
+        hdus["DATA TABLE"] = fits.BinTableHDU.from_columns(columns + fits.ColDefs(more), name="DATA TABLE")
+        hdus.writeto(self.name, overwrite=True)
+        reason = "metadata file gives DATA TABLE 1000 columns with the spectra and 999 are allowed: "
+        self.assertEqual(self.reason(), reason + repr(str(self.name)))
+
     def with_card(self, place: int, card: bytes) -> bytes:
         return self.whole[:place] + card.ljust(80) + self.whole[place + 80 :]
 

@@ -122,7 +122,10 @@ def convert(
         layout, ours = _laid_out(recorded, path)
         if output is None:
             # A file at the path that we have written is no metadata file: keep the path, which will be numbered.
-            output = path if ours and path is not None else output_path(name, recorded.folder, root)
+            if path is not None and ours and not is_in_temporary_folder(path):
+                output = path
+            else:
+                output = output_path(name, recorded.folder, root)
         check_output(output.absolute())
         complaints = [*_missing(recorded), *layout.warnings]
         try:

@@ -31,7 +31,16 @@ from discosbackend.simulator.fits.layout import (
     mjd,
     times,
 )
-from discosbackend.simulator.fits.structure import Card, Column, Hdu, Header, columns_of, read_structure, shown
+from discosbackend.simulator.fits.structure import (
+    MOST_COLUMNS,
+    Card,
+    Column,
+    Hdu,
+    Header,
+    columns_of,
+    read_structure,
+    shown,
+)
 from discosbackend.simulator.recording.dump_files import Dump, RecordingReader, open_regular
 
 __all__ = ["merged"]
@@ -356,6 +365,9 @@ class _Rows:
         # Names of columns may be empty or used twice, those of numpy may not.
         self._dtype = np.dtype([(f"f{number}", field.dtype) for number, field in enumerate(self.fields)])
         self.width = self._dtype.itemsize
+        count = len(self.fields) + len(recorded.setup.channels)
+        if count > MOST_COLUMNS:
+            raise MetadataError(f"gives DATA TABLE {count} columns with the spectra and {MOST_COLUMNS} are allowed")
         if self.width > _WIDEST:
             raise MetadataError(f"has rows of {self.width} bytes in DATA TABLE and may have {_WIDEST}")
         instants = self._instants(raw, table)

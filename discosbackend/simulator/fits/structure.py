@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from discosbackend.simulator.errors import MetadataError
 
-__all__ = ["Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
+__all__ = ["MOST_COLUMNS", "Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
 
 _BLOCK = 2880
 _CARD = 80
@@ -27,8 +27,10 @@ _LONGEST_VALUE = 500 * _CARD
 
 # The largest values that the standard permits.
 _MOST_AXES = 999
-_MOST_COLUMNS = 999
 _MOST_DIGITS = 18
+
+MOST_COLUMNS = 999
+"""The largest number of columns of a table that the standard permits."""
 
 _STRING = re.compile(r" *'((?:[^']|'')*)' *(/.*)?")
 _INTEGER = re.compile(r" *([+-]?[0-9]+) *(/.*)?")
@@ -181,7 +183,7 @@ def read_structure(raw: bytes) -> list[Hdu]:
             columns_of(hdu)
         elif "TFIELDS" in header:
             # A table of text.
-            header.integer("TFIELDS", most=_MOST_COLUMNS)
+            header.integer("TFIELDS", most=MOST_COLUMNS)
         hdus.append(hdu)
         place = end
     if raw[place:].strip(b"\0 "):
@@ -261,7 +263,7 @@ def columns_of(hdu: Hdu) -> list[Column]:
     header = hdu.header
     for keyword, wanted in (("BITPIX", 8), ("NAXIS", 2), ("GCOUNT", 1)):
         header.integer(keyword, wanted, least=wanted, most=wanted)
-    columns = list(_columns(header, header.integer("TFIELDS", most=_MOST_COLUMNS)))
+    columns = list(_columns(header, header.integer("TFIELDS", most=MOST_COLUMNS)))
     width, described = header.integer("NAXIS1"), sum(column.width for column in columns)
     if width != described:
         raise MetadataError(f"is damaged: rows of {hdu.name} have {width} bytes and their columns {described}")

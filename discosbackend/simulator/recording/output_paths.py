@@ -81,7 +81,7 @@ def check_output(output: Path) -> None:
         If the path is in the folder of a recording, or has the name of a file of a recording.
     """
     checked_name(str(output))
-    folder = Path(os.path.realpath(output.parent))
+    folder = _real(output.parent)
     if any(map(is_recording, (folder, *folder.parents))):
         raise RecordingError(f"path is in the folder of a recording: {str(output)!a}")
 
@@ -138,8 +138,18 @@ def _below(name: str, folder: Path, root: Path | None) -> Path | None:
 
 def _check_below(below: Path | None, path: Path) -> None:
     """Raise RecordingError if a symbolic link leads a path out of the folder below which it is."""
-    if below is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(below)):
+    if below is not None and not _real(path).is_relative_to(_real(below)):
         raise RecordingError(f"path leaves {str(below)!a} by a symbolic link: {str(path)!a}")
+
+
+def _real(path: Path) -> Path:
+    """Return the path without symbolic links. Raise RecordingError if that cannot be determined."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as problem:
+        # A link was removed or replaced after it was found.
+        reason = (problem.strerror or str(problem)).lower()
+        raise RecordingError(f"path cannot be resolved: {reason}: {str(path)!a}") from None
 
 
 def exists(path: Path) -> bool:
