@@ -500,7 +500,9 @@ class WorkerTests(unittest.TestCase):
 
         def write(*_: object) -> None:
             (self.folder / "writing").mkdir()
-            signal.pause()
+            # Not signal.pause(): the system may give the signal to the other thread, which does not wake this one.
+            while True:
+                threading.Event().wait(0.01)
 
         mock.patch.object(layout, "write", write).start()
 
