@@ -20,6 +20,7 @@ from astropy.io import fits
 
 from discosbackend import __version__
 from discosbackend.cli import recover
+from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.fits.layout import mjd
 from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, in_use, recordings_in
 from discosbackend.simulator.signal.sky import Sky
@@ -164,13 +165,15 @@ class ConversionTests(RecoverTests):
 
     def test_what_nobody_has_thought_of_does_not_keep_the_others(self) -> None:
         bad = record(self.data)
-        header = bad / "header.json"
-        text = header.read_text(encoding="utf-8")
-        header.write_text(text.replace('"sources": {}', '"sources": 3'), encoding="utf-8")
         good = record(self.data, begins=Ticks(BEGINS + 10**8))
-        status, out, err = self.recover(self.data)
+
+        def fail(folder: Path, *arguments: Any, **others: Any) -> Any:
+            return convert(folder, *arguments, **others) if folder == good else 1 / 0
+
+        with mock.patch.object(recover, "convert", fail):
+            status, out, err = self.recover(self.data)
         self.assertEqual((status, out), (1, f"{good}: 5 dumps written to {good}.fits\n"))
-        self.assertRegex(err, rf"\A{bad}: not recovered: AttributeError: .*\n\Z")
+        self.assertRegex(err, rf"\A{bad}: not recovered: the conversion failed: the log above gives the cause\n\Z")
         self.assertEqual(opened(bad), list(range(5)))
 
     def test_a_list_keeps_no_conversion_away(self) -> None:
@@ -245,6 +248,7 @@ class CommandLineTests(RecoverTests):
         for arguments, text in (
             ((self.folder / "nowhere",), "there is no folder"),
             ((one / "dumps",), "there is no folder"),
+            ((self.folder / ("x" * 300),), "cannot be read: file name too long"),
             ((self.data, "--output", self.folder / "a.fits"), "there are 2 recordings"),
             ((self.folder, "--output", self.folder / "a.fits"), "there are 0 recordings"),
             ((one, "--output", self.folder / "there.fits"), "exists already"),

@@ -192,16 +192,16 @@ class SuccessTests(ConvertTests):
                 (self.folder / each).unlink()
 
     def test_another_conversion_to_the_same_goal(self) -> None:
-        part = os.open(self.folder / ".run.fits.part", os.O_WRONLY | os.O_CREAT)
+        part = os.open(self.folder / ".run.fits.discos-part", os.O_WRONLY | os.O_CREAT)
         self.addCleanup(os.close, part)
         fcntl.flock(part, fcntl.LOCK_EX)
         done = convert(self.made())
         self.assertEqual(done.written, self.folder / "run_2.fits")
-        self.assertEqual(self.files(), [".run.fits.part", "run_2.fits"])
+        self.assertEqual(self.files(), [".run.fits.discos-part", "run_2.fits"])
 
     def test_a_part_whose_owner_has_just_finished(self) -> None:
         """Between our opening it and our having the lock, it goes: then it is no place to write to."""
-        (self.folder / ".run.fits.part").write_bytes(b"")
+        (self.folder / ".run.fits.discos-part").write_bytes(b"")
         lock, calls = fcntl.flock, iter(("gone", "replaced"))
 
         def flock(file: int, how: int) -> None:
@@ -210,9 +210,9 @@ class SuccessTests(ConvertTests):
                 return
             call = next(calls, None)
             if call is not None:
-                (self.folder / ".run.fits.part").unlink()
+                (self.folder / ".run.fits.discos-part").unlink()
             if call == "replaced":
-                (self.folder / ".run.fits.part").write_bytes(b"")
+                (self.folder / ".run.fits.discos-part").write_bytes(b"")
 
         with mock.patch.object(fcntl, "flock", flock):
             done = convert(self.made())
@@ -220,7 +220,7 @@ class SuccessTests(ConvertTests):
         self.assertEqual((self.files(), self.rows(self.output)), (["run.fits"], 5))
 
     def part_of(self, file: int) -> bool:
-        return os.readlink(f"/proc/self/fd/{file}").endswith(".part")
+        return os.readlink(f"/proc/self/fd/{file}").endswith(".discos-part")
 
     def test_many_at_once_to_the_same_goal(self) -> None:
         folders = [self.made(begins=Ticks(BEGINS + 10**8 * number)) for number in range(6)]
@@ -393,14 +393,27 @@ class RefusalTests(ConvertTests):
 
     def test_permission(self) -> None:
         folder = self.made()
-        with mock.patch.object(os, "open", side_effect=_refusing(".part", errno.EACCES)):
+        with mock.patch.object(os, "open", side_effect=_refusing(".discos-part", errno.EACCES)):
             text = self.refused(folder)
-        part = str(self.folder / ".run.fits.part")
+        part = str(self.folder / ".run.fits.discos-part")
         self.assertEqual(text, f"file cannot be written: permission denied: {part!a}")
+
+    def test_a_temporary_file_is_never_the_file_of_another_recording(self) -> None:
+        """Else the second conversion would overwrite and remove what the first has written."""
+        for name in (".run.fits.discos-part", "sub/.run.fits.discos-part", "/x/.discos-part"):
+            with self.subTest(name):
+                reason = f"path has the name of a temporary file of a conversion: {name!a}"
+                self.assertEqual(self.refused(record(self.data, name=name)), reason)
+        output = self.folder / ".run.fits.discos-part"
+        self.assertIn("temporary file of a conversion", self.refused(self.made(), output=output))
+        # Those of other programs stay, too.
+        (self.folder / ".run.fits.part").write_bytes(b"precious")
+        self.assertEqual(convert(self.made()).written, self.output)
+        self.assertEqual((self.folder / ".run.fits.part").read_bytes(), b"precious")
 
     def test_a_part_that_somebody_has_put_there(self) -> None:
         (self.folder / "victim").write_bytes(b"precious")
-        (self.folder / ".run.fits.part").symlink_to("victim")
+        (self.folder / ".run.fits.discos-part").symlink_to("victim")
         self.assertIn("file cannot be written", self.refused(self.made()))
         self.assertEqual((self.folder / "victim").read_bytes(), b"precious")
 
@@ -431,7 +444,7 @@ class NotRegularTests(ConvertTests):
             path.rmdir() if path.is_dir() else path.unlink()
 
     def test_where_the_temporary_file_goes(self) -> None:
-        part = self.folder / ".run.fits.part"
+        part = self.folder / ".run.fits.discos-part"
         folder = self.made()
         for kind in self.in_place_of(part):
             with self.subTest(kind):
@@ -440,7 +453,7 @@ class NotRegularTests(ConvertTests):
         self.assertEqual(convert(folder).written, self.output)
 
     def test_a_fifo_that_somebody_reads(self) -> None:
-        part = self.folder / ".run.fits.part"
+        part = self.folder / ".run.fits.discos-part"
         os.mkfifo(part)
         reader = os.open(part, os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, reader)
@@ -448,7 +461,7 @@ class NotRegularTests(ConvertTests):
         self.assertTrue(part.exists())
 
     def test_one_that_comes_between_the_look_and_the_opening(self) -> None:
-        part = self.folder / ".run.fits.part"
+        part = self.folder / ".run.fits.discos-part"
         folder, look = self.made(), os.stat
 
         def slow(path: Any, **others: Any) -> os.stat_result:
@@ -467,7 +480,7 @@ class NotRegularTests(ConvertTests):
         for name in ("header.json", "dumps", "name.json"):
             folder = self.made()
             for kind in self.in_place_of(folder / name):
-                with self.subTest(name, kind=kind), self.assertRaisesRegex(RecordingError, r"\bNot a regular file"):
+                with self.subTest(name, kind=kind), self.assertRaisesRegex(RecordingError, "Not a regular file"):
                     convert(folder)
                 self.assertFalse(in_use(folder))
 
@@ -508,6 +521,27 @@ class RecordingFolderTests(ConvertTests):
                 self.assertEqual(self.refused(own), reason)
         self.assertEqual(sorted(each.name for each in own.iterdir()), ["dumps", "header.json", "name.json"])
         self.assertEqual(sorted(each.name for each in other.iterdir()), ["dumps", "header.json"])
+
+    def test_a_folder_with_the_name_of_a_header(self) -> None:
+        """Else the folder above it would look like a recording, which is never converted."""
+        name = "a/header.json/x.fits"
+        self.assertEqual(
+            self.refused(record(self.data, name=name)), f"path has the name of a file of a recording: {name!a}"
+        )
+        self.assertFalse((self.data / "a").exists())
+        self.assertEqual(convert(record(self.data, name="dumps/x.fits")).written, self.data / "dumps" / "x.fits")
+
+    def test_a_folder_that_is_deep(self) -> None:
+        """As deep as the limit of a path permits, which is more than Python's functions for folders can take."""
+        name = "x/" * ((4000 - len(str(self.data))) // 2) + "y.fits"
+        written = convert(record(self.data, name=name)).written
+        self.assertEqual(written, self.data / name)
+        assert written is not None
+        written.unlink()
+        for folder in written.parents:
+            if folder == self.data:
+                break
+            folder.rmdir()
 
     def test_relative_to_the_data_folder(self) -> None:
         folder = self.made()
@@ -552,6 +586,14 @@ class RecordingFolderTests(ConvertTests):
 
 class RootTests(ConvertTests):
     """A path cannot leave the root, or the data folder, by a symbolic link."""
+
+    def test_a_link_that_is_replaced_while_it_is_followed(self) -> None:
+        (self.root / "there").symlink_to(self.root)
+        folder = record(self.data, name="/there/x.fits")
+        problem = OSError(errno.EINVAL, "Invalid argument")
+        with mock.patch.object(os, "readlink", side_effect=problem):
+            reason = self.refused(folder, root=self.root)
+        self.assertEqual(reason, f"path cannot be resolved: invalid argument: {str(self.root / 'there')!a}")
 
     def setUp(self) -> None:
         super().setUp()
@@ -678,13 +720,13 @@ class KillTests(ConvertTests):
                 self.assertEqual(opened(folder), ALL)
                 seen = [each for each in self.files() if not each.startswith(".")]
                 self.assertEqual(seen, ["run.fits"] if finished else [])
-                self.assertTrue(set(self.files()) <= {"run.fits", ".run.fits.part"})
+                self.assertTrue(set(self.files()) <= {"run.fits", ".run.fits.discos-part"})
                 if finished:
                     self.assertEqual(self.rows(self.output), 5)
                 done = convert(folder)
                 self.assertEqual(done.written, self.folder / "run_2.fits" if finished else self.output)
                 self.assertEqual(self.rows(done.written), 5)
-                self.assertNotIn(".run.fits.part" if not finished else "", self.files())
+                self.assertNotIn(".run.fits.discos-part" if not finished else "", self.files())
                 for each in self.files():
                     (self.folder / each).unlink()
 
@@ -692,7 +734,7 @@ class KillTests(ConvertTests):
         """The part is then another name of the finished file, which the next one must not touch."""
         folder = self.made()
         self.killed_at(Path, "unlink", 0, folder)
-        self.assertEqual(self.files(), [".run.fits.part", "run.fits"])
+        self.assertEqual(self.files(), [".run.fits.discos-part", "run.fits"])
         before = self.output.read_bytes()
         self.assertEqual(convert(folder).written, self.folder / "run_2.fits")
         self.output.rename(self.folder / "moved.fits")
@@ -715,7 +757,7 @@ class KillTests(ConvertTests):
 
     def test_a_larger_part_is_used_again(self) -> None:
         convert(self.made(), self.folder / "tmp" / "other.fits")
-        (self.folder / ".run.fits.part").write_bytes(b"x" * 10**6)
+        (self.folder / ".run.fits.discos-part").write_bytes(b"x" * 10**6)
         convert(self.made())
         self.assertEqual((self.files(), self.rows(self.output)), (["run.fits"], 5))
         self.assertEqual(self.output.stat().st_size, (self.folder / "tmp" / "other.fits").stat().st_size)
@@ -774,7 +816,7 @@ class ProgramTests(ConvertTests):
         logging.disable(logging.CRITICAL)
         with mock.patch.object(layout, "whole", side_effect=ZeroDivisionError):
             status, (told,) = self.run_it(folder)
-        refused = f"conversion failed: ZeroDivisionError: {str(folder)!a}"
+        refused = f"conversion failed: the log gives the cause: {str(folder)!a}"
         self.assertEqual((status, told["refused"]), (1, refused))
         self.assertEqual(opened(folder), ALL)
 

@@ -45,6 +45,14 @@ def bounded_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+def _without_bytes(kind: str, form: str) -> bytes:
+    """A table of 10^17 rows without any bytes: the size of the file does not bound their number."""
+    column = (f"TTYPE1  = 'a'|TBCOL1  = 1|TFORM1  = '{form}'|" if form else "") + "EXTNAME = 'ZERO'"
+    cards = f"XTENSION= '{kind}'|BITPIX  = 8|NAXIS   = 2|NAXIS1  = 0|NAXIS2  = {10**17}|PCOUNT  = 0|GCOUNT  = 1"
+    cards += f"|TFIELDS = {len(form) and 1}|{column}|END"
+    return b"".join(card.ljust(80).encode("ascii") for card in cards.split("|")).ljust(2880)
+
+
 class DamageTests(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -108,6 +116,7 @@ class DamageTests(unittest.TestCase):
             text.ljust(80) for text in (b"XTENSION= 'IMAGE   '", b"BITPIX  = 8", b"NAXIS   = 0", b"PCOUNT  = 0")
         )
         image = (image + b"GCOUNT  = 1".ljust(80) + b"END".ljust(80)).ljust(2880)
+        longer = b"A       = 'x&'".ljust(80) + b"CONTINUE  'x&'".ljust(80) * 600
         for what, damaged, reason in (
             ("columns", self.with_card(data, huge), "is damaged: TFIELDS of DATA TABLE is 999999999"),
             ("twice", self.with_card(data + 80, huge), "is damaged: DATA TABLE has more than one TFIELDS"),
@@ -121,6 +130,10 @@ class DamageTests(unittest.TestCase):
             ("rows", self.with_card(data - 240, b"NAXIS2  = 999999999"), "is cut off in DATA TABLE"),
             ("cards", self.whole[:240] + comments + self.whole[240:], "has headers of more than 4 MB"),
             ("tables", self.whole + image * 2000, "has headers of more than 4 MB"),
+            ("no bytes", self.whole + _without_bytes("BINTABLE", ""), "is damaged: rows of ZERO have no bytes"),
+            ("0 values", self.whole + _without_bytes("BINTABLE", "0D"), "is damaged: rows of ZERO have no bytes"),
+            ("0 letters", self.whole + _without_bytes("TABLE   ", "A1"), "is damaged: rows of ZERO have no bytes"),
+            ("a text", self.whole[:800] + longer + self.whole[800:], "is damaged: a value has more than 500 cards"),
         ):
             with self.subTest(what):
                 self.name.write_bytes(damaged)
@@ -134,6 +147,16 @@ class DamageTests(unittest.TestCase):
         hdus["DATA TABLE"] = fits.BinTableHDU.from_columns(columns, name="DATA TABLE")
         hdus.writeto(self.name, overwrite=True)
         reason = "metadata file has rows of 100095 bytes in DATA TABLE and may have 65536: "
+        self.assertEqual(self.reason(), reason + repr(str(self.name)))
+
+    def test_too_many_columns(self) -> None:
+        """The standard permits 999, with our two."""
+        hdus = metadata_tables(setup_with(), float(mjd(BEGINS)), 0.24)
+        columns = hdus["DATA TABLE"].columns
+        more = [fits.Column(f"c{number}", "B", array=np.zeros(6)) for number in range(998 - len(columns))]
+        hdus["DATA TABLE"] = fits.BinTableHDU.from_columns(columns + fits.ColDefs(more), name="DATA TABLE")
+        hdus.writeto(self.name, overwrite=True)
+        reason = "metadata file gives DATA TABLE 1000 columns with the spectra and 999 are allowed: "
         self.assertEqual(self.reason(), reason + repr(str(self.name)))
 
     def with_card(self, place: int, card: bytes) -> bytes:

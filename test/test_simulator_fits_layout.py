@@ -711,6 +711,12 @@ class MergedTests(MergedFileTests):
             shutil.rmtree(self.name.parent)
             self.name.parent.mkdir()
 
+    def test_what_replaces_a_file_before_it_is_opened_is_not_read(self) -> None:
+        self.name.parent.mkdir()
+        os.mkfifo(self.name)
+        with mock.patch.object(Path, "is_file", return_value=True):
+            self.assertEqual(self.refused(), "metadata file cannot be read: not a regular file")
+
     def test_one_that_is_too_large_is_not_read(self) -> None:
         self.name.parent.mkdir()
         with self.name.open("wb") as file:
@@ -759,6 +765,13 @@ class OurOwnFileTests(FileTests):
         self.assertIn("exists already: spectra_2.fits was written instead", done.warnings[0])
         self.assertEqual(name.read_bytes(), before)
         self.assertEqual(self.read(done.written)["PRIMARY"][0]["SOURCE"], "simulated sky")
+
+    def test_a_file_of_ours_in_the_folder_of_metadata(self) -> None:
+        """As for any other, the result is not written there."""
+        name = self.folder / "tmp" / "spectra.fits"
+        convert(record(self.folder / "data"), name)
+        done = convert(record(self.folder / "data", name=name))
+        self.assertEqual((done.written, done.warnings), (self.folder / "spectra.fits", ()))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import unittest
 from array import array
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from hypothesis import given
@@ -166,9 +167,12 @@ class DamageTests(RecordingMixin):
             ("[" * 100000, "cannot be read"),
             ("[]", "is not of format 1"),
             (json.dumps({**told, "format": 2}), "is not of format 1"),
-            (json.dumps({**told, "setup": {}}), "is damaged: KeyError('receiver')"),
+            (json.dumps({**told, "setup": {}}), "is damaged: it has no receiver"),
             (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged"),
-            (header.read_text().replace('"bins": 4', '"bins": "4"'), "is damaged: TypeError"),
+            (
+                header.read_text().replace('"bins": 4', '"bins": "4"'),
+                "is damaged: setup.channels[0].bins is no integer",
+            ),
         ):
             header.write_text(text)
             with self.subTest(text[:30]), self.assertRaises(RecordingError) as caught:
@@ -178,6 +182,62 @@ class DamageTests(RecordingMixin):
         with self.assertRaisesRegex(RecordingError, "is no recording: it has no header.json"):
             RecordingReader(folder)
         self.assertEqual(recordings_in(self.data), [])
+
+    def test_what_no_header_has(self) -> None:
+        """Each is refused in words, at once, and before anything is computed from it."""
+        folder = self.record(1)
+        header = folder / "header.json"
+        whole = json.loads(header.read_text())
+        for path, values in (
+            (("begins",), (1e400, 10**40, -1, 1.5, "x", None)),
+            (("sky",), ("x", [], None)),
+            (("sky", "sources"), (3, [], None, {"a": 1}, {"a": {}}, {"a": {"level": "x"}})),
+            (("sky", "tsys"), (3, [], None, {"0": "x"}, {"0": 1e400})),
+            (("sky", "mark"), (True, "x", {"0": []})),
+            (("setup",), ("x", [], 3, None)),
+            (("setup", "instrument"), ([1], 3, {})),
+            (("setup", "integration"), (0, -1, 1.5, 1e400, 10**30, True)),
+            (("setup", "attenuation"), ("x", 1e400, [])),
+            (("setup", "channels"), ([], [1], "x", {}, 3)),
+            (("setup", "channels", 0), ([], {}, "x")),
+            (("setup", "channels", 0, "feed"), (10**30, 500, -1, 1.5, "x")),
+            (("setup", "channels", 0, "bins"), (16.5, 10**30, 0, "4")),
+            (("setup", "channels", 0, "polarisations"), ([], ["Q"], "x", 3, ["L", "R", "L"], [[]])),
+            (("setup", "receiver", "offsets"), ([[1]], [["x", 1]], [3], 3)),
+            (("setup", "receiver", "interference"), ([1], [{}], 3)),
+            (("setup", "receiver", "code"), ({}, 3)),
+            (("setup", "response", "gain"), ("x", [], 1e400)),
+            (("setup", "response"), ([], 3, {"x": 3})),
+            (("setup", "tsys"), ([], [1], "x", ["x", "y"], 3)),
+        ):
+            value: Any
+            for value in values:
+                told = json.loads(json.dumps(whole))
+                place = told
+                for key in path[:-1]:
+                    place = place[key]
+                place[path[-1]] = value
+                header.write_text(json.dumps(told))
+                with self.subTest(path=path, value=value), self.assertRaises(RecordingError) as caught:
+                    RecordingReader(folder)
+                self.assertRegex(str(caught.exception), rf"\A{folder}: header.json is damaged: [^(]{{10,}}\Z")
+                self.assertNotRegex(str(caught.exception), r"Error|Errno|Infinity|object has no")
+
+    def test_what_is_no_json(self) -> None:
+        folder = self.record(1)
+        for name, read in (("header.json", RecordingReader), ("name.json", name_of)):
+            for text in (b"{", b"", b"\xff", b"[" * 10**5, b"1" * 5000):
+                (folder / name).write_bytes(text)
+                with self.subTest(name, text=text[:9]), self.assertRaises(RecordingError) as caught:
+                    read(folder)
+                self.assertEqual(str(caught.exception), f"{folder}: {name} cannot be read: it is no JSON")
+        for name_text in ("null", "[]", "3", r'"\ud800"'):
+            (folder / "name.json").write_text(name_text)
+            with (
+                self.subTest(name_text),
+                self.assertRaisesRegex(RecordingError, "name.json is damaged: it has no path"),
+            ):
+                name_of(folder)
 
     def test_without_its_dumps(self) -> None:
         folder = self.record(1)

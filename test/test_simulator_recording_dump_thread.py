@@ -233,7 +233,7 @@ class DumpThreadTests(unittest.TestCase):
         ):
             dumping = self.begin()
             self.assertEqual(self.finish(dumping, self.steady + 5 * DUMP), [])
-        self.assertEqual(dumping.problem, "recording: zerodivisionerror: 5 dumps lost")
+        self.assertEqual(dumping.problem, "recording: the dump cannot be computed: 5 dumps lost")
         self.assertEqual(len(logs.output), 1)
         self.assertIn("ZeroDivisionError", logs.output[0])
 

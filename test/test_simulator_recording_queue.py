@@ -272,10 +272,17 @@ class ChoiceTests(InstrumentMixin):
 
     def test_the_names_of_a_recordings_files_are_refused_at_once(self) -> None:
         self.scan("/1.fits")
-        for path in ("foo/header.json", "/archive/tmp/dumps", "name.json"):
+        recording, conversion = "file of a recording", "temporary file of a conversion"
+        for path, what in (
+            ("foo/header.json", recording),
+            ("/archive/tmp/dumps", recording),
+            ("name.json", recording),
+            ("foo/header.json/1.fits", recording),
+            ("/archive/.1.fits.discos-part", conversion),
+        ):
             with self.subTest(path), self.assertRaises(BackendError) as caught:
                 self.backend.set_filename(path)
-            self.assertEqual(str(caught.exception), f"path has the name of a file of a recording: {path!r}")
+            self.assertEqual(str(caught.exception), f"path has the name of a {what}: {path!r}")
         self.assertEqual(self.backend.get_filename(), "/1.fits")
 
     def test_a_name_that_is_no_text_is_logged(self) -> None:
@@ -493,7 +500,9 @@ class WorkerTests(unittest.TestCase):
 
         def write(*_: object) -> None:
             (self.folder / "writing").mkdir()
-            signal.pause()
+            # Not signal.pause(): the system may give the signal to the other thread, which does not wake this one.
+            while True:
+                threading.Event().wait(0.01)
 
         mock.patch.object(layout, "write", write).start()
 
@@ -578,6 +587,18 @@ class WorkerTests(unittest.TestCase):
         self.assertEqual(refused, ["conversion given up"])
         self.assertEqual((self.files(), len(recordings_in(self.folder / "data"))), ([], 1), "no part of a file is left")
         self.assertEqual(self.started[0].returncode, 128 + signal.SIGTERM)
+
+    def test_given_up_while_its_process_is_stopped(self) -> None:
+        """It would otherwise outlive the server, and keep the lock on the recording."""
+        thread, refused = self.in_thread()
+        os.kill(self.started[0].pid, signal.SIGSTOP)
+        state = Path(f"/proc/{self.started[0].pid}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "the process to stop")
+        self.assertTrue(self.converter.give_up())
+        # Less than PATIENCE, as nothing has to be computed. A failure leaves a process that the cleanup kills.
+        thread.join(PATIENCE / 4)
+        self.assertEqual(refused, ["conversion given up"])
+        self.assertEqual((self.files(), len(recordings_in(self.folder / "data"))), ([], 1))
 
     def test_one_that_is_idle_is_no_conversion_to_give_up(self) -> None:
         self.convert()

@@ -127,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _recordings(folder: Path) -> list[Path]:
     """Return the recordings that FOLDER means: the folder itself, or those in it."""
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as problem:
+        raise _CannotRecover(f"{folder} cannot be read: {(problem.strerror or str(problem)).lower()}") from None
+    if not there:
         raise _CannotRecover(f"there is no folder {folder}: give the server's data folder as the argument")
     # The real name of the folder, also if it is given as `.`.
     folder = folder.absolute() if folder.name else folder.resolve()
@@ -180,9 +184,9 @@ def _recover(folder: Path, options: argparse.Namespace) -> int:
             return 0
         _complain(f"{folder}: not recovered: {problem}")
         return 1
-    except Exception as problem:  # continue with the other recordings
+    except Exception:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
-        _complain(f"{folder}: not recovered: {type(problem).__name__}: {problem}")
+        _complain(f"{folder}: not recovered: the conversion failed: the log above gives the cause")
         return 1
     if done.written is None:
         _say(f"{folder}: {'kept' if options.keep else 'removed'}, it is empty")

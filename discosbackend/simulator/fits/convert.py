@@ -33,6 +33,7 @@ from discosbackend.signals import heard, kept
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
 from discosbackend.simulator.recording.output_paths import (
+    PART,
     check_output,
     is_in_temporary_folder,
     metadata_path,
@@ -122,7 +123,10 @@ def convert(
         layout, ours = _laid_out(recorded, path)
         if output is None:
             # If this program has written the file at the path, it is no metadata file. _put() numbers the new file.
-            output = path if ours and path is not None else output_path(name, recorded.folder, root)
+            if path is not None and ours and not is_in_temporary_folder(path):
+                output = path
+            else:
+                output = output_path(name, recorded.folder, root)
         check_output(output.absolute())
         complaints = [*_missing(recorded), *layout.warnings]
         try:
@@ -197,11 +201,7 @@ def _put(layout: Layout, recorded: RecordingReader, output: Path) -> Path:
     """Write a temporary file beside `output` and link it to its name, without overwriting; return the final path."""
     from discosbackend.simulator.fits import layout as fits_layout
 
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as problem:
-        # mkdir() raises this if a parent in the path is a file.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), problem.filename) from None
+    _make_folder(output.parent)
     candidates = _candidates(output)
     for candidate in candidates:
         if os.path.lexists(candidate):
@@ -224,11 +224,24 @@ def _put(layout: Layout, recorded: RecordingReader, output: Path) -> Path:
     raise AssertionError("names never end")
 
 
+def _make_folder(folder: Path) -> None:
+    """Create a folder with its parents. A loop, because Python's own functions recurse, and a path may be deep."""
+    missing = [folder]
+    while not os.path.lexists(missing[-1]):
+        missing.append(missing[-1].parent)
+    for each in reversed(missing):
+        try:
+            each.mkdir(exist_ok=True)
+        except FileExistsError as problem:
+            # mkdir() raises this if a file is there.
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), problem.filename) from None
+
+
 def _part_of(output: Path) -> Path:
     """Return the path of the temporary file: beside `output`, with a name that is not too long."""
-    name = f".{output.name}.part"
+    name = f".{output.name}{PART}"
     if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = f".{zlib.crc32(os.fsencode(output.name)):08x}.part"
+        name = f".{zlib.crc32(os.fsencode(output.name)):08x}{PART}"
     return output.with_name(name)
 
 
@@ -323,7 +336,7 @@ def _refusal(problem: OSError, output: Path) -> str:
 
 
 def _reason(problem: OSError) -> str:
-    return (problem.strerror or type(problem).__name__).lower()
+    return (problem.strerror or str(problem)).lower()
 
 
 # -- the program --------------------------------------------------------------------------------------
@@ -381,9 +394,9 @@ def _report(folder: Path, root: Path | None, name: str | None, output: TextIO) -
         done = convert(folder, root=root, name=name)
     except RecordingError as problem:
         report["refused"] = str(problem)
-    except Exception as problem:  # continue with the other recordings
+    except Exception:  # continue with the other recordings
         logger.exception("%s: the conversion failed", folder)
-        report["refused"] = f"conversion failed: {type(problem).__name__}: {str(folder)!a}"
+        report["refused"] = f"conversion failed: the log gives the cause: {str(folder)!a}"
     else:
         written = None if done.written is None else str(done.written)
         report.update(written=written, dumps=done.dumps, warnings=done.warnings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -30,8 +31,17 @@ from discosbackend.simulator.fits.layout import (
     mjd,
     times,
 )
-from discosbackend.simulator.fits.structure import Card, Column, Hdu, Header, columns_of, read_structure, shown
-from discosbackend.simulator.recording.dump_files import Dump, RecordingReader
+from discosbackend.simulator.fits.structure import (
+    MOST_COLUMNS,
+    Card,
+    Column,
+    Hdu,
+    Header,
+    columns_of,
+    read_structure,
+    shown,
+)
+from discosbackend.simulator.recording.dump_files import Dump, RecordingReader, open_regular
 
 __all__ = ["merged"]
 
@@ -123,11 +133,12 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        # Reading a pipe or a device may never end.
         raise MetadataError("is not a regular file")
-    if (size := path.stat().st_size) > _LARGEST:
-        raise MetadataError(f"has {size // 2**20} MB and may have {_LARGEST // 2**20}")
-    raw = path.read_bytes()
+    # The file may be replaced at any time: what is opened is looked at again, and its size is that of the open file.
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > _LARGEST:
+            raise MetadataError(f"has {size // 2**20} MB and may have {_LARGEST // 2**20}")
+        raw = file.read(size)
     if not raw.startswith(b"SIMPLE  =                    T"):
         raise MetadataError("is no FITS file or is compressed")
     return raw
@@ -355,6 +366,9 @@ class _Rows:
         # Column names in FITS may be empty or occur twice; field names in numpy may not.
         self._dtype = np.dtype([(f"f{number}", field.dtype) for number, field in enumerate(self.fields)])
         self.width = self._dtype.itemsize
+        count = len(self.fields) + len(recorded.setup.channels)
+        if count > MOST_COLUMNS:
+            raise MetadataError(f"gives DATA TABLE {count} columns with the spectra and {MOST_COLUMNS} are allowed")
         if self.width > _WIDEST:
             raise MetadataError(f"has rows of {self.width} bytes in DATA TABLE and may have {_WIDEST}")
         instants = self._instants(raw, table)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from discosbackend.simulator.errors import MetadataError
 
-__all__ = ["Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
+__all__ = ["MOST_COLUMNS", "Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
 
 _BLOCK = 2880
 _CARD = 80
@@ -22,10 +22,15 @@ _CARD = 80
 # Bytes of all headers together. Those of DISCOS have some 30 kB.
 _LONGEST_HEADERS = 4 * 2**20
 
+# Bytes of the cards of one value.
+_LONGEST_VALUE = 500 * _CARD
+
 # The largest values that the standard permits.
 _MOST_AXES = 999
-_MOST_COLUMNS = 999
 _MOST_DIGITS = 18
+
+MOST_COLUMNS = 999
+"""The largest number of columns of a table that the standard permits."""
 
 _STRING = re.compile(r" *'((?:[^']|'')*)' *(/.*)?")
 _INTEGER = re.compile(r" *([+-]?[0-9]+) *(/.*)?")
@@ -171,11 +176,14 @@ def read_structure(raw: bytes) -> list[Hdu]:
         if end > len(raw):
             raise MetadataError(f"is cut off in {header.name}")
         hdu = Hdu(header, place, data, end)
+        if "TFIELDS" in header and size == 0 and header.integer("NAXIS2", 0) > 0:
+            # The size of the file bounds the number of rows only if rows have bytes.
+            raise MetadataError(f"is damaged: rows of {header.name} have no bytes")
         if hdu.is_table:
             columns_of(hdu)
         elif "TFIELDS" in header:
             # A table of text.
-            header.integer("TFIELDS", most=_MOST_COLUMNS)
+            header.integer("TFIELDS", most=MOST_COLUMNS)
         hdus.append(hdu)
         place = end
     if raw[place:].strip(b"\0 "):
@@ -193,6 +201,9 @@ def _read_cards(raw: bytes, begin: int, longest: int) -> tuple[list[Card], int]:
             end = place + _CARD
             return cards, end + (begin - end) % _BLOCK
         if keyword == "CONTINUE" and cards:
+            if len(cards[-1].image) >= _LONGEST_VALUE:
+                # Joining them takes a time that grows with the square of their number.
+                raise MetadataError(f"is damaged: a value has more than {_LONGEST_VALUE // _CARD} cards")
             cards[-1] = Card(cards[-1].keyword, cards[-1].image + image)
         else:
             cards.append(Card(keyword, image))
@@ -252,7 +263,7 @@ def columns_of(hdu: Hdu) -> list[Column]:
     header = hdu.header
     for keyword, wanted in (("BITPIX", 8), ("NAXIS", 2), ("GCOUNT", 1)):
         header.integer(keyword, wanted, least=wanted, most=wanted)
-    columns = list(_columns(header, header.integer("TFIELDS", most=_MOST_COLUMNS)))
+    columns = list(_columns(header, header.integer("TFIELDS", most=MOST_COLUMNS)))
     width, described = header.integer("NAXIS1"), sum(column.width for column in columns)
     if width != described:
         raise MetadataError(f"is damaged: rows of {hdu.name} have {width} bytes and their columns {described}")

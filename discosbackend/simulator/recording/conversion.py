@@ -169,6 +169,8 @@ class _Worker:
     def terminate(self) -> None:
         """Ask the process to end, in the middle of a conversion too; do not wait for it."""
         self._process.terminate()
+        # A process that was stopped ends only once it is continued. Until then it keeps the lock on the recording.
+        self._process.send_signal(signal.SIGCONT)
 
     def ended_text(self) -> str:
         """Return why the process has ended, as the reason of a conversion that was not finished."""

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import mmap
 import os
 import stat
@@ -16,19 +17,20 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Channel, Comb, Receiver, Response, Setup
-from discosbackend.simulator.signal.sky import Sky
+from discosbackend.simulator.signal.sky import Sky, source_of
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = [
     "DIODE",
     "FILE_NAMES",
+    "HEADER",
     "Dump",
     "RecordingReader",
     "RecordingWriter",
@@ -47,15 +49,30 @@ logger = logging.getLogger(__name__)
 # this process.
 _RELEASE_EVERY = 16 * 2**20
 
-# The files of a recording, and the version of their format.
-_HEADER, _DUMPS, _NAME = "header.json", "dumps", "name.json"
+HEADER = "header.json"
+"""The file without which a folder is no recording."""
+
+# The other files of a recording, and the version of their format.
+_DUMPS, _NAME = "dumps", "name.json"
 _FORMAT = 1
 
-FILE_NAMES = (_HEADER, _DUMPS, _NAME)
+FILE_NAMES = (HEADER, _DUMPS, _NAME)
 """The names of the files of a recording."""
+
+# The words for the types of fields.
+_KINDS = {int: "integer", float: "number", str: "text", dict: "object"}
 
 DIODE = 1
 """The flag of a dump during which the noise diode was on."""
+
+# Characters. Those of a recording have some thousands.
+_LARGEST_JSON = 2**20
+
+# The largest values of a header: the last instant of year 9999, and numbers far above those of all instruments.
+_LATEST = 253_402_300_799 * TICKS_PER_SECOND
+_MOST_FEEDS = 1000
+_MOST_BINS = 2**28
+_LONGEST_INTEGRATION = 10**9
 
 # Magic, checksum of the rest of the record, number, flags, unused. The values follow as little-endian int32.
 _RECORD = struct.Struct("<4sIQII")
@@ -114,7 +131,7 @@ class RecordingWriter:
                 give_name(folder, name)
             # The header is written last and atomically. Without it a folder is not a recording, so no other program can
             # take this one for a finished recording before its dumps are locked.
-            _write_whole(folder / _HEADER, json.dumps(header, indent=1))
+            _write_whole(folder / HEADER, json.dumps(header, indent=1))
             undo.pop_all()
         return cls(folder, file)
 
@@ -162,7 +179,7 @@ class RecordingWriter:
         """Synchronise the files to disk, and release the lock on the recording."""
         try:
             os.fdatasync(self._file)
-            header = open_regular(self.folder / _HEADER, os.O_RDONLY)
+            header = open_regular(self.folder / HEADER, os.O_RDONLY)
             try:
                 os.fsync(header)
             finally:
@@ -200,22 +217,25 @@ class RecordingReader:
         self.folder = Path(folder)
         self._hold = hold
         try:
-            header = json.loads(_read_text(self.folder / _HEADER))
+            header = _read_json(self.folder / HEADER)
         except FileNotFoundError:
-            raise RecordingError(f"{folder} is no recording: it has no {_HEADER}") from None
-        except (OSError, ValueError, RecursionError) as problem:
-            raise RecordingError(f"{folder}: {_HEADER} cannot be read: {problem}") from None
+            raise RecordingError(f"{folder} is no recording: it has no {HEADER}") from None
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise RecordingError(f"{folder}: {_HEADER} is not of format {_FORMAT}")
+            raise RecordingError(f"{folder}: {HEADER} is not of format {_FORMAT}")
         try:
-            self.begins = Ticks(header["begins"])
+            self.begins = Ticks(_checked(int, header["begins"], "begins"))
+            if not 0 <= self.begins <= _LATEST:
+                raise ValueError("begins is out of range")
             self.setup = _setup_of(header["setup"])
-            self.sky: Mapping[str, Any] = header["sky"]
+            _check_setup(self.setup)
+            self.sky: Mapping[str, Any] = _checked_sky(header["sky"])
             self._size = _RECORD.size + 4 * self.setup.values
-            if not (self.setup.integration > 0 and all(channel.bins > 0 for channel in self.setup.channels)):
-                raise ValueError("integration and bins must be above 0")
-        except (KeyError, TypeError, ValueError) as problem:
-            raise RecordingError(f"{folder}: {_HEADER} is damaged: {problem!r}") from None
+        except KeyError as problem:
+            raise RecordingError(f"{folder}: {HEADER} is damaged: it has no {problem.args[0]}") from None
+        except (AttributeError, TypeError):
+            raise RecordingError(f"{folder}: {HEADER} is damaged: setup has other keys than a setup") from None
+        except ValueError as problem:
+            raise RecordingError(f"{folder}: {HEADER} is damaged: {problem}") from None
         self._file: int | None = None
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
@@ -320,7 +340,7 @@ class RecordingReader:
 def recordings_in(data: Path | str) -> list[Path]:
     """Return the folders of the recordings in a data folder, oldest first; none if the folder does not exist."""
     try:
-        return sorted(folder.parent for folder in Path(data).glob(f"*/{_HEADER}"))
+        return sorted(folder.parent for folder in Path(data).glob(f"*/{HEADER}"))
     except OSError:
         return []
 
@@ -328,7 +348,7 @@ def recordings_in(data: Path | str) -> list[Path]:
 def is_gone(folder: Path) -> bool:
     """Return whether the folder is no longer a recording, even if files are left in it."""
     try:
-        (folder / _HEADER).lstat()
+        (folder / HEADER).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
@@ -339,7 +359,7 @@ def is_gone(folder: Path) -> bool:
 
 def is_recording(folder: Path) -> bool:
     """Return whether the folder is a recording, which a conversion may remove."""
-    return all(os.path.lexists(folder / name) for name in (_HEADER, _DUMPS))
+    return all(os.path.lexists(folder / name) for name in (HEADER, _DUMPS))
 
 
 def in_use(folder: Path) -> bool:
@@ -365,11 +385,13 @@ def give_name(folder: Path, name: str) -> None:
 def name_of(folder: Path) -> str | None:
     """Return the path stored in a recording, None if there is none. Raise RecordingError if it cannot be read."""
     try:
-        name = json.loads(_read_text(folder / _NAME))
+        name = _read_json(folder / _NAME)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise RecordingError(f"{folder}: {_NAME} cannot be read: {problem}") from None
+    try:
+        os.fsencode(name)
+    except (TypeError, ValueError):
+        raise RecordingError(f"{folder}: {_NAME} is damaged: it has no path") from None
     return str(name)
 
 
@@ -397,16 +419,25 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
-def _read_text(path: Path) -> str:
-    with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
-        return file.read()
+def _read_json(path: Path) -> Any:
+    """Return the contents of a small file. FileNotFoundError if there is none, RecordingError if it cannot be read."""
+    try:
+        with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
+            return json.loads(file.read(_LARGEST_JSON))
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise RecordingError(f"{path.parent}: {path.name} cannot be read: {reason}") from None
+    except (ValueError, RecursionError):
+        raise RecordingError(f"{path.parent}: {path.name} cannot be read: it is no JSON") from None
 
 
 def _remove(folder: Path) -> None:
     """Remove the files of a recording, and its folder. Files that another program has put there are kept."""
     # The header first: without it the folder is no recording, even if the rest cannot be removed.
-    os.unlink(folder / _HEADER)
-    for name in (_DUMPS, _NAME, _part_of(_HEADER), _part_of(_NAME)):
+    os.unlink(folder / HEADER)
+    for name in (_DUMPS, _NAME, _part_of(HEADER), _part_of(_NAME)):
         (folder / name).unlink(missing_ok=True)
     os.rmdir(folder)
 
@@ -449,8 +480,60 @@ def _write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """Return the value of a field of a header. ValueError if it is not of the type of the field, or not finite."""
+    if is_dataclass(hint):
+        for key, kind in get_type_hints(hint).items():
+            _checked(kind, getattr(value, key), f"{name}.{key}")
+        return value
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        # tuple[float, ...] or tuple[float, float].
+        wanted = [kinds[0]] * len(value) if isinstance(value, tuple) and kinds[-1] is Ellipsis else kinds
+        if not isinstance(value, tuple) or len(value) != len(wanted):
+            raise ValueError(f"{name} is no list of that length")
+        for number, (kind, each) in enumerate(zip(wanted, value, strict=True)):
+            _checked(kind, each, f"{name}[{number}]")
+        return value
+    kinds = (int, float) if hint is float else (hint,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ValueError(f"{name} is no {_KINDS[hint]}")
+    if isinstance(value, int | float) and not abs(value) < math.inf:
+        raise ValueError(f"{name} is no {_KINDS[hint]}")
+    return value
+
+
+def _check_setup(setup: Setup) -> None:
+    """Check that a setup from a header can be one. ValueError if not."""
+    _checked(Setup, setup, "setup")
+    if not 0 < setup.integration < _LONGEST_INTEGRATION:
+        raise ValueError("setup.integration is out of range")
+    if not setup.channels:
+        raise ValueError("setup.channels is empty")
+    for number, channel in enumerate(setup.channels):
+        name = f"setup.channels[{number}]"
+        if not 0 < channel.bins <= _MOST_BINS or not 0 <= channel.feed < _MOST_FEEDS:
+            raise ValueError(f"bins or feed of {name} is out of range")
+        if channel.polarisations not in (("L",), ("R",), ("L", "R")):
+            raise ValueError(f"{name}.polarisations are none")
+        if max(channel.inputs) >= min(len(setup.tsys), len(setup.marks)):
+            raise ValueError(f"setup.tsys or setup.marks has no value for {name}")
+
+
+def _checked_sky(sky: Any) -> Mapping[str, Any]:
+    """Return the sky of a header, if it is what Sky.to_dict() returns. ValueError or KeyError if not."""
+    for name, source in _checked(dict, _checked(dict, sky, "sky")["sources"], "sky.sources").items():
+        made = source_of(_checked(dict, source, f"source {name!a}"))
+        if missing := asdict(made).keys() - source.keys():
+            raise KeyError(min(missing))
+    for key in ("tsys", "mark"):
+        for number, kelvin in _checked(dict, sky[key], f"sky.{key}").items():
+            _checked(float, kelvin, f"sky.{key}[{number!a}]")
+    return dict(sky)
+
+
 def _setup_of(values: dict[str, Any]) -> Setup:
-    receiver, response = dict(values["receiver"]), dict(values["response"])
+    receiver, response = (dict(_checked(dict, values[key], f"setup.{key}")) for key in ("receiver", "response"))
     receiver["interference"] = tuple(Comb(**comb) for comb in receiver["interference"])
     receiver["offsets"] = tuple(map(tuple, receiver["offsets"]))
     for key in ("tsys", "mark"):

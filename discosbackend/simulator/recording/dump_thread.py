@@ -208,4 +208,4 @@ class DumpThread:
 
 
 def _reason(problem: Exception) -> str:
-    return str(getattr(problem, "strerror", None) or type(problem).__name__).lower()
+    return str(getattr(problem, "strerror", None) or "the dump cannot be computed").lower()

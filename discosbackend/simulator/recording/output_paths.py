@@ -10,9 +10,10 @@ import posixpath
 from pathlib import Path
 
 from discosbackend.simulator.errors import RecordingError
-from discosbackend.simulator.recording.dump_files import FILE_NAMES, is_recording
+from discosbackend.simulator.recording.dump_files import FILE_NAMES, HEADER, is_recording
 
 __all__ = [
+    "PART",
     "check_output",
     "checked_name",
     "exists",
@@ -21,6 +22,9 @@ __all__ = [
     "output_path",
     "telescope_file",
 ]
+
+PART = ".discos-part"
+"""The end of the name of the temporary file of a conversion, which begins with a dot. The file may be overwritten."""
 
 # The name of DISCOS's folder of metadata files. The merged files are written to its parent.
 _TEMPORARY = "tmp"
@@ -78,18 +82,25 @@ def check_output(output: Path) -> None:
         If the path is in the folder of a recording, or has the name of a file of a recording.
     """
     checked_name(str(output))
-    folder = Path(os.path.realpath(output.parent))
+    folder = _real(output.parent)
     if any(map(is_recording, (folder, *folder.parents))):
         raise RecordingError(f"path is in the folder of a recording: {str(output)!a}")
 
 
 def checked_name(name: str) -> str:
-    """Return the path, or raise RecordingError if it has no file name, or the name of a recording's own file."""
+    """Return the path.
+
+    RecordingError if it has no file name, or the name of a recording's own file or of a conversion's temporary file.
+    """
     last = posixpath.basename(name)
+    folders = posixpath.dirname(name).split("/")
     if "\0" in name or last in ("", ".", ".."):
         raise RecordingError(f"path has no name of a file: {name!a}")
-    if last in FILE_NAMES:
+    # A folder of the header's name would make the one above it look like a recording.
+    if last in FILE_NAMES or HEADER in folders:
         raise RecordingError(f"path has the name of a file of a recording: {name!a}")
+    if last.startswith(".") and last.endswith(PART):
+        raise RecordingError(f"path has the name of a temporary file of a conversion: {name!a}")
     return name
 
 
@@ -128,8 +139,18 @@ def _below(name: str, folder: Path, root: Path | None) -> Path | None:
 
 def _check_below(below: Path | None, path: Path) -> None:
     """Raise RecordingError if the path leaves the folder `below` through a symbolic link."""
-    if below is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(below)):
+    if below is not None and not _real(path).is_relative_to(_real(below)):
         raise RecordingError(f"path leaves {str(below)!a} by a symbolic link: {str(path)!a}")
+
+
+def _real(path: Path) -> Path:
+    """Return the path without symbolic links. Raise RecordingError if that cannot be determined."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as problem:
+        # A link was removed or replaced after it was found.
+        reason = (problem.strerror or str(problem)).lower()
+        raise RecordingError(f"path cannot be resolved: {reason}: {str(path)!a}") from None
 
 
 def exists(path: Path) -> bool:
@@ -139,6 +160,6 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as problem:
-        reason = (problem.strerror or type(problem).__name__).lower()
+        reason = (problem.strerror or str(problem)).lower()
         raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
     return True

@@ -178,7 +178,7 @@ class RecordingQueue:
         Raises
         ------
         BackendError
-            If the path has no file name.
+            If the path has no file name, or that of a file of a recording or of a temporary file.
         """
         try:
             checked_name(path)
