@@ -232,11 +232,15 @@ class SimulatedBackend(Backend):
     @property
     def status_text(self) -> str:
         """The text that status reports: a fault, the state of a task, or `ok`."""
+        return self._status_text(self.acquisition.acquiring)
+
+    def _status_text(self, acquiring: bool) -> str:
         problem = self.fault or (self._recordings.problem if self._recordings is not None else "")
-        return problem or self._tasks.status(self.acquisition.acquiring) or "ok"
+        return problem or self._tasks.status(acquiring) or "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
-        return self.time(), self.status_text, self.acquisition.acquiring
+        acquiring = self.acquisition.acquiring
+        return self.time(), self._status_text(acquiring), acquiring
 
     def time(self) -> Ticks:
         return self.clock.now()

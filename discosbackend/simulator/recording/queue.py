@@ -94,7 +94,8 @@ class RecordingQueue:
     def problem(self) -> str:
         """The text for status if recording or converting fails, else ""."""
         recorded = self._latest.problem if self._latest is not None else ""
-        return _for_client(self._begin_problem or recorded or self._conversion_problem)
+        problem = self._begin_problem or recorded or self._conversion_problem
+        return problem and _for_client(problem)
 
     # -- recording ------------------------------------------------------------------------------------
 
