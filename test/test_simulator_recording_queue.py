@@ -309,11 +309,12 @@ class ChoiceTests(InstrumentMixin):
         self.assertEqual(state["filename"], "/M\xfc\udcff.fits")
         self.assertEqual(state["files"]["waiting"][0]["name"], "/M\xfc\udcff.fits")
 
-    def test_a_restart_gives_the_conversion_up(self) -> None:
+    def test_a_restart_and_a_shutdown_give_the_conversion_up(self) -> None:
         self.scan("/1.fits")
-        with mock.patch.object(Converter, "give_up") as give_up:
-            self.backend.power_cycle()
-        give_up.assert_called_once_with()
+        for end in (self.backend.power_cycle, self.backend.server_stopping):
+            with self.subTest(end), mock.patch.object(Converter, "give_up") as give_up:
+                end()
+            give_up.assert_called_once_with()
 
 
 class ConverterTests(InstrumentMixin):
