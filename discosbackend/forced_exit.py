@@ -162,10 +162,11 @@ class ForcedExit:
         handlers = [number for number, (frame, _) in enumerate(stack) if frame.f_code is self._handler]
         if handlers:
             del stack[: handlers[-1] + 1]
-        summary = traceback.StackSummary.extract(reversed(stack))
-        where = f"{summary[-1].name}() in {summary[-1].filename}, line {summary[-1].lineno}"
+        frame, line = stack[0]
+        where = f"{frame.f_code.co_name}() in {frame.f_code.co_filename}, line {line}"
         logger.critical("%s: ending the process with status %d, the main thread is in %s", why, _STATUS, where)
-        for text in "".join(summary.format()).splitlines():
+        # Reading the source lines may take longer than there is time.
+        for text in "".join(traceback.StackSummary.extract(reversed(stack)).format()).splitlines():
             logger.critical("%s", text)
         logging.shutdown()
         with suppress(Exception):

@@ -115,8 +115,8 @@ class Telescope:
         """Acquire, beginning in `lead` ticks. Return False if a busy machine was too late for this start."""
         recordings = self.folder / "data"
         before = len(list(recordings.glob("*")))
-        # A timed start and a timed stop, so that the number of dumps does not depend on the load of the host. The stop
-        # is half a dump after the end of the last dump.
+        # A timed start and a timed stop. The stop is half a dump after the end of the last dump, so that the number of
+        # dumps does not depend on small delays. On a busy host the stop may be so late that there is one dump more.
         begin = self.backend.time() + lead
         end = begin + round(seconds * SECOND) + self.backend.get_integration() * SECOND // 2000
         try:

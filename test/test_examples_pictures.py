@@ -115,10 +115,13 @@ class GaussianTests(unittest.TestCase):
 class TelescopeTests(unittest.TestCase):
     def test_what_is_read(self) -> None:
         off = observed["spectrum"]["off"]
-        self.assertEqual(off.counts.shape, (2, 25, 16384))
+        dumps = off.counts.shape[1]
+        # A stop that is more than half a dump late adds dumps.
+        self.assertGreaterEqual(dumps, 25)
+        self.assertEqual(off.counts.shape, (2, dumps, 16384))
         self.assertEqual(off.integration, 0.04)
-        np.testing.assert_allclose(off.seconds, 0.04 * np.arange(25), atol=1e-6)
-        np.testing.assert_array_equal(off.diode, np.arange(25) % 2 == 0)
+        np.testing.assert_allclose(off.seconds, 0.04 * np.arange(dumps), atol=1e-6)
+        np.testing.assert_array_equal(off.diode, np.arange(dumps) % 2 == 0)
         np.testing.assert_allclose(off.frequencies[[0, -1]], [1000, 1500 - 500 / 16384])
         self.assertTrue(((off.tsys >= 22) & (off.tsys <= 30)).all(), off.tsys)
         self.assertTrue(((off.marks >= 2) & (off.marks <= 3)).all(), off.marks)
@@ -127,7 +130,8 @@ class TelescopeTests(unittest.TestCase):
     @long_only
     def test_the_same_commands_give_the_same_data_from_another_server(self) -> None:
         again = programs["noise"].observe(INTEGRATIONS[:1], 10, 0.08)
-        np.testing.assert_array_equal(again["5"].counts, observed["noise"]["5"].counts)
+        # A late stop adds dumps.
+        np.testing.assert_array_equal(again["5"].counts[:, :10], observed["noise"]["5"].counts[:, :10])
 
     def test_a_server_that_does_not_start(self) -> None:
         # What it says is not for the output of the tests.
@@ -148,7 +152,7 @@ class AgainTests(InstrumentMixin):
         with RecordingReader(self.acquire(0.05)) as recorded:
             again = [np.frombuffer(recorded.values(dump.place), "<i4").copy() for dump in recorded.dumps]
         found = np.reshape(again, (10, 2, 1024)).swapaxes(0, 1)
-        np.testing.assert_array_equal(found, observed["noise"]["5"].counts)
+        np.testing.assert_array_equal(found, observed["noise"]["5"].counts[:, :10])
 
 
 class SpectrumTests(unittest.TestCase):
