@@ -22,9 +22,11 @@ _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 # <letters> <target> HTTP/<digit>..., where a web page can choose the target. For a method with other characters, a
 # browser first asks for permission with the method OPTIONS.
-_HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
-_HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
-_HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+_METHOD = rb"[A-Za-z]+ (?! )"
+_VERSION = rb" HTTP/[0-9]"
+_HTTP_METHOD = re.compile(_METHOD)
+_HTTP_VERSION = re.compile(_VERSION)
+_HTTP = re.compile(_METHOD + rb".+?" + _VERSION, re.DOTALL)
 # A TLS record (RFC 8446): type 22 (handshake), version 3.0 to 3.4, length; then type 1 (ClientHello). One of the two
 # bytes of the length may be the line end.
 _TLS = re.compile(rb"\x16\x03[\0-\4](?:.?.?\Z|..\x01)", re.DOTALL)
