@@ -127,10 +127,11 @@ class LineSplitter:
 
     def _keep(self, rest: bytes) -> None:
         """Store an incomplete line, or only the beginning if it is too long."""
-        # A CR at the end may be the first byte of a line end.
         self.bare_cr = self.bare_cr or rest.find(b"\r", 0, -1) >= 0
+        # A CR at the end may be the first byte of a line end.
+        end = len(rest) - rest.endswith(b"\r")
         if self._long is not None:
-            self._long.tail = (self._long.tail + rest)[-_TAIL:]
-        elif len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
-            self._long = LongLine.of(rest[:LONGEST_LINE], rest)
-        self.rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""
+            self._long.tail = (self._long.tail + rest[:end])[-_TAIL:]
+        elif end > LONGEST_LINE:
+            self._long = LongLine.of(rest[:LONGEST_LINE], rest[:end])
+        self.rest = rest if self._long is None else rest[end:]
