@@ -378,6 +378,24 @@ class ConverterTests(InstrumentMixin):
         if not LONG:
             self.enterContext(mock.patch("subprocess.Popen", ForkedConversion))
 
+    def test_no_thread_can_be_started_for_what_is_only_faster(self) -> None:
+        """Neither numpy imported early nor a process kept for the next conversion."""
+        self.convert_in_forks()
+        self.scan("1.fits")
+        here, start = os.getpid(), threading.Thread.start
+
+        def start_in_forks(thread: threading.Thread) -> None:
+            if os.getpid() == here:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with mock.patch.object(threading.Thread, "start", start_in_forks):
+            self.backend.convert_data()
+            self.backend.set_configuration("SK03")
+        self.assertTrue((self.site.parent / "1.fits").exists())
+        self.assertIsNone(cast(Any, self.backend._recordings)._converter._worker)
+        self.assertEqual(self.backend.get_configuration(), "SK03")
+
     def test_files_one_folder_up(self) -> None:
         self.scan("1.fits")
         self.scan("2.fits")
