@@ -22,9 +22,11 @@ _TELNET = re.compile(rb"(?:\xff[\xfb-\xfe][\x00-\xff]|\xff[\xf0-\xf9])+")
 
 # <letters> <target> HTTP/<digit>..., where a web page can choose the target. For a method with other characters, a
 # browser first asks for permission with the method OPTIONS.
-_HTTP_METHOD = re.compile(rb"[A-Za-z]+ (?! )")
-_HTTP_VERSION = re.compile(rb" HTTP/[0-9]")
-_HTTP = re.compile(rb"[A-Za-z]+ (?! ).+? HTTP/[0-9]", re.DOTALL)
+_METHOD = rb"[A-Za-z]+ (?! )"
+_VERSION = rb" HTTP/[0-9]"
+_HTTP_METHOD = re.compile(_METHOD)
+_HTTP_VERSION = re.compile(_VERSION)
+_HTTP = re.compile(_METHOD + rb".+?" + _VERSION, re.DOTALL)
 # A TLS record (RFC 8446): type 22 (handshake), version 3.0 to 3.4, length; then type 1 (ClientHello). One of the two
 # bytes of the length may be the line end.
 _TLS = re.compile(rb"\x16\x03[\0-\4](?:.?.?\Z|..\x01)", re.DOTALL)
@@ -125,10 +127,11 @@ class LineSplitter:
 
     def _keep(self, rest: bytes) -> None:
         """Store an incomplete line, or only the beginning if it is too long."""
-        # A CR at the end may be the first byte of a line end.
         self.bare_cr = self.bare_cr or rest.find(b"\r", 0, -1) >= 0
+        # A CR at the end may be the first byte of a line end.
+        end = len(rest) - rest.endswith(b"\r")
         if self._long is not None:
-            self._long.tail = (self._long.tail + rest)[-_TAIL:]
-        elif len(rest) - rest.endswith(b"\r") > LONGEST_LINE:
-            self._long = LongLine.of(rest[:LONGEST_LINE], rest)
-        self.rest = rest if self._long is None else rest[-1:] if rest.endswith(b"\r") else b""
+            self._long.tail = (self._long.tail + rest[:end])[-_TAIL:]
+        elif end > LONGEST_LINE:
+            self._long = LongLine.of(rest[:LONGEST_LINE], rest[:end])
+        self.rest = rest if self._long is None else rest[end:]

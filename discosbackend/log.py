@@ -171,7 +171,11 @@ class LogWriter(logging.Handler):
         self._size += len(line)
         if self._thread is None and not self._write():
             self._thread = threading.Thread(target=self._write_when_it_can_be, name="discos-log", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # The system has no thread left. The next line writes the stored lines.
+                self._thread = None
 
     def _line(self, record: logging.LogRecord) -> bytes:
         try:

@@ -424,19 +424,30 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     check_can_run(reactor)
     own_after_fork(reactor)
     dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
-    ports: list[IListeningPort] = []
     problems: list[Failure] = []
+
+    def fail(problem: Failure) -> None:
+        # A service that is stopped cancels listening, which is no problem.
+        if service.running:
+            problems.append(problem)
+            if reactor.running:
+                reactor.stop()
+
+    def announce_when_running(port: IListeningPort | None) -> None:
+        if port is not None:
+            reactor.callWhenRunning(lambda: announce(announcement(service, port)))
+
     with kept(), _stop_signals(service, reactor) as signals:
         service.startService()
-        service.listening.addCallbacks(ports.append, problems.append)
+        service.listening.addErrback(fail)
         if problems:
             problems[0].raiseException()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
         reactor.callWhenRunning(signals.install)
         reactor.callWhenRunning(dog.begin)
-        for port in ports:
-            # After the signal handlers are installed: a program that reads this line may send a signal immediately.
-            reactor.callWhenRunning(lambda port=port: announce(announcement(service, port)))
+        # After the signal handlers are installed: a program that reads the line may send a signal immediately. The
+        # endpoint of a plugin may listen, or fail, only while the reactor runs.
+        service.listening.addCallback(announce_when_running)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         try:
@@ -444,6 +455,8 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
         finally:
             dog.end()
             sys.setswitchinterval(interval)
+        if problems:
+            problems[0].raiseException()
 
 
 def _in_main_thread() -> bool:

@@ -36,7 +36,7 @@ class LimitedObserver:
 
     def __call__(self, event: LogEvent) -> None:
         """Handle an event of Twisted's log. Called by Twisted."""
-        level = _LEVELS.get(event["log_level"])
+        level = _LEVELS.get(event.get("log_level"))
         if level is None or not isInIOThread() or self._limited.admit(level, _kind(event)):
             self._observer(event)
 

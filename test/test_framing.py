@@ -105,7 +105,7 @@ cuts = st.lists(st.integers(0, 60), max_size=12)
 
 
 def lines_of(stream: bytes, longest: int = LONGEST) -> list[bytes]:
-    """The lines, byte by byte; of one that is too long its beginning, as a LongLine."""
+    """The lines, byte by byte; of one that is too long its beginning and its last bytes, as a LongLine."""
     lines: list[bytes] = []
     line = bytearray()
     lately_nul = False
@@ -122,7 +122,7 @@ def lines_of(stream: bytes, longest: int = LONGEST) -> list[bytes]:
         else:
             line.append(byte)
             continue
-        lines.append(bytes(line) if len(line) <= longest else LongLine(line[:longest]))
+        lines.append(bytes(line) if len(line) <= longest else LongLine.of(bytes(line[:longest]), bytes(line)))
         line.clear()
     return lines
 
@@ -152,9 +152,9 @@ def fed(chunks: Iterable[bytes]) -> list[bytes]:
     return [line for chunk in chunks for line in splitter.feed(chunk)]
 
 
-def kinds(lines: list[bytes]) -> list[tuple[bool, bytes]]:
-    """Lines for comparison: a LongLine is not equal to a line of the same bytes here."""
-    return [(isinstance(line, LongLine), bytes(line)) for line in lines]
+def kinds(lines: list[bytes]) -> list[tuple[bytes | None, bytes]]:
+    """Lines for comparison, each with the last bytes of a LongLine, which is not equal to a line of the same bytes."""
+    return [(line.tail if isinstance(line, LongLine) else None, bytes(line)) for line in lines]
 
 
 class LineSplitterTests(unittest.TestCase):
@@ -274,7 +274,7 @@ class LongLineTests(unittest.TestCase):
                         "cut at the limit": list(pieces(stream, limit)),
                         "kilobytes": list(pieces(stream, range(1000, len(stream), 1000))),
                     }
-                    expected = [b"?a", line if length <= LONGEST else LongLine(line[:LONGEST]), b"?b"]
+                    expected = [b"?a", line if length <= LONGEST else LongLine.of(line[:LONGEST], line), b"?b"]
                     for name, chunks in ways.items():
                         with self.subTest(name, length=length, fill=fill, end=end):
                             # Compared as bool: nobody wants to see the difference of 16 KiB.
@@ -310,7 +310,7 @@ class LongLineTests(unittest.TestCase):
         for _ in range(5):
             self.assertEqual(splitter.feed(b"x" * LONGEST), [])
         lines = splitter.feed(b"x\r\n?a\n")
-        self.assertEqual(kinds(lines), [(True, b"x" * LONGEST), (False, b"?a")])
+        self.assertEqual(kinds(lines), [(b"x" * 64, b"x" * LONGEST), (None, b"?a")])
 
     def test_memory_is_bounded(self) -> None:
         many = 65536

@@ -250,6 +250,18 @@ class LogWriterTests(unittest.TestCase):
                 self.assertEqual(len(numbers) + sum(dropped), count, "each is written or counted")
                 self.assertGreater(sum(dropped), count // 2)
 
+    def test_no_thread_can_be_started(self) -> None:
+        """Who logs gets no exception, and the next line takes along those that wait."""
+        with self.log_to("pipe") as (reader, logger, writer):
+            with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+                while not writer._waiting:
+                    logger.info("x" * 80)
+                logger.info("another")
+            reader.read()
+            logger.info("the last line")
+            wait_until(lambda: reader.lines()[-1] == "INFO the last line")
+            self.assertEqual(reader.lines()[-2], "INFO another")
+
     def test_the_count_stands_where_the_lines_are_missing(self) -> None:
         with self.log_to("pipe", most=3000) as (reader, logger, writer):
             for number in range(5000):

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from discosbackend import Backend, acquisition, server
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
@@ -37,6 +38,7 @@ from discosbackend.server import (
     endpoint_from,
     listen,
     run_server,
+    run_service,
     tcp_endpoint,
 )
 
@@ -165,6 +167,58 @@ class ListenTests(unittest.TestCase):
         service.listening.addErrback(problems.append)
         self.assertIn("is not a port", problems[0].getErrorMessage())
         self.assertIsNone(service.stopService().result)
+
+    def served_later(self, what: Any) -> list[str]:
+        """Run a service whose endpoint fires only while the reactor runs, and return the lines on standard output.
+
+        It is stopped before, if it gets nothing to fire with.
+        """
+        listening: Deferred[Any] = Deferred()
+
+        class Later:
+            def listen(self, factory: Any) -> Any:
+                return listening
+
+        class Running(MemoryReactorClock):
+            def run(self, installSignalHandlers: bool = True) -> None:  # noqa: N803  # as Twisted calls it
+                self.running = True
+                for function, arguments, options in self.whenRunningHooks:
+                    function(*arguments, **options)
+                if what is None:
+                    service.stopService()
+                else:
+                    listening.callback(what)
+                self.running = False
+
+            def callWhenRunning(self, function: Any, /, *arguments: Any, **options: Any) -> None:  # type: ignore[override]
+                if self.running:
+                    function(*arguments, **options)
+                else:
+                    super().callWhenRunning(function, *arguments, **options)
+
+        endpoint: Any = Later()
+        self.reactor = Running()
+        service = DBService(endpoint, DBFactory(AlwaysOkHandler(), reactor=self.reactor))
+        output = io.StringIO()
+        with redirect_stdout(output):
+            run_service(service, self.reactor, watchdog=0)
+        return output.getvalue().splitlines()
+
+    def test_a_plugin_that_listens_later(self) -> None:
+        port = MemoryReactorClock().listenTCP(8978, DBFactory(AlwaysOkHandler()), interface="127.0.0.1")
+        (line,) = self.served_later(port)
+        self.assertRegex(line, "^discosbackend: AlwaysOkHandler is served on .*8978, protocol version 1.4$")
+        self.assertFalse(self.reactor.hasStopped)
+
+    def test_a_plugin_that_fails_later(self) -> None:
+        """The reactor is stopped, and run_service raises the exception."""
+        with self.assertRaisesRegex(CannotListenError, "the plugin says why"):
+            self.served_later(Failure(CannotListenError("127.0.0.1", 8978, OSError("the plugin says why"))))
+        self.assertTrue(self.reactor.hasStopped)
+
+    def test_a_plugin_that_is_stopped_before_it_listens(self) -> None:
+        self.assertEqual(self.served_later(None), [])
+        self.assertFalse(self.reactor.hasStopped)
 
     def test_a_real_port_of_its_own(self) -> None:
         from twisted.internet import reactor

@@ -29,7 +29,7 @@ from astropy.io import fits
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.fits import convert as module
 from discosbackend.simulator.fits import layout
-from discosbackend.simulator.fits.convert import Converted, convert, main, output_path
+from discosbackend.simulator.fits.convert import Converted, convert, main
 from discosbackend.simulator.fits.layout import mjd
 from discosbackend.simulator.recording.dump_files import (
     RecordingReader,
@@ -39,6 +39,7 @@ from discosbackend.simulator.recording.dump_files import (
     name_of,
     recordings_in,
 )
+from discosbackend.simulator.recording.output_paths import output_path
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 

@@ -151,6 +151,51 @@ class ChoiceTests(InstrumentMixin):
         self.assertTrue(dumping.is_set())
         self.assertEqual(self.converted, [["/1.fits"]])
 
+    def test_the_thread_of_one_is_let_go_while_it_is_waited_for(self) -> None:
+        """The next start does so, in the reactor's thread."""
+        self.scan("/1.fits")
+        recordings = self.backend._recordings
+        assert recordings is not None
+        (entry,) = recordings._entries
+
+        class Entry:
+            """The same entry, whose thread is let go after it was looked at once."""
+
+            looks = 0
+            wait = type(entry).wait
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(entry, name)
+
+            @property
+            def dump_thread(self) -> Any:
+                self.looks += 1
+                return entry.dump_thread if self.looks == 1 else None
+
+        for call in (self.backend.wait_for_dumps, self.backend.convert_data):
+            recordings._entries = cast(Any, [Entry()])
+            call()
+        self.assertEqual(self.converted, [["/1.fits"]])
+
+    def test_no_thread_can_be_started(self) -> None:
+        """The start is refused, nothing is left of the recording, and the next start gets the name."""
+        self.scan("/1.fits")
+        self.backend.convert_data()
+        self.backend.set_filename("/2.fits")
+        open_before = len(os.listdir("/proc/self/fd"))
+        with (
+            mock.patch.object(DumpThread, "start", side_effect=RuntimeError("can't start new thread")),
+            self.assertRaises(BackendError) as caught,
+        ):
+            self.backend.start()
+        self.assertEqual(str(caught.exception), "recording cannot begin: can't start new thread")
+        self.assertEqual(self.backend.status()[1:], (str(caught.exception), False))
+        self.assertEqual(os.listdir(self.data), [])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), open_before)
+        self.backend.convert_data()
+        self.assertEqual(name_of(self.scan()), "/2.fits")
+        self.assertEqual(self.backend.status()[1], "ok")
+
     def test_what_is_over_is_let_go(self) -> None:
         def threads() -> int:
             gc.collect()
@@ -333,6 +378,24 @@ class ConverterTests(InstrumentMixin):
         """From here on, but with --long: an interpreter of its own for each conversion takes its time."""
         if not LONG:
             self.enterContext(mock.patch("subprocess.Popen", ForkedConversion))
+
+    def test_no_thread_can_be_started_for_what_is_only_faster(self) -> None:
+        """Neither numpy imported early nor a process kept for the next conversion."""
+        self.convert_in_forks()
+        self.scan("1.fits")
+        here, start = os.getpid(), threading.Thread.start
+
+        def start_in_forks(thread: threading.Thread) -> None:
+            if os.getpid() == here:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with mock.patch.object(threading.Thread, "start", start_in_forks):
+            self.backend.convert_data()
+            self.backend.set_configuration("SK03")
+        self.assertTrue((self.site.parent / "1.fits").exists())
+        self.assertIsNone(cast(Any, self.backend._recordings)._converter._worker)
+        self.assertEqual(self.backend.get_configuration(), "SK03")
 
     def test_files_one_folder_up(self) -> None:
         self.scan("1.fits")

@@ -71,6 +71,11 @@ class LimitedObserverTests(unittest.TestCase):
         self.assertEqual(len(self.events), 200)
         self.assertEqual(self.events[0]["log_level"], LogLevel.info)
 
+    def test_an_event_without_a_level(self) -> None:
+        """Twisted's own observers accept one."""
+        self.log.observer({"log_format": "connected"})
+        self.assertEqual(self.events[0]["log_format"], "connected")
+
     def test_another_thread(self) -> None:
         twisted_log.isInIOThread.return_value = False  # type: ignore[attr-defined]
         thread = threading.Thread(target=lambda: [self.fail(ValueError) for _ in range(100)])

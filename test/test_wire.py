@@ -6,10 +6,13 @@ test_testing_defects tests the checks of each line.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import unittest
 
 from discosbackend.testing.wire import Wire, without_repetitions
+
+from .settings import PATIENCE
 
 ASKED = "sent      b'?status'"
 
@@ -85,3 +88,16 @@ class PatienceTests(unittest.TestCase):
         wire, _ = self.connect(0.01)
         with self.assertRaisesRegex(AssertionError, "nothing was received within 0.01 s$"):
             wire.read(within=60.0)
+
+
+class BrokenTests(unittest.TestCase):
+    def test_the_end_cannot_be_sent_on_a_connection_that_was_reset(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            wire = Wire(server.getsockname(), timeout=PATIENCE, reply_limit=None)
+            self.addCleanup(wire.close)
+            peer, _ = server.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        with self.assertRaisesRegex(AssertionError, "the connection broke"):
+            wire.send_end()
+        self.assertTrue(wire.cut_off)

@@ -66,7 +66,7 @@ class Client(Connection):
     greeting_wait
         How long to wait for the greeting, in s. A server may greet later, or never.
     longest_reply
-        The length of the longest accepted line, in bytes, without its line end.
+        The length of the longest accepted line, in bytes, with CR, without LF.
 
     Raises
     ------

@@ -26,7 +26,7 @@ It is 40 s longer than a server's default time limit."""
 
 # The longest time to wait for the connection, in s.
 _CONNECT = 10.0
-# The length of the longest accepted line, in bytes, without its end. By default, a server sends at most 511 bytes.
+# The length of the longest accepted line, in bytes, with CR, without LF. By default, a server sends at most 511 bytes.
 _LONGEST_REPLY = 65536
 # How many characters of a line an error message shows.
 _SHOWN = 80
@@ -51,7 +51,7 @@ class Connection:
     greeting_wait
         How long to wait for the greeting, in s. A server may greet later, or never.
     longest_reply
-        The length of the longest accepted line, in bytes, without its line end.
+        The length of the longest accepted line, in bytes, with CR, without LF.
 
     Raises
     ------

@@ -10,6 +10,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -362,8 +363,10 @@ class SimulatedBackend(Backend):
             raise BackendError("acquiring: set-configuration must wait for stop")
         self._load(self.instrument.configurations[configuration])
         self._tasks.configuration = ""
-        # Import numpy now, so that the next measurement does not wait for the import.
-        threading.Thread(target=_load_spectra, name="discos-numpy", daemon=True).start()
+        # Import numpy now, so that the next measurement does not wait for the import. It waits if the system has no
+        # thread left.
+        with suppress(RuntimeError):
+            threading.Thread(target=_load_spectra, name="discos-numpy", daemon=True).start()
 
     def set_integration(self, integration: int) -> None:
         limits = self._configuration.limits

@@ -153,7 +153,11 @@ class Wire:
     def send_end(self) -> None:
         """Close the sending half of the connection."""
         self._said.append("sent      end of stream")
-        self._socket.shutdown(socket.SHUT_WR)
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            self.cut_off = True
+            raise AssertionError(f"the connection broke while sending: {problem}") from None
 
     def read(self, within: float = PROMPT) -> Reply:
         """Read the next line, which must be a valid reply.

@@ -44,7 +44,7 @@ from discosbackend.simulator.recording.output_paths import (
 if TYPE_CHECKING:
     from discosbackend.simulator.fits.layout import Layout
 
-__all__ = ["Converted", "convert", "output_path", "main"]
+__all__ = ["Converted", "convert", "main"]
 
 logger = logging.getLogger(__name__)
 

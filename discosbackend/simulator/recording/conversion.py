@@ -16,6 +16,7 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,11 +118,14 @@ class Converter:
         with self._lock:
             self._running = False
             if complete and not self._given_up and worker.converted < _MOST:
-                self._idle = threading.Timer(_IDLE, _close, (weakref.ref(self),))
+                idle = threading.Timer(_IDLE, _close, (weakref.ref(self),))
                 # The program may end meanwhile.
-                self._idle.daemon = True
-                self._idle.start()
-                return
+                idle.daemon = True
+                # If the system has no thread left, the process is not kept.
+                with suppress(RuntimeError):
+                    idle.start()
+                    self._idle = idle
+                    return
             self._worker = None
         worker.end()
 

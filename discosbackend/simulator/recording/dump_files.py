@@ -175,6 +175,11 @@ class RecordingWriter:
             return True
         return os.path.samestat(found, os.fstat(self._file)) and not is_gone(self.folder)
 
+    def discard(self) -> None:
+        """Remove the recording, instead of finish()."""
+        _remove_quietly(self.folder)
+        os.close(self._file)
+
     def finish(self) -> None:
         """Synchronise the files to disk, and release the lock on the recording."""
         try:
@@ -443,7 +448,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_quietly(folder: Path) -> None:
-    """Remove the remains of a recording that could not be created."""
+    """Remove a recording that could not be created, or that has no dumps yet."""
     for name in (*FILE_NAMES, *map(_part_of, FILE_NAMES)):
         with suppress(OSError):
             os.unlink(folder / name)

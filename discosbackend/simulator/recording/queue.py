@@ -56,6 +56,12 @@ class _Entry:
     ended: bool = False
     refused: str = ""
 
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait at most `seconds` until all dumps are on disk; return whether they are."""
+        # Read once: begin() in another thread may set it to None meanwhile.
+        dump_thread = self.dump_thread
+        return dump_thread is None or dump_thread.wait(seconds)
+
 
 class RecordingQueue:
     """Records acquisitions and converts the recordings to FITS files.
@@ -129,23 +135,31 @@ class RecordingQueue:
         Raises
         ------
         BackendError
-            If the recording cannot be created in the data folder. The next name then applies to the next recording, not
-            to the previous one.
+            If the recording cannot be created in the data folder, or its thread cannot be started. The next name then
+            applies to the next recording, not to the previous one.
         """
         try:
             recording = RecordingWriter.begin(self.data, setup, instant, sky, self._next_name)
         except OSError as problem:
-            self._newest = None
-            self._begin_problem = f"data folder unwritable: {_reason(problem)}: {self.data}"
-            raise BackendError(_for_client(self._begin_problem)) from None
+            raise self._not_begun(f"data folder unwritable: {_reason(problem)}: {self.data}") from None
         dump_thread = DumpThread(setup, recording, begins=since, steady=steady, sky=sky, may_lag=may_lag)
+        try:
+            dump_thread.start()
+        except RuntimeError as problem:
+            # The system has no thread left.
+            recording.discard()
+            raise self._not_begun(f"recording cannot begin: {problem}") from None
         entry = _Entry(recording.folder, dump_thread, self._next_name)
         self._begin_problem, self._next_name = "", None
         with self._lock:
             self._tidy()
             self._entries.append(entry)
             self._latest, self._newest = dump_thread, entry
-        dump_thread.start()
+
+    def _not_begun(self, problem: str) -> BackendError:
+        self._newest = None
+        self._begin_problem = problem
+        return BackendError(_for_client(problem))
 
     def change_sky(self, sky: Sky) -> None:
         """Change the sky of the current acquisition, if there is one, from now on."""
@@ -220,8 +234,7 @@ class RecordingQueue:
             self._in_conversion = chosen
         try:
             for entry in chosen:
-                if entry.dump_thread is not None:
-                    entry.dump_thread.wait()
+                entry.wait()
             refusals = self._converter.run({each.folder: each.name for each in chosen}) if chosen else {}
         finally:
             with self._lock:
@@ -269,7 +282,7 @@ class RecordingQueue:
         until = None if seconds is None else time.monotonic() + seconds
         for entry in list(self._entries):
             left = None if until is None else max(0.0, until - time.monotonic())
-            if entry.ended and entry.dump_thread is not None and not entry.dump_thread.wait(left):
+            if entry.ended and not entry.wait(left):
                 return False
         return True
 
