@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -128,6 +129,8 @@ class Child:
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._status: int | None = None
+        # Several threads may wait for it, and only one of them gets its status from the system.
+        self._waiting = threading.Lock()
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -145,16 +148,21 @@ class Child:
 
     def ended(self) -> bool:
         """Whether it has ended by now."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        if self._waiting.acquire(blocking=False):
+            try:
+                if self._status is None:
+                    pid, status = os.waitpid(self.pid, os.WNOHANG)
+                    self._status = os.waitstatus_to_exitcode(status) if pid else None
+            finally:
+                self._waiting.release()
         return self._status is not None
 
     def wait(self) -> int:
         """Wait for its end; its exit status, or minus the signal."""
-        if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._status
+        with self._waiting:
+            if self._status is None:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._status
 
     def kill(self) -> int:
         """The same after SIGKILL, unless it has ended."""

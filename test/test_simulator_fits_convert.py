@@ -592,7 +592,7 @@ class RootTests(ConvertTests):
         (self.root / "there").symlink_to(self.root)
         folder = record(self.data, name="/there/x.fits")
         problem = OSError(errno.EINVAL, "Invalid argument")
-        with mock.patch.object(os, "readlink", side_effect=problem):
+        with mock.patch.object(os.path, "realpath", side_effect=problem):
             reason = self.refused(folder, root=self.root)
         self.assertEqual(reason, f"path cannot be resolved: invalid argument: {str(self.root / 'there')!a}")
 

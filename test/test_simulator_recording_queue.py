@@ -564,8 +564,10 @@ class WorkerTests(unittest.TestCase):
 
         def write(*_: object) -> None:
             (self.folder / "writing").mkdir()
-            # Not signal.pause(): the system may give the signal to the other thread, which does not wake this one.
+            # Not signal.pause(): the signal may come before it. In a process that was forked from another thread than
+            # the main one, Python 3.13 may not notice a signal by itself. This function looks whether one has come.
             while True:
+                signal.pthread_sigmask(signal.SIG_BLOCK, ())
                 threading.Event().wait(0.01)
 
         mock.patch.object(layout, "write", write).start()

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from discosbackend.log import log_to_stderr
-from discosbackend.signals import heard, kept
+from discosbackend.signals import ENDING, heard, kept
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
 from discosbackend.simulator.recording.output_paths import (
@@ -369,7 +369,13 @@ def _requests() -> Iterator[_Request]:
     """Yield the requests of a server until it closes the pipe. If that happens during a conversion, exit."""
     # The server sends this signal to end a conversion. It is handled even if the server ignores SIGTERM itself.
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_leave_with_server, args=(sys.stdin.fileno(),), daemon=True).start()
+    thread = threading.Thread(target=_leave_with_server, args=(sys.stdin.fileno(),), daemon=True)
+    # The thread inherits this mask. So the system gives signals to the main thread, and interrupts what it waits for.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return map(json.loads, sys.stdin)
 
 
