@@ -198,6 +198,8 @@ class ListenTests(unittest.TestCase):
 
         endpoint: Any = Later()
         self.reactor = Running()
+        # Twisted 24.7 begins with True.
+        self.reactor.hasStopped = False
         service = DBService(endpoint, DBFactory(AlwaysOkHandler(), reactor=self.reactor))
         output = io.StringIO()
         with redirect_stdout(output):
