@@ -262,6 +262,18 @@ class CommandLineTests(RecoverTests):
         self.assertEqual(recordings_in(self.data), [one, other])
         self.assertEqual((self.folder / "there.fits").read_bytes(), b"precious")
 
+    def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(self) -> None:
+        one = record(self.data)
+        denied = PermissionError(errno.EACCES, "Permission denied")
+        with mock.patch.object(Path, "iterdir", side_effect=denied):
+            self.assertEqual(
+                self.recover(self.data),
+                (2, "", f"discos-backend-recover: {self.data} cannot be read: permission denied\n"),
+            )
+            # The folder of the folder need not be listed.
+            status, out, _ = self.recover(one, "--list")
+        self.assertEqual((status, out.splitlines()[0]), (0, str(one)))
+
     def test_help_and_version(self) -> None:
         status, out, _ = self.recover("--help")
         self.assertEqual(status, 0)

@@ -432,6 +432,12 @@ class TroubleTests(InstrumentMixin):
             self.make()
         self.assertIn(f"1 recordings of an earlier run are in {self.data}: discos-backend-recover", logs.output[0])
 
+    def test_where_an_earlier_run_cannot_be_looked_for(self) -> None:
+        self.data.write_text("a file")
+        with self.assertLogs("discosbackend.simulator.recording.queue", "WARNING") as logs:
+            self.make()
+        self.assertIn(f"cannot be looked for: {self.data} cannot be listed: Not a directory", logs.output[0])
+
 
 class NameTests(InstrumentMixin):
     """Which recording set-filename names. DISCOS sends it after stop."""

@@ -128,14 +128,13 @@ def _parser() -> argparse.ArgumentParser:
 def _recordings(folder: Path) -> list[Path]:
     """Return the recordings that FOLDER means: the folder itself, or those in it."""
     try:
-        there = folder.is_dir()
+        if not folder.is_dir():
+            raise _CannotRecover(f"there is no folder {folder}: give the server's data folder as the argument")
+        # The real name of the folder, also if it is given as `.`.
+        folder = folder.absolute() if folder.name else folder.resolve()
+        return recordings_in(folder) if is_gone(folder) else [folder]
     except OSError as problem:
         raise _CannotRecover(f"{folder} cannot be read: {(problem.strerror or str(problem)).lower()}") from None
-    if not there:
-        raise _CannotRecover(f"there is no folder {folder}: give the server's data folder as the argument")
-    # The real name of the folder, also if it is given as `.`.
-    folder = folder.absolute() if folder.name else folder.resolve()
-    return [folder] if folder.resolve() in recordings_in(folder.resolve().parent) else recordings_in(folder)
 
 
 def _check_output(output: Path, folders: Sequence[Path]) -> None:

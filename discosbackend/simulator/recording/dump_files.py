@@ -343,11 +343,18 @@ class RecordingReader:
 
 
 def recordings_in(data: Path | str) -> list[Path]:
-    """Return the folders of the recordings in a data folder, oldest first; none if the folder does not exist."""
+    """Return the folders of the recordings in a data folder, oldest first; none if the folder does not exist.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be listed. An empty list would say that nothing is left in it.
+    """
     try:
-        return sorted(folder.parent for folder in Path(data).glob(f"*/{HEADER}"))
-    except OSError:
+        folders = sorted(Path(data).iterdir())
+    except FileNotFoundError:
         return []
+    return [folder for folder in folders if os.path.lexists(folder / HEADER)]
 
 
 def is_gone(folder: Path) -> bool:

@@ -90,7 +90,14 @@ class RecordingQueue:
         self._next_name: str | None = None
         self._begin_problem = ""
         self._conversion_problem = ""
-        if left := recordings_in(data):
+        try:
+            left = recordings_in(data)
+        except OSError as problem:
+            logger.warning(
+                "recordings of an earlier run cannot be looked for: %s cannot be listed: %s", data, problem.strerror
+            )
+            left = []
+        if left:
             logger.warning(
                 "%d recordings of an earlier run are in %s: discos-backend-recover converts them to files",
                 len(left), data,
