@@ -18,6 +18,7 @@ from benchmarks import (
     contention,
     conversion,
     failures,
+    in_process,
     many_connections,
     punctuality,
     recording,
@@ -33,6 +34,7 @@ __all__ = ["MEASUREMENTS", "main"]
 _Measurement = Callable[[Preset], list[table.Row]]
 
 MEASUREMENTS: dict[str, _Measurement] = {
+    "a request in process, without sockets": in_process.in_process,
     "one client, one request at a time": throughput.one_client,
     "50 clients, one request each at a time": throughput.fifty_clients,
     "one client pipelining 100": throughput.one_pipelining,

@@ -1,13 +1,29 @@
-"""Splits received bytes into lines, limits their length, and removes telnet negotiation (protocol sections 1.3 to 1.7).
+"""From received bytes to what each line is: a request, not a message, to be ignored (protocol sections 1.3 to 1.10).
 
-The result does not depend on how the bytes are divided into chunks. grammar.py parses the lines.
+LineSplitter splits the bytes into lines, and the result does not depend on how the bytes are divided into chunks.
+without_telnet() removes telnet negotiation. read_line() says what a line is.
 """
 
 from __future__ import annotations
 
 import re
+from enum import Enum
+from typing import NamedTuple
 
-__all__ = ["LONGEST_LINE", "LineSplitter", "LongLine", "is_http", "is_tls", "without_telnet"]
+from discosbackend.errors import GrammarException
+from discosbackend.grammar import named_in, parse_request
+
+__all__ = [
+    "LONGEST_LINE",
+    "Kind",
+    "Line",
+    "LineSplitter",
+    "LongLine",
+    "is_http",
+    "is_tls",
+    "read_line",
+    "without_telnet",
+]
 
 LONGEST_LINE = 16384
 """The length of the longest accepted line, in bytes, with telnet negotiation, but without the line's end."""
@@ -38,12 +54,15 @@ class LongLine(bytes):
 
     tail: bytes = b""
     """The last bytes of the line, up to 64."""
+    longest: int = LONGEST_LINE
+    """The length of the longest accepted line."""
 
     @classmethod
-    def of(cls, line: bytes, tail: bytes) -> LongLine:
+    def of(cls, line: bytes, tail: bytes, longest: int = LONGEST_LINE) -> LongLine:
         """Make a LongLine from the first bytes of a line, and from its last bytes, of which up to 64 are kept."""
         new = cls(line)
         new.tail = tail[-_TAIL:]
+        new.longest = longest
         return new
 
 
@@ -53,7 +72,72 @@ def without_telnet(line: bytes) -> bytes:
     if match is None:
         return line
     rest = line[match.end() :]
-    return LongLine.of(rest, line.tail) if isinstance(line, LongLine) else rest
+    return LongLine.of(rest, line.tail, line.longest) if isinstance(line, LongLine) else rest
+
+
+class Kind(Enum):
+    """What a line is."""
+
+    REQUEST = "request"
+    """It is executed, and gets a reply."""
+    INVALID = "invalid"
+    """It is not a message, and gets the reply `invalid`."""
+    NOT_A_REQUEST = "not a request"
+    """It begins with `!`, and gets no reply."""
+
+
+class Line(NamedTuple):
+    """A received line, read."""
+
+    kind: Kind
+    name: str
+    """The name of the command; "" if there is none."""
+    arguments: tuple[str, ...]
+    """The arguments of a request, without escapes."""
+    problem: str = ""
+    """Why an invalid line is invalid."""
+    language: str = ""
+    """What the client speaks instead, if it cannot be a client of this protocol: the rest of its bytes is ignored."""
+
+
+# Clients repeat the same few requests. Long lines are not kept, because a client could fill the memory with them.
+_SHORT = 64
+_MOST_KNOWN = 256
+_known: dict[bytes, Line] = {}
+
+
+def read_line(line: bytes) -> Line:
+    """Return what a line is.
+
+    Parameters
+    ----------
+    line
+        The line without its end, and without telnet negotiation.
+    """
+    # A LongLine may be equal to an ordinary line.
+    if type(line) is not bytes:
+        return _read(line)
+    read = _known.get(line)
+    if read is None:
+        read = _read(line)
+        if len(line) <= _SHORT:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[line] = read
+    return read
+
+
+def _read(line: bytes) -> Line:
+    if line[:1] == b"!":
+        return Line(Kind.NOT_A_REQUEST, "", (), "line is no request")
+    text = line.decode("latin-1")
+    language = "an HTTP request" if is_http(line) else "a TLS handshake" if is_tls(line) else ""
+    if isinstance(line, LongLine):
+        return Line(Kind.INVALID, named_in(text), (), f"line longer than {line.longest} bytes", language)
+    try:
+        return Line(Kind.REQUEST, *parse_request(text))
+    except GrammarException as problem:
+        return Line(Kind.INVALID, named_in(text), (), str(problem), language)
 
 
 def is_http(line: bytes) -> bool:
@@ -71,9 +155,10 @@ def is_tls(line: bytes) -> bool:
 class LineSplitter:
     """Splits a stream of bytes into lines. It stores at most one line of the longest length between two chunks."""
 
-    __slots__ = ("rest", "bare_cr", "_long", "_after_nul")
+    __slots__ = ("rest", "bare_cr", "_longest", "_long", "_after_nul")
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
+        self._longest = longest
         # The stored bytes of the incomplete line.
         self.rest = b""
         # Whether an incomplete line ever had a CR without LF or NUL after it: the client may use CR as a line end.
@@ -111,17 +196,18 @@ class LineSplitter:
             lines = data.split(b"\n")
             lines[:-1] = [line[:-1] if line[-1:] == b"\r" else line for line in lines[:-1]]
         rest = lines.pop()
-        if len(data) > LONGEST_LINE or self._long is not None:
+        if len(data) > self._longest or self._long is not None:
             lines = self._check_lengths(lines)
         if rest or self._long is not None:
             self._keep(rest)
         return lines
 
     def _check_lengths(self, lines: list[bytes]) -> list[bytes]:
+        longest = self._longest
         if self._long is not None and lines:
-            lines[0], self._long = LongLine.of(self._long, self._long.tail + lines[0]), None
+            lines[0], self._long = LongLine.of(self._long, self._long.tail + lines[0], longest), None
         return [
-            line if len(line) <= LONGEST_LINE or isinstance(line, LongLine) else LongLine.of(line[:LONGEST_LINE], line)
+            line if len(line) <= longest or isinstance(line, LongLine) else LongLine.of(line[:longest], line, longest)
             for line in lines
         ]
 
@@ -132,6 +218,6 @@ class LineSplitter:
         end = len(rest) - rest.endswith(b"\r")
         if self._long is not None:
             self._long.tail = (self._long.tail + rest[:end])[-_TAIL:]
-        elif end > LONGEST_LINE:
-            self._long = LongLine.of(rest[:LONGEST_LINE], rest[:end])
+        elif end > self._longest:
+            self._long = LongLine.of(rest[: self._longest], rest[:end], self._longest)
         self.rest = rest if self._long is None else rest[end:]

@@ -1,8 +1,8 @@
 """Handlers: they turn a request into a reply. Handler is the base class, DBProtocolHandler calls a backend.
 
-This module converts the texts of arguments to values, finds the method and the lane of a command, and converts the
-result of the method to the arguments of a reply. protocol.py handles bytes and connections. replies.py makes the line
-of every reply, also after an unexpected exception.
+What is known about a command is put together once, in a BackendCommand: its method, how its arguments are read and its
+reply is written, its lane and its time limit. A request only looks it up and gives it to the scheduler. protocol.py
+handles bytes and connections. replies.py makes the line of every reply, also after an unexpected exception.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
-from weakref import WeakSet
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
 from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.errors import HandlerException, NotSupportedError, UnsendableError
-from discosbackend.grammar import OK, REPLY, REQUEST, Message, quoted
+from discosbackend.errors import HandlerException, NotSupportedError
+from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
+from discosbackend.replies import REPLY_LIMIT, ReplyWriter, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
 from discosbackend.ticks import Ticks
-from discosbackend.values import texts
 
 __all__ = [
     "REPLY_LIMIT",
@@ -45,21 +43,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-REPLY_LIMIT = 511
-"""The length of the longest reply in bytes, with CR LF.
-
-The deployed clients read a reply into a buffer of 512 bytes without a bounds check."""
-
 # Seconds without a request after which a server counts as idle.
 _IDLE = 0.1
 
 # The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
-_OF_A_PROCESS = frozenset(
-    ("_scheduler", "_warned_of_commas", "_told_of_asyncio", "_seen", "_asked", "_bound", "commands")
-)
-
-# The usual types of results. This test is faster than the test that a type has no __await__.
-_VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
+_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "commands"))
 
 
 class Handler:
@@ -88,6 +76,38 @@ class Handler:
             of the `fail` reply. For any other exception the reason is fixed.
         """
         raise NotImplementedError
+
+    def execute(self, name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
+        """Return the line of the reply to a request, without CR LF. This is what the server calls.
+
+        This method makes a Message, and calls handle() with it. Override handle() instead: what this method returns is
+        sent as it is.
+
+        Parameters
+        ----------
+        name
+            The name of the command.
+        arguments
+            The arguments of the request, without escapes.
+
+        Returns
+        -------
+        line
+            The line, or a Deferred that fires with it.
+
+        Raises
+        ------
+        HandlerException
+            As for `handle`.
+        UnsendableError
+            If the result of handle() is not a valid reply to this request.
+        """
+        # A handler written for the original package may not derive from this class, and has no reply_limit.
+        limit = getattr(self, "reply_limit", REPLY_LIMIT)
+        result = self.handle(Message(message_type=REQUEST, name=name, arguments=arguments))
+        if not isinstance(result, Message) and hasattr(type(result), "__await__"):
+            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit))
+        return message_line(name, result, limit)
 
     def start(self) -> object:
         """Called when the server starts to listen."""
@@ -121,17 +141,17 @@ class BackendCommand:
     """A row of the table of commands, together with the backend's method that answers it.
 
     The values of `DBProtocolHandler.commands` are of this class. To call a BackendCommand, pass a list of argument
-    texts. It checks the texts and calls the method at once, without waiting for its lane. The attribute `arguments` is
-    the function that converts the texts to the method's arguments.
+    texts. It checks the texts and calls the method at once, without waiting for its lane.
     """
 
-    __slots__ = ("row", "name", "changes", "method", "arguments", "locks", "worker", "limit")
+    __slots__ = ("row", "name", "changes", "method", "read", "write", "locks", "worker", "limit")
 
     def __init__(
         self,
         row: Command,
         method: Callable[..., Any],
-        arguments: Callable[[Sequence[str]], list[Any]],
+        read: Callable[[Sequence[str]], list[Any]],
+        write: Callable[[Any], bytes],
         *,
         locks: list[Lock],
         worker: Worker | None,
@@ -142,24 +162,16 @@ class BackendCommand:
         # Whether the command may change what the commands of the lane `reads` return.
         self.changes = row.lane != "reads"
         self.method = method
-        self.arguments = arguments
+        # The function that converts the texts of the arguments to the method's arguments.
+        self.read = read
+        # The function that makes the reply from the method's result.
+        self.write = write
         self.locks = locks
         self.worker = worker
         self.limit = limit
 
     def __call__(self, argument_texts: list[str]) -> Any:
-        return self.method(*self.arguments(argument_texts))
-
-    def renamed(self, name: str) -> BackendCommand:
-        """Return the same command with another name."""
-        return BackendCommand(
-            replace(self.row, name=name),
-            self.method,
-            self.arguments,
-            locks=self.locks,
-            worker=self.worker,
-            limit=self.limit,
-        )
+        return self.method(*self.read(argument_texts))
 
 
 class DBProtocolHandler(Handler):
@@ -220,11 +232,8 @@ class DBProtocolHandler(Handler):
         # not related to time.monotonic, so it is used itself.
         monotonic = reactor.seconds if isinstance(reactor, task.Clock) else time.monotonic
         self._scheduler = Scheduler(self._reactor, monotonic)
-        self._warned_of_commas: set[str] = set()
-        self._told_of_asyncio: set[str] = set()
-        # The Deferreds that methods have returned. If a method returned one again, its result would already be changed.
-        self._seen: WeakSet[Deferred[Any]] = WeakSet()
-        self._asked = False
+        # The entries of `commands` that users have added, with what was made of them.
+        self._foreign: dict[str, tuple[object, BackendCommand]] = {}
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
 
@@ -281,11 +290,16 @@ class DBProtocolHandler(Handler):
         """
         if function is None:
             raise HandlerException(f"invalid command {quoted(name)}")
-        if isinstance(function, BackendCommand):
-            return function.renamed(name)
-        known = COMMANDS.get(name)
-        row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
-        return self._place(row, function, lambda argument_texts: [list(argument_texts)])
+        known_function, command = self._foreign.get(name, (None, None))
+        if command is None or known_function is not function:
+            if isinstance(function, BackendCommand):
+                command = self._place(replace(function.row, name=name), function.method, function.read)
+            else:
+                known = COMMANDS.get(name)
+                row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
+                command = self._place(row, function, lambda argument_texts: [list(argument_texts)])
+            self._foreign[name] = function, command
+        return command
 
     def _reader(self, row: Command, method: Callable[..., Any]) -> Callable[[Sequence[str]], list[Any]]:
         """Return a function that converts argument texts to values in the form that the method accepts."""
@@ -296,7 +310,7 @@ class DBProtocolHandler(Handler):
         return row.parse
 
     def _place(
-        self, row: Command, method: Callable[..., Any], arguments: Callable[[Sequence[str]], list[Any]]
+        self, row: Command, method: Callable[..., Any], read: Callable[[Sequence[str]], list[Any]]
     ) -> BackendCommand:
         """Return the command with its locks, its thread and its time limit."""
         mark = blocking_of(method)
@@ -311,9 +325,51 @@ class DBProtocolHandler(Handler):
             if mark.lock:
                 locks.append(self._scheduler.lock(f"lock {mark.lock}"))
         limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
-        return BackendCommand(row, method, arguments, locks=locks, worker=worker, limit=limit)
+        write = ReplyWriter(row, self.reply_limit)
+        return BackendCommand(row, method, read, write, locks=locks, worker=worker, limit=limit)
 
     # -- handling -------------------------------------------------------------------------------------
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.handle is not DBProtocolHandler.handle and cls.execute is DBProtocolHandler.execute:
+            # The server calls execute(), so that must call the handle() of the subclass.
+            cls.execute = Handler.execute  # type: ignore[method-assign]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "handle":
+            # The same for a handle() that is assigned to one handler.
+            super().__setattr__("execute", partial(Handler.execute, self))
+
+    def execute(self, name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
+        """Return the line of the reply, or a Deferred that fires with it, if the backend does not answer at once.
+
+        No Message is made, unless a subclass overrides handle(): then it is called, and its result is sent.
+
+        Parameters
+        ----------
+        name
+            The name of the command.
+        arguments
+            The arguments of the request, without escapes.
+
+        Returns
+        -------
+        line
+            The line, without CR LF, or a Deferred that fires with it.
+
+        Raises
+        ------
+        HandlerException
+            If the request is refused.
+        UnsendableError
+            If the result of the backend's method cannot be sent.
+        """
+        command = self.commands.get(name)
+        if type(command) is not BackendCommand or command.name != name:
+            command = self._bind_foreign(name, command)
+        return self._scheduler.run(command, command.read(arguments), arguments)
 
     def handle(self, message: Message) -> Message | Deferred[Message]:
         """Return the reply as a Message, or as a Deferred if the backend does not answer at once.
@@ -321,142 +377,15 @@ class DBProtocolHandler(Handler):
         If the request is refused, raise HandlerException, or return a Deferred that fails with it. Any other exception
         of the backend is passed on unchanged.
         """
-        name = message.name
-        arguments = self.reply_arguments(name, message.arguments)
-        if isinstance(arguments, Deferred):
-            return arguments.addCallback(lambda found: _ok(name, found))
-        return _ok(name, arguments)
-
-    def reply_arguments(self, name: str, argument_texts: Sequence[str]) -> list[str] | Deferred[list[str]]:
-        """Return the arguments of the `ok` reply to a request. It does the same as `handle`, without Message objects.
-
-        The server calls this method instead of `handle`, unless a subclass overrides `handle`. Creating two Messages
-        per request would take a sixth of the time of a request.
-
-        Parameters
-        ----------
-        name
-            The name of the command.
-        argument_texts
-            The arguments of the request, without escapes.
-
-        Returns
-        -------
-        arguments
-            The arguments of the reply, without escapes, or a Deferred that fires with them.
-
-        Raises
-        ------
-        HandlerException
-            As for `handle`.
-        """
-        self._asked = True
-        command = self.commands.get(name)
-        if not isinstance(command, BackendCommand) or command.name != name:
-            command = self._bind_foreign(name, command)
-        arguments = command.arguments(argument_texts)
-        if command.locks:
-            return self._in_lane(command, arguments, (name, *argument_texts))
-        try:
-            result = command.method(*arguments)
-        except RuntimeError as problem:
-            self._name_cure(name, problem)
-            raise
-        if type(result) in _VALUES or not hasattr(type(result), "__await__"):
-            return self._texts(command.row, result)
-        return self._scheduler.adopt(name, [], self._texts_later(command, result), command.limit)
-
-    def _in_lane(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> list[str] | Deferred[list[str]]:
-        """Call a command that may have to wait for its lane or for a thread."""
-        if command.worker is not None:
-            return self._in_thread(command, arguments, key)
-        if any(lock.holder is not None for lock in command.locks):
-            return self._scheduler.submit(
-                command.name, partial(self._call, command, arguments), command.locks, limit=command.limit
-            )
-        reply = self._call(command, arguments)
-        if isinstance(reply, Deferred):
-            return self._scheduler.adopt(command.name, command.locks, reply, command.limit)
-        return reply
-
-    def _call(self, command: BackendCommand, arguments: list[Any]) -> list[str] | Deferred[list[str]]:
-        """Call the method at once. An ordinary method may return an awaitable too, so its result is checked."""
-        # changed() comes before the call, because the method may raise. Meanwhile no other request is handled.
-        self._scheduler.changed()
-        try:
-            result = command.method(*arguments)
-        except RuntimeError as problem:
-            self._name_cure(command.name, problem)
-            raise
-        if type(result) in _VALUES or not hasattr(type(result), "__await__"):
-            return self._texts(command.row, result)
-        return self._texts_later(command, result)
-
-    def _texts_later(self, command: BackendCommand, result: Any) -> Deferred[list[str]]:
-        if isinstance(result, Deferred):
-            if result in self._seen:
-                raise UnsendableError("a Deferred that it had returned before: return a new one each time")
-            self._seen.add(result)
-        reply = deferred_of(result)
-        reply.addErrback(self._failed, command.name)
-        if command.changes:
-            reply.addBoth(self._after_change)
-        return reply.addCallback(lambda value: self._texts(command.row, value))
-
-    def _in_thread(self, command: BackendCommand, arguments: list[Any], key: Hashable) -> Deferred[list[str]]:
-        """Call a blocking method in its thread. If it returns a generator, that is read in the same thread."""
-        row = command.row
-
-        def call() -> list[str]:
-            try:
-                result = command.method(*arguments)
-            except RuntimeError as problem:
-                self._name_cure(row.name, problem)
-                raise
-            if hasattr(type(result), "__await__"):
-                if inspect.iscoroutine(result):
-                    result.close()
-                raise TypeError(f"@blocking method of {row.name} returned {result!r}, which is never awaited")
-            return self._texts(row, result)
-
-        return self._scheduler.submit(
-            row.name,
-            call,
-            command.locks,
-            limit=command.limit,
-            worker=command.worker,
-            share=None if command.changes else key,
-            changes=command.changes,
-        )
-
-    def _failed(self, failure: Failure, name: str) -> Failure:
-        self._name_cure(name, failure.value)
-        return failure
-
-    def _name_cure(self, name: str, problem: BaseException | None) -> None:
-        """If a failure means that asyncio is not running, log what to write instead, once per command."""
-        if problem is not None and name not in self._told_of_asyncio and (cure := asyncio_cure(problem)):
-            self._told_of_asyncio.add(name)
-            logger.error("%s failed, and has to be changed: %s", name, cure)
-
-    def _after_change(self, outcome: Any) -> Any:
-        self._scheduler.changed()
-        return outcome
-
-    def _texts(self, row: Command, result: Any) -> list[str]:
-        """Convert the result of a method to the arguments of the `ok` reply."""
-        found = texts(result, row.reply, self.reply_limit)
-        if "," in "".join(found) and row.name not in self._warned_of_commas:
-            self._warned_of_commas.add(row.name)
-            logger.warning("a reply to %s contains a comma, sent as \\,: the deployed clients split there", row.name)
-        return found
+        # Not self.execute(), which calls this method in a subclass that overrides it.
+        line = DBProtocolHandler.execute(self, message.name, message.arguments)
+        return line.addCallback(_parsed) if isinstance(line, Deferred) else _parsed(line)
 
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
         """Call server_started() of the backend. A failure is logged, and the server continues."""
-        started = self._hook("server_started").addErrback(self._failed, "server_started")
-        started.addErrback(_log_hook, "server_started")
+        self._hook("server_started").addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
@@ -468,7 +397,6 @@ class DBProtocolHandler(Handler):
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
-        ended.addErrback(self._failed, "server_stopping")
         ended.addErrback(_log_hook, "server_stopping")
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
@@ -499,18 +427,18 @@ class DBProtocolHandler(Handler):
             return
         if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
             return
-        self._asked = False
+        self._scheduler.used = False
         self._reactor().callLater(_IDLE, self._import_astropy_if_idle)
 
     def _import_astropy_if_idle(self) -> None:
-        if self._asked:
+        if self._scheduler.used:
             self._import_astropy_when_idle()
         elif "astropy.time" not in sys.modules:
             threading.Thread(target=_import_timediscos, name="discos-astropy", daemon=True).start()
 
 
-def _ok(name: str, arguments: list[str]) -> Message:
-    return Message(message_type=REPLY, name=name, code=OK, arguments=arguments)
+def _parsed(line: bytes) -> Message:
+    return parse_message(line.decode("latin-1"))
 
 
 def _not_supported(*_: Any) -> None:
@@ -554,6 +482,8 @@ def _log_refused_stop(failure: Any) -> None:
 
 def _log_hook(failure: Any, name: str) -> None:
     logger.error("%s of the backend failed", name, exc_info=_exc_info(failure))
+    if cure := asyncio_cure(failure.value):
+        logger.error("%s failed, and has to be changed: %s", name, cure)
 
 
 def _exc_info(failure: Any) -> Any:

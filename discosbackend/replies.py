@@ -1,12 +1,14 @@
 """Replies: the line that answers a request, for any result or exception of the handler.
 
-Every reply is checked here before it is sent, and every error gets its reply here (protocol sections 5.2 and 5.3). The
-result is always one valid line with the name of the request, within the length limit. protocol.py sends it.
+Every reply is made and proven here (protocol sections 5.2 and 5.3): it is one valid line with the name of the request,
+within the length limit. ReplyWriter makes the `ok` replies of a command, message_line() those of a handler that returns
+Messages, and Failures everything else. protocol.py sends them.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -14,12 +16,34 @@ from typing import Any, Protocol, cast
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
+from discosbackend.advice import asyncio_cure
+from discosbackend.commands import Command
 from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
-from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, named_in, write_reply
+from discosbackend.framing import Line
+from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, parse_message, write_reply
 from discosbackend.log import shown_arguments
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+from discosbackend.ticks import Ticks
+from discosbackend.values import PlainTexts, texts
 
-__all__ = ["GREETING", "UNEXPECTED", "Peer", "Replies"]
+__all__ = [
+    "GREETING",
+    "REPLY_LIMIT",
+    "UNEXPECTED",
+    "Failures",
+    "Peer",
+    "ReplyWriter",
+    "message_line",
+    "reason_in",
+    "refusal",
+]
+
+logger = logging.getLogger(__name__)
+
+REPLY_LIMIT = 511
+"""The length of the longest reply in bytes, with CR LF.
+
+The deployed clients read a reply into a buffer of 512 bytes without a bounds check."""
 
 GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
 """The line that is sent on every new connection: the reply to `version`."""
@@ -30,6 +54,14 @@ UNEXPECTED = "Request could not be handled correctly"
 # The name in the reply to a line that has no name of a command.
 _UNDEFINED = "undefined"
 
+# The characters that are escaped, or that no reply may contain. Without one of them, a text of an argument that is not
+# empty and contains no comma is sent as it is.
+_SPECIAL = re.compile(r"[^\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x5b\x5d-\xff]")
+
+
+# The types of results that are one value, for which values.texts() need not be asked.
+_SINGLE = frozenset((str, int, float, bool, Ticks))
+
 
 class Peer(Protocol):
     """The connection that sent the request. Its str() is the address of the client."""
@@ -38,8 +70,140 @@ class Peer(Protocol):
     """The address without the port, because the port changes with every connection."""
 
 
-class Replies:
-    """Makes replies, as bytes without CR LF, and logs refused and failed requests.
+class ReplyWriter:
+    """Makes the `ok` replies of one command. Call it with what the command's method has returned.
+
+    Parameters
+    ----------
+    row
+        The row of the table of commands.
+    limit
+        The length of the longest reply in bytes, with CR LF. None: no limit.
+    """
+
+    __slots__ = ("_row", "_limit", "_longest", "_bare", "_head", "_writers", "_more", "_warned")
+
+    def __init__(self, row: Command, limit: int | None) -> None:
+        self._row = row
+        self._limit = limit
+        self._longest = float("inf") if limit is None else limit - 2
+        self._bare = write_reply(row.name, OK, []).encode("latin-1")
+        self._head = self._bare.decode("latin-1") + ","
+        # For each field, the functions that make its text, by the exact type of the value.
+        self._writers: tuple[PlainTexts, ...] = tuple(field.plain for field in row.reply)
+        self._more = self._writers[-1:] if row.reply and row.reply[-1].repeated else ()
+        self._warned = False
+
+    def __call__(self, result: Any) -> bytes:
+        """Return the reply, without CR LF.
+
+        Parameters
+        ----------
+        result
+            As for values.texts().
+
+        Raises
+        ------
+        UnsendableError
+            If the result cannot be sent.
+        ReplyTooLong
+            If the reply is longer than the limit.
+        """
+        kind = type(result)
+        if kind is not tuple and kind is not list:
+            if result is None and not self._writers:
+                return self._bare
+            if kind not in _SINGLE:
+                return self._carefully(result)
+            result = (result,)
+        writers = self._writers
+        if len(result) != len(writers):
+            if not self._more or not len(writers) < len(result) < self._longest:
+                return self._carefully(result)
+            writers += self._more * (len(result) - len(writers))
+        try:
+            found = [writer[type(value)](value) for writer, value in zip(writers, result)]  # noqa: B905  # half the time
+        except (KeyError, ValueError):
+            return self._carefully(result)
+        # One search and one count prove that the reply parses to these texts: nothing has to be escaped, nothing is
+        # forbidden, and no text is empty.
+        joined = ",".join(found)
+        if _SPECIAL.search(joined) is not None or joined.count(",") >= len(found) or "" in found:
+            return self._carefully(result)
+        if len(joined) + len(self._head) > self._longest:
+            raise ReplyTooLong(cast(int, self._limit))
+        return f"{self._head}{joined}".encode("latin-1")
+
+    def _carefully(self, result: Any) -> bytes:
+        """Return the reply for any result, of which most commands never return one."""
+        found = texts(result, self._row.reply, self._limit)
+        if "," in "".join(found) and not self._warned:
+            self._warned = True
+            name = self._row.name
+            logger.warning("a reply to %s contains a comma, sent as \\,: the deployed clients split there", name)
+        return _ok_line(self._row.name, found, self._limit)
+
+
+def message_line(name: str, reply: object, limit: int | None) -> bytes:
+    """Return the Message with which a handler has answered a request as a line, without CR LF.
+
+    Parameters
+    ----------
+    name
+        The name in the request.
+    reply
+        The result of the handler.
+    limit
+        The length of the longest reply in bytes, with CR LF. None: no limit.
+
+    Raises
+    ------
+    UnsendableError
+        If the result is not a reply to this request, or not a valid one.
+    ReplyTooLong
+        If an `ok` reply is longer than the limit. The reason of a `fail` or `invalid` is shortened.
+    """
+    if not isinstance(reply, Message) or reply.message_type != REPLY or reply.name != name or reply.code not in CODES:
+        raise UnsendableError(f"the handler's result is not a reply to this request: {reply!r}")
+    if reply.code == OK:
+        return _ok_line(name, reply.arguments, limit)
+    line = _line(name, reply.code, reply.arguments)
+    if limit is not None and len(line) + 2 > limit:
+        return refusal(name, reply.code, reply.arguments[0], limit)
+    return line
+
+
+def _ok_line(name: str, arguments: Sequence[str], limit: int | None) -> bytes:
+    line = _line(name, OK, arguments)
+    if limit is not None and len(line) + 2 > limit:
+        raise ReplyTooLong(limit)
+    return line
+
+
+def _line(name: str, code: str, arguments: Sequence[str]) -> bytes:
+    try:
+        return write_reply(name, code, arguments).encode("latin-1")
+    except GrammarException as problem:
+        raise UnsendableError(f"{problem}: {arguments!r}") from problem
+
+
+def refusal(name: str, code: str, reason: str, limit: int | None) -> bytes:
+    """Return a reply with a reason. It is always one line, and the reason is shortened to the limit."""
+    head = f"{REPLY}{name},{code},"
+    reason = harmless(reason) or UNEXPECTED
+    escaped = escape(reason)
+    if limit is not None and len(head) + len(escaped) + 2 > limit:
+        # At least 2, even if the reply then exceeds the limit. A reason must not be empty, and an escape has two
+        # characters.
+        available = max(limit - 2 - len(head), 2)
+        while len(escaped) > available:
+            reason = reason[: min(available, len(reason) - 1)]
+            escaped = escape(reason)
+    return f"{head}{escaped}".encode("latin-1")
+
+
+class Failures:
+    """Makes the replies to requests that are refused, fail or are invalid, and logs them.
 
     The arguments `peer`, `line` and `began` of the methods are for the log: the connection, the request, and the time
     of perf_counter() at which the request was received.
@@ -50,25 +214,24 @@ class Replies:
         The length of the longest reply in bytes, with CR LF. None: no limit.
     rate_limited_logger
         The logger.
-    of_texts
-        Whether the handler returns the arguments of an `ok` reply as a list. Otherwise it returns a Message.
     """
 
-    def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger, *, of_texts: bool = False) -> None:
+    def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger) -> None:
         self._limit = limit
         self._limited = rate_limited_logger
         self._log = rate_limited_logger.log
-        self._of_texts = of_texts
+        # The commands for whose failures a cure has been logged.
+        self._told: set[str] = set()
 
-    def answer(self, name: str, outcome: object, peer: Peer, line: bytes, began: float) -> bytes:
-        """Return the reply for the outcome of a request. It never raises an exception.
+    def failed(self, name: str, outcome: BaseException | Failure, peer: Peer, line: bytes, began: float) -> bytes:
+        """Return the `fail` for an exception of the handler. This method never raises an exception.
 
         Parameters
         ----------
         name
             The name of the command.
         outcome
-            What the handler returned: arguments or a Message; or its exception or Failure.
+            The exception, or the Failure of a Deferred.
         peer
             The connection.
         line
@@ -77,71 +240,43 @@ class Replies:
             When the request was received, in s of perf_counter().
         """
         try:
-            if self._of_texts and isinstance(outcome, list):
-                return self._written(name, outcome, peer, line)
             if isinstance(outcome, Failure):
-                problem = cast(BaseException, outcome.value)
-                return self._failed(name, problem, peer, line, began, outcome.getTracebackObject())
-            if isinstance(outcome, BaseException):
-                return self._failed(name, outcome, peer, line, began, outcome.__traceback__)
-            return self._of_message(name, outcome, peer, line, began)
+                # The traceback is taken from the Failure, because older versions of Twisted remove it elsewhere.
+                problem, traceback = cast(BaseException, outcome.value), outcome.getTracebackObject()
+                return self._failed(name, problem, peer, line, began, traceback)
+            return self._failed(name, outcome, peer, line, began, outcome.__traceback__)
         except BaseException:  # noqa: BLE001  # a __str__ or __repr__ of the backend may raise anything
             self._log(logging.ERROR, "failure", "%s from %s failed, and the cause cannot be printed", name, peer)
-            return self.refusal(name, FAIL, UNEXPECTED)
-
-    def _of_message(self, name: str, reply: object, peer: Peer, line: bytes, began: float) -> bytes:
-        """Return the reply for the result of a handler, which must be a Message that is a reply to this request."""
-        if (
-            not isinstance(reply, Message)
-            or reply.message_type != REPLY
-            or reply.name != name
-            or reply.code not in CODES
-        ):
-            self._log(logging.ERROR, "wrong reply", "%s: the handler's result is not a reply to it: %r", name, reply)
-            return self.refusal(name, FAIL, UNEXPECTED)
-        if reply.code == FAIL and reply.arguments:
-            self._log_refusal(name, reply.arguments[0], peer, line, began)
-        return self._written(name, reply.arguments, peer, line, reply.code)
-
-    def _written(self, name: str, arguments: Sequence[str], peer: Peer, line: bytes, code: str = OK) -> bytes:
-        """Return a reply of the handler as bytes, or a `fail` if it is not valid or too long."""
-        try:
-            text = write_reply(name, code, arguments)
-        except GrammarException as problem:
-            self._log(logging.ERROR, "wrong reply", "%s: its reply cannot be sent: %s: %r", name, problem, arguments)
-            return self.refusal(name, FAIL, UNEXPECTED)
-        if self._limit is not None and len(text) + 2 > self._limit:
-            if code == OK:
-                reason = str(ReplyTooLong(self._limit))
-                text = "%s from %s%s -> fail %r"
-                self._log(logging.WARNING, "too long", text, name, peer, shown_arguments(line), reason)
-                return self.refusal(name, FAIL, reason)
-            return self.refusal(name, code, arguments[0])
-        return text.encode("latin-1")
+            return self.refusal(name, UNEXPECTED)
 
     def _failed(
         self, name: str, problem: BaseException, peer: Peer, line: bytes, began: float, traceback: Any
     ) -> bytes:
-        """Return the `fail` for an exception of a handler. An unexpected exception is logged with its traceback.
-
-        `traceback` is passed explicitly, because older versions of Twisted remove it from the exception.
-        """
+        """Return the `fail` for an exception. An unexpected exception is logged with its traceback."""
+        if isinstance(problem, ReplyTooLong):
+            text = "%s from %s%s -> fail %r"
+            self._log(logging.WARNING, "too long", text, name, peer, shown_arguments(line), str(problem))
+            return self.refusal(name, str(problem))
         if isinstance(problem, HandlerException):
             return self.refused(name, _reason(problem), peer, line, began)
         if isinstance(problem, UnsendableError):
-            self._log(logging.ERROR, "unsendable", "%s: the backend returned a wrong value: %s", name, problem)
+            self._log(logging.ERROR, "unsendable", "%s: the reply cannot be sent: %s", name, problem)
         else:
             trace = (type(problem), problem, traceback or problem.__traceback__)
             text = "%s from %s failed%s"
             self._log(logging.ERROR, "failure", text, name, peer, shown_arguments(line), exc_info=trace)
-        return self.refusal(name, FAIL, UNEXPECTED)
+            if name not in self._told and (cure := asyncio_cure(problem)):
+                self._told.add(name)
+                logger.error("%s failed, and has to be changed: %s", name, cure)
+        return self.refusal(name, UNEXPECTED)
 
     def refused(self, name: str, reason: str, peer: Peer, line: bytes, began: float) -> bytes:
-        """Return the `fail` for a refused request, and log it, at most five times a minute per host and command."""
-        self._log_refusal(name, reason, peer, line, began)
-        return self.refusal(name, FAIL, reason)
+        """Return the `fail` for a refused request, and log it."""
+        self.log_refusal(name, reason, peer, line, began)
+        return self.refusal(name, reason)
 
-    def _log_refusal(self, name: str, reason: str, peer: Peer, line: bytes, began: float) -> None:
+    def log_refusal(self, name: str, reason: str, peer: Peer, line: bytes, began: float) -> None:
+        """Log a refused request, at most five times a minute per host and command."""
         # All unknown names are one kind, because a peer can invent any number of them.
         what = "invalid commands" if reason.startswith("invalid command ") else name
         if self._limited.admit(logging.INFO, (what, "refused for", peer.host), MINUTE):
@@ -149,24 +284,21 @@ class Replies:
             text = "%s from %s%s -> fail %r in %.3f s"
             self._limited.logger.info(text, name, peer, shown_arguments(line), reason, seconds)
 
-    def invalid(self, text: str, problem: str, peer: Peer) -> bytes:
-        """Return the `invalid` for a line that is not a message."""
-        self._log(logging.INFO, "invalid", "%s sent an invalid line: %s: %r", peer, problem, text[:80])
-        return self.refusal(named_in(text) or _UNDEFINED, INVALID, f"syntax error: {problem}")
+    def refusal(self, name: str, reason: str) -> bytes:
+        """Return a `fail` with a reason, without a word in the log."""
+        return refusal(name, FAIL, reason, self._limit)
 
-    def refusal(self, name: str, code: str, reason: str) -> bytes:
-        """Return a reply with a reason. It is always one line, and the reason is shortened to the limit."""
-        head = f"{REPLY}{name},{code},"
-        reason = harmless(reason) or UNEXPECTED
-        escaped = escape(reason)
-        if self._limit is not None and len(head) + len(escaped) + 2 > self._limit:
-            # At least 2, even if the reply then exceeds the limit. A reason must not be empty, and an escape has two
-            # characters.
-            available = max(self._limit - 2 - len(head), 2)
-            while len(escaped) > available:
-                reason = reason[: min(available, len(reason) - 1)]
-                escaped = escape(reason)
-        return f"{head}{escaped}".encode("latin-1")
+    def invalid(self, line: bytes, read: Line, peer: Peer) -> bytes:
+        """Return the `invalid` for a line that is not a message."""
+        text = line[:80].decode("latin-1")
+        self._log(logging.INFO, "invalid", "%s sent an invalid line: %s: %r", peer, read.problem, text)
+        return refusal(read.name or _UNDEFINED, INVALID, f"syntax error: {read.problem}", self._limit)
+
+
+def reason_in(reply: bytes) -> str:
+    """Return the first argument of a valid `fail` or `invalid` reply, "" if it has none."""
+    arguments = parse_message(reply.decode("latin-1")).arguments
+    return arguments[0] if arguments else ""
 
 
 def _reason(problem: HandlerException) -> str:

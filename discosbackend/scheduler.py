@@ -11,21 +11,27 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
+from weakref import WeakSet
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from discosbackend.errors import HandlerException
+from discosbackend.errors import HandlerException, UnsendableError
 from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.ticks import Ticks
 
 __all__ = ["Scheduler", "ReactorLike", "Lock", "Worker", "deferred_of"]
 
 logger = logging.getLogger(__name__)
 
 WorkItem: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"
+
+# The usual types of results, none of which can be awaited.
+_VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 # Time limits use a monotonic clock, but the reactor's timers use the host's clock, which may be stepped.
 _LONGEST_SLEEP = 1.0
@@ -98,49 +104,45 @@ def _work(calls: SimpleQueue[WorkItem | None]) -> None:
         done(outcome)
 
 
+class Runnable(Protocol):
+    """What the scheduler uses of a command. handlers.BackendCommand has it."""
+
+    name: str
+    changes: bool
+    """Whether the command may change what reads return: later reads must not share an older result."""
+    method: Callable[..., Any]
+    write: Callable[[Any], bytes]
+    """Makes the reply from the result of the method."""
+    locks: list[Lock]
+    """The locks to acquire, in this order."""
+    worker: Worker | None
+    """The thread in which the method is called. None: the reactor's thread."""
+    limit: float | None
+    """The time limit in s. None: no limit."""
+
+
 class Job:
-    """One execution of a command, from its arrival to its end."""
+    """One execution of a command that did not end at once, from its arrival to its end."""
 
-    __slots__ = (
-        "name",
-        "call",
-        "locks",
-        "held",
-        "worker",
-        "share",
-        "changes",
-        "limit",
-        "waiters",
-        "begun",
-        "source",
-        "overdue",
-        "done",
-    )
+    __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
 
-    def __init__(
-        self,
-        name: str,
-        call: Callable[[], Any],
-        locks: list[Lock],
-        worker: Worker | None = None,
-        share: Hashable = None,
-        changes: bool = False,
-        limit: float | None = None,
-    ) -> None:
-        self.name = name
-        self.call = call
-        self.locks = locks
-        self.held = 0
-        self.worker = worker
+    def __init__(self, command: Runnable, values: Sequence[Any] = (), share: Hashable = None) -> None:
+        self.command = command
+        self.values = values
         self.share = share
-        self.changes = changes
-        # How long its thread may run before it is overdue, in s. The waiters have their own deadlines.
-        self.limit = limit
+        # How many of the command's locks it holds.
+        self.held = 0
         self.waiters: list[Waiter] = []
         self.begun: float | None = None
         self.source: Deferred[Any] | None = None
+        # Whether its thread has run for longer than the limit. The waiters have their own deadlines.
         self.overdue = False
         self.done = False
+
+    def left(self, now: float) -> float:
+        """Return for how many s its thread may still run."""
+        limit = self.command.limit
+        return float("inf") if limit is None else limit - self.ran(now)
 
     def ran(self, now: float) -> float:
         """Return for how many s the job has been running, 0 if it has not begun."""
@@ -148,7 +150,18 @@ class Job:
 
     def blocker(self) -> Job | None:
         """Return the job that this one waits for, or None if it holds all its locks."""
-        return self.locks[self.held].holder if self.held < len(self.locks) else None
+        locks = self.command.locks
+        return locks[self.held].holder if self.held < len(locks) else None
+
+
+def _call_in_thread(command: Runnable, values: Sequence[Any]) -> bytes:
+    """Call a blocking method. If it returns a generator, that is read in the same thread."""
+    result = command.method(*values)
+    if hasattr(type(result), "__await__"):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"@blocking method of {command.name} returned {result!r}, which is never awaited")
+    return command.write(result)
 
 
 class Waiter:
@@ -179,7 +192,11 @@ class Scheduler:
         # The jobs that run in a thread and have a limit that they have not reached yet.
         self._in_threads: dict[Job, None] = {}
         self._shared: dict[Hashable, Job] = {}
+        # The Deferreds that methods have returned. If a method returned one again, its result would already be changed.
+        self._seen: WeakSet[Deferred[Any]] = WeakSet()
         self._ready: deque[Job] = deque()
+        self.used = False
+        """Whether a command was run since this was set to False."""
         self._pumping = False
         # For log messages that clients can cause, by requests that reach their time limit.
         self._limited = RateLimitedLogger(logger, self._call_later, monotonic)
@@ -202,75 +219,83 @@ class Scheduler:
         for worker in self._workers.values():
             worker.end()
 
-    def changed(self) -> None:
-        """Note that a command may have changed the state, so that later reads do not share an older result."""
-        if self._shared:
-            self._shared.clear()
-
-    def submit(
-        self,
-        name: str,
-        call: Callable[[], Any],
-        locks: list[Lock],
-        *,
-        limit: float | None,
-        worker: Worker | None = None,
-        share: Hashable = None,
-        changes: bool = False,
-    ) -> Deferred[Any]:
-        """Run `call` when its locks are free.
+    def run(self, command: Runnable, values: Sequence[Any], texts: Sequence[str] = ()) -> bytes | Deferred[bytes]:
+        """Execute a command: at once if nothing has to be waited for, otherwise in its turn.
 
         Parameters
         ----------
-        name
-            The name of the command, for reasons and the log.
-        call
-            The function to call. It may return a Deferred, unless there is a worker.
-        locks
-            The locks to acquire, in this order.
-        limit
-            The time limit in s. None: no limit.
-        worker
-            The thread to call it in. Default: the reactor's thread.
-        share
-            A key. If a job with the same key has not ended, its result is used, and `call` is not called.
-        changes
-            Whether changed() is called when the job ends.
+        command
+            The command.
+        values
+            The arguments of its method.
+        texts
+            The arguments as the client has sent them. Equal reads in a thread share one call.
 
         Returns
         -------
-        outcome
-            A Deferred that fires with the result of `call`, or fails with its exception. It fails with
+        reply
+            The reply, or a Deferred that fires with it. The Deferred fails with the exception of the method, or with
             HandlerException at the time limit, or if a lock is held by a thread that is overdue.
         """
+        self.used = True
+        if command.worker is not None:
+            return self._submit(command, values, None if command.changes else (command.name, *texts))
+        for lock in command.locks:
+            if lock.holder is not None:
+                return self._submit(command, values)
+        reply = self._call(command, values)
+        return reply if type(reply) is bytes else self._adopt(command, cast("Deferred[bytes]", reply))
+
+    def _call(self, command: Runnable, values: Sequence[Any]) -> bytes | Deferred[bytes]:
+        """Call the method of a command in the reactor's thread."""
+        if command.changes and self._shared:
+            # Before the call, because the method may raise. Meanwhile no other request is handled.
+            self._shared.clear()
+        result = command.method(*values)
+        # An ordinary method may return an awaitable too. The first test is the faster one.
+        if type(result) in _VALUES or not hasattr(type(result), "__await__"):
+            return command.write(result)
+        if isinstance(result, Deferred):
+            if result in self._seen:
+                raise UnsendableError("a Deferred that it had returned before: return a new one each time")
+            self._seen.add(result)
+        later = deferred_of(result)
+        if command.changes:
+            later.addBoth(self._changed)
+        return later.addCallback(command.write)
+
+    def _changed(self, outcome: Any) -> Any:
+        self._shared.clear()
+        return outcome
+
+    def _submit(self, command: Runnable, values: Sequence[Any], share: Hashable = None) -> Deferred[bytes]:
+        """Queue a job that has to wait for a lock or for a thread, or share one that runs already."""
         job = self._shared.get(share) if share is not None else None
         if job is not None and not job.overdue:
-            return self._wait_for(job, limit).deferred
-        job = Job(name, call, locks, worker, share, changes, limit)
+            return self._wait_for(job).deferred
+        job = Job(command, values, share)
         if share is not None:
             self._shared[share] = job
-        waiter = self._wait_for(job, limit)
+        waiter = self._wait_for(job)
         # Do not leave this to _pump(), which may be running: a request from a callback must enter the queue at once.
         self._advance(job)
         self._pump()
         return waiter.deferred
 
-    def adopt(self, name: str, locks: list[Lock], source: Deferred[Any], limit: float | None) -> Deferred[Any]:
-        """Do the same as submit() for a job that has already begun. All its locks must be free.
-
-        `source` is the Deferred that fires with the result of the job.
-        """
-        job = Job(name, lambda: source, locks)
-        for lock in locks:
+    def _adopt(self, command: Runnable, source: Deferred[bytes]) -> Deferred[bytes]:
+        """Make a job of a command that has begun and waits for `source`. All its locks are free."""
+        job = Job(command)
+        for lock in command.locks:
             lock.holder = job
-        job.held = len(locks)
+        job.held = len(command.locks)
         job.begun = self._monotonic()
         job.source = source
-        waiter = self._wait_for(job, limit)
+        waiter = self._wait_for(job)
         source.addBoth(self._end, job)
         return waiter.deferred
 
-    def _wait_for(self, job: Job, limit: float | None) -> Waiter:
+    def _wait_for(self, job: Job) -> Waiter:
+        limit = job.command.limit
         waiter = Waiter(job, limit, self._monotonic(), self._give_up)
         job.waiters.append(waiter)
         if limit is not None:
@@ -294,8 +319,9 @@ class Scheduler:
             self._pumping = False
 
     def _advance(self, job: Job) -> None:
-        while job.held < len(job.locks):
-            lock = job.locks[job.held]
+        locks = job.command.locks
+        while job.held < len(locks):
+            lock = locks[job.held]
             if lock.holder is None:
                 lock.holder = job
                 job.held += 1
@@ -310,14 +336,18 @@ class Scheduler:
     def _begin(self, job: Job) -> None:
         job.begun = self._monotonic()
         try:
-            if job.worker is not None:
+            command = job.command
+            if command.worker is not None:
                 reactor = self._reactor()
-                job.worker.do(job.call, lambda outcome: reactor.callFromThread(self._end, outcome, job))
-                if job.limit is not None:
+                command.worker.do(
+                    partial(_call_in_thread, command, job.values),
+                    lambda outcome: reactor.callFromThread(self._end, outcome, job),
+                )
+                if command.limit is not None:
                     self._in_threads[job] = None
-                    self._arm(job.limit)
+                    self._arm(command.limit)
                 return
-            outcome = job.call()
+            outcome: Any = self._call(command, job.values)
         except BaseException:  # noqa: BLE001  # the client needs its answer
             outcome = Failure()
         if isinstance(outcome, Deferred):
@@ -332,8 +362,8 @@ class Scheduler:
             self._log_late(outcome, job)
             return
         late = not job.waiters
-        if job.changes:
-            self.changed()
+        if job.command.changes:
+            self._shared.clear()
         self._release(job)
         while job.waiters:
             # One by one, because a callback may cancel another waiter.
@@ -349,7 +379,7 @@ class Scheduler:
         self._in_threads.pop(job, None)
         if job.share is not None and self._shared.get(job.share) is job:
             del self._shared[job.share]
-        for lock in job.locks[: job.held]:
+        for lock in job.command.locks[: job.held]:
             lock.holder = lock.queue.popleft() if lock.queue else None
             if lock.holder is not None:
                 lock.holder.held += 1
@@ -357,13 +387,12 @@ class Scheduler:
         job.held = 0
 
     def _log_late(self, outcome: Any, job: Job) -> None:
-        if isinstance(outcome, Failure):
-            if not outcome.check(CancelledError):
-                self._limited.log(
-                    logging.WARNING, "late failure", "late failure of %s dropped: %.200r", job.name, outcome.value
-                )
-        else:
-            self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", job.name, outcome)
+        name = job.command.name
+        if not isinstance(outcome, Failure):
+            self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", name, outcome)
+        elif not outcome.check(CancelledError):
+            text = "late failure of %s dropped: %.200r"
+            self._limited.log(logging.WARNING, "late failure", text, name, outcome.value)
 
     # -- time limits ----------------------------------------------------------------------------------
 
@@ -380,14 +409,14 @@ class Scheduler:
     def _check_limits(self) -> None:
         self._alarm = None
         now = self._monotonic()
-        for job in [job for job in self._in_threads if job.limit is not None and job.ran(now) >= job.limit]:
+        for job in [job for job in self._in_threads if job.left(now) <= 0]:
             self._mark_overdue(job)
         due = [waiter for waiter in self._waiters if waiter.deadline is not None and waiter.deadline <= now]
         for waiter in due:
             if waiter in self._waiters:
                 self._expire(waiter, HandlerException(self._timed_out(waiter, now)))
         left = [waiter.deadline - now for waiter in self._waiters if waiter.deadline is not None]
-        left += [job.limit - job.ran(now) for job in self._in_threads if job.limit is not None]
+        left += [job.left(now) for job in self._in_threads]
         if left:
             self._arm(min(left))
         self._pump()
@@ -397,14 +426,14 @@ class Scheduler:
         job, limit = waiter.job, waiter.limit or 0.0
         if job.begun is None:
             blocker = job.blocker()
-            return f"timeout: waited {limit:g} s for {'its turn' if blocker is None else blocker.name}"
+            return f"timeout: waited {limit:g} s for {'its turn' if blocker is None else blocker.command.name}"
         if job.ran(now) >= limit:
-            return f"timeout: {job.name} took longer than {limit:g} s"
-        return f"timeout: {job.name} waited {limit - job.ran(now):.1f} s and ran {job.ran(now):.1f} s"
+            return f"timeout: {job.command.name} took longer than {limit:g} s"
+        return f"timeout: {job.command.name} waited {limit - job.ran(now):.1f} s and ran {job.ran(now):.1f} s"
 
     def _give_up(self, waiter: Waiter) -> None:
         """Answer a waiter whose Deferred was cancelled, which happens when the server is stopping."""
-        self._expire(waiter, HandlerException(f"cancelled: {waiter.job.name} was given up"))
+        self._expire(waiter, HandlerException(f"cancelled: {waiter.job.command.name} was given up"))
         self._pump()
 
     def _expire(self, waiter: Waiter, reason: HandlerException) -> None:
@@ -412,7 +441,7 @@ class Scheduler:
         job = waiter.job
         self._waiters.pop(waiter, None)
         job.waiters.remove(waiter)
-        in_thread = job.begun is not None and job.worker is not None
+        in_thread = job.begun is not None and job.command.worker is not None
         if not job.done and not job.waiters and not in_thread:
             job.done = True
             self._cancel(job)
@@ -429,24 +458,25 @@ class Scheduler:
         job.overdue = True
         logger.error(
             "%s is overdue: its thread has not returned after %.0f s; until it does, commands of its lane are refused",
-            job.name,
+            job.command.name,
             job.ran(self._monotonic()),
         )
-        for lock in job.locks:
+        for lock in job.command.locks:
             waiting, lock.queue = lock.queue, deque()
             for other in waiting:
                 self._end(Failure(self._busy(job)), other)
 
     def _busy(self, job: Job) -> HandlerException:
-        return HandlerException(f"busy with {job.name} since {job.ran(self._monotonic()):.0f} s")
+        return HandlerException(f"busy with {job.command.name} since {job.ran(self._monotonic()):.0f} s")
 
     def _cancel(self, job: Job) -> None:
         """Remove the job from the queue of a lock, or cancel the Deferred that it waits for."""
         if job.source is None:
-            if job.held < len(job.locks) and job in job.locks[job.held].queue:
-                job.locks[job.held].queue.remove(job)
+            locks = job.command.locks
+            if job.held < len(locks) and job in locks[job.held].queue:
+                locks[job.held].queue.remove(job)
             return
         try:
             job.source.cancel()
         except BaseException:  # noqa: BLE001  # a canceller may raise anything
-            self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.name, exc_info=True)
+            self._limited.log(logging.ERROR, "cancelling", "cancelling %s failed", job.command.name, exc_info=True)

@@ -40,11 +40,7 @@ class GreetsWithoutCode(DBProtocol):
 
 
 class LineFeedOnly(DBProtocol):
-    def sendLine(self, line):
-        if self._out is None:
-            self._transport().write(line + b"\n")
-        else:
-            self._out.append(line + b"\n")
+    delimiter = b"\n"
 
 
 class LosesRepliesInAHurry(DBProtocol):
@@ -293,9 +289,9 @@ class OneThatDoesNotReadHoldsAllUp(DBProtocol):
         self._transport().socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         super().connectionMade()
 
-    def pauseProducing(self):
-        self.full = True
-        super().pauseProducing()
+    def output_changed(self):
+        self.full = self.full or not self.output.ready
+        super().output_changed()
 
     def dataReceived(self, data):
         if self.full or not any(client.full for client in self.factory.connections):

@@ -44,7 +44,7 @@ def quiet() -> None:
 def measured_by(perf_counter: Callable[[], float]) -> Iterator[None]:
     """Have the length of turns and requests measured by this."""
     with (
-        mock.patch("discosbackend.protocol.perf_counter", perf_counter),
+        mock.patch("discosbackend.connection.perf_counter", perf_counter),
         mock.patch("discosbackend.round_robin.perf_counter", perf_counter),
     ):
         yield
@@ -141,6 +141,16 @@ class Connection:
             if not more:
                 return received
             received += more
+
+    def transport_full(self) -> None:
+        """The transport says that its buffer is full."""
+        assert self.transport.producer is not None
+        self.transport.producer.pauseProducing()
+
+    def transport_empty(self) -> None:
+        """The transport says that its buffer is empty."""
+        assert self.transport.producer is not None
+        self.transport.producer.resumeProducing()
 
     def half_close(self) -> None:
         """The client closes its sending half."""

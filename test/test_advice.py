@@ -19,6 +19,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
 from .backend_simulator import BackendSimulator
+from .in_memory import greeted
 from .serving import ROOT
 
 
@@ -360,18 +361,11 @@ class AsyncioTests(unittest.TestCase):
 
     def logged(self, *names: str, backend: Any) -> list[str]:
         """Send each of these commands twice, and return what was logged."""
-        handler = DBProtocolHandler(backend, reactor=Clock())
-        said = []
-        with self.assertLogs("discosbackend.handlers", logging.ERROR) as logs:
+        connection = greeted(DBProtocolHandler(backend, reactor=Clock()))
+        with self.assertLogs("discosbackend", logging.ERROR) as logs:
             for name in names * 2:
-                try:
-                    reply = handler.reply_arguments(name, [])
-                except RuntimeError:
-                    continue
-                if isinstance(reply, Deferred):
-                    reply.addErrback(lambda failure: failure.trap(RuntimeError))
-            said += [line for line in logs.output if "asyncio" in line]
-        return said
+                self.assertIn(b",fail,", connection.ask(b"?%s\r\n" % name.encode()))
+        return [line for line in logs.output if "has to be changed" in line]
 
     def test_the_log_names_the_cure_once_a_command(self) -> None:
         class Mine(Backend):

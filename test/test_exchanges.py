@@ -17,7 +17,7 @@ from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler, Handler, HandlerException
 from discosbackend.protocol import DBFactory
 from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.replies import Replies
+from discosbackend.replies import Failures
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
@@ -177,8 +177,8 @@ class ExchangeTests(unittest.TestCase):
         """Then no record is made of anything."""
         self.factory.listeners.clear()
         with (
-            mock.patch("discosbackend.protocol.Exchange", side_effect=AssertionError),
-            mock.patch("discosbackend.protocol.ConnectionEvent", side_effect=AssertionError),
+            mock.patch("discosbackend.connection.Exchange", side_effect=AssertionError),
+            mock.patch("discosbackend.connection.ConnectionEvent", side_effect=AssertionError),
         ):
             connection = greeted(self.factory)
             for line in (b"?get-integration", b"?set-configuration,SK00", b"?stop", b"?", b"!"):
@@ -216,9 +216,7 @@ class LogTests(unittest.TestCase):
             clock = Clock()
             factory = DBFactory(handler, reactor=clock)
             factory.rate_limited_logger = RateLimitedLogger(logging.getLogger(LOGGER), clock.callLater, clock.seconds)
-            factory.replies = Replies(
-                handler.reply_limit, factory.rate_limited_logger, of_texts=isinstance(handler, DBProtocolHandler)
-            )
+            factory.failures = Failures(handler.reply_limit, factory.rate_limited_logger)
         transport = Wire()
         if host:
             address, _, port = host.partition(":")

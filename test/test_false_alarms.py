@@ -15,8 +15,8 @@ from benchmarks.servers import NotMeasured, Server
 from .settings import LONG
 
 OTHER_VERSION = """
-from discosbackend import Backend, DBProtocolHandler, protocol, run_server
-protocol.GREETING = b"!version,ok,0.9"
+from discosbackend import Backend, DBProtocolHandler, connection, run_server
+connection.GREETING = b"!version,ok,0.9"
 run_server(0, DBProtocolHandler(Backend()), "127.0.0.1")
 """
 

@@ -6,13 +6,22 @@ import pickle
 import time
 import unittest
 from collections.abc import Iterable, Iterator, Sequence
-from unittest import mock
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from discosbackend import framing
-from discosbackend.framing import LONGEST_LINE, LineSplitter, LongLine, is_http, is_tls, without_telnet
+from discosbackend.errors import GrammarException
+from discosbackend.framing import (
+    LONGEST_LINE,
+    Kind,
+    LineSplitter,
+    LongLine,
+    is_http,
+    is_tls,
+    read_line,
+    without_telnet,
+)
+from discosbackend.grammar import parse_message
 
 from .settings import LONG
 
@@ -146,9 +155,9 @@ def pieces(stream: bytes, at: Iterable[int]) -> Iterator[bytes]:
         yield stream[begin:end]
 
 
-def fed(chunks: Iterable[bytes]) -> list[bytes]:
+def fed(chunks: Iterable[bytes], longest: int = LONGEST) -> list[bytes]:
     """What a new splitter makes of these chunks."""
-    splitter = LineSplitter()
+    splitter = LineSplitter(longest)
     return [line for chunk in chunks for line in splitter.feed(chunk)]
 
 
@@ -328,9 +337,52 @@ class LongLineTests(unittest.TestCase):
     def test_any_stream_with_a_small_limit(self, stream: bytes, at: list[int], longest: int) -> None:
         """The rules do not depend on the number, and a small one is met more often."""
         expected = kinds(lines_of(stream, longest))
-        with mock.patch.object(framing, "LONGEST_LINE", longest):
-            for chunks in (pieces(stream, at), [stream], pieces(stream, range(len(stream)))):
-                self.assertEqual(kinds(fed(chunks)), expected)
+        for chunks in (pieces(stream, at), [stream], pieces(stream, range(len(stream)))):
+            self.assertEqual(kinds(fed(chunks, longest)), expected)
+
+
+class ReadLineTests(unittest.TestCase):
+    """What a line is."""
+
+    @given(st.binary(max_size=80) | st.text("?!a1-,\\t \n", max_size=12).map(lambda text: text.encode()))
+    @example(b"?status\r\n")
+    @example(b"!status,ok")
+    @example(b"")
+    def test_a_request_is_what_the_grammar_takes_for_one(self, line: bytes) -> None:
+        read = read_line(line)
+        text = line.decode("latin-1")
+        try:
+            message = None if text.endswith("\r\n") else parse_message(text)
+        except GrammarException:
+            message = None
+        if message is not None and message.is_request():
+            self.assertEqual(read, (Kind.REQUEST, message.name, tuple(message.arguments), "", ""))
+        else:
+            self.assertIs(read.kind, Kind.NOT_A_REQUEST if line[:1] == b"!" else Kind.INVALID)
+            self.assertTrue(read.problem)
+
+    def test_others(self) -> None:
+        for line, kind, name, problem, language in (
+            (b"?status,", Kind.INVALID, "status", "argument 1 is empty", ""),
+            (b"GET / HTTP/1.1", Kind.INVALID, "", "line begins with 'G' where ? is needed", "an HTTP request"),
+            (b"\x16\x03\x01\x02\x00\x01", Kind.INVALID, "", "line begins with byte 0x16", "a TLS handshake"),
+            (LongLine(b"?status,1"), Kind.INVALID, "status", "line longer than 16384 bytes", ""),
+            (LongLine.of(b"GET /", b" HTTP/1.1"), Kind.INVALID, "", "line longer than", "an HTTP request"),
+            (LongLine(b"!status,ok"), Kind.NOT_A_REQUEST, "", "", ""),
+        ):
+            with self.subTest(line):
+                read = read_line(line)
+                self.assertEqual((read.kind, read.name, read.language), (kind, name, language))
+                self.assertIn(problem, read.problem)
+
+    def test_short_lines_are_remembered_and_long_ones_are_not(self) -> None:
+        """What a peer can make as long and as many as it likes must not stay in memory."""
+        for line in (b"?status", b"?x," + b"1" * 61, b"?x," + b"1" * 62, b"?" + b"x" * 16000):
+            with self.subTest(len(line)):
+                self.assertEqual(read_line(line) is read_line(bytes(bytearray(line))), len(line) <= 64)
+        # A LongLine equals a line with the same bytes, but is another thing.
+        self.assertIs(read_line(b"?a").kind, Kind.REQUEST)
+        self.assertIs(read_line(LongLine(b"?a")).kind, Kind.INVALID)
 
 
 class TlsTests(unittest.TestCase):

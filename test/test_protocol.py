@@ -96,13 +96,13 @@ class GreetingTests(unittest.TestCase):
         for half_close in (False, True):
             with self.subTest(half_close):
                 connection = self.delayed()
-                connection.protocol.pauseProducing()
+                connection.transport_full()
                 connection.send(b"!y\r\n" * 10)
                 if half_close:
                     connection.half_close()
                 connection.clock.advance(10)
                 self.assertEqual(connection.received(), b"")
-                connection.protocol.resumeProducing()
+                connection.transport_empty()
                 self.assertEqual(connection.ask(b""), GREETING)
                 self.assertEqual(connection.transport.disconnecting, half_close)
 

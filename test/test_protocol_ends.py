@@ -210,7 +210,7 @@ class TransportTests(unittest.TestCase):
 
     def test_streaming_producer(self) -> None:
         connection = greeted(AlwaysOkHandler())
-        self.assertIs(connection.transport.producer, connection.protocol)
+        self.assertIs(connection.transport.producer, connection.protocol.output)
         self.assertIs(connection.transport.streaming, True)
 
     def test_one_write_a_turn(self) -> None:

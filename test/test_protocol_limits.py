@@ -72,7 +72,7 @@ class BackpressureTests(unittest.TestCase):
                 self.assertTrue(transport.reading)
                 self.assertEqual(transport.told, [])
                 transport.ready = True
-                connection.protocol.resumeProducing()
+                connection.transport_empty()
                 self.assertEqual(connection.ask(b"?x\r\n"), b"!version,ok,1.4\r\n!x,ok\r\n")
 
     def test_one_line_at_a_time(self) -> None:
@@ -132,8 +132,8 @@ class BackpressureTests(unittest.TestCase):
         connection.clock.advance(0)
         self.assertTrue(self.transport.full, "once more")
         self.assertEqual(connection.ask(b""), b"!x,ok," + b"a" * 300 + b"\r\n")
-        connection.protocol.pauseProducing()
-        connection.protocol.pauseProducing()
+        connection.transport_full()
+        connection.transport_full()
         self.transport.full = True
         later.end("b" * 300)
         connection.clock.advance(0)
@@ -148,13 +148,13 @@ class BackpressureTests(unittest.TestCase):
         handler = Scripted(ok)
         connection = greeted(handler, self.transport)
         connection.send(b"?x\r\n" * 10)
-        connection.protocol.pauseProducing()
+        connection.transport_full()
         connection.clock.advance(0)
         self.assertEqual((handler.requests, self.transport.reading), ([], True))
         connection.send(b"?x\r\n" * 5000)
         connection.clock.advance(0)
         self.assertEqual((handler.requests, self.transport.reading), ([], False))
-        connection.protocol.resumeProducing()
+        connection.transport_empty()
         self.assertEqual(connection.ask(b""), b"!x,ok\r\n" * 5010)
         self.assertTrue(self.transport.reading)
 

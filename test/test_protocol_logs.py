@@ -27,7 +27,7 @@ from discosbackend.handlers import (
 )
 from discosbackend.protocol import DBFactory, DBProtocol, Exchange
 from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.replies import Replies
+from discosbackend.replies import Failures
 
 from .in_memory import GREETING, Connection, Later, Scripted, greeted, measured_by, odd, ok, quiet
 
@@ -72,7 +72,7 @@ class LogTests(unittest.TestCase):
         factory = DBFactory(handler, reactor=clock)
         protocols = logging.getLogger("discosbackend.protocol")
         factory.rate_limited_logger = RateLimitedLogger(protocols, clock.callLater, clock.seconds)
-        factory.replies = Replies(handler.reply_limit, factory.rate_limited_logger)
+        factory.failures = Failures(handler.reply_limit, factory.rate_limited_logger)
         return greeted(factory)
 
     @contextmanager

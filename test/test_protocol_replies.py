@@ -431,18 +431,34 @@ class OwnHandleTests(unittest.TestCase):
             factory.handler = AlwaysOkHandler()  # type: ignore[misc]
 
     def test_texts_instead_of_a_message_are_no_reply(self) -> None:
-        """Arguments without a Message are what the server asks a DBProtocolHandler for, and nobody else."""
-
         class Short(DBProtocolHandler):
-            """Takes the server's own way for the public one."""
+            """Returns the values only."""
 
             def handle(self, message: Message) -> Any:
-                return self.reply_arguments(message.name, message.arguments)
+                return ["TP"]
 
         self.assertEqual(
             greeted(Short(self.Meter())).ask(b"?get-configuration\r\n"),
             b"!get-configuration,fail,%s\r\n" % GENERIC,
         )
+
+    def test_a_wrong_result_of_execute(self) -> None:
+        class Own(Handler):
+            """Answers without handle(), and forgets what a line is."""
+
+            def __init__(self, result: Any) -> None:
+                self.result = result
+
+            def execute(self, name: str, arguments: Any) -> Any:
+                return self.result
+
+            def handle(self, message: Message) -> Message:
+                raise AssertionError
+
+        for result in ("!x,ok", None, ["x"], succeed(None), succeed("!x,ok")):
+            with self.subTest(result):
+                self.assertEqual(greeted(Own(result)).ask(b"?x\r\n"), b"!x,fail,%s\r\n" % GENERIC)
+        self.assertEqual(greeted(Own(b"!x,ok,1")).ask(b"?x\r\n"), b"!x,ok,1\r\n")
 
     def test_both_ways_say_the_same(self) -> None:
         class ByMessage(DBProtocolHandler):

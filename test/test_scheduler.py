@@ -1,7 +1,7 @@
 """Tests of lanes: who may use the device now, who waits for it, and for how long (protocol section 6).
 
 Seen from the wire where the wire shows it, with methods that answer at once, coroutines and Deferreds.
-Methods that run in threads are test_blocking's subject; random sequences are test_lanes_properties'.
+Methods that run in threads are test_blocking's subject; random sequences are test_scheduler_properties'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import gc
 import unittest
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
@@ -446,7 +447,8 @@ class TimeLimitTests(SchedulerTestCase):
         host, monotonic = FakeReactor(), [1000.0]
         lanes = Scheduler(lambda: host, lambda: monotonic[0])
         outcomes: list[Any] = []
-        lanes.submit("set-shift", Deferred, [lanes.lock("device")], limit=60.0).addBoth(outcomes.append)
+        shift = probe(Deferred, locks=[lanes.lock("device")], limit=60.0)
+        cast(Any, lanes.run(shift, ())).addBoth(outcomes.append)
         host.advance(3600)
         monotonic[0] += 59.5
         host.advance(1)
@@ -698,55 +700,79 @@ class GivenUpTests(SchedulerTestCase):
         self.assertEqual(self.a.answer(), b"!set-shift,ok\r\n")
 
 
+def probe(method: Callable[[], Any], **others: Any) -> Any:
+    """Return a read, as the scheduler needs it. Its reply is the result of its method."""
+    command = {"name": "probe", "changes": False, "write": lambda result: result, "locks": [], "worker": None}
+    return SimpleNamespace(**{**command, "limit": 5.0, "method": method, **others})
+
+
+class HeldWorker:
+    """A thread whose calls end when a test says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[Any], None]] = []
+
+    def do(self, call: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self.calls.append(done)
+
+
 class SharedTests(unittest.TestCase):
     """What Scheduler offers to those who ask for the same at the same time."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
         self.lanes = Scheduler(lambda: self.reactor, self.reactor.seconds)
+        self.worker = HeldWorker()
+        self.probe = probe(mock.Mock(), worker=self.worker)
 
-    def test_tokens_and_workers_by_name(self) -> None:
+    def ask(self, outcomes: list[Any], *texts: str) -> Deferred[Any]:
+        """Ask for the probe in the thread."""
+        reply = cast(Deferred[Any], self.lanes.run(self.probe, (), texts))
+        return reply.addBoth(outcomes.append)
+
+    def end(self, number: int, outcome: Any) -> None:
+        """Let a call end."""
+        self.worker.calls[number](outcome)
+        self.reactor.drain()
+
+    def test_locks_and_workers_by_name(self) -> None:
         self.assertIs(self.lanes.lock("device"), self.lanes.lock("device"))
         self.assertIsNot(self.lanes.lock("device"), self.lanes.lock("files"))
         self.assertIs(self.lanes.worker("device"), self.lanes.worker("device"))
         self.assertIsNot(self.lanes.worker("device"), self.lanes.worker("files"))
 
     def test_what_is_over_is_forgotten(self) -> None:
-        class Key:
+        class Key(str):
             """Something that can be watched."""
 
-        key: Any = Key()
-        source: Any = Deferred()
+        key: Any = Key("1")
         watched = weakref.ref(key)
         outcomes: list[Any] = []
         for _ in range(2):
-            self.lanes.submit("probe", mock.Mock(return_value=source), [], limit=5.0, share=key).addBoth(
-                outcomes.append
-            )
-        source.callback("answer")
+            self.ask(outcomes, key)
+        self.assertEqual(len(self.worker.calls), 1)
+        self.end(0, "answer")
         self.assertEqual(outcomes, ["answer", "answer"])
         self.reactor.pass_time(60)
-        del key, source
+        self.worker.calls.clear()
+        del key
         gc.collect()
         self.assertIsNone(watched())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_different_keys_share_nothing(self) -> None:
-        sources: list[Deferred[str]] = [Deferred(), Deferred()]
+    def test_different_arguments_share_nothing(self) -> None:
         outcomes: list[Any] = []
-        for source in sources:
-            self.lanes.submit("probe", lambda: source, [], limit=5.0, share=id(source)).addBoth(outcomes.append)
-        sources[1].callback("second")
+        for text in ("1", "2"):
+            self.ask(outcomes, text)
+        self.end(1, "second")
         self.assertEqual(outcomes, ["second"])
 
     def test_one_who_has_enough_does_not_spoil_it_for_the_others(self) -> None:
-        source: Deferred[str] = Deferred()
         outcomes: list[Any] = []
-        first, second = (self.lanes.submit("probe", lambda: source, [], limit=5.0, share="key") for _ in range(2))
-        first.addBoth(outcomes.append)
-        second.addBoth(outcomes.append)
+        first = self.ask(outcomes)
+        self.ask(outcomes)
         first.cancel()
-        source.callback("answer")
+        self.end(0, "answer")
         self.assertEqual(outcomes[1:], ["answer"])
         self.assertIsInstance(outcomes[0].value, HandlerException)
 

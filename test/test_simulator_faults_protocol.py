@@ -326,9 +326,9 @@ class DropTests(unittest.TestCase):
         connection = greeted(factory_of(*faults, handler=handler), Narrow())
         connection.send(b"?b," + b"y" * 300 + b"\n")
         connection.transport.full = False
-        protocol_of(connection).resumeProducing()
+        protocol_of(connection).output.resumeProducing()
         connection.send(b"?a,1\n")
-        protocol_of(connection).pauseProducing()
+        protocol_of(connection).output.pauseProducing()
         connection.send(b"?b,2\n")
         connection.clock.pump([1.0, 0.0])
         self.assertEqual(len(handler.requests), 3)
@@ -500,7 +500,7 @@ class PauseTests(unittest.TestCase):
             factory = protocol_of(connection).factory
             factory.pause()
             self.assertEqual(transport.producerState, "paused")
-            connection.protocol.resumeProducing()
+            connection.transport_empty()
             self.assertEqual(transport.producerState, "paused")
             factory.resume()
             self.assertEqual(transport.producerState, "producing")

@@ -445,8 +445,8 @@ class ConverterTests(InstrumentMixin):
         name = f"{self.site.parent}/M\xfcller\udcff.fits"
         sent = os.fsencode(name)
         with self.assertLogs("discosbackend.simulator.recording.conversion", "INFO"):
-            self.assertEqual(handler.reply_arguments("set-filename", [sent.decode("latin-1")]), [])
-            self.assertEqual(handler.reply_arguments("get-filename", []), [sent.decode("latin-1")])
+            self.assertEqual(handler.execute("set-filename", [sent.decode("latin-1")]), b"!set-filename,ok")
+            self.assertEqual(handler.execute("get-filename", []), b"!get-filename,ok," + sent)
             self.backend.convert_data()
         self.assertEqual(os.listdir(os.fsencode(self.site.parent)), [b"M\xc3\xbcller\xff.fits"])
 

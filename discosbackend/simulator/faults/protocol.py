@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from discosbackend.handlers import Handler
+from discosbackend.output import Output
 from discosbackend.protocol import DBFactory, DBProtocol
 from discosbackend.simulator.faults.calls import FaultyCalls
 from discosbackend.simulator.faults.kinds import KINDS
@@ -98,54 +98,63 @@ class AdjustableClock(Protocol):
         """Set the drift in parts per million. Raise ValueError if it is too large."""
 
 
-class FaultyProtocol(DBProtocol):
-    """A connection with faults.
+class FaultyOutput(Output):
+    """Sends the replies of a connection, with faults.
 
     A reply that has to wait is queued, and all replies after it, so that their order is kept.
     """
 
-    factory: FaultyFactory
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, connection: FaultyProtocol) -> None:
+        super().__init__(connection)
+        self._protocol = connection
         self._outbox: deque[FaultyReply] = deque()
         self._weight = 0
         self._timer: Any = None
         # Whether replies cannot be written directly: some are queued, the server is paused, or it drops the connection.
         self._diverted = False
         self._dropped = False
+        # Whether the transport's buffer is full.
         self._unread = False
 
     @property
-    def busy(self) -> bool:
-        """Whether a received request has no reply yet, or a reply is queued."""
-        return bool(self._outbox) or super().busy
+    def busy(self) -> bool:  # type: ignore[override]  # it is derived here
+        """Whether a reply is queued."""
+        return bool(self._outbox)
+
+    def begin(self, transport: Any) -> None:
+        """Send to this transport; while the server is paused, later."""
+        self._diverted = self._protocol.factory.paused
+        super().begin(transport)
+
+    def lost(self) -> None:
+        """Discard the queued replies, because the connection is lost."""
+        self._forget()
+        self._unread = False
+        super().lost()
 
     # -- from a reply to its bytes --------------------------------------------------------------------
 
-    def sendLine(self, line: bytes) -> None:
+    def send(self, line: bytes) -> None:
         """Send a reply, with the faults that apply to it."""
-        if self._diverted or self.factory.faults.on_replies:
-            self._send_faulty(line)
-        else:
-            super().sendLine(line)
-
-    def _send_faulty(self, line: bytes) -> None:
-        if self._lost or self._dropped:
+        factory = self._protocol.factory
+        if not self._diverted and not factory.faults.on_replies:
+            super().send(line)
+            return
+        if self._transport is None or self._dropped:
             return
         name = line[1:].partition(b",")[0].decode("latin-1")
-        applied = self.factory.faults.on_reply(name) if self.factory.faults.on_replies else []
+        applied = factory.faults.on_reply(name) if factory.faults.on_replies else []
         for fault in applied:
             if KINDS[fault.kind].applies_to == "moment":
-                self.factory.apply(fault)
+                factory.apply(fault)
                 if fault.kind == "restart":
                     # The request that triggers a restart gets no reply.
                     self._mute()
                     return
         if not applied and not self._diverted:
-            super().sendLine(line)
+            super().send(line)
             return
-        held = faulty_reply(line, {fault.kind: fault for fault in applied}, self.factory.reactor.seconds())
+        held = faulty_reply(line, {fault.kind: fault for fault in applied}, factory.reactor.seconds())
         if self._outbox and self._outbox[-1].swaps:
             self._stop_waiting()
             self._outbox[-1].swaps = held.swaps = False
@@ -154,13 +163,12 @@ class FaultyProtocol(DBProtocol):
             self._outbox.append(held)
         self._weight += len(held.data)
         self._pump()
-        if self._weight > _OUTBOX_LIMIT and not self.factory.stopping:
-            super().pauseProducing()
+        self._update()
 
     def _pump(self) -> None:
         """Send the queued replies that are due, in order, and set a timer for the next one."""
-        now = self.factory.reactor.seconds()
-        while self._outbox and self._timer is None and not self.factory.paused:
+        now = self._protocol.factory.reactor.seconds()
+        while self._outbox and self._timer is None and not self._protocol.factory.paused:
             held = self._outbox[0]
             if held.swaps or held.due > now:
                 due = held.due + (_SWAP_PATIENCE if held.swaps else 0.0)
@@ -171,15 +179,13 @@ class FaultyProtocol(DBProtocol):
                 self._outbox.popleft()
                 self._emit(held)
                 if held.drops:
-                    self._drop()
-        self._diverted = self._dropped or self.factory.paused or self._timer is not None or bool(self._outbox)
+                    self.drop()
+        self._diverted = self._dropped or self._protocol.factory.paused or self._timer is not None or bool(self._outbox)
 
     def _emit(self, held: FaultyReply) -> None:
         self._weight -= len(held.data)
-        if self._out is not None:
-            self._out.append(held.data)
-        elif held.data:
-            self._transport().write(held.data)
+        if held.data:
+            self.write(held.data)
 
     def _stop_delaying(self, held: FaultyReply) -> None:
         """Send a reply that has waited long enough."""
@@ -188,8 +194,8 @@ class FaultyProtocol(DBProtocol):
 
     def _next_byte(self, held: FaultyReply) -> None:
         """Send one byte. The data after the last byte is delayed too."""
-        if not self.factory.paused:
-            self._transport().write(held.data[:1])
+        if not self._protocol.factory.paused:
+            self.write(held.data[:1])
             held.data = held.data[1:]
             self._weight -= 1
             if not held.data:
@@ -198,40 +204,42 @@ class FaultyProtocol(DBProtocol):
         self._continue()
 
     def _continue(self) -> None:
-        """Continue after a timer: send what is due, then resume reading or close if nothing prevents it."""
+        """Continue after a timer: send what is due."""
         self._timer = None
         self._pump()
-        self._read_on()
-        self._close_if_idle()
+        self._update()
+        self._protocol.output_changed()
 
     def _wait(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
-        self._timer = self.factory.reactor.callLater(seconds, function, *args)
+        self._timer = self._protocol.factory.reactor.callLater(seconds, function, *args)
 
     def _stop_waiting(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Write all queued replies now, without further delay."""
         self._stop_waiting()
         while self._outbox and not self._dropped:
             held = self._outbox.popleft()
             self._emit(held)
             if held.drops:
-                self._drop()
+                self.drop()
         self._diverted = self._dropped
 
-    def _drop(self) -> None:
-        """Close the connection once the written data is sent."""
+    def drop(self) -> None:
+        """Discard the queued replies, and close the connection once the written data is sent."""
         self._mute()
-        if self._out:
-            self._transport().write(b"".join(self._out))
-            self._out.clear()
-        super().close()
+        # What this turn has sent so far comes before the end.
+        in_turn = self.in_turn
+        self.end_turn()
+        self._protocol.close()
+        if in_turn:
+            self.begin_turn()
         # No further reply is sent, so a client that does not read must not stop the execution of its requests.
         self._unread = False
-        self._read_on()
+        self._update()
 
     def _mute(self) -> None:
         """Discard the queued replies and all later ones."""
@@ -243,92 +251,66 @@ class FaultyProtocol(DBProtocol):
         self._outbox.clear()
         self._weight = 0
 
-    # -- reading --------------------------------------------------------------------------------------
+    # -- whether requests may be executed -------------------------------------------------------------
+
+    def _update(self) -> None:
+        factory = self._protocol.factory
+        ready = not self._unread and (self._weight <= _OUTBOX_LIMIT or factory.stopping)
+        if ready != self.ready:
+            self.ready = ready
+            self._protocol.output_changed()
+
+    def pauseProducing(self) -> None:
+        """Twisted's hook: the transport's buffer is full, because the client does not read."""
+        self._unread = True
+        self._update()
+
+    def resumeProducing(self) -> None:
+        """Twisted's hook: the transport's buffer is empty again."""
+        self._unread = False
+        self._update()
+
+    def hold(self) -> None:
+        """Begin a pause: send no replies."""
+        self._diverted = True
+
+    def release(self) -> None:
+        """End a pause: send the replies that are due."""
+        self._pump()
+        self._update()
+        self._protocol.output_changed()
+
+
+class FaultyProtocol(DBProtocol):
+    """A connection with faults."""
+
+    factory: FaultyFactory
+    output: FaultyOutput
+    output_class = FaultyOutput
 
     def connectionMade(self) -> None:
         """Send the greeting; if the server is paused, send it later and do not read."""
-        self._diverted = self.factory.paused
         super().connectionMade()
         if self.factory.paused:
             self.freeze()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Discard the queued replies, because the connection is closed."""
-        self._forget()
-        self._unread = False
-        super().connectionLost(reason)
-
-    def pauseProducing(self) -> None:
-        """Stop reading requests, because the client does not read its replies."""
-        self._unread = True
-        super().pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """Resume reading, because the client has read its replies."""
-        self._unread = False
-        self._read_on()
-
-    def _read_on(self) -> None:
-        if not self._unread and not self.factory.paused and self._weight <= _OUTBOX_LIMIT:
-            super().resumeProducing()
-
-    @property
-    def has_work(self) -> bool:
-        """Whether there is a line to process now."""
-        return not self.factory.paused and super().has_work
-
-    def work(self, quantum: int, deadline: float = float("inf")) -> None:
-        """Process lines, unless the server is paused."""
-        if not self.factory.paused:
-            super().work(quantum, deadline)
-
     def freeze(self) -> None:
-        """Begin a pause: process no requests and send no replies."""
-        self._diverted = True
-        super().pauseProducing()
+        """Begin a pause: execute no requests and send no replies."""
+        self.output.hold()
+        self.pauseProducing()
 
     def thaw(self) -> None:
         """End a pause."""
-        self._pump()
-        self._read_on()
-        self._update_read_pause()
-        self._close_if_idle()
-
-    @property
-    def _wants_more(self) -> bool:
-        """Whether requests are to be read: a server that is paused reads nothing."""
-        return not self.factory.paused and super()._wants_more
-
-    def _greet(self) -> None:
-        if self.factory.paused:
-            # Whether the client waits for the greeting is only known after the pause, when data is read again.
-            self._greeting = self.factory.reactor.callLater(self.factory.greeting_delay, self._greet)
-        else:
-            super()._greet()
-
-    # -- the end --------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Send the queued replies now, then close."""
-        if not self._lost:
-            self._flush()
-        super().close()
-
-    def abandon(self) -> Deferred[Any] | None:
-        """Answer the pending request with a failure, and send the queued replies now."""
-        source = super().abandon()
-        if not self._lost:
-            self._flush()
-        return source
+        self.output.release()
+        self.resumeProducing()
 
     def cut_off(self) -> Deferred[Any] | None:
         """Close the connection and discard the received requests. Return the Deferred of a pending request, or None."""
-        pending, self._pending = self._pending, None
-        self._lines, self._at, self._backlog = (), 0, 0
-        if not self._lost:
-            self._drop()
-        self._close_if_idle()
-        return None if pending is None else pending.source
+        source = self.discard()
+        if self.connected:
+            self.output.drop()
+        self.output_changed()
+        return source
 
 
 class FaultyFactory(DBFactory):

@@ -1,0 +1,177 @@
+"""DBProtocol as a LineReceiver: what Twisted's documentation promises of one, and the Output as a place for changes."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.protocols.basic import LineReceiver
+
+from discosbackend.framing import LONGEST_LINE
+from discosbackend.handlers import AlwaysOkHandler
+from discosbackend.output import Output
+from discosbackend.protocol import DBFactory, DBProtocol
+
+from .in_memory import GREETING, Connection, Narrow, greeted, quiet
+
+
+def setUpModule() -> None:
+    quiet()
+
+
+class Remembers(DBProtocol):
+    """Keeps what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+        self.too_long: list[bytes] = []
+
+    def lineReceived(self, line: bytes) -> None:
+        self.lines.append(line)
+        super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.too_long.append(line)
+        super().lineLengthExceeded(line)
+
+
+def served(protocol: type[DBProtocol], transport: Any = None) -> Connection:
+    """A connection with this protocol, whose greeting has been received."""
+    factory = DBFactory(AlwaysOkHandler(), reactor=Clock())
+    factory.protocol = protocol
+    return greeted(factory, transport)
+
+
+class LineReceiverTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.connection = served(Remembers, Narrow())
+        self.protocol: Any = self.connection.protocol
+
+    def test_it_is_one(self) -> None:
+        self.assertIsInstance(self.protocol, LineReceiver)
+        self.assertEqual((self.protocol.delimiter, self.protocol.MAX_LENGTH), (b"\r\n", LONGEST_LINE))
+
+    def test_paused(self) -> None:
+        self.protocol.pauseProducing()
+        self.assertFalse(self.connection.transport.reading)  # type: ignore[attr-defined]
+        # What had been read already.
+        self.assertEqual(self.connection.ask(b"?a\r\n?b\r\n"), b"")
+        self.assertEqual(self.protocol.lines, [])
+        self.protocol.resumeProducing()
+        self.assertTrue(self.connection.transport.reading)  # type: ignore[attr-defined]
+        self.assertEqual(self.connection.ask(b"?c\r\n"), b"!a,ok\r\n!b,ok\r\n!c,ok\r\n")
+
+    def test_paused_in_a_line(self) -> None:
+        class Stops(Remembers):
+            def lineReceived(self, line: bytes) -> None:
+                super().lineReceived(line)
+                if line == b"?b":
+                    self.pauseProducing()
+
+        connection = served(Stops)
+        self.assertEqual(connection.ask(b"?a\r\n?b\r\n?c\r\n"), b"!a,ok\r\n!b,ok\r\n")
+        connection.protocol.resumeProducing()
+        self.assertEqual(connection.ask(b""), b"!c,ok\r\n")
+
+    def test_a_pause_is_not_ended_by_a_client_that_reads(self) -> None:
+        self.protocol.pauseProducing()
+        self.protocol.sendLine(b"x" * 1000)
+        self.assertEqual(self.connection.ask(b"?a\r\n"), b"x" * 1000 + b"\r\n")
+        self.assertEqual(self.protocol.lines, [])
+
+    def test_stopped(self) -> None:
+        self.protocol.stopProducing()
+        self.assertTrue(self.connection.transport.disconnecting)
+        self.assertEqual(self.connection.ask(b"?a\r\n"), b"")
+
+    def test_no_raw_mode(self) -> None:
+        with self.assertRaisesRegex(RuntimeError, "every byte .* is part of a line"):
+            self.protocol.setRawMode()
+        self.protocol.setLineMode()
+        self.protocol.setLineMode(b"?a\r\n")
+        self.assertEqual(self.connection.ask(b""), b"!a,ok\r\n")
+
+    def test_the_incomplete_line_is_forgotten(self) -> None:
+        self.connection.send(b"?a\r\n?b")
+        self.assertEqual(self.protocol.clearLineBuffer(), b"?b")
+        self.assertEqual(self.connection.ask(b"?c\r\n"), b"!a,ok\r\n!c,ok\r\n")
+
+    def test_another_longest_line(self) -> None:
+        class Short(Remembers):
+            MAX_LENGTH = 10
+
+        connection = served(Short)
+        protocol: Any = connection.protocol
+        replies = connection.ask(b"?a,45678\r\n?b,456789012345\r\n?c\r\n").split(b"\r\n")
+        self.assertEqual(replies[0], b"!a,ok,45678")
+        self.assertRegex(replies[1], b"^!b,invalid,syntax error: line longer than 10 bytes$")
+        self.assertEqual(replies[2:], [b"!c,ok", b""])
+        self.assertEqual(protocol.too_long, [b"?b,4567890"])
+
+    def test_another_delimiter_of_what_is_sent(self) -> None:
+        class Newlines(DBProtocol):
+            delimiter = b"\n"
+
+        self.assertEqual(served(Newlines).ask(b"?a\r\n?b\n"), b"!a,ok\n!b,ok\n")
+
+
+class OutputTests(unittest.TestCase):
+    """A subclass of Output may do with replies what it likes."""
+
+    def test_changed(self) -> None:
+        class Loud(Output):
+            def send(self, line: bytes) -> None:
+                super().send(line.upper())
+
+        class Shouts(DBProtocol):
+            output_class = Loud
+
+        self.assertEqual(served(Shouts).ask(b"?a\r\n?b\r\n"), b"!A,OK\r\n!B,OK\r\n")
+
+    def test_delayed(self) -> None:
+        class Late(Output):
+            """Sends a reply only when it is told to; until then no request is executed."""
+
+            def __init__(self, connection: Any) -> None:
+                super().__init__(connection)
+                self.held: list[bytes] = []
+
+            @property
+            def busy(self) -> bool:  # type: ignore[override]
+                return bool(self.held)
+
+            def send(self, line: bytes) -> None:
+                if line == GREETING.rstrip():
+                    super().send(line)
+                    return
+                self.held.append(line)
+                self.ready = False
+
+            def release(self) -> None:
+                """Send what is held."""
+                while self.held:
+                    super().send(self.held.pop(0))
+                self.ready = True
+                self._connection.output_changed()
+
+        class Delays(DBProtocol):
+            output_class = Late
+
+        connection = served(Delays)
+        output: Any = connection.protocol.output
+        self.assertEqual(connection.ask(b"?a\r\n?b\r\n"), b"")
+        self.assertEqual(output.held, [b"!a,ok"])
+        connection.half_close()
+        self.assertFalse(connection.transport.disconnecting)
+        output.release()
+        self.assertEqual(connection.ask(b""), b"!a,ok\r\n")
+        self.assertFalse(connection.transport.disconnecting)
+        output.release()
+        self.assertEqual(connection.ask(b""), b"!b,ok\r\n")
+        self.assertTrue(connection.transport.disconnecting)
+
+
+if __name__ == "__main__":
+    unittest.main()
