@@ -18,6 +18,7 @@ from benchmarks import (
     contention,
     conversion,
     failures,
+    false_alarms,
     in_process,
     many_connections,
     punctuality,
@@ -52,6 +53,7 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "timed start, beside a computing thread": punctuality.during_compute,
     "a simulated SKARAB recording 92 MB/s": recording.recording,
     "a conversion of a few dumps": conversion.conversion,
+    "conformance cases on a simulated instrument": false_alarms.conformance,
 }
 
 # Open files for fifty clients, pipes, logs and libraries.

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.load import ask, connect
+from benchmarks.presets import Preset
 from benchmarks.servers import ROOT, Companion, NotMeasured, Server
-from benchmarks.table import median
+from benchmarks.table import Row, at_most, median, time_text
 from discosbackend.cli.check_run import NO_PASS
 
-__all__ = ["INSTRUMENTS", "Tally", "check_on", "main", "server_of"]
+__all__ = ["INSTRUMENTS", "Tally", "check_on", "conformance", "main", "server_of"]
 
 INSTRUMENTS = ("discos", "sardara", "skarab", "skarab2", "mistral", "totalpower")
 
@@ -99,6 +100,18 @@ def check_on(instrument: str, server: Server, runs: int, options: Sequence[str] 
             if done.returncode != (NO_PASS if found["missing"] else 0):
                 tally.wrong.append(f"{instrument}, run {run}: exit status {done.returncode}")
     return tally
+
+
+def conformance(preset: Preset) -> list[Row]:
+    """Measure the conformance cases on a simulated instrument, on an idle machine: how long all of them take."""
+    options = ("--full",) if preset.full_runs else ()
+    with server_of("discos") as server:
+        tally = check_on("discos", server, preset.full_runs or 1, options)
+    if tally.wrong:
+        raise NotMeasured(tally.wrong[0])
+    slowest = max(tally.seconds)
+    row = Row("slowest run of all cases" if options else "the default cases", time_text(slowest))
+    return [row.judged(slowest, at_most(20, time_text)) if options else row]
 
 
 def _rows(found: dict[str, Tally]) -> Iterator[tuple[str, ...]]:

@@ -34,6 +34,8 @@ class Preset:
     timed_starts: int
     recording: float
     """The length of an acquisition in seconds."""
+    full_runs: int
+    """Runs of all conformance cases; 0: one run of those that are the default."""
 
     def turns(self, compared: Sequence[_Compared]) -> Iterator[_Compared]:
         """Yield all items of `compared` in each round. The first item changes from round to round."""
@@ -54,6 +56,7 @@ FULL = Preset(
     floods=5,
     timed_starts=200,
     recording=60.0,
+    full_runs=3,
 )
 QUICK = Preset(
     rounds=3,
@@ -67,4 +70,5 @@ QUICK = Preset(
     floods=2,
     timed_starts=20,
     recording=3.0,
+    full_runs=0,
 )

@@ -21,7 +21,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend.errors import HandlerException, UnsendableError
+from discosbackend.errors import HandlerException
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
 from discosbackend.grammar import INVALID
@@ -57,20 +57,16 @@ _TCP = (IPv4Address, IPv6Address)
 
 
 class State(IntEnum):
-    """The life of a connection. It only goes on, never back."""
+    """How far the connection is closed. It only goes on, never back; LINGERING and ALL_SENT are often left out."""
 
     OPEN = 0
-    REFUSING = 1
-    """The client speaks another language: its bytes are discarded, and it gets the replies to earlier requests."""
-    LINGERING = 2
+    LINGERING = 1
     """Our sending half is being closed. The client may still read."""
-    ALL_SENT = 3
+    ALL_SENT = 2
     """Our sending half is closed."""
-    HALF_CLOSED = 4
-    """The client has closed its sending half. It gets every reply (protocol section 1.9)."""
-    CLOSING = 5
+    CLOSING = 3
     """The transport closes when it has sent all data."""
-    LOST = 6
+    LOST = 4
     """There is no connection any more. Received requests are executed, and their replies are discarded."""
 
 
@@ -82,11 +78,10 @@ class Greeting(Enum):
     DUE = 2
     """The delay is over, but lines that had arrived before are handled first."""
     DONE = 3
-    """It has been sent, or the client does not need it, because it has sent a request."""
+    """It has been sent, or the client does not need it, because it has sent a request. Nothing is delayed."""
 
 
 # A module's names are looked up faster than the members of an Enum.
-_OPEN = State.OPEN
 _GREETED = Greeting.DONE
 _REQUEST = Kind.REQUEST
 
@@ -123,7 +118,13 @@ class DBProtocol(LineReceiver):
         self._pending: _Pending | None = None
         self.output = self.output_class(self)
         self._state = State.OPEN
+        # The client has closed its sending half. It gets every reply (protocol section 1.9).
+        self._half_closed = False
+        # The client speaks another language. What it sends is discarded, whatever else happens to the connection.
+        self._refusing = False
         self._greeting = Greeting.DONE
+        # No line is handled while `paused` (set by users of this class) or while the output is not `ready` (set by the
+        # transport). No bytes are read while `paused` or while the backlog is too long: then _reading is False.
         self._reading = True
         self._peer = self.host = "nobody"
         self._number = 0
@@ -142,7 +143,9 @@ class DBProtocol(LineReceiver):
     @property
     def has_work(self) -> bool:
         """Whether there is a line that can be handled now."""
-        return self._at < len(self._lines) and self._pending is None and self.output.ready and not self.paused
+        if self.paused or self.output.in_turn or not self.output.ready:
+            return False
+        return self._at < len(self._lines) and self._pending is None
 
     def __str__(self) -> str:
         return self.peer
@@ -178,7 +181,7 @@ class DBProtocol(LineReceiver):
     def dataReceived(self, data: bytes) -> None:
         """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
         splitter = self._splitter
-        if self._state is not _OPEN and State.REFUSING <= self._state <= State.ALL_SENT:
+        if self._refusing:
             return
         lines = splitter.feed(data)
         if splitter.rest or splitter.bare_cr or self._cr_timer is not None:
@@ -199,7 +202,7 @@ class DBProtocol(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """Twisted's hook: the client has closed its sending half."""
-        self._advance(State.HALF_CLOSED)
+        self._half_closed = True
         self._end_cr()
         self._close_if_idle()
 
@@ -210,6 +213,7 @@ class DBProtocol(LineReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's hook: the connection is closed."""
         self._advance(State.LOST)
+        self.paused = False
         self.output.lost()
         self._cancel_greeting()
         self._end_cr()
@@ -248,24 +252,25 @@ class DBProtocol(LineReceiver):
         self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
-        """Close the connection. The lines that were received are not handled."""
+        """Close the connection. The lines that were received are forgotten."""
         self.paused = True
+        self._lines, self._at, self._backlog = (), 0, 0
         self.close()
 
     def output_changed(self) -> None:
-        """The Output is ready for replies again, or is not, or has sent what it had delayed.
-
-        Reading goes on until the backlog is full, because a TLS transport pauses its producer before the handshake, and
-        the handshake needs the client's data.
-        """
+        """The Output is ready for replies again, or has sent what it had delayed."""
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()
 
     def _update_read_pause(self) -> None:
-        """Pause reading while the client has a backlog of unanswered requests, and resume it afterwards."""
+        """Pause reading while the client has a backlog of unanswered requests, and resume it afterwards.
+
+        Reading goes on while the output is not ready, until the backlog is too long: a TLS transport pauses its
+        producer before the handshake, and the handshake needs the client's data.
+        """
         reading = self._backlog <= _BACKLOG and not self.paused
-        if reading == self._reading or self._state >= State.HALF_CLOSED:
+        if reading == self._reading or self._half_closed or self._state >= State.CLOSING:
             return
         self._reading = reading
         if reading:
@@ -323,10 +328,13 @@ class DBProtocol(LineReceiver):
         the deadline, which is a time of perf_counter().
         """
         output = self.output
+        if output.in_turn:
+            # A backend's method runs the reactor. The turn that called it goes on afterwards.
+            return
         output.begin_turn()
         try:
-            end = min(self._at + quantum, len(self._lines))
-            while self._at < end and self._pending is None and output.ready and not self.paused:
+            end = self._at + quantum
+            while self._at < min(end, len(self._lines)) and self._pending is None and output.ready and not self.paused:
                 line = self._lines[self._at]
                 self._at += 1
                 if line[:1] == b"?" and self._greeting is _GREETED and type(line) is bytes:
@@ -335,30 +343,33 @@ class DBProtocol(LineReceiver):
                     self._handle_irregular_line(line)
                 if deadline is not None and perf_counter() >= deadline:
                     break
-        except BaseException:  # an overridden lineReceived() may raise anything
-            # The line may have no reply. The client would then take every later reply for the reply to the request
-            # before.
-            self.factory.rate_limited_logger.log(
-                logging.ERROR,
-                "line not handled",
-                "%s: a line could not be handled, the connection is aborted",
-                self.peer,
-                exc_info=True,
-            )
-            self.abort()
+        except BaseException:  # noqa: BLE001  # an overridden lineReceived() may raise anything
+            self._abort_after_exception()
         finally:
             output.end_turn()
         if self._at >= len(self._lines):
             self._lines, self._at, self._backlog = (), 0, 0
             if not self._reading:
                 self._update_read_pause()
-            if self._greeting is not _GREETED and self._greeting is Greeting.DUE:
+            if self._greeting is Greeting.DUE:
                 self._greet()
-            if self._state is not _OPEN or self.factory.finishing is not None:
+            if self._half_closed or self._refusing or self._state is State.LOST or self.factory.finishing is not None:
                 self._close_if_idle()
 
+    def _abort_after_exception(self) -> None:
+        """Abort the connection because a request may have no reply.
+
+        The client would take every later reply for the reply to the request before.
+        """
+        text = "%s: a line could not be handled, the connection is aborted"
+        self.factory.rate_limited_logger.log(logging.ERROR, "line not handled", text, self.peer, exc_info=True)
+        self.abort()
+
     def _handle_irregular_line(self, line: bytes) -> None:
-        """Handle a line that is not an ordinary request, and any line that arrives before the greeting is sent."""
+        """Handle a line that is not an ordinary request, and any line that arrives before the greeting is sent.
+
+        lineReceived() reads the line again, because an overridden one may get another line.
+        """
         negotiation, line = line, without_telnet(line)
         if not line and negotiation and not isinstance(line, LongLine):
             return
@@ -433,30 +444,34 @@ class DBProtocol(LineReceiver):
             # abandon() has answered the request already.
             return
         self._pending = None
-        if isinstance(outcome, Failure):
-            reply = self.factory.failures.failed(pending.name, outcome, self, pending.line, pending.began)
-            self._finish(pending.name, pending.line, reply, pending.began)
-        else:
-            self._answer(pending.name, pending.line, outcome, pending.began)
+        try:
+            if isinstance(outcome, Failure):
+                reply = self.factory.failures.failed(pending.name, outcome, self, pending.line, pending.began)
+                self._finish(pending.name, pending.line, reply, pending.began)
+            else:
+                self._answer(pending.name, pending.line, outcome, pending.began)
+        except BaseException:  # noqa: BLE001  # an overridden sendLine() may raise anything
+            self._abort_after_exception()
         if not self.output.in_turn:
             self.factory.round_robin.enqueue(self)
             self._close_if_idle()
 
     def _answer(self, name: str, line: bytes, reply: bytes, began: float) -> None:
-        """Send and log the reply of the handler."""
+        """Send the reply of the handler, and log it."""
+        self.sendLine(reply)
         factory = self.factory
-        if type(reply) is not bytes:
-            problem = UnsendableError(f"execute() has returned {reply!r}: it must return the line as bytes")
-            reply = factory.failures.failed(name, problem, self, line, began)
-        elif not reply.startswith(b",ok", len(name) + 1):
+        if reply.startswith(b",fail,", len(name) + 1):
             factory.failures.log_refusal(name, reason_in(reply), self, line, began)
-        elif name not in factory.reads and logger.isEnabledFor(logging.INFO):
+        elif (
+            name not in factory.reads and reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO)
+        ):
             seconds = perf_counter() - began
             logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
-        self._finish(name, line, reply, began)
+        if factory.listeners:
+            self._notify(name, line, reply, began)
 
     def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
-        """Send the reply to a request. Every code path that ends a request calls this."""
+        """Send a reply to a request that is refused, fails or is invalid. _answer() sends every other reply."""
         self.sendLine(reply)
         if self.factory.listeners:
             self._notify(name, line, reply, began)
@@ -499,9 +514,9 @@ class DBProtocol(LineReceiver):
             return
         if self._state is State.LOST:
             self.factory.connections.discard(self)
-        elif self._state is State.HALF_CLOSED and self._greeting is Greeting.DONE:
+        elif self._half_closed and self._greeting is Greeting.DONE:
             self.close()
-        elif self._state is State.REFUSING:
+        elif self._refusing and self._state is State.OPEN:
             self._close_sending()
         self.factory.on_idle()
 
@@ -516,7 +531,7 @@ class DBProtocol(LineReceiver):
         text = "%s sent %s, everything after this line is ignored: %r"
         shown = line[:80].decode("latin-1")
         self.factory.rate_limited_logger.log(logging.WARNING, "HTTP or TLS", text, self.peer, language, shown)
-        self._advance(State.REFUSING)
+        self._refusing = True
         self._at = len(self._lines)
         if self._cr_timer is not None:
             self._cr_timer.cancel()
@@ -528,7 +543,7 @@ class DBProtocol(LineReceiver):
         if ITCPTransport.providedBy(transport) and not INegotiated.providedBy(transport):
             self._advance(State.LINGERING)
             self._linger_timer = self.factory.reactor.callLater(_LINGER, self._end_linger)
-            self.output.finish()
+            self.output.prepare_close()
             transport.loseWriteConnection()
         else:
             # TLS has no half-closed connections.
@@ -544,7 +559,7 @@ class DBProtocol(LineReceiver):
     def close(self) -> None:
         """Close the connection after all data have been sent."""
         self._cancel_greeting()
-        self.output.finish()
+        self.output.prepare_close()
         if self._state < State.CLOSING:
             self._advance(State.CLOSING)
             self._transport().loseConnection()
@@ -567,6 +582,7 @@ class DBProtocol(LineReceiver):
             reply = self.factory.failures.refused(pending.name, STOPPING, self, pending.line, pending.began)
             self._finish(pending.name, pending.line, reply, pending.began)
         self.paused = False
+        self.output.flush()
         self.output.ready = True
         self.work(len(self._lines))
         self.output.flush()

@@ -1,6 +1,6 @@
 """The records of requests and connections that the listeners of a DBFactory get.
 
-protocol.py makes the records. A listener can write a log, a recording or statistics.
+connection.py makes the records. A listener can write a log, a recording or statistics.
 """
 
 from __future__ import annotations

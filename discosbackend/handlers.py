@@ -1,8 +1,8 @@
 """Handlers: they turn a request into a reply. Handler is the base class, DBProtocolHandler calls a backend.
 
 What is known about a command is put together once, in a BackendCommand: its method, how its arguments are read and its
-reply is written, its lane and its time limit. A request only looks it up and gives it to the scheduler. protocol.py
-handles bytes and connections. replies.py makes the line of every reply, also after an unexpected exception.
+reply is written, its lane and its time limit. A request only looks it up and gives it to the scheduler. connection.py
+handles bytes. replies.py makes the line of every reply, also after an unexpected exception.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MethodType
 from typing import Any, cast
 
 from twisted.internet import task
@@ -27,7 +28,7 @@ from discosbackend.backend import Backend, blocking_of, commands_of, declared_co
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
-from discosbackend.replies import REPLY_LIMIT, ReplyWriter, message_line
+from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
 from discosbackend.ticks import Ticks
 
@@ -39,6 +40,7 @@ __all__ = [
     "DBProtocolHandler",
     "Handler",
     "HandlerException",
+    "execute_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -78,10 +80,9 @@ class Handler:
         raise NotImplementedError
 
     def execute(self, name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
-        """Return the line of the reply to a request, without CR LF. This is what the server calls.
+        """Return the line of the reply to a request, without CR LF, by calling handle() with a Message.
 
-        This method makes a Message, and calls handle() with it. Override handle() instead: what this method returns is
-        sent as it is.
+        Override handle() instead: the server does not call an overridden execute().
 
         Parameters
         ----------
@@ -137,6 +138,25 @@ class AlwaysRaiseHandler(Handler):
         raise RuntimeError("always raised exception")
 
 
+def execute_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Deferred[bytes]]:
+    """Return the function by which the server executes requests with a handler.
+
+    Parameters
+    ----------
+    handler
+        Any object with a method `handle`. It may have been written for the original package.
+
+    Returns
+    -------
+    execute
+        DBProtocolHandler.execute, if that does what `handle` does; otherwise Handler.execute, which calls `handle`.
+    """
+    handle: Any = handler.handle
+    if getattr(handle, "__func__", None) is DBProtocolHandler.handle:
+        return MethodType(DBProtocolHandler.execute, handle.__self__)
+    return MethodType(Handler.execute, handler)
+
+
 class BackendCommand:
     """A row of the table of commands, together with the backend's method that answers it.
 
@@ -172,6 +192,14 @@ class BackendCommand:
 
     def __call__(self, argument_texts: list[str]) -> Any:
         return self.method(*self.read(argument_texts))
+
+    def renamed(self, name: str, limits: Limits) -> BackendCommand:
+        """Return the same command with another name. `limits` has the reply limit."""
+        row = replace(self.row, name=name)
+        write = ReplyWriter(row, limits)
+        return BackendCommand(
+            row, self.method, self.read, write, locks=self.locks, worker=self.worker, limit=self.limit
+        )
 
 
 class DBProtocolHandler(Handler):
@@ -291,13 +319,14 @@ class DBProtocolHandler(Handler):
         if function is None:
             raise HandlerException(f"invalid command {quoted(name)}")
         known_function, command = self._foreign.get(name, (None, None))
-        if command is None or known_function is not function:
-            if isinstance(function, BackendCommand):
-                command = self._place(replace(function.row, name=name), function.method, function.read)
-            else:
-                known = COMMANDS.get(name)
-                row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
-                command = self._place(row, function, lambda argument_texts: [list(argument_texts)])
+        if isinstance(function, BackendCommand):
+            if command is None or known_function is not function or command.method is not function.method:
+                command = function.renamed(name, self)
+                self._foreign[name] = function, command
+        elif command is None or known_function is not function:
+            known = COMMANDS.get(name)
+            row = Command(name) if known is None else Command(name, lane=known.lane, timeout=known.timeout)
+            command = self._place(row, function, lambda argument_texts: [list(argument_texts)])
             self._foreign[name] = function, command
         return command
 
@@ -325,27 +354,15 @@ class DBProtocolHandler(Handler):
             if mark.lock:
                 locks.append(self._scheduler.lock(f"lock {mark.lock}"))
         limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
-        write = ReplyWriter(row, self.reply_limit)
+        write = ReplyWriter(row, self)
         return BackendCommand(row, method, read, write, locks=locks, worker=worker, limit=limit)
 
     # -- handling -------------------------------------------------------------------------------------
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if cls.handle is not DBProtocolHandler.handle and cls.execute is DBProtocolHandler.execute:
-            # The server calls execute(), so that must call the handle() of the subclass.
-            cls.execute = Handler.execute  # type: ignore[method-assign]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "handle":
-            # The same for a handle() that is assigned to one handler.
-            super().__setattr__("execute", partial(Handler.execute, self))
-
     def execute(self, name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
         """Return the line of the reply, or a Deferred that fires with it, if the backend does not answer at once.
 
-        No Message is made, unless a subclass overrides handle(): then it is called, and its result is sent.
+        No Message is made. If handle() was overridden or replaced, the server does not call this method.
 
         Parameters
         ----------
@@ -377,7 +394,6 @@ class DBProtocolHandler(Handler):
         If the request is refused, raise HandlerException, or return a Deferred that fails with it. Any other exception
         of the backend is passed on unchanged.
         """
-        # Not self.execute(), which calls this method in a subclass that overrides it.
         line = DBProtocolHandler.execute(self, message.name, message.arguments)
         return line.addCallback(_parsed) if isinstance(line, Deferred) else _parsed(line)
 

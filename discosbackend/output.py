@@ -1,5 +1,7 @@
 """Output: sends the replies of one connection, those of one turn in one write, and knows whether the client reads them.
 
+A turn is one call of DBProtocol.work().
+
 It is the only part that writes to the transport. A subclass can change, delay or drop replies: set it as
 `output_class` of a DBProtocol. The simulator's faults do so.
 """
@@ -20,7 +22,7 @@ class Owner(Protocol):
     delimiter: bytes
 
     def output_changed(self) -> None:
-        """Called when `ready` or `busy` of the Output has changed."""
+        """Called when the Output is ready again, or has sent what it had delayed."""
 
 
 @implementer(IPushProducer)
@@ -37,7 +39,7 @@ class Output:
     """Whether another request may be executed: the client reads its replies."""
 
     busy = False
-    """Whether a reply has not been given to the transport yet. The connection is not closed until then."""
+    """Whether replies are delayed on purpose, so that the connection must not be closed yet."""
 
     def __init__(self, connection: Owner) -> None:
         self._connection = connection
@@ -54,9 +56,12 @@ class Output:
         self._registered = True
         transport.registerProducer(self, True)
 
-    def finish(self) -> None:
-        """The transport is about to be closed: send at once what was delayed."""
+    def prepare_close(self) -> None:
+        """The transport is about to be closed: send at once what was delayed, and what this turn has collected."""
         self.flush()
+        if self._turn and self._transport is not None:
+            self._transport.write(b"".join(self._turn))
+            self._turn.clear()
         if self._registered and self._transport is not None:
             # A transport with a producer would wait for it before it closes.
             self._registered = False
@@ -91,7 +96,7 @@ class Output:
             self.write(line + self._connection.delimiter)
 
     def write(self, data: bytes) -> None:
-        """Send bytes, in their turn after those that were sent before."""
+        """Send bytes, after all earlier ones."""
         if self._turn is not None:
             self._turn.append(data)
         elif self._transport is not None:
@@ -103,9 +108,11 @@ class Output:
     # -- the transport --------------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Twisted's hook: the transport's buffer is full, because the client does not read."""
+        """Twisted's hook: the transport's buffer is full, because the client does not read.
+
+        The transport may be inside write(): nothing else is done here.
+        """
         self.ready = False
-        self._connection.output_changed()
 
     def resumeProducing(self) -> None:
         """Twisted's hook: the transport's buffer is empty again."""
@@ -113,5 +120,5 @@ class Output:
         self._connection.output_changed()
 
     def stopProducing(self) -> None:
-        """Twisted's hook: the transport is about to close; connectionLost() follows."""
+        """Twisted's hook: connectionLost() follows. The requests that were received are executed then."""
         self.ready = True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -19,7 +18,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.connection import DBProtocol
 from discosbackend.descriptors import DescriptorWatch
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.handlers import BackendCommand, Handler
+from discosbackend.handlers import BackendCommand, Handler, execute_of
 from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.replies import GREETING, REPLY_LIMIT, UNEXPECTED, Failures
 from discosbackend.round_robin import RoundRobin
@@ -83,8 +82,8 @@ class DBFactory(Factory):
         self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
         self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
-        # A handler written for the original package may not derive from Handler: it has neither execute() nor a limit.
-        self.execute = getattr(handler, "execute", None) or partial(Handler.execute, handler)
+        self.execute = execute_of(handler)
+        # A handler written for the original package may not derive from Handler, and has no limit.
         self.failures = Failures(getattr(handler, "reply_limit", REPLY_LIMIT), self.rate_limited_logger)
         self._reactor = reactor
         # The Deferred of finish(), until it fires.

@@ -2,7 +2,7 @@
 
 Every reply is made and proven here (protocol sections 5.2 and 5.3): it is one valid line with the name of the request,
 within the length limit. ReplyWriter makes the `ok` replies of a command, message_line() those of a handler that returns
-Messages, and Failures everything else. protocol.py sends them.
+Messages, and Failures everything else. connection.py sends them.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
 UNEXPECTED = "Request could not be handled correctly"
 """The reason of a `fail` whose cause is only logged."""
 
+# A peer can invent any number of names.
+_MOST_TOLD = 100
+
 # The name in the reply to a line that has no name of a command.
 _UNDEFINED = "undefined"
 
@@ -58,6 +61,10 @@ _UNDEFINED = "undefined"
 # empty and contains no comma is sent as it is.
 _SPECIAL = re.compile(r"[^\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x5b\x5d-\xff]")
 
+
+# More values, or longer replies, are left to values.texts(), which has bounds of its own.
+_MANY = 1000
+_LONG = 2**16
 
 # The types of results that are one value, for which values.texts() need not be asked.
 _SINGLE = frozenset((str, int, float, bool, Ticks))
@@ -70,6 +77,13 @@ class Peer(Protocol):
     """The address without the port, because the port changes with every connection."""
 
 
+class Limits(Protocol):
+    """What a ReplyWriter uses of a handler."""
+
+    reply_limit: int | None
+    """The length of the longest reply in bytes, with CR LF. None: no limit."""
+
+
 class ReplyWriter:
     """Makes the `ok` replies of one command. Call it with what the command's method has returned.
 
@@ -77,16 +91,15 @@ class ReplyWriter:
     ----------
     row
         The row of the table of commands.
-    limit
-        The length of the longest reply in bytes, with CR LF. None: no limit.
+    limits
+        The handler. Its reply limit may be changed at any time.
     """
 
-    __slots__ = ("_row", "_limit", "_longest", "_bare", "_head", "_writers", "_more", "_warned")
+    __slots__ = ("_row", "_limits", "_bare", "_head", "_writers", "_more", "_warned")
 
-    def __init__(self, row: Command, limit: int | None) -> None:
+    def __init__(self, row: Command, limits: Limits) -> None:
         self._row = row
-        self._limit = limit
-        self._longest = float("inf") if limit is None else limit - 2
+        self._limits = limits
         self._bare = write_reply(row.name, OK, []).encode("latin-1")
         self._head = self._bare.decode("latin-1") + ","
         # For each field, the functions that make its text, by the exact type of the value.
@@ -118,7 +131,7 @@ class ReplyWriter:
             result = (result,)
         writers = self._writers
         if len(result) != len(writers):
-            if not self._more or not len(writers) < len(result) < self._longest:
+            if not self._more or not len(writers) < len(result) < _MANY:
                 return self._carefully(result)
             writers += self._more * (len(result) - len(writers))
         try:
@@ -130,18 +143,20 @@ class ReplyWriter:
         joined = ",".join(found)
         if _SPECIAL.search(joined) is not None or joined.count(",") >= len(found) or "" in found:
             return self._carefully(result)
-        if len(joined) + len(self._head) > self._longest:
-            raise ReplyTooLong(cast(int, self._limit))
+        limit = self._limits.reply_limit
+        if len(joined) + len(self._head) > (_LONG if limit is None else limit - 2):
+            return self._carefully(result)
         return f"{self._head}{joined}".encode("latin-1")
 
     def _carefully(self, result: Any) -> bytes:
-        """Return the reply for any result, of which most commands never return one."""
-        found = texts(result, self._row.reply, self._limit)
+        """Return the reply for a result that needs escapes, a conversion or an error."""
+        limit = self._limits.reply_limit
+        found = texts(result, self._row.reply, limit)
         if "," in "".join(found) and not self._warned:
             self._warned = True
             name = self._row.name
             logger.warning("a reply to %s contains a comma, sent as \\,: the deployed clients split there", name)
-        return _ok_line(self._row.name, found, self._limit)
+        return _ok_line(self._row.name, found, limit)
 
 
 def message_line(name: str, reply: object, limit: int | None) -> bytes:
@@ -167,9 +182,11 @@ def message_line(name: str, reply: object, limit: int | None) -> bytes:
         raise UnsendableError(f"the handler's result is not a reply to this request: {reply!r}")
     if reply.code == OK:
         return _ok_line(name, reply.arguments, limit)
-    line = _line(name, reply.code, reply.arguments)
+    # It may be a member of an Enum, whose text is another one.
+    code = CODES[CODES.index(reply.code)]
+    line = _line(name, code, reply.arguments)
     if limit is not None and len(line) + 2 > limit:
-        return refusal(name, reply.code, reply.arguments[0], limit)
+        return refusal(name, code, reply.arguments[0], limit)
     return line
 
 
@@ -265,7 +282,7 @@ class Failures:
             trace = (type(problem), problem, traceback or problem.__traceback__)
             text = "%s from %s failed%s"
             self._log(logging.ERROR, "failure", text, name, peer, shown_arguments(line), exc_info=trace)
-            if name not in self._told and (cure := asyncio_cure(problem)):
+            if len(self._told) < _MOST_TOLD and name not in self._told and (cure := asyncio_cure(problem)):
                 self._told.add(name)
                 logger.error("%s failed, and has to be changed: %s", name, cure)
         return self.refusal(name, UNEXPECTED)

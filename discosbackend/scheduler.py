@@ -1,8 +1,9 @@
 """Scheduler: decides when a command runs and how long its client waits for it (protocol section 6).
 
-A Job is one execution of a command. It acquires its locks (for its lane, a named lock, a thread), each in order of
-arrival, then runs, then releases them. Each client that waits for the result has a time limit. Everything runs in the
-reactor's thread, except the blocking methods. handlers.py determines the locks of a command.
+A command that can run and end at once does so. Any other becomes a Job, which acquires its locks (for its lane, a named
+lock, a thread), each in order of arrival, then runs, then releases them. Each client that waits for the result has a
+time limit. Everything runs in the reactor's thread, except the blocking methods. handlers.py determines the locks of a
+command.
 """
 
 from __future__ import annotations
@@ -122,7 +123,13 @@ class Runnable(Protocol):
 
 
 class Job:
-    """One execution of a command that did not end at once, from its arrival to its end."""
+    """One execution of a command that did not end at once, from its arrival to its end.
+
+    - It waits for a lock: `begun` is None.
+    - It runs: `begun` is set. `source` is the Deferred that it waits for; None if it runs in a thread.
+    - Its thread has run for longer than its limit: `overdue`. Jobs that need its locks are refused.
+    - It is over: `done`. Its locks are released. A later result of its thread is only logged.
+    """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
 
@@ -154,16 +161,6 @@ class Job:
         return locks[self.held].holder if self.held < len(locks) else None
 
 
-def _call_in_thread(command: Runnable, values: Sequence[Any]) -> bytes:
-    """Call a blocking method. If it returns a generator, that is read in the same thread."""
-    result = command.method(*values)
-    if hasattr(type(result), "__await__"):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise TypeError(f"@blocking method of {command.name} returned {result!r}, which is never awaited")
-    return command.write(result)
-
-
 class Waiter:
     """One client that waits for the result of a job, with its time limit."""
 
@@ -174,6 +171,16 @@ class Waiter:
         self.deferred: Deferred[Any] = Deferred(lambda _: give_up(self))
         self.limit = limit
         self.deadline = None if limit is None else now + limit
+
+
+def _call_in_thread(command: Runnable, values: Sequence[Any]) -> bytes:
+    """Call a blocking method. If it returns a generator, that is read in the same thread."""
+    result = command.method(*values)
+    if hasattr(type(result), "__await__"):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"@blocking method of {command.name} returned {result!r}, which is never awaited")
+    return command.write(result)
 
 
 class Scheduler:
@@ -283,7 +290,7 @@ class Scheduler:
         return waiter.deferred
 
     def _adopt(self, command: Runnable, source: Deferred[bytes]) -> Deferred[bytes]:
-        """Make a job of a command that has begun and waits for `source`. All its locks are free."""
+        """Make a job of a command that has begun and waits for `source`. All its locks are free: run() has looked."""
         job = Job(command)
         for lock in command.locks:
             lock.holder = job
@@ -319,6 +326,7 @@ class Scheduler:
             self._pumping = False
 
     def _advance(self, job: Job) -> None:
+        """Acquire the next locks of a job, and begin it when it has all; queue it at the first that is held."""
         locks = job.command.locks
         while job.held < len(locks):
             lock = locks[job.held]

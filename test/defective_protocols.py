@@ -289,11 +289,9 @@ class OneThatDoesNotReadHoldsAllUp(DBProtocol):
         self._transport().socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         super().connectionMade()
 
-    def output_changed(self):
-        self.full = self.full or not self.output.ready
-        super().output_changed()
-
     def dataReceived(self, data):
+        for client in self.factory.connections:
+            client.full = client.full or not client.output.ready
         if self.full or not any(client.full for client in self.factory.connections):
             super().dataReceived(data)
 

@@ -13,7 +13,7 @@ from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.output import Output
 from discosbackend.protocol import DBFactory, DBProtocol
 
-from .in_memory import GREETING, Connection, Narrow, greeted, quiet
+from .in_memory import GREETING, Connection, Later, Narrow, greeted, odd, quiet
 
 
 def setUpModule() -> None:
@@ -115,6 +115,99 @@ class LineReceiverTests(unittest.TestCase):
             delimiter = b"\n"
 
         self.assertEqual(served(Newlines).ask(b"?a\r\n?b\n"), b"!a,ok\n!b,ok\n")
+
+
+class EndTests(unittest.TestCase):
+    """Ends that come in the middle of something else."""
+
+    def test_after_http_nothing_is_executed_on_any_transport(self) -> None:
+        """A transport without half-closed connections, as TLS, is closed at once, but may still deliver bytes."""
+        for half_close in (False, True):
+            with self.subTest(half_close):
+                connection = served(Remembers)
+                protocol: Any = connection.protocol
+                self.assertRegex(connection.ask(b"POST / HTTP/1.1\r\n"), rb"^!undefined,invalid,[^\r]*\r\n$")
+                self.assertTrue(connection.transport.disconnecting)
+                if half_close:
+                    connection.half_close()
+                connection.transport.disconnecting = False
+                self.assertEqual(connection.ask(b"\r\n?start\r\n"), b"")
+                self.assertEqual(protocol.lines, [b"POST / HTTP/1.1"])
+
+    def test_nothing_is_closed_inside_a_write(self) -> None:
+        """TLS would send again what it is about to send."""
+
+        class Strict(Narrow):
+            writing = False
+
+            def write(self, data: bytes) -> None:
+                self.writing = True
+                super().write(data)
+                self.writing = False
+
+            def loseConnection(self) -> None:
+                assert not self.writing
+                super().loseConnection()
+
+        connection = served(DBProtocol, Strict())
+        requests = b"?a,%s\r\n" % (b"x" * 300)
+        replies = connection.ask(requests + b"GET / HTTP/1.1\r\n")
+        self.assertEqual(replies.count(b"\n"), 2)
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_lost_while_it_was_paused(self) -> None:
+        for stop in (False, True):
+            with self.subTest(stop=stop):
+                connection = served(Remembers)
+                protocol: Any = connection.protocol
+                protocol.pauseProducing()
+                connection.send(b"?a\r\n?b\r\n")
+                if stop:
+                    protocol.stopProducing()
+                connection.lose()
+                connection.clock.advance(0)
+                self.assertEqual(protocol.lines, [] if stop else [b"?a", b"?b"])
+                self.assertEqual(connection.factory.connections, set())
+
+    def test_a_line_that_arrives_inside_another(self) -> None:
+        """A backend's method that runs the reactor."""
+
+        class Nested(Remembers):
+            def lineReceived(self, line: bytes) -> None:
+                if line == b"?a":
+                    self.dataReceived(b"?d\r\n")
+                super().lineReceived(line)
+
+        replies = served(Nested).ask(b"?a\r\n?b\r\n?c\r\n")
+        self.assertEqual(replies, b"!a,ok\r\n!b,ok\r\n!c,ok\r\n!d,ok\r\n")
+        self.assertEqual(served(Nested).ask(b"?a\r\n"), b"!a,ok\r\n!d,ok\r\n")
+
+    def test_a_connection_that_is_closed_by_a_method(self) -> None:
+        class Closes(Remembers):
+            def lineReceived(self, line: bytes) -> None:
+                super().lineReceived(line)
+                if line == b"?b":
+                    self.close()
+
+        connection = served(Closes)
+        self.assertEqual(connection.ask(b"?a\r\n?b\r\n?c\r\n"), b"!a,ok\r\n!b,ok\r\n!c,ok\r\n")
+
+    def test_a_reply_that_cannot_be_sent_later(self) -> None:
+        """An overridden sendLine() that raises: the later replies must not be taken for this one."""
+
+        class Fails(DBProtocol):
+            def sendLine(self, line: bytes) -> None:
+                if line.startswith(b"!odd"):
+                    raise RuntimeError("no")
+                super().sendLine(line)
+
+        later = Later()
+        factory = DBFactory(odd(later), reactor=Clock())
+        factory.protocol = Fails
+        connection = greeted(factory)
+        self.assertEqual(connection.ask(b"?odd\r\n?b\r\n"), b"")
+        later.end()
+        self.assertTrue(connection.transport.disconnected)
 
 
 class OutputTests(unittest.TestCase):

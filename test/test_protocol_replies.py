@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import unittest
 from collections.abc import Callable, Generator
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -442,23 +444,73 @@ class OwnHandleTests(unittest.TestCase):
             b"!get-configuration,fail,%s\r\n" % GENERIC,
         )
 
-    def test_a_wrong_result_of_execute(self) -> None:
-        class Own(Handler):
-            """Answers without handle(), and forgets what a line is."""
+    def test_a_method_with_the_name_execute_is_not_called(self) -> None:
+        """Only handle() is what a handler of the original package has to have."""
 
-            def __init__(self, result: Any) -> None:
-                self.result = result
-
-            def execute(self, name: str, arguments: Any) -> Any:
-                return self.result
+        class Original:
+            """Not derived from Handler."""
 
             def handle(self, message: Message) -> Message:
+                return ok(message, "mine")
+
+            def execute(self) -> None:
                 raise AssertionError
 
-        for result in ("!x,ok", None, ["x"], succeed(None), succeed("!x,ok")):
-            with self.subTest(result):
-                self.assertEqual(greeted(Own(result)).ask(b"?x\r\n"), b"!x,fail,%s\r\n" % GENERIC)
-        self.assertEqual(greeted(Own(b"!x,ok,1")).ask(b"?x\r\n"), b"!x,ok,1\r\n")
+            def start(self) -> None:
+                """Nothing."""
+
+            stop = start
+
+        class Derived(DBProtocolHandler):
+            """Has a helper of this name."""
+
+            def execute(self) -> None:  # type: ignore[override]
+                raise AssertionError
+
+        self.assertEqual(greeted(DBFactory(Original(), reactor=Clock())).ask(b"?x\r\n"), b"!x,ok,mine\r\n")  # type: ignore[arg-type]
+        self.assertEqual(greeted(Derived(self.Meter())).ask(b"?get-configuration\r\n"), b"!get-configuration,ok,TP\r\n")
+
+    def test_one_around_another_is_asked_itself(self) -> None:
+        class Recording:
+            """Passes on everything but handle()."""
+
+            def __init__(self, inner: Handler) -> None:
+                self.inner = inner
+                self.asked: list[str] = []
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.inner, name)
+
+            def handle(self, message: Message) -> Any:
+                self.asked.append(message.name)
+                return self.inner.handle(message)
+
+        proxy: Any = Recording(DBProtocolHandler(self.Meter()))
+        self.assertEqual(greeted(DBFactory(proxy, reactor=Clock())).ask(self.REQUESTS).count(b"\n"), 3)
+        self.assertEqual(proxy.asked, ["get-configuration", "get-configuration", "nope"])
+
+    def test_a_class_that_is_changed_later(self) -> None:
+        class Late(DBProtocolHandler):
+            """Gets its handle() after the class statement."""
+
+        with mock.patch.object(Late, "handle", lambda self, message: ok(message, "late")):
+            self.assertEqual(greeted(Late(self.Meter())).ask(b"?x\r\n"), b"!x,ok,late\r\n")
+
+    def test_a_code_of_an_enum(self) -> None:
+        class Code(str, enum.Enum):
+            """Text that formats as something else."""
+
+            FAIL = "fail"
+
+        for reason in ("why", "r" * 600):
+            handler = Scripted(
+                lambda message, reason=reason: Message(  # type: ignore[misc]
+                    message_type=REPLY, name=message.name, code=Code.FAIL, arguments=[reason]
+                )
+            )
+            reply = greeted(handler).ask(b"?a\r\n?b\r\n")
+            pattern = rb"^!a,fail,%s\w*\r\n!b,fail,%s\w*\r\n$" % ((reason[:1].encode(),) * 2)
+            self.assertRegex(reply, pattern)
 
     def test_both_ways_say_the_same(self) -> None:
         class ByMessage(DBProtocolHandler):

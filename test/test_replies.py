@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from discosbackend.commands import COMMANDS, Command, Field
 from discosbackend.errors import GrammarException, ReplyTooLong, UnsendableError
 from discosbackend.grammar import OK, parse_message, write_reply
+from discosbackend.handlers import Handler
 from discosbackend.replies import ReplyWriter, reason_in, refusal
 from discosbackend.ticks import Ticks
 from discosbackend.values import TYPES, texts
@@ -62,6 +63,13 @@ def slowly(row: Command, result: Any, limit: int | None) -> bytes:
     return line
 
 
+def limited(reply_limit: int | None) -> Handler:
+    """A handler with this limit."""
+    handler = Handler()
+    handler.reply_limit = reply_limit
+    return handler
+
+
 def outcome(function: Any, *arguments: Any) -> Any:
     """What a function returns, or the type of what it raises."""
     try:
@@ -79,7 +87,7 @@ class ReplyWriterTests(unittest.TestCase):
     @example(Command("get-x", reply=(Field("f", "float"),)), math.nan, None)
     @example(Command("get-x", reply=(Field("f", "integer"),)), 10**5000, None)
     def test_as_the_grammar_has_it(self, row: Command, result: Any, limit: int | None) -> None:
-        found = outcome(ReplyWriter(row, limit), result)
+        found = outcome(ReplyWriter(row, limited(limit)), result)
         self.assertEqual(found, outcome(slowly, row, result, limit))
         if isinstance(found, bytes):
             message = parse_message(found.decode("latin-1"))
@@ -89,11 +97,24 @@ class ReplyWriterTests(unittest.TestCase):
     def test_the_edge_of_the_limit(self) -> None:
         row = Command("get-x", reply=(Field("f", "text"),))
         length = 128 - len("!get-x,ok,\r\n")
-        write = ReplyWriter(row, 128)
+        write = ReplyWriter(row, limited(128))
         for text in ("x" * length, "x" * (length - 2) + "\\"):
             with self.subTest(text):
                 self.assertEqual(len(write(text)), 126)
                 self.assertRaises(ReplyTooLong, write, "x" + text)
+
+    def test_another_limit_later(self) -> None:
+        handler = limited(128)
+        write = ReplyWriter(Command("get-x", reply=(Field("f", "text"),)), handler)
+        self.assertRaises(ReplyTooLong, write, "x" * 200)
+        handler.reply_limit = 300
+        self.assertEqual(len(write("x" * 200)), 210)
+
+    def test_without_a_limit_there_is_still_one(self) -> None:
+        write = ReplyWriter(Command("get-x", reply=(Field("f", "text", repeated=True),)), limited(None))
+        self.assertEqual(len(write(["x" * 2**17])), 2**17 + 10)
+        for result in ("x" * 2**21, ["x" * 10] * 2**18):
+            self.assertRaises(ReplyTooLong, write, result)
 
     def test_no_text_is_converted_twice(self) -> None:
         """The usual replies need values.texts() as little as the grammar: a test that the short way is taken at all."""
@@ -105,7 +126,7 @@ class ReplyWriterTests(unittest.TestCase):
             ("set-integration", None, b"!set-integration,ok"),
         ):
             with self.subTest(name), mock.patch("discosbackend.replies.texts") as slow:
-                self.assertEqual(ReplyWriter(COMMANDS[name], 511)(result), wanted)
+                self.assertEqual(ReplyWriter(COMMANDS[name], limited(511))(result), wanted)
                 slow.assert_not_called()
 
 

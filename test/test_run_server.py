@@ -15,7 +15,7 @@ import textwrap
 import time
 import unittest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from discosbackend import Acquisition, Backend, DBProtocolHandler, Ticks, blocking, command, reactors, run_server
@@ -228,7 +228,13 @@ class MultiprocessingTests(unittest.TestCase):
         for _ in range(30):
             for connection in connections:
                 began = time.monotonic()
-                self.assertEqual(ask(connection, b"?get-rms"), [b"!get-rms,ok,1.5\r\n"])
+                replies = ask(connection, b"?get-rms")
+                if replies != [b"!get-rms,ok,1.5\r\n"]:
+                    # Seen once in many runs, on Python 3.13: the stacks of its threads say where it hangs.
+                    for process, _ in started:
+                        os.kill(cast(int, process.pid), signal.SIGABRT)
+                        process.join(PATIENCE)
+                    self.fail(f"{replies!r}: see the stacks in the output")
                 took.append(time.monotonic() - began)
         took.sort()
         # With a shared reactor, about every third wake-up goes to another process, and the reply is up to 1 s late.

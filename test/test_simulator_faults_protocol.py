@@ -335,6 +335,31 @@ class DropTests(unittest.TestCase):
         self.assertFalse(protocol_of(connection).busy)
 
 
+class StopTests(unittest.TestCase):
+    def test_a_client_that_does_not_read_a_late_reply_does_not_keep_the_server(self) -> None:
+        transport = Narrow()
+        connection = greeted(factory_of(Fault(kind="late", seconds=100, command="l", nth=1)), transport)
+        connection.send(b"".join(b"?a,%s\r\n" % (b"y" * 100) for _ in range(3)) + b"?l\r\n")
+        connection.clock.advance(0)
+        connection.send(b"?b\r\n?c\r\n?d\r\n?e\r\n")
+        finished: list[object] = []
+        connection.factory.finish(5).addBoth(finished.append)
+        connection.clock.pump([5.0, 0.0])
+        self.assertEqual(finished, [None])
+        self.assertEqual(connection.received().count(b"\n"), 8)
+
+    def test_a_restart_ends_a_pause_of_each_connection(self) -> None:
+        connection = greeted(factory_of())
+        factory = protocol_of(connection).factory
+        factory.pause()
+        factory.restart(1.0)
+        connection.clock.pump([0.0, 0.0])
+        connection.send(b"?a\r\n")
+        connection.lose()
+        connection.clock.pump([0.0, 0.0])
+        self.assertEqual(factory.connections, set())
+
+
 class UnaffectedTests(unittest.TestCase):
     """Nothing armed: as without any of this."""
 

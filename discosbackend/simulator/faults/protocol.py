@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from discosbackend.handlers import Handler
@@ -104,9 +105,10 @@ class FaultyOutput(Output):
     A reply that has to wait is queued, and all replies after it, so that their order is kept.
     """
 
+    _connection: FaultyProtocol
+
     def __init__(self, connection: FaultyProtocol) -> None:
         super().__init__(connection)
-        self._protocol = connection
         self._outbox: deque[FaultyReply] = deque()
         self._weight = 0
         self._timer: Any = None
@@ -123,7 +125,7 @@ class FaultyOutput(Output):
 
     def begin(self, transport: Any) -> None:
         """Send to this transport; while the server is paused, later."""
-        self._diverted = self._protocol.factory.paused
+        self._diverted = self._connection.factory.paused
         super().begin(transport)
 
     def lost(self) -> None:
@@ -136,7 +138,7 @@ class FaultyOutput(Output):
 
     def send(self, line: bytes) -> None:
         """Send a reply, with the faults that apply to it."""
-        factory = self._protocol.factory
+        factory = self._connection.factory
         if not self._diverted and not factory.faults.on_replies:
             super().send(line)
             return
@@ -167,8 +169,8 @@ class FaultyOutput(Output):
 
     def _pump(self) -> None:
         """Send the queued replies that are due, in order, and set a timer for the next one."""
-        now = self._protocol.factory.reactor.seconds()
-        while self._outbox and self._timer is None and not self._protocol.factory.paused:
+        now = self._connection.factory.reactor.seconds()
+        while self._outbox and self._timer is None and not self._connection.factory.paused:
             held = self._outbox[0]
             if held.swaps or held.due > now:
                 due = held.due + (_SWAP_PATIENCE if held.swaps else 0.0)
@@ -180,7 +182,9 @@ class FaultyOutput(Output):
                 self._emit(held)
                 if held.drops:
                     self.drop()
-        self._diverted = self._dropped or self._protocol.factory.paused or self._timer is not None or bool(self._outbox)
+        self._diverted = (
+            self._dropped or self._connection.factory.paused or self._timer is not None or bool(self._outbox)
+        )
 
     def _emit(self, held: FaultyReply) -> None:
         self._weight -= len(held.data)
@@ -194,7 +198,7 @@ class FaultyOutput(Output):
 
     def _next_byte(self, held: FaultyReply) -> None:
         """Send one byte. The data after the last byte is delayed too."""
-        if not self._protocol.factory.paused:
+        if not self._connection.factory.paused:
             self.write(held.data[:1])
             held.data = held.data[1:]
             self._weight -= 1
@@ -208,10 +212,10 @@ class FaultyOutput(Output):
         self._timer = None
         self._pump()
         self._update()
-        self._protocol.output_changed()
+        self._connection.output_changed()
 
     def _wait(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
-        self._timer = self._protocol.factory.reactor.callLater(seconds, function, *args)
+        self._timer = self._connection.factory.reactor.callLater(seconds, function, *args)
 
     def _stop_waiting(self) -> None:
         timer, self._timer = self._timer, None
@@ -219,8 +223,9 @@ class FaultyOutput(Output):
             timer.cancel()
 
     def flush(self) -> None:
-        """Write all queued replies now, without further delay."""
+        """Write all queued replies now, without further delay, also for a client that does not read."""
         self._stop_waiting()
+        self._unread = False
         while self._outbox and not self._dropped:
             held = self._outbox.popleft()
             self._emit(held)
@@ -231,12 +236,7 @@ class FaultyOutput(Output):
     def drop(self) -> None:
         """Discard the queued replies, and close the connection once the written data is sent."""
         self._mute()
-        # What this turn has sent so far comes before the end.
-        in_turn = self.in_turn
-        self.end_turn()
-        self._protocol.close()
-        if in_turn:
-            self.begin_turn()
+        self._connection.close()
         # No further reply is sent, so a client that does not read must not stop the execution of its requests.
         self._unread = False
         self._update()
@@ -254,11 +254,11 @@ class FaultyOutput(Output):
     # -- whether requests may be executed -------------------------------------------------------------
 
     def _update(self) -> None:
-        factory = self._protocol.factory
+        factory = self._connection.factory
         ready = not self._unread and (self._weight <= _OUTBOX_LIMIT or factory.stopping)
-        if ready != self.ready:
-            self.ready = ready
-            self._protocol.output_changed()
+        changed, self.ready = ready != self.ready, ready
+        if changed and ready:
+            self._connection.output_changed()
 
     def pauseProducing(self) -> None:
         """Twisted's hook: the transport's buffer is full, because the client does not read."""
@@ -278,7 +278,7 @@ class FaultyOutput(Output):
         """End a pause: send the replies that are due."""
         self._pump()
         self._update()
-        self._protocol.output_changed()
+        self._connection.output_changed()
 
 
 class FaultyProtocol(DBProtocol):
@@ -294,6 +294,11 @@ class FaultyProtocol(DBProtocol):
         if self.factory.paused:
             self.freeze()
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is lost. While the server is paused, what was received is not executed."""
+        super().connectionLost(reason)
+        self.paused = self.factory.paused
+
     def freeze(self) -> None:
         """Begin a pause: execute no requests and send no replies."""
         self.output.hold()
@@ -307,8 +312,8 @@ class FaultyProtocol(DBProtocol):
     def cut_off(self) -> Deferred[Any] | None:
         """Close the connection and discard the received requests. Return the Deferred of a pending request, or None."""
         source = self.discard()
-        if self.connected:
-            self.output.drop()
+        self.paused = False
+        self.output.drop()
         self.output_changed()
         return source
 
