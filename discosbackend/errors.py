@@ -19,7 +19,13 @@ __all__ = [
     "RequestFailed",
     "RequestInvalid",
     "UnsendableError",
+    "reason_of",
 ]
+
+
+def reason_of(problem: OSError) -> str:
+    """Return the reason of an OSError in words, without its number and its path."""
+    return problem.strerror or str(problem) or type(problem).__name__
 
 
 class GrammarException(Exception):

@@ -30,6 +30,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
+from discosbackend.errors import reason_of
 from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
@@ -262,7 +263,7 @@ def _check_handed_over(endpoint: Any) -> None:
         given = socket.socket(fileno=descriptor)
     except OSError as problem:
         os.close(descriptor)
-        raise ValueError(f"systemd has handed over no socket: {problem.strerror}") from problem
+        raise ValueError(f"systemd has handed over no socket: {reason_of(problem)}") from problem
     with given:
         if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket from systemd does not listen for connections: use ListenStream in its unit")

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from discosbackend.errors import reason_of
+
 __all__ = ["did_you_mean", "read_toml"]
 
 
@@ -41,7 +43,7 @@ def read_toml(path: Readable | Path, what: str, error: type[Exception]) -> dict[
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as problem:
-        raise error(f"{what}: {problem.strerror or problem}") from None
+        raise error(f"{what}: {reason_of(problem)}") from None
     except (ValueError, RecursionError) as problem:
         raise error(f"{what} is no TOML file: {problem}") from None
 

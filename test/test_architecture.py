@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import discosbackend
+from discosbackend.errors import reason_of
 
 from .serving import ROOT
 from .settings import PATIENCE
@@ -305,6 +308,24 @@ class RequirementsTests(unittest.TestCase):
         """CI makes `==` of `>=` and runs the tests with these versions."""
         for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
             self.assertRegex(line, r"\A[A-Za-z][A-Za-z.-]*>=[0-9]+(\.[0-9]+)+\Z")
+
+
+class OneWayTests(unittest.TestCase):
+    """What is decided in one place."""
+
+    def test_the_reason_of_an_oserror(self) -> None:
+        for problem, reason in (
+            (OSError(errno.ENOENT, os.strerror(errno.ENOENT), "/x"), "No such file or directory"),
+            (OSError("no number"), "no number"),
+            (TimeoutError(), "TimeoutError"),
+        ):
+            self.assertEqual(reason_of(problem), reason)
+        found = {
+            path.relative_to(PACKAGE).as_posix()
+            for path in PACKAGE.rglob("*.py")
+            if "problem.strerror" in path.read_text(encoding="utf-8")
+        }
+        self.assertEqual(found, {"errors.py"})
 
 
 if __name__ == "__main__":

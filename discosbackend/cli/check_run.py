@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import NamedTuple, Self, TextIO
 from unittest import SkipTest
 
+from discosbackend.errors import reason_of
 from discosbackend.log import address_text
 from discosbackend.signals import INTERRUPTED, heard, kept
 from discosbackend.testing.case_context import CaseContext, request_line
@@ -328,7 +329,7 @@ class _ReportFile:
                     pass
         except OSError as problem:
             self._part.unlink(missing_ok=True)
-            raise CannotCheck(f"cannot write {self.path}: {problem.strerror}") from None
+            raise CannotCheck(f"cannot write {self.path}: {reason_of(problem)}") from None
         return self
 
     def __exit__(
@@ -343,6 +344,6 @@ class _ReportFile:
             self._part.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(self._part, self.path)
         except OSError as problem:
-            say(f"cannot write {self.path}: {problem.strerror}\n", sys.stderr)
+            say(f"cannot write {self.path}: {reason_of(problem)}\n", sys.stderr)
             return False
         return True

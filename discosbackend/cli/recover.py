@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from discosbackend._version import __protocol_version__, __version__
+from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr, printable
 from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.errors import RecordingError
@@ -134,7 +135,7 @@ def _recordings(folder: Path) -> list[Path]:
         folder = folder.absolute() if folder.name else folder.resolve()
         return recordings_in(folder) if is_gone(folder) else [folder]
     except OSError as problem:
-        raise _CannotRecover(f"{folder} cannot be read: {(problem.strerror or str(problem)).lower()}") from None
+        raise _CannotRecover(f"{folder} cannot be read: {reason_of(problem).lower()}") from None
 
 
 def _check_output(output: Path, folders: Sequence[Path]) -> None:
@@ -153,7 +154,7 @@ def _say(*lines: str) -> bool:
     try:
         write_result("".join(f"{printable(line)}\n" for line in lines))
     except OSError as problem:
-        logger.warning("cannot write to standard output: %s", problem.strerror)
+        logger.warning("cannot write to standard output: %s", reason_of(problem))
         return False
     return True
 

@@ -20,6 +20,7 @@ from discosbackend import ticks
 from discosbackend._version import __protocol_version__, __version__
 from discosbackend.cli.own_backend import CannotServe, in_one_line, load
 from discosbackend.cli.simulator_options import add_options, misplaced
+from discosbackend.errors import reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         try:
             write_result(listing(parser, options))
         except OSError as problem:
-            parser.exit(1, f"{parser.prog}: cannot write to standard output: {problem.strerror}\n")
+            parser.exit(1, f"{parser.prog}: cannot write to standard output: {reason_of(problem)}\n")
         sys.exit(0)
     if options.backend is not None and (wrong := misplaced(options)):
         parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from discosbackend._version import __version__
 from discosbackend.cli.argument_types import positive_seconds
-from discosbackend.errors import Interrupted
+from discosbackend.errors import Interrupted, reason_of
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.control.client import SimulatorControl, control_address
@@ -135,4 +135,4 @@ def _say(text: str) -> None:
     try:
         write_result(text)
     except OSError as problem:
-        raise ControlError(f"cannot write the answer to standard output: {problem.strerror}") from problem
+        raise ControlError(f"cannot write the answer to standard output: {reason_of(problem)}") from problem

@@ -14,6 +14,7 @@ from discosbackend.errors import (
     GrammarException,
     Interrupted,
     NoReply,
+    reason_of,
 )
 from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, named_in, parse_message
 from discosbackend.line_socket import checked_wait
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         write_result(f"{printable(str(reply))}\n")
     except OSError as problem:
-        parser.exit(1, _CANNOT_WRITE.format(parser.prog, request.name, problem.strerror))
+        parser.exit(1, _CANNOT_WRITE.format(parser.prog, request.name, reason_of(problem)))
     sys.exit(0 if reply.code == OK else 1)
 
 

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
+from discosbackend.errors import reason_of
 from discosbackend.line_socket import LineSocket, checked_wait
 from discosbackend.log import address_text
 from discosbackend.simulator.control.operations import OPERATIONS
@@ -81,7 +82,7 @@ class SimulatorControl:
             connection.connect(where)
         except OSError as problem:
             self.close()
-            reason = problem.strerror or str(problem)
+            reason = reason_of(problem)
             raise ControlError(
                 f"nothing is controlled at {self.address}: {reason}: was the server started with --control?"
             ) from problem
@@ -317,7 +318,7 @@ class SimulatorControl:
                 if closed_meanwhile and isinstance(problem, (OSError, ControlError)):
                     raise ControlError(f"the connection to {self.address} was closed before the answer came") from None
                 if isinstance(problem, OSError):
-                    reason = problem.strerror or str(problem)
+                    reason = reason_of(problem)
                     raise ControlError(f"connection to {self.address} lost: {reason}") from problem
                 raise
 

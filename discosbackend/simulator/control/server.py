@@ -22,6 +22,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from discosbackend.errors import reason_of
 from discosbackend.log import address_text
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.simulator.control.client import control_address
@@ -299,5 +300,5 @@ def _remove_stale_socket(path: Path) -> None:
             # A running server whose queue of connections is full.
             pass
         except OSError as problem:
-            raise ControlError(f"control cannot listen on {path}: {problem.strerror}") from problem
+            raise ControlError(f"control cannot listen on {path}: {reason_of(problem)}") from problem
     raise ControlError(f"control cannot listen on {path}: another server is controlled there")

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
+from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr
 from discosbackend.signals import ENDING, heard, kept
 from discosbackend.simulator.errors import RecordingError
@@ -336,7 +337,7 @@ def _refusal(problem: OSError, output: Path) -> str:
 
 
 def _reason(problem: OSError) -> str:
-    return (problem.strerror or str(problem)).lower()
+    return reason_of(problem).lower()
 
 
 # -- the program --------------------------------------------------------------------------------------

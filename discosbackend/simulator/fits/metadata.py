@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from discosbackend.errors import reason_of
 from discosbackend.simulator.errors import MetadataError, RecordingError
 from discosbackend.simulator.fits.layout import (
     Layout,
@@ -125,7 +126,7 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
         # Parse the bytes that were read, as the file may have been replaced meanwhile.
         return _merged(recorded, _read(path))
     except OSError as problem:
-        reason = problem.strerror or str(problem)
+        reason = reason_of(problem)
         raise RecordingError(f"metadata file cannot be read: {reason.lower()}: {str(path)!a}") from None
     except MetadataError as problem:
         raise RecordingError(f"metadata file {problem}: {str(path)!a}") from None

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args, get_origin, get_type_hints
 
+from discosbackend.errors import reason_of
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Channel, Comb, Receiver, Response, Setup
 from discosbackend.simulator.signal.sky import Sky, source_of
@@ -262,7 +263,7 @@ class RecordingReader:
         try:
             self._file = open_regular(self.folder / _DUMPS, os.O_RDONLY)
         except OSError as problem:
-            raise RecordingError(f"{self.folder}: {_DUMPS} cannot be read: {problem.strerror}") from None
+            raise RecordingError(f"{self.folder}: {_DUMPS} cannot be read: {reason_of(problem)}") from None
         try:
             try:
                 if self._hold:
@@ -439,7 +440,7 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise
     except OSError as problem:
-        reason = problem.strerror or str(problem)
+        reason = reason_of(problem)
         raise RecordingError(f"{path.parent}: {path.name} cannot be read: {reason}") from None
     except (ValueError, RecursionError):
         raise RecordingError(f"{path.parent}: {path.name} cannot be read: it is no JSON") from None

@@ -9,6 +9,7 @@ import os
 import posixpath
 from pathlib import Path
 
+from discosbackend.errors import reason_of
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import FILE_NAMES, HEADER, is_recording
 
@@ -149,7 +150,7 @@ def _real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except OSError as problem:
         # A link was removed or replaced after it was found.
-        reason = (problem.strerror or str(problem)).lower()
+        reason = reason_of(problem).lower()
         raise RecordingError(f"path cannot be resolved: {reason}: {str(path)!a}") from None
 
 
@@ -160,6 +161,6 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
+        reason = reason_of(problem).lower()
         raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
     return True

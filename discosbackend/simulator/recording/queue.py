@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from discosbackend.errors import BackendError
+from discosbackend.errors import BackendError, reason_of
 from discosbackend.grammar import plain
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Setup
@@ -94,7 +94,7 @@ class RecordingQueue:
             left = recordings_in(data)
         except OSError as problem:
             logger.warning(
-                "recordings of an earlier run cannot be looked for: %s cannot be listed: %s", data, problem.strerror
+                "recordings of an earlier run cannot be looked for: %s cannot be listed: %s", data, reason_of(problem)
             )
             left = []
         if left:
@@ -331,4 +331,4 @@ def _for_client(text: str) -> str:
 
 
 def _reason(problem: OSError) -> str:
-    return (problem.strerror or str(problem)).lower()
+    return reason_of(problem).lower()
