@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.load import ask, connect
 from benchmarks.presets import Preset
 from benchmarks.servers import ROOT, Companion, NotMeasured, Server
-from benchmarks.table import Row, at_most, median, time_text
+from benchmarks.table import Row, at_most, columns, median, time_text
 from discosbackend.cli.check_run import NO_PASS
 
 __all__ = ["INSTRUMENTS", "Tally", "check_on", "conformance", "main", "server_of"]
@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = dict(zip(servers, tallies, strict=True))
         except (NotMeasured, OSError, subprocess.TimeoutExpired) as problem:
             sys.exit(f"not measured: {problem}")
-    for row in _rows(found):
-        print("  ".join(cell.rjust(12) for cell in row))
+    rows = list(_rows(found))
+    print(*columns(rows, "l" + "r" * (len(rows[0]) - 1)), sep="\n")
     wrong = [text for tally in found.values() for text in tally.wrong]
     print(*wrong[:20], f"{len(wrong)} wrong" if wrong else "nothing is wrong", sep="\n")
     return 1 if wrong else 0

@@ -23,7 +23,7 @@ from typing import IO
 from benchmarks.client_profiles import PROFILES, Client, Soak, clients
 from benchmarks.load import ask, connect
 from benchmarks.servers import NotMeasured, Server
-from benchmarks.table import quantile
+from benchmarks.table import columns, markdown_columns, quantile
 
 __all__ = ["Health", "Report", "complaints", "main"]
 
@@ -198,18 +198,6 @@ def _kib(size: int) -> str:
     return f"{size // 1024:,} KiB"
 
 
-def _as_text(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join([row[0].ljust(widths[0]), *cells])
-
-
-def _as_markdown(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    for row in (rows[0], ("---", *["---:"] * (len(rows[0]) - 1)), *rows[1:]):
-        yield f"| {' | '.join(row)} |"
-
-
 def complaints(log: IO[bytes]) -> list[str]:
     """Return the lines of a log above WARNING, and those that are no log lines, such as tracebacks."""
     log.seek(0)
@@ -278,9 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"not measured: {problem}")
     except asyncio.CancelledError:
         sys.exit("interrupted")
-    show = _as_markdown if options.markdown else _as_text
-    for table in (report.profiles(), report.figures()):
-        print(*show(list(table)), "", sep="\n")
+    show = markdown_columns if options.markdown else columns
+    for table in (list(report.profiles()), list(report.figures())):
+        print(*show(table, "l" + "r" * (len(table[0]) - 1)), "", sep="\n")
     for example in report.examples():
         print(example)
     wrong = report.wrong()

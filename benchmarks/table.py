@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 __all__ = ["Goal", "Row", "Show", "Table", "against", "at_least", "at_most", "bytes_text", "markdown"]
-__all__ += ["median", "number_text", "quantile", "rate_text", "ratio", "text", "time_text"]
+__all__ += [
+    "columns",
+    "markdown_columns",
+    "median",
+    "number_text",
+    "quantile",
+    "rate_text",
+    "ratio",
+    "text",
+    "time_text",
+]
 
 _HEADINGS = ("figure", "ours", "limit", "compared", "goal", "verdict")
 
@@ -111,21 +121,36 @@ def _cells(row: Row) -> tuple[str, ...]:
 def text(table: Table) -> str:
     """Format the table for a terminal: the name of each measurement, followed by its rows."""
     everything = [_HEADINGS, *(_cells(row) for rows in table.values() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
-
-    def line(cells: tuple[str, ...]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"  {'  '.join(padded)}".rstrip()
-
-    lines = [line(_HEADINGS)]
+    laid_out = iter(columns(everything, "l" * len(_HEADINGS)))
+    lines = [f"  {next(laid_out)}"]
     for what, rows in table.items():
-        lines += ["", what, *(line(_cells(row)) for row in rows)]
+        lines += ["", what, *(f"  {next(laid_out)}" for _ in rows)]
     return "\n".join(lines) + "\n"
 
 
 def markdown(table: Table) -> str:
     """Format the table in Markdown: the name of a measurement is in the first of its rows."""
-    lines = [("what", *_HEADINGS), ("---",) * (len(_HEADINGS) + 1)]
+    lines: list[tuple[str, ...]] = [("what", *_HEADINGS)]
     for what, rows in table.items():
         lines += [(what if number == 0 else "", *_cells(row)) for number, row in enumerate(rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"{line}\n" for line in markdown_columns(lines, "l" * (len(_HEADINGS) + 1)))
+
+
+def columns(rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
+    """Yield rows of cells as lines in which each column has one width.
+
+    `sides` has a letter for each column: "l" for cells at the left side of the column, "r" for the right side.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [
+            cell.rjust(width) if side == "r" else cell.ljust(width)
+            for cell, width, side in zip(row, widths, sides, strict=True)
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def markdown_columns(rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
+    """Yield rows of cells as the lines of a Markdown table. The first row is its head. `sides` is as for columns()."""
+    for row in (rows[0], ["---:" if side == "r" else "---" for side in sides], *rows[1:]):
+        yield f"| {' | '.join(row)} |"
