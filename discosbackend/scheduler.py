@@ -79,7 +79,9 @@ class Worker:
 
     def do(self, call: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Call `call` in the thread, then `done` with its result or a Failure, in the same thread."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
+            # The first call, or the first one after a fork: a thread of the parent process is not in the child.
+            self._calls = SimpleQueue()
             # A daemon, because a call that never returns must not prevent the server from exiting.
             thread = threading.Thread(target=_work, args=(self._calls,), name=f"discos-{self._name}", daemon=True)
             thread.start()
@@ -102,7 +104,10 @@ def _work(calls: SimpleQueue[WorkItem | None]) -> None:
             outcome = call()
         except BaseException:  # noqa: BLE001  # the client needs its answer
             outcome = Failure()
-        done(outcome)
+        try:
+            done(outcome)
+        except BaseException:  # the thread must remain, for the calls that follow
+            logger.exception("a thread could not give its result to the reactor: its client gets a time limit's reply")
 
 
 class Runnable(Protocol):

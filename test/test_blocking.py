@@ -7,8 +7,12 @@ test drains the reactor: nothing sleeps, and nothing depends on who is faster.
 from __future__ import annotations
 
 import gc
+import os
+import select
+import signal
 import threading
 import unittest
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -323,6 +327,48 @@ class WorkerTests(unittest.TestCase):
         worker.end()
         self.assertEqual((outcomes[0], outcomes[2]), ("result", "and on"))
         self.assertIsInstance(outcomes[1].value, SystemExit)
+
+    def test_a_result_that_cannot_be_given(self) -> None:
+        """As to a reactor that is going away: the calls that follow are made all the same."""
+        done: Any = FakeReactor()
+        worker = Worker("test")
+        self.addCleanup(worker.end)
+
+        def refuse(outcome: Any) -> None:
+            raise OSError(9, "Bad file descriptor")
+
+        with self.assertLogs("discosbackend.scheduler", "ERROR") as logs:
+            worker.do(lambda: "lost", refuse)
+            outcomes: list[Any] = []
+            worker.do(lambda: "result", lambda outcome: done.callFromThread(outcomes.append, outcome))
+            done.drain()
+        self.assertEqual(outcomes, ["result"])
+        self.assertIn("could not give its result", logs.output[0])
+
+    def test_after_a_fork(self) -> None:
+        """The child has the object, but not the thread."""
+        worker = Worker("test")
+        self.addCleanup(worker.end)
+        called = threading.Event()
+        worker.do(called.set, lambda outcome: None)
+        self.assertTrue(called.wait(PATIENCE))
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():
+            # Python warns of a fork beside threads. It is what is tested.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                worker.do(lambda: b"result", lambda outcome: os.write(writing, outcome))
+                threading.Event().wait(PATIENCE)
+            finally:
+                os._exit(1)
+        self.addCleanup(os.waitpid, child, 0)
+        self.addCleanup(os.kill, child, signal.SIGKILL)
+        self.addCleanup(os.close, reading)
+        os.close(writing)
+        self.assertEqual(select.select([reading], [], [], PATIENCE)[0], [reading])
+        self.assertEqual(os.read(reading, 100), b"result")
 
 
 class LaneTests(BlockingTestCase):
