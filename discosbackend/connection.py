@@ -252,8 +252,8 @@ class DBProtocol(LineReceiver):
         self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
-        """Close the connection. The lines that were received are forgotten."""
-        self.paused = True
+        """Close the connection. What was received is forgotten, and what may still arrive is discarded."""
+        self.paused = self._refusing = True
         self._lines, self._at, self._backlog = (), 0, 0
         self.close()
 
@@ -290,6 +290,9 @@ class DBProtocol(LineReceiver):
     def clearLineBuffer(self) -> bytes:
         """Forget the incomplete line, and return it."""
         rest, self._splitter = self._splitter.rest, LineSplitter(self.MAX_LENGTH)
+        if self._cr_timer is not None:
+            self._cr_timer.cancel()
+            self._cr_timer = None
         return rest
 
     # -- a CR that ends no line -----------------------------------------------------------------------
@@ -471,7 +474,7 @@ class DBProtocol(LineReceiver):
             self._notify(name, line, reply, began)
 
     def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
-        """Send a reply to a request that is refused, fails or is invalid. _answer() sends every other reply."""
+        """Send the reply to a request that was refused, failed or is invalid. _answer() sends the handler's replies."""
         self.sendLine(reply)
         if self.factory.listeners:
             self._notify(name, line, reply, began)
@@ -547,8 +550,8 @@ class DBProtocol(LineReceiver):
             transport.loseWriteConnection()
         else:
             # TLS has no half-closed connections.
-            self.close()
             self._linger_timer = self.factory.reactor.callLater(_LINGER, self.abort)
+            self.close()
 
     def _end_linger(self) -> None:
         if self._state is State.ALL_SENT:
@@ -578,14 +581,17 @@ class DBProtocol(LineReceiver):
             The Deferred of the request that was being executed, for the caller to cancel; None if there was none.
         """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            reply = self.factory.failures.refused(pending.name, STOPPING, self, pending.line, pending.began)
-            self._finish(pending.name, pending.line, reply, pending.began)
         self.paused = False
-        self.output.flush()
-        self.output.ready = True
-        self.work(len(self._lines))
-        self.output.flush()
+        try:
+            if pending is not None:
+                reply = self.factory.failures.refused(pending.name, STOPPING, self, pending.line, pending.began)
+                self._finish(pending.name, pending.line, reply, pending.began)
+            self.output.flush()
+            self.output.ready = True
+            self.work(len(self._lines))
+            self.output.flush()
+        except BaseException:  # noqa: BLE001  # an overridden sendLine() may raise anything
+            self._abort_after_exception()
         return None if pending is None else pending.source
 
     def discard(self) -> Deferred[Any] | None:

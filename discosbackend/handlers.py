@@ -28,7 +28,7 @@ from discosbackend.backend import Backend, blocking_of, commands_of, declared_co
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
-from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, message_line
+from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
 from discosbackend.ticks import Ticks
 
@@ -103,12 +103,10 @@ class Handler:
         UnsendableError
             If the result of handle() is not a valid reply to this request.
         """
-        # A handler written for the original package may not derive from this class, and has no reply_limit.
-        limit = getattr(self, "reply_limit", REPLY_LIMIT)
         result = self.handle(Message(message_type=REQUEST, name=name, arguments=arguments))
         if not isinstance(result, Message) and hasattr(type(result), "__await__"):
-            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit))
-        return message_line(name, result, limit)
+            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
+        return message_line(name, result, limit_of(self))
 
     def start(self) -> object:
         """Called when the server starts to listen."""
@@ -152,8 +150,8 @@ def execute_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Defer
         DBProtocolHandler.execute, if that does what `handle` does; otherwise Handler.execute, which calls `handle`.
     """
     handle: Any = handler.handle
-    if getattr(handle, "__func__", None) is DBProtocolHandler.handle:
-        return MethodType(DBProtocolHandler.execute, handle.__self__)
+    if getattr(handle, "__func__", None) is DBProtocolHandler.handle and handle.__self__ is handler:
+        return MethodType(DBProtocolHandler.execute, handler)
     return MethodType(Handler.execute, handler)
 
 

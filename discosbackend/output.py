@@ -70,7 +70,9 @@ class Output:
     def lost(self) -> None:
         """The connection is lost: discard everything."""
         self._transport = None
-        self._turn = None
+        if self._turn is not None:
+            # A turn that is running goes on: the requests are executed.
+            self._turn.clear()
         self.ready = True
 
     def begin_turn(self) -> None:

@@ -20,7 +20,7 @@ from discosbackend.descriptors import DescriptorWatch
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.handlers import BackendCommand, Handler, execute_of
 from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.replies import GREETING, REPLY_LIMIT, UNEXPECTED, Failures
+from discosbackend.replies import GREETING, UNEXPECTED, Failures
 from discosbackend.round_robin import RoundRobin
 
 __all__ = ["GREETING", "UNEXPECTED", "ConnectionEvent", "DBFactory", "DBProtocol", "Exchange"]
@@ -83,8 +83,7 @@ class DBFactory(Factory):
         self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
         self.execute = execute_of(handler)
-        # A handler written for the original package may not derive from Handler, and has no limit.
-        self.failures = Failures(getattr(handler, "reply_limit", REPLY_LIMIT), self.rate_limited_logger)
+        self.failures = Failures(handler, self.rate_limited_logger)
         self._reactor = reactor
         # The Deferred of finish(), until it fires.
         self.finishing: Deferred[None] | None = None

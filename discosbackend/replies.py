@@ -33,6 +33,7 @@ __all__ = [
     "Failures",
     "Peer",
     "ReplyWriter",
+    "limit_of",
     "message_line",
     "reason_in",
     "refusal",
@@ -159,6 +160,11 @@ class ReplyWriter:
         return _ok_line(self._row.name, found, limit)
 
 
+def limit_of(handler: object) -> int | None:
+    """Return the reply limit of a handler. One that was written for the original package has none of its own."""
+    return getattr(handler, "reply_limit", REPLY_LIMIT)
+
+
 def message_line(name: str, reply: object, limit: int | None) -> bytes:
     """Return the Message with which a handler has answered a request as a line, without CR LF.
 
@@ -227,14 +233,14 @@ class Failures:
 
     Parameters
     ----------
-    limit
-        The length of the longest reply in bytes, with CR LF. None: no limit.
+    handler
+        The handler. Its attribute `reply_limit` may be changed at any time; if it has none, the limit is REPLY_LIMIT.
     rate_limited_logger
         The logger.
     """
 
-    def __init__(self, limit: int | None, rate_limited_logger: RateLimitedLogger) -> None:
-        self._limit = limit
+    def __init__(self, handler: object, rate_limited_logger: RateLimitedLogger) -> None:
+        self._handler = handler
         self._limited = rate_limited_logger
         self._log = rate_limited_logger.log
         # The commands for whose failures a cure has been logged.
@@ -303,13 +309,13 @@ class Failures:
 
     def refusal(self, name: str, reason: str) -> bytes:
         """Return a `fail` with a reason, without a word in the log."""
-        return refusal(name, FAIL, reason, self._limit)
+        return refusal(name, FAIL, reason, limit_of(self._handler))
 
     def invalid(self, line: bytes, read: Line, peer: Peer) -> bytes:
         """Return the `invalid` for a line that is not a message."""
         text = line[:80].decode("latin-1")
         self._log(logging.INFO, "invalid", "%s sent an invalid line: %s: %r", peer, read.problem, text)
-        return refusal(read.name or _UNDEFINED, INVALID, f"syntax error: {read.problem}", self._limit)
+        return refusal(read.name or _UNDEFINED, INVALID, f"syntax error: {read.problem}", limit_of(self._handler))
 
 
 def reason_in(reply: bytes) -> str:

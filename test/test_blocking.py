@@ -359,7 +359,7 @@ class WorkerTests(unittest.TestCase):
             child = os.fork()
         if child == 0:
             try:
-                worker.do(lambda: b"result", lambda outcome: os.write(writing, outcome))
+                worker.do(lambda: b"result", lambda outcome: self.assertEqual(os.write(writing, outcome), 6))
                 threading.Event().wait(PATIENCE)
             finally:
                 os._exit(1)

@@ -216,7 +216,7 @@ class LogTests(unittest.TestCase):
             clock = Clock()
             factory = DBFactory(handler, reactor=clock)
             factory.rate_limited_logger = RateLimitedLogger(logging.getLogger(LOGGER), clock.callLater, clock.seconds)
-            factory.failures = Failures(handler.reply_limit, factory.rate_limited_logger)
+            factory.failures = Failures(handler, factory.rate_limited_logger)
         transport = Wire()
         if host:
             address, _, port = host.partition(":")

@@ -204,10 +204,46 @@ class EndTests(unittest.TestCase):
         later = Later()
         factory = DBFactory(odd(later), reactor=Clock())
         factory.protocol = Fails
-        connection = greeted(factory)
-        self.assertEqual(connection.ask(b"?odd\r\n?b\r\n"), b"")
+        connection, stopping = greeted(factory), greeted(factory)
+        for each in (connection, stopping):
+            self.assertEqual(each.ask(b"?odd\r\n?b\r\n"), b"")
         later.end()
         self.assertTrue(connection.transport.disconnected)
+        self.assertFalse(stopping.transport.disconnected)
+        finished: list[object] = []
+        factory.finish(1).addBoth(finished.append)
+        factory.reactor.advance(1)
+        self.assertTrue(stopping.transport.disconnected)
+        for each in (connection, stopping):
+            each.lose()
+        factory.reactor.advance(0)
+        self.assertEqual(finished, [None])
+
+    def test_lost_inside_a_line(self) -> None:
+        """The next request waits for the one in which the connection was lost, also if that one runs the reactor."""
+        order: list[bytes] = []
+
+        class Loses(DBProtocol):
+            def lineReceived(self, line: bytes) -> None:
+                order.append(line)
+                if line == b"?a":
+                    connection.lose()
+                    connection.clock.advance(0)
+                order.append(line)
+
+        connection = served(Loses)
+        connection.send(b"?a\r\n?b\r\n")
+        connection.clock.advance(0)
+        self.assertEqual(order, [b"?a", b"?a", b"?b", b"?b"])
+
+    def test_bytes_after_stop_producing(self) -> None:
+        connection = served(Remembers)
+        protocol: Any = connection.protocol
+        protocol.stopProducing()
+        connection.send(b"?a\r\n")
+        connection.lose()
+        connection.clock.advance(0)
+        self.assertEqual(protocol.lines, [])
 
 
 class OutputTests(unittest.TestCase):

@@ -72,7 +72,7 @@ class LogTests(unittest.TestCase):
         factory = DBFactory(handler, reactor=clock)
         protocols = logging.getLogger("discosbackend.protocol")
         factory.rate_limited_logger = RateLimitedLogger(protocols, clock.callLater, clock.seconds)
-        factory.failures = Failures(handler.reply_limit, factory.rate_limited_logger)
+        factory.failures = Failures(handler, factory.rate_limited_logger)
         return greeted(factory)
 
     @contextmanager

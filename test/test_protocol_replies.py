@@ -489,6 +489,36 @@ class OwnHandleTests(unittest.TestCase):
         self.assertEqual(greeted(DBFactory(proxy, reactor=Clock())).ask(self.REQUESTS).count(b"\n"), 3)
         self.assertEqual(proxy.asked, ["get-configuration", "get-configuration", "nope"])
 
+    def test_the_limit_is_that_of_the_outer_one(self) -> None:
+        class Long(Backend):
+            def get_configuration(self) -> str:
+                return "x" * 400
+
+        class Around:
+            """Has a limit of its own."""
+
+            reply_limit = 200
+
+            def __init__(self, inner: Handler) -> None:
+                self.handle = inner.handle
+                self.start = inner.start
+                self.stop = inner.stop
+
+        factory = DBFactory(Around(DBProtocolHandler(Long())), reactor=Clock())  # type: ignore[arg-type]
+        reply = greeted(factory).ask(b"?get-configuration\r\n")
+        self.assertEqual(reply, b"!get-configuration,fail,reply too long: a reply has at most 200 bytes\r\n")
+
+    def test_a_limit_that_is_changed_later(self) -> None:
+        handler = DBProtocolHandler(self.Meter())
+        connection = greeted(handler)
+        handler.reply_limit = 128
+        self.assertLessEqual(len(connection.ask(b"?" + b"x" * 60 + b"," + b"y" * 60 + b"\r\n")), 128)
+        handler.backend.get_configuration = lambda: (_ for _ in ()).throw(BackendError("z" * 400))
+        handler = DBProtocolHandler(handler.backend)
+        connection = greeted(handler)
+        handler.reply_limit = 128
+        self.assertEqual(len(connection.ask(b"?get-configuration\r\n")), 128)
+
     def test_a_class_that_is_changed_later(self) -> None:
         class Late(DBProtocolHandler):
             """Gets its handle() after the class statement."""
