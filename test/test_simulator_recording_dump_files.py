@@ -11,6 +11,7 @@ import signal
 import tempfile
 import unittest
 from array import array
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from discosbackend.simulator.recording.dump_files import (
     give_name,
     is_gone,
     name_of,
+    open_regular,
     recordings_in,
 )
 from discosbackend.simulator.signal.sky import Line, Sky, Source
@@ -244,6 +246,21 @@ class DamageTests(RecordingMixin):
         (folder / "dumps").unlink()
         with self.assertRaisesRegex(RecordingError, "dumps cannot be read: No such file"), RecordingReader(folder):
             self.fail("was entered")
+
+
+class OpenTests(unittest.TestCase):
+    """Files that may be anything else."""
+
+    def test_one_that_is_replaced_between_the_look_and_the_opening(self) -> None:
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "file").write_bytes(b"")
+        os.mkfifo(folder / "fifo")
+        regular, before = os.stat(folder / "file"), set(os.listdir("/proc/self/fd"))
+        for name, looked_at in (("fifo", regular), ("fifo", None)):
+            look = mock.patch("os.stat", return_value=looked_at) if looked_at is not None else nullcontext()
+            with self.subTest(looked_at is not None), look, self.assertRaisesRegex(OSError, "Not a regular file"):
+                open_regular(folder / name, os.O_RDONLY)
+        self.assertEqual(set(os.listdir("/proc/self/fd")), before)
 
 
 class LockTests(RecordingMixin):
