@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from discosbackend import framing
 from discosbackend.errors import GrammarException
 from discosbackend.framing import (
     LONGEST_LINE,
@@ -380,6 +381,9 @@ class ReadLineTests(unittest.TestCase):
         for line in (b"?status", b"?x," + b"1" * 61, b"?x," + b"1" * 62, b"?" + b"x" * 16000):
             with self.subTest(len(line)):
                 self.assertEqual(read_line(line) is read_line(bytes(bytearray(line))), len(line) <= 64)
+        for number in range(2000):
+            read_line(b"?x,%d" % number)
+        self.assertLessEqual(len(framing._known), 256)
         # A LongLine equals a line with the same bytes, but is another thing.
         self.assertIs(read_line(b"?a").kind, Kind.REQUEST)
         self.assertIs(read_line(LongLine(b"?a")).kind, Kind.INVALID)

@@ -519,6 +519,13 @@ class OwnHandleTests(unittest.TestCase):
         handler.reply_limit = 128
         self.assertEqual(len(connection.ask(b"?get-configuration\r\n")), 128)
 
+    def test_a_command_that_is_replaced_later(self) -> None:
+        handler = DBProtocolHandler(self.Meter())
+        connection = greeted(handler)
+        for number in (1, 2):
+            handler.commands["x"] = lambda texts, number=number: number  # type: ignore[misc]
+            self.assertEqual(connection.ask(b"?x\r\n"), b"!x,ok,%d\r\n" % number)
+
     def test_a_class_that_is_changed_later(self) -> None:
         class Late(DBProtocolHandler):
             """Gets its handle() after the class statement."""

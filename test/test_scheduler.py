@@ -767,6 +767,18 @@ class SharedTests(unittest.TestCase):
         self.end(1, "second")
         self.assertEqual(outcomes, ["second"])
 
+    def test_a_change_that_is_cancelled_at_its_limit(self) -> None:
+        """A read that began before this end may have found the state before the change."""
+        change = probe(Deferred, changes=True, limit=1.0)
+        cast(Deferred[Any], self.lanes.run(change, ())).addErrback(lambda _: None)
+        outcomes: list[Any] = []
+        self.ask(outcomes)
+        self.ask(outcomes)
+        self.assertEqual(len(self.worker.calls), 1)
+        self.reactor.pass_time(2)
+        self.ask(outcomes)
+        self.assertEqual(len(self.worker.calls), 2)
+
     def test_one_who_has_enough_does_not_spoil_it_for_the_others(self) -> None:
         outcomes: list[Any] = []
         first = self.ask(outcomes)

@@ -236,9 +236,8 @@ class FaultyOutput(Output):
     def drop(self) -> None:
         """Discard the queued replies, and close the connection once the written data is sent."""
         self._mute()
+        # Closing flushes: a client that does not read does not stop the execution of its requests.
         self._connection.close()
-        # No further reply is sent, so a client that does not read must not stop the execution of its requests.
-        self._unread = False
         self._update()
 
     def _mute(self) -> None:
