@@ -290,18 +290,14 @@ class DBProtocol(LineReceiver):
     def clearLineBuffer(self) -> bytes:
         """Forget the incomplete line, and return it."""
         rest, self._splitter = self._splitter.rest, LineSplitter(self.MAX_LENGTH)
-        if self._cr_timer is not None:
-            self._cr_timer.cancel()
-            self._cr_timer = None
+        self._stop_cr_timer()
         return rest
 
     # -- a CR that ends no line -----------------------------------------------------------------------
 
     def _watch_cr(self) -> None:
         """Detect a client that ends its lines with CR only, and so gets no replies (protocol section 1.3)."""
-        if self._cr_timer is not None:
-            self._cr_timer.cancel()
-            self._cr_timer = None
+        self._stop_cr_timer()
         if self._cr_told:
             return
         if self._splitter.bare_cr:
@@ -309,6 +305,11 @@ class DBProtocol(LineReceiver):
         elif self._splitter.rest.endswith(b"\r"):
             # The LF may arrive in the next packet.
             self._cr_timer = self.factory.reactor.callLater(_CR_PATIENCE, self._tell_of_cr)
+
+    def _stop_cr_timer(self) -> None:
+        if self._cr_timer is not None:
+            self._cr_timer.cancel()
+            self._cr_timer = None
 
     def _end_cr(self) -> None:
         """Log a CR that no LF can follow any more."""
@@ -536,9 +537,7 @@ class DBProtocol(LineReceiver):
         self.factory.rate_limited_logger.log(logging.WARNING, "HTTP or TLS", text, self.peer, language, shown)
         self._refusing = True
         self._at = len(self._lines)
-        if self._cr_timer is not None:
-            self._cr_timer.cancel()
-            self._cr_timer = None
+        self._stop_cr_timer()
 
     def _close_sending(self) -> None:
         """Close our sending half after the replies, then the connection when the client closes, or after _LINGER."""

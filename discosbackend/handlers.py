@@ -358,28 +358,9 @@ class DBProtocolHandler(Handler):
     # -- handling -------------------------------------------------------------------------------------
 
     def execute(self, name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
-        """Return the line of the reply, or a Deferred that fires with it, if the backend does not answer at once.
+        """Do the same as Handler.execute, without a Message: look up the command, and give it to the scheduler.
 
-        No Message is made. If handle() was overridden or replaced, the server does not call this method.
-
-        Parameters
-        ----------
-        name
-            The name of the command.
-        arguments
-            The arguments of the request, without escapes.
-
-        Returns
-        -------
-        line
-            The line, without CR LF, or a Deferred that fires with it.
-
-        Raises
-        ------
-        HandlerException
-            If the request is refused.
-        UnsendableError
-            If the result of the backend's method cannot be sent.
+        If handle() was overridden or replaced, the server does not call this method.
         """
         command = self.commands.get(name)
         if type(command) is not BackendCommand or command.name != name:
