@@ -290,8 +290,8 @@ class CaseContext(ServerSession):
     ) -> Ticks:
         """Send a start or stop with a time that is shortly ahead on the clock of status, and return this time.
 
-        All requests must be answered with `ok`. If the time has elapsed because this host is busy, they are sent again
-        with a larger lead.
+        All requests must be answered with `ok`. If half of the lead has passed then, because this host is busy, they are
+        sent again with a larger lead: a server may answer `ok` although the time had elapsed.
 
         Parameters
         ----------
@@ -321,11 +321,12 @@ class CaseContext(ServerSession):
             for request, reply in zip(requests, replies, strict=True):
                 self.that(reply.message.name == request[0], f"{reply.line!r} is not a reply to {request[0]}")
             refused = [both for both in zip(requests, replies, strict=True) if both[1].message.code != OK]
-            if not refused:
+            in_time = (now := self.status().timestamp) < instant - half
+            if not refused and in_time:
                 for reply in replies:
                     self.judge_arguments(reply)
                 return instant
-            if (now := self.status().timestamp) < instant - half:
+            if refused and in_time:
                 (refused_name, *times), reply = refused[0]
                 with self.using(TIMED[refused_name] if times else refused_name), self.using(refused_name):
                     self.that(
@@ -334,7 +335,7 @@ class CaseContext(ServerSession):
                         "status and start use different clocks",
                     )
                     self.refused(reply, refused_name, "valid_configuration")
-            # This host is busy, and the time had elapsed when the request arrived. Restore the state and try again.
+            # This host is busy, and the time may have elapsed when the requests arrived. Restore the state and try again.
             self._stop()
             if acquiring:
                 self.ok("start")
