@@ -145,7 +145,7 @@ class Field:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
-        object.__setattr__(self, "plain", plain_texts(self.type, self.unescaped))
+        object.__setattr__(self, "plain", plain_texts(self.type))
 
 
 @dataclass(frozen=True, slots=True)
