@@ -12,7 +12,6 @@ import numbers
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import cache
 from typing import Any, Protocol
 
@@ -136,6 +135,9 @@ def float_text(number: float) -> str:
     """
     text = repr(float(number))
     if "e" in text:
+        # Imported here, because its 0.3 MiB are rarely needed.
+        from decimal import Decimal
+
         text = format(Decimal(text), "f")
     elif text in ("nan", "inf", "-inf"):
         raise UnsendableError(f"{text} is no number that a reply can carry")
@@ -291,6 +293,7 @@ def _plain_number(value: Any) -> bool | int | float:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, (numbers.Real, Decimal)):
+    # Not by numbers.Real, which Decimal is none of. A complex number has no __float__.
+    if isinstance(value, numbers.Number) and hasattr(value, "__float__"):
         return float(value)
     raise UnsendableError(f"{value!r} is no number that a reply can carry")

@@ -290,8 +290,8 @@ class CaseContext(ServerSession):
     ) -> Ticks:
         """Send a start or stop with a time that is shortly ahead on the clock of status, and return this time.
 
-        All requests must be answered with `ok`. If half of the lead has passed then, because this host is busy, they are
-        sent again with a larger lead: a server may answer `ok` although the time had elapsed.
+        All requests must be answered with `ok`. If half of the lead has passed then, because this host is busy, they
+        are sent again with a larger lead: a server may answer `ok` although the time had elapsed.
 
         Parameters
         ----------
@@ -335,7 +335,7 @@ class CaseContext(ServerSession):
                         "status and start use different clocks",
                     )
                     self.refused(reply, refused_name, "valid_configuration")
-            # This host is busy, and the time may have elapsed when the requests arrived. Restore the state and try again.
+            # This host is busy, and the time may have elapsed when the requests arrived. Restore the state, try again.
             self._stop()
             if acquiring:
                 self.ok("start")
