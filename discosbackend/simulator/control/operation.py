@@ -224,8 +224,7 @@ class Operation:
         """Return the converted values of a request. Raise ControlError for an unknown, missing or invalid one."""
         for key in values:
             if key not in self._known and not self.open:
-                takes = f": {self.words} takes {', '.join(self._known) or 'nothing'}"
-                raise ControlError(f"{shown_value(key)} is not known{did_you_mean(str(key), self._known) or takes}")
+                raise self._unknown(key)
         for parameter in self.parameters:
             if parameter.name not in values and not parameter.optional:
                 raise ControlError(f"{self.words} needs {parameter.name}: {parameter.expected}")
@@ -248,9 +247,7 @@ class Operation:
                 return fault_from_texts(texts).table
             except FaultScriptError as problem:
                 raise ControlError(str(problem)) from None
-        return self.checked(
-            {key: self._known[key].read(text) if key in self._known else text for key, text in texts.items()}
-        )
+        return self.checked({key: self._known[key].read(text) for key, text in texts.items()})
 
     def _texts(self, words: Sequence[str]) -> dict[str, str]:
         """Return the text of each value on a command line, by key."""
@@ -260,11 +257,12 @@ class Operation:
             waiting = [parameter for parameter in waiting if parameter.name not in texts]
             separator = waiting[0].separator if waiting else ""
             key, equals, text = word.partition("=")
-            # A text may contain "=".
-            if equals and (key in self._known or (key.isidentifier() and separator != " ")):
+            if equals and (key in self._known or (self.open and key)):
                 if key in texts:
                     raise ControlError(f"{key} is there twice")
                 texts[key] = text
+            elif equals and key.isidentifier() and separator != " ":
+                raise self._unknown(key)
             elif separator:
                 texts[waiting[0].name] = separator.join(words[place:])
                 break
@@ -273,6 +271,10 @@ class Operation:
             else:
                 raise ControlError(f"{shown_value(word)} is one too many: {self.usage}")
         return texts
+
+    def _unknown(self, key: Any) -> ControlError:
+        takes = f": {self.words} takes {', '.join(self._known) or 'nothing'}"
+        return ControlError(f"{shown_value(key)} is not known{did_you_mean(str(key), self._known) or takes}")
 
 
 def shown_value(value: Any) -> str:
