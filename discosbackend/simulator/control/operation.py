@@ -204,15 +204,16 @@ class Operation:
         _, *declared = inspect.signature(method).parameters.values()
         self.open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared)
         """Whether it accepts further keys: those of a fault."""
-        self.parameters: tuple[Parameter, ...] = ()
+        self._known: dict[str, Parameter] = {}
         for parameter in declared[: -1 if self.open else None]:
             kind, unit = _type_and_unit(hints[parameter.name])
             optional = parameter.default is None
             separator = kind.separator if parameter is declared[-1] else ""
+            # Written without their names: the first value, and what takes all remaining words.
             keyword = self.open or (not separator and (optional or parameter is not declared[0]))
-            explained = " ".join(helps.get(parameter.name, "").split())
-            self.parameters += (Parameter(parameter.name, kind, unit, explained, optional, keyword, separator),)
-        self._known = {parameter.name: parameter for parameter in self.parameters}
+            help_text = " ".join(helps.get(parameter.name, "").split())
+            self._known[parameter.name] = Parameter(parameter.name, kind, unit, help_text, optional, keyword, separator)
+        self.parameters = tuple(self._known.values())
 
     @property
     def usage(self) -> str:
