@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write what the documents repeat of the tables of commands and cases: `python docs/generate.py`, or `--check`.
+"""Write what the documents repeat of commands, cases and operations: `python docs/generate.py`, or `--check`.
 
 It replaces what stands between a pair of markers in docs/protocol.md (a heading a command), in README.md
-(a table) and in docs/cases.md (the conformance cases), and touches nothing else.
+(a table), in docs/cases.md (the conformance cases) and in docs/control.md (the operations), and touches nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from discosbackend.backend import Backend  # noqa: E402
 from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
+from discosbackend.simulator.control.operations import OPERATIONS  # noqa: E402
 from discosbackend.testing.citations import SECTIONS  # noqa: E402
 from discosbackend.testing.conformance import CASES  # noqa: E402
 
@@ -59,6 +60,15 @@ def cases() -> str:
     return "\n".join(lines)
 
 
+def operations() -> str:
+    """The table of docs/control.md."""
+    lines = ["| `discos-backend-simctl ADDRESS` ... | what it does |", "|---|---|"]
+    for row in OPERATIONS.values():
+        usage = row.usage.replace("|", "\\|")
+        lines.append(f"| `{usage}` | {row.help} |")
+    return "\n".join(lines)
+
+
 def _anchor(section: str) -> str:
     """The anchor of the heading `1.3 Line ends`, as GitHub makes it: `13-line-ends`."""
     return re.sub(r"[^\w\- ]", "", f"{section} {SECTIONS[section]}".lower()).replace(" ", "-")
@@ -68,6 +78,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "docs/protocol.md": reference,
     "README.md": table,
     "docs/cases.md": cases,
+    "docs/control.md": operations,
 }
 """Every file with a generated part, and what makes that part."""
 

@@ -180,7 +180,9 @@ class GeneratedPartsTests(unittest.TestCase):
             with self.subTest(name):
                 path = self.root / name
                 right = path.read_text(encoding="utf-8")
-                path.write_text(right.replace("set-section", "set-selection"), encoding="utf-8")
+                path.write_text(
+                    right.replace("set-section", "set-selection").replace("clear-sky", "clear-all"), encoding="utf-8"
+                )
                 stale = path.read_text(encoding="utf-8")
                 status, said = self.run_it("--check")
                 self.assertEqual(status, 1)
