@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from discosbackend.acquisition import Acquisition
     from discosbackend.backend import Backend, blocking, command
     from discosbackend.commands import Argument, Field
+    from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
     from discosbackend.server import run_server
@@ -33,6 +34,7 @@ __all__ = [
     "blocking",
     "command",
     "run_server",
+    "serve",
 ]
 
 _MODULE_OF = {
@@ -46,6 +48,7 @@ _MODULE_OF = {
     "blocking": "backend",
     "command": "backend",
     "run_server": "server",
+    "serve": "embedding",
 }
 
 

@@ -6,14 +6,15 @@ The functions only return texts. handlers.py logs them when it gets a backend, o
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
 from typing import Any
 
 from discosbackend.backend import Backend
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.reactors import runs_on_asyncio
 
-__all__ = ["asyncio_cure", "misspelt_methods", "not_a_method", "signature_problems"]
+__all__ = ["asyncio_cure", "asyncio_methods", "misspelt_methods", "not_a_method", "signature_problems"]
 
 _HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server shuts down"}
 
@@ -30,6 +31,37 @@ _ASYNCIO = (
     "should be used inside a task",
     "cannot be called from a running event loop",
     "unknown async library",
+    "Task got bad yield: <Deferred",
+)
+
+# The names of asyncio that need its running event loop. Others, such as CancelledError, do not.
+_NEED_LOOP = frozenset(
+    (
+        "sleep",
+        "wait",
+        "wait_for",
+        "timeout",
+        "timeout_at",
+        "gather",
+        "shield",
+        "as_completed",
+        "create_task",
+        "ensure_future",
+        "TaskGroup",
+        "to_thread",
+        "get_running_loop",
+        "open_connection",
+        "open_unix_connection",
+        "start_server",
+        "start_unix_server",
+        "create_subprocess_exec",
+        "create_subprocess_shell",
+    )
+)
+
+_NOT_RUNNING = (
+    'asyncio does not run in this server: start it with --reactor asyncio, or run_server(..., reactor="asyncio"), or '
+    'write `reactor = "asyncio"` in the class of the backend'
 )
 
 
@@ -212,23 +244,52 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 # -- asyncio ------------------------------------------------------------------------------------------
 
 
+def asyncio_methods(backend: object) -> list[str]:
+    """Return a sentence for each coroutine of a backend that uses asyncio. Call it if asyncio does not run.
+
+    Only a use in the method itself is found, not one in a function that it calls.
+    """
+    kind = type(backend)
+    found = []
+    for name in _methods(kind):
+        member = inspect.getattr_static(kind, name)
+        function = inspect.unwrap(getattr(member, "__func__", member))
+        if inspect.iscoroutinefunction(function) and _uses_asyncio(function):
+            found.append(f"{name}() of {kind.__name__} uses asyncio, but {_NOT_RUNNING}")
+    return found
+
+
+def _uses_asyncio(function: Any) -> bool:
+    names = set(_names_in(function.__code__))
+    for name in names:
+        used = function.__globals__.get(name)
+        if inspect.ismodule(used) and used.__name__ == "asyncio" and names & _NEED_LOOP:
+            return True
+        if str(getattr(used, "__module__", "")).startswith("asyncio.") and getattr(used, "__name__", "") in _NEED_LOOP:
+            return True
+    return False
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
 def asyncio_cure(problem: BaseException) -> str:
     """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
     if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
         return ""
-    if _runs_on_asyncio():
+    if not runs_on_asyncio():
+        return _NOT_RUNNING
+    if "bad yield" in str(problem):
         return (
-            "a method is run by Twisted, not by asyncio: convert the asyncio coroutine to a Deferred, "
-            "`await Deferred.fromFuture(asyncio.ensure_future(...))`"
+            "a Deferred is awaited in a task that the method started: await it in the method itself, or start the task "
+            "with self.spawn(...)"
         )
-    return (
-        "asyncio does not run in this server: await functions of Twisted, such as "
-        "`await deferLater(reactor, 1.0)` instead of `await asyncio.sleep(1.0)`, "
-        "or write an ordinary method, marked @blocking, that calls asyncio.run(...)"
-    )
-
-
-def _runs_on_asyncio() -> bool:
-    module = sys.modules.get("twisted.internet.asyncioreactor")
-    reactor = sys.modules.get("twisted.internet.reactor")
-    return module is not None and isinstance(reactor, module.AsyncioSelectorReactor)
+    if "no running event loop" in str(problem) or "no current event loop" in str(problem):
+        return "asyncio does not run in the thread of a @blocking method: leave out @blocking and write `async def`"
+    if "from a running event loop" in str(problem):
+        return "asyncio.run() cannot be called in the server's event loop: write `async def`, and await the coroutine"
+    return "the coroutine is run by Twisted, not by asyncio: await the coroutine itself instead of a Deferred of it"

@@ -23,13 +23,15 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from discosbackend._version import __protocol_version__
-from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
+from discosbackend.advice import asyncio_cure, asyncio_methods, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.coroutines import deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
+from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
-from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
+from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
 
 __all__ = [
@@ -105,7 +107,7 @@ class Handler:
         """
         result = self.handle(Message(message_type=REQUEST, name=name, arguments=arguments))
         if not isinstance(result, Message) and hasattr(type(result), "__await__"):
-            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
+            return deferred_of(result, name).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
         return message_line(name, result, limit_of(self))
 
     def start(self) -> object:
@@ -379,20 +381,36 @@ class DBProtocolHandler(Handler):
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Call server_started() of the backend. A failure is logged, and the server continues."""
+        """Call server_started() of the backend. A failure is logged, and the server continues.
+
+        If the reactor is the asyncio reactor, and does not run yet, server_started() is called when it runs.
+        """
+        loop = None if running_loop() is not None else loop_of(self._reactor_if_imported())
+        if loop is None:
+            self._start()
+        else:
+            # It is called before any request: the first turn of the loop can accept a connection, but reads nothing.
+            loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        if not runs_on_asyncio():
+            for problem in asyncio_methods(self.backend):
+                logger.warning("%s", problem)
         self._hook("server_started").addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
         """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
 
-        The returned Deferred fires when both are done. Cancelling it cancels the step that is running, but
-        server_stopping() is called in any case. The Deferred never fails.
+        After that, the background tasks of the backend are cancelled. The returned Deferred fires when they have ended.
+        Cancelling it cancels the step that is running, but server_stopping() is called in any case. The Deferred never
+        fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
+        ended.addCallback(lambda _: self._cancel_background_tasks())
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
         done: Deferred[Any] = Deferred(lambda _: ended.cancel())
@@ -403,7 +421,21 @@ class DBProtocolHandler(Handler):
         hook = getattr(self.backend, name, None)
         if not callable(hook):
             return maybeDeferred(lambda: None)
-        return maybeDeferred(hook)
+        return maybeDeferred(lambda: self._result_of(hook, name))
+
+    @staticmethod
+    def _result_of(hook: Callable[[], Any], name: str) -> Any:
+        result = hook()
+        return deferred_of(result, name) if hasattr(type(result), "__await__") else result
+
+    def _cancel_background_tasks(self) -> Deferred[Any] | None:
+        """Cancel what the backend has started with spawn(), and wait for its end."""
+        tasks = getattr(self.backend, "__dict__", {}).get("_background_tasks")
+        return None if tasks is None else cast("Deferred[Any]", tasks.cancel_all())
+
+    def _reactor_if_imported(self) -> Any:
+        """Return the reactor, or None if it was neither given nor imported."""
+        return self._given_reactor or installed_reactor()
 
     def _reactor(self) -> ReactorLike:
         if self._given_reactor is None:
@@ -420,7 +452,7 @@ class DBProtocolHandler(Handler):
         """
         if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
             return
-        if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
+        if self._reactor_if_imported() is None:
             return
         self._scheduler.used = False
         self._reactor().callLater(_IDLE, self._import_astropy_if_idle)

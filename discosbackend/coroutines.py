@@ -1,0 +1,151 @@
+"""Runs the coroutines of a backend: converts an awaitable to a Deferred.
+
+On Twisted's default reactor, Twisted runs a coroutine, which can await Deferreds. Where an event loop of asyncio runs,
+each coroutine is a task of asyncio, which can await Deferreds too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import types
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from discosbackend.errors import HandlerException
+from discosbackend.reactors import running_loop
+
+__all__ = ["GivenUp", "deferred_of", "future_of"]
+
+logger = logging.getLogger(__name__)
+
+
+class GivenUp(HandlerException):
+    """The task of a coroutine was cancelled, by the server or by somebody else."""
+
+
+def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:
+    """Convert a Deferred or any other awaitable to a Deferred. Cancelling it cancels the awaitable.
+
+    Parameters
+    ----------
+    result
+        The awaitable.
+    name
+        What it does, such as the name of a command. It names the task of asyncio, and is in the reason of a refusal.
+
+    Returns
+    -------
+    deferred
+        A Deferred of the result. If the task of asyncio is cancelled, it fails with GivenUp, when the task has ended.
+    """
+    if isinstance(result, Deferred):
+        return result
+    coroutine = result if inspect.iscoroutine(result) else _wait_for(result)
+    loop = running_loop()
+    if loop is None:
+        return Deferred.fromCoroutine(coroutine)
+    task = loop.create_task(_run(coroutine, loop), name=name)
+    # Python warns of a coroutine that was never started, such as that of a task that was cancelled at once.
+    task.add_done_callback(lambda _: coroutine.close())
+    deferred: Deferred[Any] = Deferred.fromFuture(task)
+    return deferred.addErrback(_refuse_if_cancelled, task, name)
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+async def _run(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Run a coroutine in the current task. Returns a Failure for the exceptions that would end the event loop."""
+    try:
+        return await _steps(coroutine, loop)
+    except (KeyboardInterrupt, SystemExit):
+        # A task passes these two on to run_forever(). A Deferred that gets a Failure as its result fails with it.
+        return Failure()
+
+
+@types.coroutine
+def _steps(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, Any]:
+    """Run a coroutine step by step. Futures are passed on to the task, which waits for them; Deferreds are not."""
+    problem: BaseException | None = None
+    try:
+        while True:
+            try:
+                awaited = coroutine.send(None) if problem is None else coroutine.throw(problem)
+            except StopIteration as end:
+                return end.value
+            problem = None
+            try:
+                if isinstance(awaited, Deferred):
+                    yield from future_of(awaited, loop)
+                else:
+                    yield awaited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as caught:  # noqa: BLE001  # the coroutine gets it
+                problem = caught
+    finally:
+        # An exception refers to this frame by its traceback.
+        problem = None
+
+
+def future_of(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Any]:
+    """Return a future with the result of a Deferred. If the future is cancelled, the Deferred is cancelled.
+
+    Deferred.asFuture() is not used: with it, the Deferred loses its result, which `await deferred` then returns.
+
+    Parameters
+    ----------
+    deferred
+        The Deferred. It keeps its result. A failure is passed to the future only.
+    loop
+        The event loop. Default: the running one.
+    """
+    future: asyncio.Future[Any] = (asyncio.get_running_loop() if loop is None else loop).create_future()
+
+    def fired(result: Any) -> Any:
+        if not isinstance(result, Failure):
+            if not future.done():
+                future.set_result(result)
+            return result
+        if future.done():
+            # Cancelled. Twisted logs any other failure, because nothing handles it.
+            return None if result.check(CancelledError) else result
+        future.set_exception(_exception_of(result))
+        return None
+
+    def done(future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            try:
+                deferred.cancel()
+            except Exception:  # a canceller may raise anything
+                logger.exception("cancelling a Deferred failed")
+
+    deferred.addBoth(fired)
+    future.add_done_callback(done)
+    return future
+
+
+def _exception_of(failure: Failure) -> BaseException:
+    problem = failure.value
+    assert isinstance(problem, BaseException)
+    if isinstance(problem, StopIteration):
+        # asyncio refuses this one, because it would end the generator of the task.
+        problem = RuntimeError("a Deferred failed with StopIteration")
+    return problem.with_traceback(failure.getTracebackObject())
+
+
+def _refuse_if_cancelled(failure: Failure, task: asyncio.Task[Any], name: str) -> Failure:
+    """Convert the CancelledError of a task that was cancelled to a refusal.
+
+    A CancelledError that the method raised by itself stays, because it is a mistake of the method.
+    """
+    if failure.check(asyncio.CancelledError) and task.cancelled() and task.cancelling():
+        return Failure(GivenUp(f"cancelled: {name} was given up"))
+    return failure
