@@ -13,7 +13,7 @@ import types
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from discosbackend.errors import HandlerException
@@ -115,8 +115,9 @@ def future_of(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop | None = 
                 future.set_result(result)
             return result
         if future.done():
-            # Cancelled. Twisted logs any other failure, because nothing handles it.
-            return None if result.check(CancelledError) else result
+            # Cancelled. The failure is that of the cancellation, in the form that the Deferred gives it.
+            logger.debug("a Deferred failed after its await was cancelled: %s", result.getErrorMessage())
+            return None
         future.set_exception(_exception_of(result))
         return None
 
@@ -138,7 +139,9 @@ def _exception_of(failure: Failure) -> BaseException:
     if isinstance(problem, StopIteration):
         # asyncio refuses this one, because it would end the generator of the task.
         problem = RuntimeError("a Deferred failed with StopIteration")
-    return problem.with_traceback(failure.getTracebackObject())
+    trace = failure.getTracebackObject()
+    # Older versions of Twisted may replace the traceback by an object that only has the texts.
+    return problem.with_traceback(trace) if isinstance(trace, types.TracebackType) else problem
 
 
 def _refuse_if_cancelled(failure: Failure, task: asyncio.Task[Any], name: str) -> Failure:

@@ -403,7 +403,7 @@ class AsyncioTests(unittest.TestCase):
             async def get_tp0(self) -> None:
                 await asyncio.sleep(1)
 
-            async def get_tpi(self) -> None:  # type: ignore[override]
+            async def get_tpi(self) -> None:
                 async def inner() -> None:
                     await sleep(1)
 
