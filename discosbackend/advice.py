@@ -12,9 +12,9 @@ from typing import Any
 
 from discosbackend.backend import Backend
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.reactors import runs_on_asyncio
+from discosbackend.coroutines import NOT_RUNNING
 
-__all__ = ["asyncio_cure", "asyncio_methods", "misspelt_methods", "not_a_method", "signature_problems"]
+__all__ = ["asyncio_methods", "misspelt_methods", "not_a_method", "signature_problems"]
 
 _HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server shuts down"}
 
@@ -22,17 +22,6 @@ _HOOKS = {"server_started": "when the server listens", "server_stopping": "when 
 _LONG = 8
 # The minimum similarity of two long names, by difflib.
 _ALIKE = 0.8
-
-# Error messages of asyncio, and of libraries based on it, if its loop does not run or does not run this coroutine.
-_ASYNCIO = (
-    "no running event loop",
-    "no current event loop",
-    "await wasn't used with future",
-    "should be used inside a task",
-    "cannot be called from a running event loop",
-    "unknown async library",
-    "Task got bad yield: <Deferred",
-)
 
 # The names of asyncio that need its running event loop. Others, such as CancelledError, do not.
 _NEED_LOOP = frozenset(
@@ -57,11 +46,6 @@ _NEED_LOOP = frozenset(
         "create_subprocess_exec",
         "create_subprocess_shell",
     )
-)
-
-_NOT_RUNNING = (
-    'asyncio does not run in this server: start it with --reactor asyncio, or run_server(..., reactor="asyncio"), or '
-    'write `reactor = "asyncio"` in the class of the backend'
 )
 
 
@@ -255,7 +239,7 @@ def asyncio_methods(backend: object) -> list[str]:
         member = inspect.getattr_static(kind, name)
         function = inspect.unwrap(getattr(member, "__func__", member))
         if inspect.iscoroutinefunction(function) and _uses_asyncio(function):
-            found.append(f"{name}() of {kind.__name__} uses asyncio, but {_NOT_RUNNING}")
+            found.append(f"{name}() of {kind.__name__} uses asyncio, but {NOT_RUNNING}")
     return found
 
 
@@ -275,21 +259,3 @@ def _names_in(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names_in(constant)
-
-
-def asyncio_cure(problem: BaseException) -> str:
-    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
-    if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
-        return ""
-    if not runs_on_asyncio():
-        return _NOT_RUNNING
-    if "bad yield" in str(problem):
-        return (
-            "a Deferred is awaited in a task that the method started: await it in the method itself, or start the task "
-            "with self.spawn(...)"
-        )
-    if "no running event loop" in str(problem) or "no current event loop" in str(problem):
-        return "asyncio does not run in the thread of a @blocking method: leave out @blocking and write `async def`"
-    if "from a running event loop" in str(problem):
-        return "asyncio.run() cannot be called in the server's event loop: write `async def`, and await the coroutine"
-    return "the coroutine is run by Twisted, not by asyncio: await the coroutine itself instead of a Deferred of it"

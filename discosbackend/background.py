@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from discosbackend.coroutines import GivenUp, deferred_of
+from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
 from discosbackend.reactors import running_loop, runs_on_asyncio
 
 __all__ = ["BackgroundTask", "BackgroundTasks"]
@@ -105,14 +105,14 @@ class BackgroundTasks:
             self._failed.append(task)
             trace: Any = (outcome.type, outcome.value, outcome.getTracebackObject())
             logger.error("the background task %s failed, the server continues", task.name, exc_info=trace)
+            if outcome.value is not None and (cure := asyncio_cure(outcome.value)):
+                logger.error("%s has to be changed: %s", task.name, cure)
         ended.callback(None)
 
     def cancel_all(self) -> Deferred[Any]:
         """Cancel all tasks, in the order in which they were started. The Deferred fires when they have ended."""
         ends = list(self._running.values())
         for task in list(self._running):
-            try:
-                task.cancel()
-            except Exception:  # a canceller may raise anything
-                logger.exception("cancelling the background task %s failed", task.name)
-        return DeferredList(ends)
+            task.cancel()
+        # The failure of an end is that of a stop that was given up.
+        return DeferredList(ends, consumeErrors=True)

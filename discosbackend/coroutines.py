@@ -1,7 +1,7 @@
 """Runs the coroutines of a backend: converts an awaitable to a Deferred.
 
 On Twisted's default reactor, Twisted runs a coroutine, which can await Deferreds. Where an event loop of asyncio runs,
-each coroutine is a task of asyncio, which can await Deferreds too.
+each coroutine is a task of asyncio, which can await Deferreds too. asyncio_cure() says what to change if that fails.
 """
 
 from __future__ import annotations
@@ -17,11 +17,29 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from discosbackend.errors import HandlerException
-from discosbackend.reactors import running_loop
+from discosbackend.reactors import running_loop, runs_on_asyncio
 
-__all__ = ["GivenUp", "deferred_of", "future_of"]
+__all__ = ["NOT_RUNNING", "GivenUp", "asyncio_cure", "deferred_of", "future_of"]
 
 logger = logging.getLogger(__name__)
+
+
+# Error messages of asyncio, and of libraries based on it, if its loop does not run or does not run this coroutine.
+_ASYNCIO = (
+    "no running event loop",
+    "no current event loop",
+    "await wasn't used with future",
+    "should be used inside a task",
+    "cannot be called from a running event loop",
+    "unknown async library",
+    "Task got bad yield: <Deferred",
+)
+
+NOT_RUNNING = (
+    'asyncio does not run in this server: start it with --reactor asyncio, or run_server(..., reactor="asyncio"), or '
+    'write `reactor = "asyncio"` in the class of the backend'
+)
+"""What to write in the log if a method uses asyncio on the default reactor."""
 
 
 class GivenUp(HandlerException):
@@ -152,3 +170,21 @@ def _refuse_if_cancelled(failure: Failure, task: asyncio.Task[Any], name: str) -
     if failure.check(asyncio.CancelledError) and task.cancelled() and task.cancelling():
         return Failure(GivenUp(f"cancelled: {name} was given up"))
     return failure
+
+
+def asyncio_cure(problem: BaseException) -> str:
+    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
+    if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
+        return ""
+    if not runs_on_asyncio():
+        return NOT_RUNNING
+    if "bad yield" in str(problem):
+        return (
+            "a Deferred is awaited in a task that the method started: await it in the method itself, or start the task "
+            "with self.spawn(...)"
+        )
+    if "no running event loop" in str(problem) or "no current event loop" in str(problem):
+        return "asyncio does not run in the thread of a @blocking method: leave out @blocking and write `async def`"
+    if "from a running event loop" in str(problem):
+        return "asyncio.run() cannot be called in the server's event loop: write `async def`, and await the coroutine"
+    return "the coroutine is run by Twisted, not by asyncio: await the coroutine itself instead of a Deferred of it"

@@ -23,10 +23,10 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from discosbackend._version import __protocol_version__
-from discosbackend.advice import asyncio_cure, asyncio_methods, misspelt_methods, not_a_method, signature_problems
+from discosbackend.advice import asyncio_methods, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.coroutines import deferred_of
+from discosbackend.coroutines import asyncio_cure, deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
 from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio

@@ -18,13 +18,12 @@ from twisted.internet.task import Clock
 from discosbackend import Argument, Backend, DBProtocolHandler, blocking, command
 from discosbackend.advice import (
     _is_one_slip,
-    asyncio_cure,
     asyncio_methods,
     misspelt_methods,
     signature_problems,
 )
 from discosbackend.commands import COMMANDS
-from discosbackend.coroutines import deferred_of, future_of
+from discosbackend.coroutines import asyncio_cure, deferred_of, future_of
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
 from .backend_simulator import BackendSimulator
