@@ -21,7 +21,7 @@ _running = 0
 
 
 class EmbeddedServer:
-    """A server in a running asyncio program. serve() makes it; `async with` starts and stops it.
+    """A server in a running asyncio program. serve() makes it; `async with`, or start() and stop(), run it.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class EmbeddedServer:
             raise RuntimeError("the server does not run: write `async with serve(backend, port) as server:`")
         return self._service
 
-    async def __aenter__(self) -> Self:
-        """Start to listen."""
+    async def start(self) -> Self:
+        """Start to listen, and return the server. `async with` does this at its beginning."""
         global _running  # noqa: PLW0603  # the reactor belongs to the process, too
         if self._service is not None:
             raise RuntimeError("this server runs already: call serve() for each server")
@@ -72,10 +72,8 @@ class EmbeddedServer:
         self.port, self.address = port.getHost().port, address_text(port.getHost())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the server, as a signal stops discos-backend-server."""
+    async def stop(self) -> None:
+        """Stop the server, as a signal stops discos-backend-server. `async with` does this at its end."""
         global _running  # noqa: PLW0603  # the reactor belongs to the process, too
         service, self._service = self._started, None
         try:
@@ -85,14 +83,23 @@ class EmbeddedServer:
             if not _running:
                 _end_threads(service.factory.reactor)
 
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
 
 def serve(
     backend: Any, port: int = DEFAULT_PORT, interface: str = "", *, stop_timeout: float = STOP_TIMEOUT
 ) -> EmbeddedServer:
     """Serve a backend in a running asyncio program.
 
-    Use the result in `async with`. The server listens inside of the block, and is stopped at its end. Several servers
-    can run at the same time, in the same event loop.
+    Use the result in `async with`. The server listens inside of the block, and is stopped at its end. In Jupyter, you
+    can `await server.start()` in one cell and `await server.stop()` in another. Several servers can run at the same
+    time.
 
     A process has one reactor, and that belongs to one event loop. So all servers of a process run in the same event
     loop, for example within one `asyncio.run()`.
