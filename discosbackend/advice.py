@@ -228,23 +228,37 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 # -- asyncio ------------------------------------------------------------------------------------------
 
 
-def asyncio_methods(backend: object) -> list[str]:
-    """Return a sentence for each coroutine of a backend that uses asyncio. Call it if asyncio does not run.
+def asyncio_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
+    """Return a sentence for each method that the server calls and that uses asyncio, which does not run.
 
-    Only a use in the method itself is found, not one in a function that it calls.
+    A use in the method itself is found, and one in another coroutine of the class that it names. Uses in other
+    functions are not found.
+
+    Parameters
+    ----------
+    backend
+        The backend.
+    own
+        The names of the methods that answer the backend's own commands.
     """
     kind = type(backend)
-    found = []
-    for name in _methods(kind):
-        member = inspect.getattr_static(kind, name)
-        function = inspect.unwrap(getattr(member, "__func__", member))
-        if inspect.iscoroutinefunction(function) and _uses_asyncio(function):
-            found.append(f"{name}() of {kind.__name__} uses asyncio, but {NOT_RUNNING}")
-    return found
+    called = {row.method for row in COMMANDS.values()} | _HOOKS.keys() | set(own)
+    return [
+        f"{name}() of {kind.__name__} uses asyncio, but {NOT_RUNNING}"
+        for name in _methods(kind)
+        if name in called and _uses_asyncio(kind, name, set())
+    ]
 
 
-def _uses_asyncio(function: Any) -> bool:
+def _uses_asyncio(kind: type, method: str, seen: set[str]) -> bool:
+    member = inspect.getattr_static(kind, method, None)
+    function = inspect.unwrap(getattr(member, "__func__", member))
+    if method in seen or not inspect.iscoroutinefunction(function):
+        return False
+    seen.add(method)
     names = set(_names_in(function.__code__))
+    if any(_uses_asyncio(kind, name, seen) for name in names):
+        return True
     for name in names:
         used = function.__globals__.get(name)
         if inspect.ismodule(used) and used.__name__ == "asyncio" and names & _NEED_LOOP:

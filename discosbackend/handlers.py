@@ -394,7 +394,8 @@ class DBProtocolHandler(Handler):
 
     def _start(self) -> None:
         if not runs_on_asyncio():
-            for problem in asyncio_methods(self.backend):
+            names = [attribute for _, attribute in declared_commands(self.backend).values()]
+            for problem in asyncio_methods(self.backend, names):
                 logger.warning("%s", problem)
         self._hook("server_started").addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()

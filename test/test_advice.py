@@ -410,22 +410,32 @@ class AsyncioTests(unittest.TestCase):
 
             async def get_rms(self) -> None:
                 with contextlib.suppress(asyncio.CancelledError):
-                    await self.get_tp0()
+                    await self.park()
 
             @blocking
             def get_ddcoffset(self) -> None:
-                asyncio.run(self.get_tp0())
+                asyncio.run(self.measure())
 
-        self.assertEqual(
-            [
-                problem.partition(", but asyncio does not run in this server: ")[0]
-                for problem in asyncio_methods(Mine())
-            ],
-            ["get_tp0() of Mine uses asyncio", "get_tpi() of Mine uses asyncio"],
-        )
+            async def measure(self) -> None:
+                await asyncio.sleep(1)
+                await self.measure()
+
+            async def server_started(self) -> None:
+                await self.measure()
+
+            @command("sweep")
+            async def sweep(self) -> None:
+                await asyncio.wait_for(self.park(), 1)
+
+            async def park(self) -> None:
+                await Deferred()
+
+        rest = "() of Mine uses asyncio, but asyncio does not run in this server: "
+        found = [problem.partition(rest)[0] for problem in asyncio_methods(Mine(), ["sweep"])]
+        self.assertEqual(found, ["get_tp0", "get_tpi", "server_started", "sweep"])
         with self.assertLogs("discosbackend.handlers", "WARNING") as logs:
             DBProtocolHandler(Mine(), reactor=Clock()).start()
-        self.assertEqual(len([line for line in logs.output if "--reactor asyncio" in line]), 2, logs.output)
+        self.assertEqual(len([line for line in logs.output if "WARNING" in line and "--reactor asyncio" in line]), 4)
 
     def test_nothing_is_told_where_asyncio_runs(self) -> None:
         class Mine(Backend):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import subprocess
 import sys
 import textwrap
 import unittest
 from typing import Any
 
-from discosbackend import Backend, serve
+from discosbackend import Backend, DBProtocolHandler, serve
 from discosbackend.embedding import EmbeddedServer
+from discosbackend.protocol import DBFactory
+from discosbackend.testing.process import ServerProcess
 
-from .serving import ROOT, environment
+from .serving import ROOT, ask, environment
 from .settings import PATIENCE
 
 LOOP_RUNS = (
@@ -186,6 +190,35 @@ class ServeTests(unittest.TestCase):
                 self.assertEqual(self.found[what], expected)
 
 
+class AsyncioBackend(Backend):
+    """What the kit serves in a process of its own."""
+
+    reactor = "asyncio"
+
+    async def get_tp0(self) -> float:
+        return await asyncio.sleep(0.001, 7.0)
+
+
+class AsyncioCase:
+    """What the kit's process needs of a test case."""
+
+    def __init__(self, method: str) -> None:
+        assert method == "make_factory"
+
+    def make_factory(self) -> DBFactory:
+        return DBFactory(DBProtocolHandler(AsyncioBackend()))
+
+
+class KitTests(unittest.TestCase):
+    """The process in which the conformance kit serves a backend."""
+
+    def test_the_reactor_of_the_class(self) -> None:
+        process = ServerProcess(AsyncioCase, timeout=PATIENCE)
+        self.addCleanup(process.stop)
+        with socket.create_connection(process.address, PATIENCE) as connection:
+            self.assertEqual(ask(connection, b"?get-tp0", b"?version")[1:], [b"!get-tp0,ok,7.0\r\n"])
+
+
 class RefusalTests(unittest.IsolatedAsyncioTestCase):
     """What needs no server."""
 
@@ -193,7 +226,7 @@ class RefusalTests(unittest.IsolatedAsyncioTestCase):
         code = """
             import asyncio, json, sys, types
             from twisted.internet import reactor
-            from discosbackend import Backend, serve
+            from discosbackend import Backend, DBProtocolHandler, serve
 
             async def main():
                 async with serve(Backend(), 0):
