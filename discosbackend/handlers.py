@@ -20,13 +20,14 @@ from types import MethodType
 from typing import Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
 from discosbackend.advice import asyncio_methods, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.coroutines import asyncio_cure, deferred_of
+from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
 from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 _IDLE = 0.1
 
 # The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
-_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "commands"))
+_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "_starting", "commands"))
 
 
 class Handler:
@@ -264,6 +265,8 @@ class DBProtocolHandler(Handler):
         self._foreign: dict[str, tuple[object, BackendCommand]] = {}
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
+        # The Deferred of server_started(), while it waits for something.
+        self._starting: Deferred[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickling or copying, before the handler serves: its arguments, and `commands`."""
@@ -397,7 +400,8 @@ class DBProtocolHandler(Handler):
             names = [attribute for _, attribute in declared_commands(self.backend).values()]
             for problem in asyncio_methods(self.backend, names):
                 logger.warning("%s", problem)
-        self._hook("server_started").addErrback(_log_hook, "server_started")
+        self._starting = starting = self._hook("server_started")
+        starting.addBoth(self._on_started)
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
@@ -424,15 +428,27 @@ class DBProtocolHandler(Handler):
             return maybeDeferred(lambda: None)
         return maybeDeferred(lambda: self._result_of(hook, name))
 
+    def _on_started(self, outcome: Any) -> None:
+        cancelled, self._starting = self._starting is None, None
+        if isinstance(outcome, Failure) and not (cancelled and outcome.check(CancelledError, GivenUp)):
+            _log_hook(outcome, "server_started")
+
     @staticmethod
     def _result_of(hook: Callable[[], Any], name: str) -> Any:
         result = hook()
         return deferred_of(result, name) if hasattr(type(result), "__await__") else result
 
-    def _cancel_background_tasks(self) -> Deferred[Any] | None:
-        """Cancel what the backend has started with spawn(), and wait for its end."""
+    def _cancel_background_tasks(self) -> Deferred[Any]:
+        """Cancel what the backend has started with spawn(), and wait for its end. server_started() is cancelled too."""
+        ends: list[Deferred[Any]] = []
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            ends.append(starting)
         tasks = getattr(self.backend, "__dict__", {}).get("_background_tasks")
-        return None if tasks is None else cast("Deferred[Any]", tasks.cancel_all())
+        if tasks is not None:
+            ends.append(tasks.cancel_all())
+        return DeferredList(ends, consumeErrors=True)
 
     def _reactor_if_imported(self) -> Any:
         """Return the reactor, or None if it was neither given nor imported."""

@@ -99,7 +99,7 @@ def own_after_fork(reactor: Any) -> None:
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop of asyncio that runs in this thread, or None."""
     # get_running_loop() raises an exception if there is none, which costs each coroutine a microsecond.
-    return asyncio._get_running_loop()  # noqa: SLF001  # exported by asyncio, for this purpose
+    return asyncio._get_running_loop()  # noqa: SLF001  # asyncio exports it
 
 
 def loop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:

@@ -11,7 +11,7 @@ from unittest import mock
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from discosbackend import Backend, DBProtocolHandler
+from discosbackend import Backend, DBProtocolHandler, server
 from discosbackend.coroutines import future_of
 
 from .in_memory import greeted
@@ -115,6 +115,19 @@ class AsyncioTests(unittest.IsolatedAsyncioTestCase):
         free.set()
         await turns()
 
+    async def test_a_server_started_that_never_ends(self) -> None:
+        class Forever(Polling):
+            async def server_started(self) -> None:  # type: ignore[override]
+                await self.poll()
+
+        backend = Forever()
+        handler = DBProtocolHandler(backend, reactor=Clock())
+        handler.start()
+        await turns()
+        with self.assertNoLogs("discosbackend", "WARNING"):
+            await future_of(handler.stop())
+        self.assertEqual(backend.ended, ["server_stopping", "poll"])
+
     async def test_one_that_is_cancelled(self) -> None:
         task = self.backend.spawn(asyncio.sleep(60), "nap")
         await turns()
@@ -164,8 +177,55 @@ class AsyncioTests(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(task.state, "ended")
 
 
+class EndTests(unittest.TestCase):
+    """What asyncio.create_task() has started, when the event loop of a server has ended."""
+
+    def test_tasks_that_are_left(self) -> None:
+        ended: list[str] = []
+
+        async def ends() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0)
+                ended.append("ends")
+
+        async def stubborn() -> None:
+            while not ended[1:]:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    ended.append("stubborn")
+
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        tasks = [loop.create_task(ends()), loop.create_task(stubborn(), name="stubborn")]
+        loop.run_until_complete(asyncio.sleep(0))
+        with mock.patch.object(server, "_LINGER", 0.01), self.assertLogs("discosbackend.server", "WARNING") as logs:
+            server._end_tasks(loop)
+        self.assertEqual(
+            [record.getMessage() for record in logs.records],
+            ["the task stubborn ignores its cancellation: the server ends without it"],
+        )
+        self.assertEqual(sorted(ended), ["ends", "stubborn"])
+        with self.assertNoLogs("discosbackend"):
+            server._end_tasks(loop)
+            server._end_tasks(loop)
+        self.assertTrue(all(task.done() for task in tasks))
+
+
 class DefaultTests(unittest.TestCase):
     """Tasks that Twisted runs."""
+
+    def test_a_server_started_that_never_ends(self) -> None:
+        class Forever(Backend):
+            async def server_started(self) -> None:
+                await Deferred()
+
+        handler = DBProtocolHandler(Forever(), reactor=Clock())
+        handler.start()
+        with self.assertNoLogs("discosbackend", "WARNING"):
+            self.assertTrue(handler.stop().called)
 
     def test_a_task(self) -> None:
         backend = Plain()
