@@ -418,8 +418,18 @@ class DBProtocolHandler(Handler):
         ended.addCallback(lambda _: self._cancel_background_tasks())
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
-        done: Deferred[Any] = Deferred(lambda _: ended.cancel())
-        ended.addBoth(lambda _: None if done.called else done.callback(None))
+        done: Deferred[Any] = Deferred(lambda _: give_up())
+
+        def finish(_: Any) -> None:
+            if not done.called:
+                done.callback(None)
+
+        def give_up() -> None:
+            ended.cancel()
+            # A task of asyncio ends later.
+            finish(None)
+
+        ended.addBoth(finish)
         return done
 
     def _hook(self, name: str) -> Deferred[Any]:

@@ -128,6 +128,28 @@ class AsyncioTests(unittest.IsolatedAsyncioTestCase):
             await future_of(handler.stop())
         self.assertEqual(backend.ended, ["server_stopping", "poll"])
 
+    async def test_a_stop_that_is_given_up_does_not_fail(self) -> None:
+        class Slow(Polling):
+            async def server_stopping(self) -> None:  # type: ignore[override]
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    self.ended.append("server_stopping")
+
+        backend = Slow()
+        handler = DBProtocolHandler(backend, reactor=Clock())
+        backend.spawn(backend.poll())
+        stopped = handler.stop()
+        await turns()
+        outcome: list[Any] = []
+        stopped.addBoth(outcome.append)
+        with self.assertLogs("discosbackend.handlers", "ERROR") as logs:
+            stopped.cancel()
+            self.assertEqual(outcome, [None])
+            await turns(9)
+        self.assertIn("server_stopping of the backend failed", logs.output[0])
+        self.assertEqual(backend.ended, ["server_stopping", "poll"])
+
     async def test_one_that_is_cancelled(self) -> None:
         task = self.backend.spawn(asyncio.sleep(60), "nap")
         await turns()
