@@ -7,16 +7,28 @@ command; the handler calls it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from discosbackend.errors import HandlerException
-from discosbackend.grammar import name_pattern, quoted
+from discosbackend.grammar import name_pattern, plain, quoted
 from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
-__all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
+__all__ = [
+    "ANNOTATION",
+    "COMMANDS",
+    "CONVERSION_TIMEOUT",
+    "LANES",
+    "WILDCARD",
+    "Argument",
+    "Command",
+    "Field",
+    "wire_value",
+]
 
 WILDCARD = "*"
 
@@ -29,6 +41,9 @@ other commands."""
 CONVERSION_TIMEOUT = 3600.0
 """The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
+ANNOTATION = "annotation"
+"""In place of a type: the Argument is inside of `Annotated`, and its type is that of the annotation."""
+
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path"}
 
 
@@ -39,19 +54,23 @@ class Argument:
     Parameters
     ----------
     name
-        The name, used in the docs and in reasons.
+        The name, used in the docs and in reasons. Default, for an Argument inside of `Annotated`: the name of the
+        parameter.
     type
         "integer", "float", "boolean", "timestamp", "text" or "path", or one of Python's int, float, bool, str and
         pathlib.Path. The method of the backend gets an int, float, bool, Ticks or str, and a pathlib.Path if the type
-        is given as that.
+        is given as that. Default, for an Argument inside of `Annotated`: the type of the annotation.
     unit
         The unit, such as "ms" or "MHz", used in the docs only.
     optional
         Whether a request may omit the argument.
     wildcard
         Whether the argument may be `*`. The method then gets the text "*".
-    minimum
-        The smallest value that is accepted. None: no limit.
+    minimum, maximum
+        The smallest and the largest value that are accepted, for the types "integer" and "float". None: no limit.
+    choices
+        The values that are accepted, for the types "integer", "float" and "text": an iterable of values, or an Enum.
+        A client sends the value of an Enum's member, and the method gets the member. Default: every value.
     default
         The value that the method gets if the request omits the argument. None: the method is called without it.
     complaint
@@ -63,17 +82,19 @@ class Argument:
     Raises
     ------
     ValueError
-        If the type is unknown, if there is a default but the argument is not optional, or if `as_path` is given for
-        another type than "path".
+        If the type is unknown, if there is a default but the argument is not optional, if `as_path` is given for
+        another type than "path", or if the limits, the choices or the default contradict each other or the type.
     """
 
-    name: str
-    type: str
+    name: str = ""
+    type: str = ANNOTATION
     unit: str = ""
     optional: bool = False
     wildcard: bool = False
     _: KW_ONLY
-    minimum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: Iterable[Any] = ()
     default: object = None
     complaint: str = ""
     as_path: bool = False
@@ -81,9 +102,14 @@ class Argument:
     def __post_init__(self) -> None:
         if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class
             object.__setattr__(self, "as_path", True)
-        object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        if self.type != ANNOTATION:
+            object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        object.__setattr__(self, "choices", _checked_choices(self))
+        _check_limits(self)
         if self.default is not None and not self.optional:
             raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
+        if self.default is not None and self.choices and self.default not in self.choices:
+            raise ValueError(f"default {self.default!r} of argument {self.name!r} is none of its choices")
         if self.as_path and self.type != "path":
             raise ValueError(f"argument {self.name!r} is as_path, so its type must be 'path', not {self.type!r}")
 
@@ -101,10 +127,24 @@ class Argument:
         try:
             value = read(text)
         except ValueError:
-            raise HandlerException(self._complaint(text, wanted)) from None
-        if self.minimum is not None and value < self.minimum:
-            raise HandlerException(self._complaint(text, f"{wanted} not below {self.minimum}"))
+            raise HandlerException(self._complaint(text, self._one_of() or wanted)) from None
+        if self.choices:
+            return self._choice(value, text)
+        if _is_outside(value, self.minimum, self.maximum):
+            limits = [f"not {word} {limit}" for word, limit in _limits(self) if limit is not None]
+            raise HandlerException(self._complaint(text, f"{wanted} {' and '.join(limits)}"))
         return Path(value) if self.as_path else value
+
+    def _choice(self, value: Any, text: str) -> Any:
+        """Return the choice that is sent as this value."""
+        for choice in self.choices:
+            if wire_value(choice) == value:
+                return choice
+        raise HandlerException(self._complaint(text, self._one_of()))
+
+    def _one_of(self) -> str:
+        """Return the choices in words, "" if there are none."""
+        return " or ".join(plain(str(wire_value(choice))) for choice in self.choices)
 
     def _complaint(self, text: str, wanted: str) -> str:
         if self.type == "timestamp":
@@ -185,7 +225,8 @@ class Command:
         If the name, the lane or the time limit is not valid, if a required argument follows an optional one, or if a
         field other than the last is repeated.
     TypeError
-        If an argument is not an `Argument`, if a field is not a `Field`, or if `changes` is not a bool.
+        If an argument is not an `Argument` or has no name or type, if a field is not a `Field`, or if `changes` is not
+        a bool.
     """
 
     name: str
@@ -216,6 +257,9 @@ class Command:
             for part in parts:
                 if not isinstance(part, kind):
                     raise TypeError(f"{self.name}: {part!r} is no {kind.__name__}(name, type)")
+        for argument in self.arguments:
+            if not argument.name or argument.type == ANNOTATION:
+                raise TypeError(f"{self.name}: {argument!r} needs a name and a type, except inside of Annotated")
         optional = [argument.optional for argument in self.arguments]
         if optional != sorted(optional):
             raise ValueError(f"{self.name} has an optional argument before one that is needed")
@@ -290,6 +334,78 @@ class Command:
         if given < needed:
             return f"{self.name} needs at least {needed} argument{'s' if needed > 1 else ''}"
         return f"{self.name} needs at most {most} arguments"
+
+
+def wire_value(choice: Any) -> Any:
+    """Return the value that a client sends for a choice of an argument: the value of a member of an Enum."""
+    return choice.value if isinstance(choice, Enum) else choice
+
+
+def _limits(argument: Argument) -> tuple[tuple[str, float | None], ...]:
+    return ("below", argument.minimum), ("above", argument.maximum)
+
+
+def _is_outside(value: Any, minimum: float | None, maximum: float | None) -> bool:
+    return (minimum is not None and value < minimum) or (maximum is not None and value > maximum)
+
+
+# The types of the choices and of the limits, for each type of an argument that may have them.
+_NUMBERS: dict[str, Any] = {"integer": int, "float": (int, float), ANNOTATION: (int, float)}
+_CHOICES: dict[str, Any] = {**_NUMBERS, "text": str, ANNOTATION: object}
+
+
+def _check_limits(argument: Argument) -> None:
+    """Raise ValueError if the limits of an argument are not valid, or if its default is outside."""
+    whose = f"of argument {argument.name!r}"
+    minimum, maximum, default = argument.minimum, argument.maximum, argument.default
+    for word, limit in (("minimum", minimum), ("maximum", maximum)):
+        if limit is None:
+            continue
+        if argument.type not in _NUMBERS:
+            raise ValueError(
+                f"only an integer or a float has a {word}: argument {argument.name!r} is a {argument.type}"
+            )
+        if not isinstance(limit, _NUMBERS[argument.type]) or isinstance(limit, bool) or not math.isfinite(limit):
+            kind = "an integer" if argument.type == "integer" else "a finite number"
+            raise ValueError(f"{word} {limit!r} {whose} must be {kind}")
+        if argument.choices:
+            raise ValueError(f"choices {whose} leave nothing to a {word}")
+    if minimum is not None and maximum is not None and minimum > maximum:
+        raise ValueError(f"minimum {minimum} {whose} is above its maximum {maximum}")
+    if isinstance(default, (int, float)) and (
+        default != default or _is_outside(default, minimum, maximum)  # noqa: PLR0124  # nan is outside of any limits
+    ):
+        limits = " and ".join(f"not {word} {limit}" for word, limit in _limits(argument) if limit is not None)
+        raise ValueError(f"default {default} {whose} must be {limits or 'a number'}")
+
+
+def _checked_choices(argument: Argument) -> tuple[Any, ...]:
+    """Return the choices of an argument as a tuple. ValueError if a client could not send them."""
+    whose = f"of argument {argument.name!r}"
+    if argument.choices == ():
+        return ()
+    if isinstance(argument.choices, str) or not isinstance(argument.choices, Iterable):
+        raise ValueError(f"choices {whose} must be a list of values or an Enum, not {argument.choices!r}")
+    found = tuple(argument.choices)
+    if not found:
+        raise ValueError(f"choices {whose} are empty")
+    if argument.type not in _CHOICES:
+        raise ValueError(
+            f"only an integer, a float or a text has choices: argument {argument.name!r} is a {argument.type}"
+        )
+    values = [wire_value(choice) for choice in found]
+    for value in values:
+        if not isinstance(value, _CHOICES[argument.type]) or isinstance(value, bool) or not _is_sendable(value):
+            raise ValueError(f"choice {value!r} {whose} is no {argument.type} that a request can carry")
+    if len(set(values)) < len(values):
+        raise ValueError(f"choices {whose}: a value is there twice")
+    return found
+
+
+def _is_sendable(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isprintable() and value != "" and max(value) <= "\xff"
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _known_type(wanted: object, whose: str) -> str:

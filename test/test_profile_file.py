@@ -186,7 +186,23 @@ class KeyTests(_Files):
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = true}]',
-                "arguments of [own_commands.reset]: minimum must be a whole number, not True",
+                "arguments of [own_commands.reset]: minimum must be a number, not True",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", maximum = "2"}]',
+                "arguments of [own_commands.reset]: maximum must be a number, not '2'",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", minimum = 2.5, maximum = 2}]',
+                "arguments of [own_commands.reset]: minimum 2.5 of argument 'x' is above its maximum 2",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = []}]',
+                "arguments of [own_commands.reset]: choices of argument 'x' are empty",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = true}]',
+                "arguments of [own_commands.reset]: choices must be a list, not True",
             ),
             (
                 '[own_commands.reset]\narguments = [{name="x", type="text", optional=true}, {name="y", type="text"}]',

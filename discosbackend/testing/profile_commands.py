@@ -20,13 +20,15 @@ _ARGUMENT = {
     "unit": str,
     "optional": bool,
     "wildcard": bool,
-    "minimum": int,
+    "minimum": float,
+    "maximum": float,
+    "choices": object,
     "complaint": str,
 }
 _FIELD = {"name": str, "type": str, "unit": str, "repeated": bool, "unescaped": bool}
 _COMMAND = {"arguments": list, "reply": list, "lane": str, "together": bool, "missing": str, "help": str}
 
-_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list of tables"}
+_WORDS = {str: "text", bool: "true or false", float: "a number", list: "a list of tables", object: "a list"}
 
 
 def own_row(name: str, table: Any) -> Command:
@@ -66,8 +68,6 @@ def _part(kind: Any, table: Any, keys: Mapping[str, type], where: str) -> Any:
     for key in ("name", "type"):
         if key not in values:
             raise ValueError(f"{where}: each needs a {key}")
-    if "minimum" in values and values["type"] not in ("integer", "float"):
-        raise ValueError(f"{where}: only an integer or a float has a minimum")
     try:
         return kind(**values)
     except ValueError as problem:
@@ -80,7 +80,8 @@ def _checked(table: Any, keys: Mapping[str, type], where: str) -> dict[str, Any]
     for key, value in table.items():
         if key not in keys:
             raise ValueError(f"{where}: {key} is not known{did_you_mean(key, keys, listed=True)}")
-        # In Python, True is an int.
-        if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
+        # In Python, True is an int, and no int is a float.
+        allowed = (int, float) if keys[key] is float else keys[key]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and keys[key] is not bool):
             raise ValueError(f"{where}: {key} must be {_WORDS[keys[key]]}, not {value!r}")
     return dict(table)
