@@ -78,6 +78,9 @@ class Argument:
     as_path
         Whether the method gets a pathlib.Path, for the type "path". Default: a str, unless the type is given as
         pathlib.Path.
+    as_ticks
+        Whether the method gets Ticks, for the type "timestamp", also if its class does not derive from Backend.
+        Default: the method of such a class gets an astropy Time.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Argument:
     default: object = None
     complaint: str = ""
     as_path: bool = False
+    as_ticks: bool = False
 
     def __post_init__(self) -> None:
         if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class

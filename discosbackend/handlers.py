@@ -332,8 +332,12 @@ class DBProtocolHandler(Handler):
         """Return a function that converts argument texts to values in the form that the method accepts."""
         if row.together and not _accepts(method, len(row.arguments)):
             return partial(_without_band, row)
-        if not isinstance(self.backend, Backend) and any(a.type == "timestamp" for a in row.arguments):
-            return lambda argument_texts: [_as_time(value) for value in row.parse(argument_texts)]
+        as_times = [a.type == "timestamp" and not a.as_ticks for a in row.arguments]
+        if not isinstance(self.backend, Backend) and any(as_times):
+            return lambda argument_texts: [
+                _as_time(value) if as_time else value
+                for value, as_time in zip(row.parse(argument_texts), as_times, strict=False)
+            ]
         return row.parse
 
     def _place(

@@ -36,6 +36,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 
 import discosbackend
+from discosbackend.annotations import arguments_of
 from discosbackend.client import Client
 from discosbackend.commands import COMMANDS, Argument
 from discosbackend.errors import NoReply
@@ -339,6 +340,7 @@ class DocstringTests(unittest.TestCase):
         for name in ("Acquisition", "Backend", "Ticks", "blocking", "command"):
             with self.subTest(name):
                 self.run_examples(getattr(discosbackend, name))
+        self.run_examples(arguments_of)
 
     def test_messages(self) -> None:
         for documented in (Message, parse_message):
