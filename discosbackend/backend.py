@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
 from discosbackend.commands import COMMANDS, Argument, Command, Field
 from discosbackend.errors import BackendError, NotSupportedError
 from discosbackend.ticks import Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.sensors import BoundSensor
 
 __all__ = [
     "Argument",
@@ -49,6 +52,23 @@ Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 coroutine or Deferred with one of these as its result. Protocol section 5.6 defines how each is sent."""
 
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
+
+
+class _Sensors:
+    """The attribute `sensors`. It has no __set__, so that a subclass may use the name for something else."""
+
+    @overload
+    def __get__(self, backend: None, owner: object = None) -> _Sensors: ...
+
+    @overload
+    def __get__(self, backend: object, owner: object = None) -> Mapping[str, BoundSensor]: ...
+
+    def __get__(self, backend: object, owner: object = None) -> _Sensors | Mapping[str, BoundSensor]:
+        if backend is None:
+            return self
+        from discosbackend.sensors import sensors_of
+
+        return sensors_of(backend)
 
 
 def _parameters_may_be_left_out(method: Callable[..., Result]) -> Callable[..., Result]:
@@ -105,6 +125,9 @@ class Backend:
 
     The clients of SARDARA and SKARAB do not read the greeting when they reconnect. For them use 5 (protocol section
     9.2)."""
+
+    sensors = _Sensors()
+    """The sensors of this backend by their names: a read-only mapping of `BoundSensor`."""
 
     # -- clock and state: lane `reads`, which does not wait for other commands ------------------------
 

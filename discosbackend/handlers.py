@@ -220,10 +220,10 @@ class DBProtocolHandler(Handler):
     Raises
     ------
     TypeError
-        If `backend` is a class instead of an instance, or if one of its declared commands is not valid.
+        If `backend` is a class instead of an instance, or if one of its declared commands or sensors is not valid.
     ValueError
-        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands of
-        the backend have the same name.
+        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands or two
+        sensors of the backend have the same name.
     """
 
     def __init__(
@@ -253,6 +253,9 @@ class DBProtocolHandler(Handler):
 
     def _prepare(self) -> None:
         """Create the attributes that belong to this process: the scheduler, with its threads, and the commands."""
+        # A backend with sensors has imported this module. It raises an exception if they are not valid.
+        if sensors := sys.modules.get("discosbackend.sensors"):
+            sensors.sensors_of(self.backend)
         reactor = self._given_reactor
         # The reactor uses the host's clock, which may be stepped, so time limits use time.monotonic. A fake clock is
         # not related to time.monotonic, so it is used itself.

@@ -337,7 +337,7 @@ class DocstringTests(unittest.TestCase):
         self.assertEqual(failed, 0, report.getvalue())
 
     def test_what_a_backend_is_written_with(self) -> None:
-        for name in ("Acquisition", "Backend", "Ticks", "blocking", "command"):
+        for name in ("Acquisition", "Backend", "Sensor", "Ticks", "blocking", "command"):
             with self.subTest(name):
                 self.run_examples(getattr(discosbackend, name))
         self.run_examples(arguments_of)
