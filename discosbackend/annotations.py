@@ -14,7 +14,8 @@ from enum import Enum, Flag
 from pathlib import Path
 from typing import Annotated, Any, ForwardRef, Literal, Union, get_args, get_origin
 
-from discosbackend.commands import ANNOTATION, WILDCARD, Argument, wire_value
+from discosbackend.argument_limits import wire_value
+from discosbackend.commands import ANNOTATION, WILDCARD, Argument
 from discosbackend.ticks import Ticks
 
 __all__ = ["arguments_of"]
@@ -141,6 +142,8 @@ def _default(default: Any, argument: Argument, meaning: _Meaning) -> Any:
     if not isinstance(value, fits) or (isinstance(value, bool) and meaning.kind != "boolean"):
         kind = meaning.kind if meaning.members is None else meaning.members.__name__
         raise TypeError(f"the default {default!r} is no {kind}")
+    if value != value:  # noqa: PLR0124
+        raise TypeError("the default is nan, which is no number")
     return float(default) if meaning.kind == "float" and not argument.choices else default
 
 

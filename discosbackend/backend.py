@@ -57,11 +57,13 @@ MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
 class _Sensors:
     """The attribute `sensors`. It has no __set__, so that a subclass may use the name for something else."""
 
-    @overload
-    def __get__(self, backend: None, owner: object = None) -> _Sensors: ...
+    if TYPE_CHECKING:  # every module of a server counts in its memory
 
-    @overload
-    def __get__(self, backend: object, owner: object = None) -> Mapping[str, BoundSensor]: ...
+        @overload
+        def __get__(self, backend: None, owner: object = None) -> _Sensors: ...
+
+        @overload
+        def __get__(self, backend: object, owner: object = None) -> Mapping[str, BoundSensor]: ...
 
     def __get__(self, backend: object, owner: object = None) -> _Sensors | Mapping[str, BoundSensor]:
         if backend is None:

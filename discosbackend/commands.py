@@ -7,15 +7,13 @@ command; the handler calls it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from discosbackend.errors import HandlerException
-from discosbackend.grammar import name_pattern, plain, quoted
+from discosbackend.grammar import name_pattern, quoted
 from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
 __all__ = [
@@ -27,7 +25,6 @@ __all__ = [
     "Argument",
     "Command",
     "Field",
-    "wire_value",
 ]
 
 WILDCARD = "*"
@@ -108,12 +105,14 @@ class Argument:
             object.__setattr__(self, "as_path", True)
         if self.type != ANNOTATION:
             object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
-        object.__setattr__(self, "choices", _checked_choices(self))
-        _check_limits(self)
+        # The commands of the protocol have no other limit than 0, so that their table does not import the module.
+        if self.choices != () or self.maximum is not None or (self.minimum is not None and not self._is_from_zero()):
+            from discosbackend.argument_limits import check_limits, checked_choices
+
+            object.__setattr__(self, "choices", checked_choices(self))
+            check_limits(self)
         if self.default is not None and not self.optional:
             raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
-        if self.default is not None and self.choices and self.default not in self.choices:
-            raise ValueError(f"default {self.default!r} of argument {self.name!r} is none of its choices")
         if self.as_path and self.type != "path":
             raise ValueError(f"argument {self.name!r} is as_path, so its type must be 'path', not {self.type!r}")
 
@@ -131,24 +130,43 @@ class Argument:
         try:
             value = read(text)
         except ValueError:
-            raise HandlerException(self._complaint(text, self._one_of() or wanted)) from None
+            raise HandlerException(self._complaint(text, self._choices_text() or wanted)) from None
         if self.choices:
             return self._choice(value, text)
-        if _is_outside(value, self.minimum, self.maximum):
-            limits = [f"not {word} {limit}" for word, limit in _limits(self) if limit is not None]
-            raise HandlerException(self._complaint(text, f"{wanted} {' and '.join(limits)}"))
+        if self.is_outside(value):
+            raise HandlerException(self._complaint(text, f"{wanted} {self.limits_text()}"))
         return Path(value) if self.as_path else value
+
+    def is_outside(self, value: Any) -> bool:
+        """Return whether a value is below the minimum or above the maximum."""
+        return (self.minimum is not None and value < self.minimum) or (
+            self.maximum is not None and value > self.maximum
+        )
+
+    def limits_text(self) -> str:
+        """Return the limits in words, "" if there are none."""
+        limits = (("below", self.minimum), ("above", self.maximum))
+        return " and ".join(f"not {word} {limit}" for word, limit in limits if limit is not None)
+
+    def _is_from_zero(self) -> bool:
+        """Return whether the only limit is the minimum 0 of a number."""
+        return self.minimum == 0 and not self.default and self.type in ("integer", "float")
 
     def _choice(self, value: Any, text: str) -> Any:
         """Return the choice that is sent as this value."""
-        for choice in self.choices:
-            if wire_value(choice) == value:
-                return choice
-        raise HandlerException(self._complaint(text, self._one_of()))
+        from discosbackend.argument_limits import choice_of
 
-    def _one_of(self) -> str:
-        """Return the choices in words, "" if there are none."""
-        return " or ".join(plain(str(wire_value(choice))) for choice in self.choices)
+        try:
+            return choice_of(self.choices, value)
+        except LookupError:
+            raise HandlerException(self._complaint(text, self._choices_text())) from None
+
+    def _choices_text(self) -> str:
+        if not self.choices:
+            return ""
+        from discosbackend.argument_limits import choices_text
+
+        return choices_text(self.choices)
 
     def _complaint(self, text: str, wanted: str) -> str:
         if self.type == "timestamp":
@@ -338,78 +356,6 @@ class Command:
         if given < needed:
             return f"{self.name} needs at least {needed} argument{'s' if needed > 1 else ''}"
         return f"{self.name} needs at most {most} arguments"
-
-
-def wire_value(choice: Any) -> Any:
-    """Return the value that a client sends for a choice of an argument: the value of a member of an Enum."""
-    return choice.value if isinstance(choice, Enum) else choice
-
-
-def _limits(argument: Argument) -> tuple[tuple[str, float | None], ...]:
-    return ("below", argument.minimum), ("above", argument.maximum)
-
-
-def _is_outside(value: Any, minimum: float | None, maximum: float | None) -> bool:
-    return (minimum is not None and value < minimum) or (maximum is not None and value > maximum)
-
-
-# The types of the choices and of the limits, for each type of an argument that may have them.
-_NUMBERS: dict[str, Any] = {"integer": int, "float": (int, float), ANNOTATION: (int, float)}
-_CHOICES: dict[str, Any] = {**_NUMBERS, "text": str, ANNOTATION: object}
-
-
-def _check_limits(argument: Argument) -> None:
-    """Raise ValueError if the limits of an argument are not valid, or if its default is outside."""
-    whose = f"of argument {argument.name!r}"
-    minimum, maximum, default = argument.minimum, argument.maximum, argument.default
-    for word, limit in (("minimum", minimum), ("maximum", maximum)):
-        if limit is None:
-            continue
-        if argument.type not in _NUMBERS:
-            raise ValueError(
-                f"only an integer or a float has a {word}: argument {argument.name!r} is a {argument.type}"
-            )
-        if not isinstance(limit, _NUMBERS[argument.type]) or isinstance(limit, bool) or not math.isfinite(limit):
-            kind = "an integer" if argument.type == "integer" else "a finite number"
-            raise ValueError(f"{word} {limit!r} {whose} must be {kind}")
-        if argument.choices:
-            raise ValueError(f"choices {whose} leave nothing to a {word}")
-    if minimum is not None and maximum is not None and minimum > maximum:
-        raise ValueError(f"minimum {minimum} {whose} is above its maximum {maximum}")
-    if isinstance(default, (int, float)) and (
-        default != default or _is_outside(default, minimum, maximum)  # noqa: PLR0124  # nan is outside of any limits
-    ):
-        limits = " and ".join(f"not {word} {limit}" for word, limit in _limits(argument) if limit is not None)
-        raise ValueError(f"default {default} {whose} must be {limits or 'a number'}")
-
-
-def _checked_choices(argument: Argument) -> tuple[Any, ...]:
-    """Return the choices of an argument as a tuple. ValueError if a client could not send them."""
-    whose = f"of argument {argument.name!r}"
-    if argument.choices == ():
-        return ()
-    if isinstance(argument.choices, str) or not isinstance(argument.choices, Iterable):
-        raise ValueError(f"choices {whose} must be a list of values or an Enum, not {argument.choices!r}")
-    found = tuple(argument.choices)
-    if not found:
-        raise ValueError(f"choices {whose} are empty")
-    if argument.type not in _CHOICES:
-        raise ValueError(
-            f"only an integer, a float or a text has choices: argument {argument.name!r} is a {argument.type}"
-        )
-    values = [wire_value(choice) for choice in found]
-    for value in values:
-        if not isinstance(value, _CHOICES[argument.type]) or isinstance(value, bool) or not _is_sendable(value):
-            raise ValueError(f"choice {value!r} {whose} is no {argument.type} that a request can carry")
-    if len(set(values)) < len(values):
-        raise ValueError(f"choices {whose}: a value is there twice")
-    return found
-
-
-def _is_sendable(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isprintable() and value != "" and max(value) <= "\xff"
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _known_type(wanted: object, whose: str) -> str:

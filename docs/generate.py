@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # From a checkout as it is, hence after the line above.
+from discosbackend.argument_limits import wire_value  # noqa: E402
 from discosbackend.backend import Backend  # noqa: E402
-from discosbackend.commands import COMMANDS, Argument, Command, Field, wire_value  # noqa: E402
+from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
 from discosbackend.simulator.control.operations import OPERATIONS  # noqa: E402
 from discosbackend.testing.citations import SECTIONS  # noqa: E402

@@ -196,7 +196,7 @@ class ReadTests(unittest.TestCase):
             ("a: Mode = 'fast'", "a", ": the default 'fast' is no Mode"),
             ("a: Window = 'hann'", "a", ": the default 'hann' is no Window"),
             ("a: Literal['x'] = 'y'", "a", ": default 'y' of argument 'a' is none of its choices"),
-            ("a: float = float('nan')", "a", ": default nan of argument 'a' must be a number"),
+            ("a: float = float('nan')", "a", ": the default is nan, which is no number"),
             (
                 "a: Annotated[float, Argument(minimum=0)] = -1",
                 "a",

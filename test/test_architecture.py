@@ -33,6 +33,9 @@ ON_DEMAND = ("ticks", "timediscos")
 NUMPY = {"passband", "mean", "spectra", "total_power", "pointing", "layout", "metadata"}
 ASTROPY = {"layout", "metadata"}
 
+# What a server imports only if its backend uses it.
+OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
+
 
 @dataclass
 class Layers:
@@ -251,8 +254,7 @@ class LoadingTests(unittest.TestCase):
 
     def test_what_a_backend_needs_loads_no_astropy(self) -> None:
         names = "Acquisition, Argument, Backend, BackendError, Ticks, blocking, command"
-        of_few = ("discosbackend.sensors", "discosbackend.annotations")
-        self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy", *of_few)
+        self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy", *OF_FEW)
 
     def test_the_client_loads_no_twisted(self) -> None:
         for code in ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port"):
@@ -278,7 +280,7 @@ class LoadingTests(unittest.TestCase):
                     simulator = {name for name in loaded if name.startswith("discosbackend.simulator")}
                     self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
                     self.assertEqual(bool(simulator), wanted, simulator)
-                    self.assertEqual(loaded & {"discosbackend.sensors", "discosbackend.annotations"}, set())
+                    self.assertEqual(loaded & OF_FEW, set())
 
 
 def normalized(distribution_name: str) -> str:

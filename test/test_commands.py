@@ -470,7 +470,8 @@ class ArgumentTests(unittest.TestCase):
             ("choice inf of argument 'a' is no float", "float", {"choices": [math.inf]}),
             ("choices of argument 'a': a value is there twice", "text", {"choices": ["b", "b"]}),
             ("default 5 of argument 'a' must be not below 6", "integer", {"minimum": 6, "default": 5}),
-            ("default nan of argument 'a' must be a number", "float", {"default": math.nan}),
+            ("default -1 of argument 'a' must be not below 0", "integer", {"minimum": 0, "default": -1}),
+            ("only an integer or a float has a minimum: argument 'a' is a text", "text", {"minimum": 0}),
             ("default 'b' of argument 'a' is none of its choices", "text", {"choices": ["c"], "default": "b"}),
         ):
             with self.subTest(problem), self.assertRaisesRegex(ValueError, problem):

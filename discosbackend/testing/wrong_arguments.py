@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Iterator
 
-from discosbackend.commands import WILDCARD, Argument, Command, wire_value
+from discosbackend.argument_limits import wire_value
+from discosbackend.commands import WILDCARD, Argument, Command
 from discosbackend.errors import HandlerException
 
 __all__ = ["is_about_arguments", "wrong_numbers", "wrong_types"]
