@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy
 from twisted.internet.task import Clock
 
-from discosbackend import Backend, DBProtocolHandler, Sensor, Ticks, command, status_text
+from discosbackend import Backend, DBProtocolHandler, Sensor, Ticks, command, sensors, status_text
 from discosbackend.backend import declared_commands
 from discosbackend.grammar import parse_message
 from discosbackend.sensors import STATES, BoundSensor, Reading, sensors_of
@@ -526,21 +528,38 @@ class ThreadTests(unittest.TestCase):
                     self.assertEqual((state, time // 1000), (values[value], value))  # type: ignore[index]
             self.assertEqual(found, {id(backend.temperature)})
 
+    def test_threads_that_come_first_at_the_same_time(self) -> None:
+        """Each would make sensors of its own, and the values of one of them would be lost."""
+        both = threading.Barrier(2)
+
+        def bound(backend: object) -> sensors._Bound:
+            # The second thread comes here as well if nothing keeps it away.
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.05)
+            return made(backend)
+
+        backend, found, made = Plain(), [], sensors._Bound
+        with mock.patch.object(sensors, "_Bound", bound):
+            threads = [threading.Thread(target=lambda: found.append(backend.temperature)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+        self.assertIs(found[0], found[1])
+
     def test_it_may_be_set_while_it_is_logged(self) -> None:
         backend = Spectrometer()
 
-        class Handler(logging.Handler):
-            """Sets the sensor that is logged."""
+        def sets_it_again(record: logging.LogRecord) -> bool:
+            if backend.temperature.reading.value == 91.0:
+                backend.temperature.set(3)
+            return True
 
-            def emit(self, record: logging.LogRecord) -> None:
-                if backend.temperature.reading.value == 91.0:
-                    backend.temperature.set(3)
-
-        handler, logger = Handler(), logging.getLogger(LOGGER)
-        logger.addHandler(handler)
-        self.addCleanup(logger.removeHandler, handler)
+        logger = logging.getLogger(LOGGER)
+        # Not a handler: it has a lock of its own, for which the end of the program would wait if this test fails.
+        logger.addFilter(sets_it_again)
+        self.addCleanup(logger.removeFilter, sets_it_again)
         with self.assertLogs(LOGGER) as logs:
-            logger.addHandler(handler)
             thread = threading.Thread(target=backend.temperature.set, args=(91,), daemon=True)
             thread.start()
             thread.join(PATIENCE)
