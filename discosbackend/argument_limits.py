@@ -23,6 +23,9 @@ __all__ = ["check_limits", "checked_choices", "choice_of", "choices_text", "wire
 _NUMBERS: dict[str, Any] = {"integer": int, "float": (int, float), "annotation": (int, float)}
 _CHOICES: dict[str, Any] = {**_NUMBERS, "text": str, "annotation": object}
 
+# A reply has 511 bytes.
+_MOST_SHOWN = 10
+
 
 def wire_value(choice: Any) -> Any:
     """Return the value that a client sends for a choice of an argument: the value of a member of an Enum."""
@@ -38,8 +41,11 @@ def choice_of(choices: Iterable[Any], value: Any) -> Any:
 
 
 def choices_text(choices: Iterable[Any]) -> str:
-    """Return the choices in words, for a reason."""
-    return " or ".join(plain(str(wire_value(choice))) for choice in choices)
+    """Return the choices in words, for a reason. Of many choices, the first ones."""
+    texts = [plain(str(wire_value(choice))) for choice in choices]
+    if len(texts) > _MOST_SHOWN:
+        texts[_MOST_SHOWN:] = [f"{len(texts) - _MOST_SHOWN} others"]
+    return " or ".join(texts)
 
 
 def check_limits(argument: Argument) -> None:

@@ -445,6 +445,11 @@ class ArgumentTests(unittest.TestCase):
             (Argument("bits", "integer", choices=Bits), "9", "wrong bits '9': must be 8 or 16"),
             (Argument("bits", "integer", choices=(8, 16)), "x", "wrong bits 'x': must be 8 or 16"),
             (Argument("bits", "integer", choices=(8,), complaint="8 bits only"), "x", "8 bits only"),
+            (
+                Argument("bits", "integer", choices=range(300)),
+                "300",
+                "wrong bits '300': must be 0 or 1 or 2 or 3 or 4 or 5 or 6 or 7 or 8 or 9 or 290 others",
+            ),
         ):
             self.assertEqual(self.refusal(argument, text), reason)
 
