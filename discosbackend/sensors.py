@@ -302,7 +302,7 @@ class BoundSensor:
         if reading.state == self._noticed:
             return
         before, self._noticed = self._noticed, reading.state
-        if reading.state == "unknown" and reading.value is not None and self._is_overdue():
+        if reading.state == "unknown" and self._is_overdue():
             detail = f", not set for {self.declaration.timeout:g} s"
         else:
             detail = "" if reading.value is None else f" at {self._value_text(reading.value)}"

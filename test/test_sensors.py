@@ -607,6 +607,12 @@ class LogTests(unittest.TestCase):
         self.assertEqual(
             [record.getMessage() for record in logs.records], ["sensor mode: nominal -> unknown, not set for 5 s"]
         )
+        self.lines(sensor, (None, "failure"), advance=5.0)
+        with self.assertLogs(LOGGER, "WARNING") as logs:
+            self.assertEqual(sensor.reading[:2], (None, "unknown"))
+        self.assertEqual(
+            [record.getMessage() for record in logs.records], ["sensor mode: failure -> unknown, not set for 5 s"]
+        )
         # The state was noticed as unknown, so that the return is a change.
         self.assertEqual(self.lines(sensor, "fast"), ["INFO sensor mode: unknown -> nominal at fast"])
 
