@@ -172,8 +172,6 @@ class Run:
             self._open(min(_CONNECTING, self._profile.reply_timeout)).close()
         except AssertionError as problem:
             raise CannotCheck(str(problem)) from None
-        except ValueError as problem:
-            raise CannotCheck(f"{self._server} is not a valid address: {problem}") from None
 
     def _answers(self) -> bool:
         """Return whether the server still answers on a new connection."""

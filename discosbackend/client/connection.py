@@ -5,15 +5,12 @@ It uses only sockets, so it is imported fast and needs no other package. blockin
 
 from __future__ import annotations
 
-import socket
 import time
-from types import TracebackType
 from typing import Self
 
-from discosbackend.errors import GrammarException, NoReply
+from discosbackend.errors import GrammarException, NoReply, reason_of
 from discosbackend.grammar import LINEFEED, Message, parse_message
-from discosbackend.line_socket import LineSocket, checked_wait
-from discosbackend.log import address_text
+from discosbackend.line_socket import LineSocket, checked_wait, connected
 
 __all__ = ["REPLY_WAIT", "Connection"]
 
@@ -76,12 +73,7 @@ class Connection:
         checked_wait(greeting_wait, "greeting_wait", least="0 or more")
         self.greeting: Message | None = None
         patience = REPLY_WAIT if timeout is None else timeout
-        try:
-            connection = socket.create_connection((host, port), min(patience, _CONNECT))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, OverflowError, UnicodeError) as problem:
-            # OverflowError: a port above 65535. UnicodeError: a name that is not valid in DNS.
-            raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
+        connection = connected((host, port), min(patience, _CONNECT), NoReply)
         self._lines = LineSocket(connection, "the server", NoReply, longest=longest_reply)
         try:
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, patience))
@@ -90,7 +82,7 @@ class Connection:
             self.greeting = None
         except OSError as problem:
             self.close()
-            raise NoReply(f"connection lost: {problem}") from problem
+            raise NoReply(f"connection lost: {reason_of(problem)}") from problem
         except BaseException:
             self.close()
             raise
@@ -98,9 +90,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -156,7 +146,7 @@ class Connection:
             self.close()
             if isinstance(problem, NoReply):
                 raise
-            raise NoReply(f"connection lost: {problem}") from problem
+            raise NoReply(f"connection lost: {reason_of(problem)}") from problem
         except BaseException:
             # Close after an interrupt too. Otherwise the late reply would be taken for the reply to the next request.
             self.close()
