@@ -33,6 +33,7 @@ from discosbackend.simulator.fits.layout import (
     times,
 )
 from discosbackend.simulator.fits.structure import (
+    BLOCK,
     MOST_COLUMNS,
     Card,
     Column,
@@ -533,7 +534,7 @@ def _header(old: Header, rows: _Rows, recorded: RecordingReader, complaints: lis
     mark(added, recorded)
     images.append(added.tostring(endcard=False, padding=False).encode("ascii"))
     whole = b"".join(images) + b"END".ljust(80)
-    return whole + b" " * (-len(whole) % 2880)
+    return whole + b" " * (-len(whole) % BLOCK)
 
 
 def _column_cards(card: Card, found: re.Match[str], renumbered: dict[int, tuple[int, _Field]]) -> list[bytes]:
