@@ -31,9 +31,6 @@ __all__ = [
 CENTINANOSECONDS = TICKS_PER_SECOND
 """The number of 100 ns, called centinanoseconds, in one second. The format "discos" counts in this unit."""
 
-# A count of today needs 54 bits and a double has 53. So a count is kept in two doubles: whole days, and the rest of
-# the last day. Up to 2^27 days are exact, because TICKS_PER_DAY has only 26 bits before its trailing zeros.
-
 # 1970-01-01T00:00:00 as the two doubles that astropy uses for it.
 _EPOCH_JD1, _EPOCH_JD2 = 2440588.0, -0.5
 
@@ -43,6 +40,9 @@ _CONTEXT = decimal.Context(prec=50, traps=[decimal.InvalidOperation])
 
 _SECONDS_PER_TICK = Decimal("1e-7")
 
+
+# A count of today needs 54 bits and a double has 53. So a count is kept in two doubles: whole days, and the rest of
+# the last day. Up to 2^27 days are exact, because TICKS_PER_DAY has only 26 bits before its trailing zeros.
 
 # astropy also passes a second value to these readers, which is None for text and Decimal.
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
 from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr
-from discosbackend.signals import ENDING, heard, kept
+from discosbackend.signals import ENDING, handling
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
 from discosbackend.simulator.recording.output_paths import (
@@ -356,10 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     log_to_stderr("WARNING", "%(message)s")
     output = sys.stdout
     # What a library prints must not come between the reports.
-    with kept(), redirect_stdout(sys.stderr):
-        # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
-        for number in heard():
-            signal.signal(number, _leave)
+    # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
+    with handling(_leave), redirect_stdout(sys.stderr):
         own: list[_Request] = [[(folder, None) for folder in options.folders]]
         requests = own if options.folders else _requests()
         done = [_report(Path(folder), options.root, name, output) for each in requests for folder, name in each]
