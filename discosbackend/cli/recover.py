@@ -19,7 +19,7 @@ from discosbackend.cli.argument_types import add_version
 from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr, printable
 from discosbackend.signals import INTERRUPTED, interrupting
-from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
 from discosbackend.standard_output import escape_output, write_result
@@ -129,7 +129,7 @@ def _recordings(folder: Path) -> list[Path]:
         folder = folder.absolute() if folder.name else folder.resolve()
         return recordings_in(folder) if is_gone(folder) else [folder]
     except OSError as problem:
-        raise _CannotRecover(f"{folder} cannot be read: {reason_of(problem).lower()}") from None
+        raise _CannotRecover(f"{folder} cannot be read: {lower_reason(problem)}") from None
 
 
 def _check_output(output: Path, folders: Sequence[Path]) -> None:

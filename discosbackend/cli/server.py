@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend.cli.argument_types import add_version, not_negative
-from discosbackend.cli.own_backend import CannotServe, in_one_line, load
+from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
-from discosbackend.errors import reason_of
+from discosbackend.errors import in_one_line, reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from discosbackend.errors import reason_of
-from discosbackend.simulator.errors import MetadataError, RecordingError
+from discosbackend.simulator.errors import MetadataError, RecordingError, lower_reason
 from discosbackend.simulator.fits.layout import (
     Layout,
     channel_columns,
@@ -127,8 +126,7 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
         # Parse the bytes that were read, as the file may have been replaced meanwhile.
         return _merged(recorded, _read(path))
     except OSError as problem:
-        reason = reason_of(problem)
-        raise RecordingError(f"metadata file cannot be read: {reason.lower()}: {str(path)!a}") from None
+        raise RecordingError(f"metadata file cannot be read: {lower_reason(problem)}: {str(path)!a}") from None
     except MetadataError as problem:
         raise RecordingError(f"metadata file {problem}: {str(path)!a}") from None
 
