@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
@@ -25,6 +25,7 @@ from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.reactors import reactor_or_default
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -245,17 +246,10 @@ def _configure_logging(level: str) -> RateLimitedLogger:
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # Unhandled failures of Deferreds are then written to the same log.
-    limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
+    limited = RateLimitedLogger(logging.getLogger("twisted"), lambda *call: reactor_or_default().callLater(*call))
     observer = LimitedObserver(STDLibLogObserver(), limited)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     return limited
-
-
-def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    # Imported here: the import installs the reactor.
-    from twisted.internet import reactor
-
-    return reactor.callLater(delay, function, *arguments)
 
 
 def _serve(
