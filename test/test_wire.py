@@ -58,7 +58,7 @@ class RepetitionTests(unittest.TestCase):
 
 
 class PatienceTests(unittest.TestCase):
-    """A server that sends data without a line end, or nothing."""
+    """A server that sends data without a line end, nothing, or too much."""
 
     def connect(self, timeout: float) -> tuple[Wire, socket.socket]:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -89,15 +89,10 @@ class PatienceTests(unittest.TestCase):
         with self.assertRaisesRegex(AssertionError, "nothing was received within 0.01 s$"):
             wire.read(within=60.0)
 
-
-class EndTests(unittest.TestCase):
     def test_a_reply_too_many_that_arrived_with_the_one_before(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            wire = Wire(server.getsockname(), timeout=PATIENCE, reply_limit=None)
-            self.addCleanup(wire.close)
-            peer, _ = server.accept()
-        with peer:
-            peer.sendall(2 * b"!version,ok,1.4\r\n")
+        wire, peer = self.connect(60.0)
+        peer.sendall(2 * b"!version,ok,1.4\r\n")
+        peer.close()
         wire.read()
         with self.assertRaisesRegex(AssertionError, r"without a request: b'!version,ok,1\.4\\r\\n'$"):
             wire.read_end()
