@@ -306,8 +306,9 @@ class DiskTests(RecordingMixin):
     def test_a_finished_recording_is_on_the_disk(self) -> None:
         synchronised = []
 
-        def note(file: int) -> None:
-            synchronised.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))
+        def note(file: Any) -> None:
+            number = file if isinstance(file, int) else file.fileno()
+            synchronised.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
 
         with mock.patch.object(os, "fsync", note), mock.patch.object(os, "fdatasync", note):
             self.record(3)
