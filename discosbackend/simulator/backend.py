@@ -275,8 +275,7 @@ class SimulatedBackend(Backend):
         Returns
         -------
         dict
-            Times are Unix seconds, temperatures are in K. Other values have the units of the commands. docs/control.md
-            lists the keys.
+            Times are Unix seconds, temperatures are in K. Other values have the units of the commands.
         """
         pending = {"start": self.acquisition.pending_start, "stop": self.acquisition.pending_stop}
         return {
