@@ -1,0 +1,303 @@
+"""Values and tables against the annotations of records."""
+
+from __future__ import annotations
+
+import math
+import unittest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discosbackend.schema import (
+    NEEDED,
+    Allowed,
+    OneLine,
+    Range,
+    check,
+    checked,
+    expected,
+    from_text,
+    help_of,
+    keys,
+    read,
+    read_values,
+    shown,
+)
+
+
+class Wrong(Exception):
+    """What the reader of these tests raises."""
+
+
+Kelvin = Annotated[float, Allowed("K", above=0, most=1e6)]
+Even = Annotated[int, Allowed(valid=lambda number: number % 2 == 0, expected="an even number")]
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    level: Kelvin
+    names: tuple[OneLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """A record with every kind of type.
+
+    Parameters
+    ----------
+    flag
+        A flag, whose description
+        has two lines.
+    count, real
+        Numbers.
+
+    Raises
+    ------
+    Wrong
+        Never.
+    """
+
+    flag: bool
+    count: Annotated[int, Allowed("bins", least=1, most=10)] = 1
+    real: Annotated[float, Allowed(least=0)] | None = None
+    needed: Annotated[Kelvin, NEEDED] = 3.0
+    even: Even = 0
+    text: str = ""
+    line: OneLine = "x"
+    choice: Literal["fail", "ok"] = "ok"
+    band: Range[Kelvin] = (1.0, 2.0)
+    items: tuple[Even, ...] = ()
+    pairs: tuple[tuple[float, int], ...] = ()
+    more: Sequence[object] = ()
+    table: Mapping[str, float] = field(default_factory=dict)
+    rest: Annotated[float, Allowed("MHz", least=1, names={"HI": 1420.4})] = 1.0
+    inner: Inner | None = None
+    listed: tuple[Inner, ...] = ()
+    named: Mapping[str, Inner] = field(default_factory=dict)
+    made: int = field(init=False, default=3)
+
+
+LEAST: dict[str, Any] = {"flag": True, "needed": 2}
+
+
+class ReadTests(unittest.TestCase):
+    def complaint(self, table: Any, record: Any = Everything, where: str = "", **options: Any) -> str:
+        with self.assertRaises(Wrong) as raised:
+            read(record, table, where, Wrong, **options)
+        return str(raised.exception)
+
+    def test_the_defaults(self) -> None:
+        self.assertEqual(read(Everything, LEAST, "", Wrong), Everything(flag=True, needed=2.0))
+
+    def test_every_type(self) -> None:
+        for key, value, wanted in (
+            ("flag", False, False),
+            ("count", 10, 10),
+            ("real", 2, 2.0),
+            ("real", None, None),
+            ("text", "a\n", "a\n"),
+            ("choice", "fail", "fail"),
+            ("band", [1, 1], (1.0, 1.0)),
+            ("items", [2, 4], (2, 4)),
+            ("items", [], ()),
+            ("pairs", [[1, 2]], ((1.0, 2),)),
+            ("more", [1, "x"], (1, "x")),
+            ("table", {"a": 1}, {"a": 1.0}),
+            ("rest", "HI", 1420.4),
+            ("inner", {"level": 1}, Inner(1.0)),
+            ("inner", Inner(1.0), Inner(1.0)),
+            ("listed", [{"level": 1}, {"level": 2, "names": ["a"]}], (Inner(1.0), Inner(2.0, ("a",)))),
+            ("named", {"a b": {"level": 1}}, {"a b": Inner(1.0)}),
+        ):
+            with self.subTest(key, value=value):
+                found = getattr(read(Everything, {**LEAST, key: value}, "", Wrong), key)
+                self.assertEqual((found, type(found)), (wanted, type(wanted)))
+
+    def test_wrong_values(self) -> None:
+        for key, value, wanted in (
+            ("flag", 1, "flag must be true or false, not 1"),
+            ("count", 0, "count must be a whole number of bins from 1 to 10, not 0"),
+            ("count", 1.0, "not 1.0"),
+            ("count", True, "not true"),
+            ("count", None, "not None"),
+            ("real", -1, "real must be a number, 0 or more, not -1"),
+            ("real", math.nan, "not nan"),
+            ("real", math.inf, "not inf"),
+            ("real", 10**400, "not 1000"),
+            ("needed", 0, "needed must be a number of K above 0, at most 1000000, not 0"),
+            ("even", 3, "even must be an even number, not 3"),
+            ("text", 3, "text must be text, not 3"),
+            ("line", "a\n", "line must be one line of text, not 'a\\n'"),
+            ("choice", "no", 'choice must be "fail" or "ok", not \'no\''),
+            ("choice", ["ok"], "not ['ok']"),
+            ("band", [2, 1], "band must be a pair [lowest, highest] of numbers of K above 0, at most 1000000, not"),
+            ("band", [0, 1], "band must be a pair"),
+            ("band", [1], "not [1]"),
+            ("items", [3], "items must be a list of an even number, not [3]"),
+            ("items", 3, "not 3"),
+            ("pairs", [[1]], "pairs must be a list of lists of 2 numbers, not [[1]]"),
+            ("table", {"a": "x"}, "table must be a table of numbers, not a table"),
+            ("table", [], "not []"),
+            ("rest", "CO", "rest must be a number of MHz, 1 or more, or one of HI, not 'CO'"),
+            ("inner", 3, "inner must be a table with level, names, not 3"),
+            ("inner", {}, "inner.level is needed: a number of K above 0, at most 1000000"),
+            ("listed", {}, "listed must be a list of tables: write [[listed]] above each, not a table"),
+            ("listed", [{"level": 1}, 3], "listed[1] must be a table with level, names, not 3"),
+            ("listed", [{"level": -1}], "listed[0].level must be a number of K above 0, at most 1000000, not -1"),
+            ("named", 3, "named must be a table of tables with level, names, not 3"),
+            ("named", {"a b": {"lvel": 1}}, "named.'a b'.lvel is not known: did you mean level?"),
+            ("zzz", 3, "zzz is not known: known are flag, count, real"),
+            ("made", 3, "made is not known"),
+        ):
+            with self.subTest(key, value=value):
+                said = self.complaint({**LEAST, key: value})
+                self.assertIn(wanted, said)
+                self.assertTrue(said.startswith(key))
+
+    def test_paths(self) -> None:
+        self.assertEqual(self.complaint({}, where="a.b"), "a.b.flag is needed: true or false")
+        self.assertEqual(self.complaint(3, Inner, "a.b"), "a.b must be a table with level, names, not 3")
+        self.assertIn("a.lvl is not known: did you mean level?", self.complaint({"lvl": 1}, Inner, "a"))
+
+    def test_values_of_another_table(self) -> None:
+        behind = ("defaults", {"level": 2})
+        self.assertEqual(read(Inner, {}, "a", Wrong, behind=behind), Inner(2.0))
+        self.assertEqual(read(Inner, {"level": 1}, "a", Wrong, behind=behind), Inner(1.0))
+        for table, other, wanted in (
+            ({}, {}, "a.level is needed, there or in [defaults]: a number of K"),
+            ({}, {"level": -1}, "defaults.level must be "),
+            ({"level": -2}, {"level": -1}, "a.level must be "),
+            ({"level": 1}, {"lvel": 1}, "defaults.lvel is not known: did you mean level?"),
+            ({"level": 1}, 3, "defaults must be a table with level, names, not 3"),
+        ):
+            with self.subTest(wanted):
+                self.assertIn(wanted, self.complaint(table, Inner, "a", behind=("defaults", other)))
+
+    def test_types_alone(self) -> None:
+        table = {"flag": True, "count": 99, "even": 3, "band": [2, -1], "line": "", "inner": {"level": -1}}
+        self.assertEqual(
+            read(Everything, table, "", Wrong, ranges=False),
+            Everything(True, 99, even=3, band=(2.0, -1.0), line="", inner=Inner(-1.0)),
+        )
+        self.assertIn("count must be a whole number, not '4'", self.complaint({**table, "count": "4"}, ranges=False))
+        self.assertIn("band must be a list of 2 numbers", self.complaint({**table, "band": [1]}, ranges=False))
+
+    def test_what_the_record_itself_refuses(self) -> None:
+        @dataclass
+        class Ordered:
+            first: int
+            last: int
+
+            def __post_init__(self) -> None:
+                if self.last < self.first:
+                    raise ValueError("last is before first")
+
+        self.assertEqual(self.complaint({"first": 2, "last": 1}, Ordered, "a"), "a: last is before first")
+        self.assertEqual(self.complaint({"first": 2, "last": 1}, Ordered), "last is before first")
+
+    def test_a_class_that_is_no_dataclass(self) -> None:
+        class Plain:
+            first: int
+            last: int = 3
+
+        self.assertEqual(read_values(Plain, {"first": 1}, "", Wrong), {"first": 1})
+        with self.assertRaisesRegex(Wrong, "first is needed: a whole number"):
+            read_values(Plain, {"last": 1}, "", Wrong)
+
+    def test_a_record_that_is_made_by_a_call(self) -> None:
+        @dataclass(frozen=True, slots=True)
+        class Checked:
+            level: Kelvin
+            rest: Annotated[float, Allowed(names={"HI": 1420.4})] = 1.0
+
+            def __post_init__(self) -> None:
+                check(self, Wrong)
+
+        self.assertEqual(Checked(level=2, rest="HI"), Checked(2.0, 1420.4))  # type: ignore[arg-type]  # as a file says it
+        with self.assertRaisesRegex(Wrong, "^level must be a number of K above 0"):
+            Checked(level=-1)
+
+
+# Whatever a TOML or JSON file may have.
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates()
+NUMBERS = st.integers(-3, 12) | st.floats(-1, 3)
+VALUES = st.recursive(
+    SCALARS | NUMBERS | st.sampled_from(["HI", "ok", "fail"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["level", "names", "x"]) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+class AnyValueTests(unittest.TestCase):
+    @given(st.sampled_from(sorted(keys(Everything))), VALUES)
+    def test_a_record_or_an_error_that_names_the_key(self, key: str, value: Any) -> None:
+        try:
+            found = read(Everything, {**LEAST, key: value}, "", Wrong)
+        except Wrong as problem:
+            self.assertTrue(str(problem).startswith(key), problem)
+            self.assertEqual(len(str(problem).splitlines()), 1)
+            return
+        # What was read is of the declared type: it is accepted again, and unchanged.
+        again = checked(keys(Everything)[key], getattr(found, key), key, Wrong)
+        self.assertEqual(again, getattr(found, key))
+
+    @given(VALUES)
+    def test_any_table(self, table: Any) -> None:
+        with self.assertRaises(Wrong):
+            read(Everything, table, "there", Wrong)
+
+
+class DescriptionTests(unittest.TestCase):
+    def test_expected(self) -> None:
+        for hint, one, many in (
+            (float, "a number", "numbers"),
+            (Kelvin, "a number of K above 0, at most 1000000", "numbers of K above 0, at most 1000000"),
+            (Annotated[float, Allowed(above=0)], "a number above 0", "numbers above 0"),
+            (Annotated[int, Allowed("s", least=0)], "a whole number of s, 0 or more", "whole numbers of s, 0 or more"),
+            (Annotated[int, Allowed(most=3)], "a whole number, at most 3", "whole numbers, at most 3"),
+            (tuple[Inner, ...], "a list of tables with level, names", "lists of tables with level, names"),
+            (Mapping[str, object], "a table of any values", "tables of any values"),
+        ):
+            with self.subTest(one):
+                self.assertEqual((expected(hint), expected(hint, many=True)), (one, many))
+
+    def test_words_of_a_command_line(self) -> None:
+        for hint, text, wanted in (
+            (bool, "on", True),
+            (bool, "perhaps", "perhaps"),
+            (Kelvin, "2", 2),
+            (Kelvin, "2.5", 2.5),
+            (Kelvin, "soon", "soon"),
+            (int, "1.5", 1.5),
+            (str, "7", "7"),
+            (tuple[int, ...], "0,3,x", [0, 3, "x"]),
+            (Literal["ok"], "ok", "ok"),
+        ):
+            with self.subTest(hint, text=text):
+                self.assertEqual(from_text(hint, text), wanted)
+
+    def test_help(self) -> None:
+        self.assertEqual(
+            help_of(Everything),
+            {"flag": "A flag, whose description has two lines.", "count": "Numbers.", "real": "Numbers."},
+        )
+        self.assertEqual(help_of(Wrong), {})
+
+    def test_shown(self) -> None:
+        for value, wanted in (
+            ({}, "a table"),
+            (True, "true"),
+            ("x" * 99, "'" + "x" * 59 + "..."),
+            (10**5000, "that number"),
+        ):
+            self.assertEqual(shown(value), wanted)
+
+
+if __name__ == "__main__":
+    unittest.main()
