@@ -17,11 +17,13 @@ raises InstrumentError("interference[0].level must be a number of K above 0, at 
 
 These types can be used:
 
-- bool, int, float, str, object; Literal of texts; each of them with `Allowed`;
+- bool, int, float, str, object or Any; Literal of texts; each of them with `Allowed`;
 - `X | None`: the key may be left out, or, in JSON, be null;
 - tuple[X, ...] or Sequence[X], a list; tuple[X, Y], a list of that length; Range[X], a pair [lowest, highest];
 - Mapping[str, X], a table with any keys;
 - another record, a table; tuple[record, ...], a list of tables; Mapping[str, record], a table of tables.
+
+A function in `Allowed` must be defined outside of the record: a lambda in the annotation itself finds no global names.
 """
 
 from __future__ import annotations
@@ -311,7 +313,7 @@ def _parts(hint: Any) -> tuple[Any, Allowed, bool]:
             optional = True
             (hint,) = (each for each in get_args(hint) if each is not NoneType)
         else:
-            return hint, allowed, optional
+            return object if hint is Any else hint, allowed, optional
 
 
 def expected(hint: Any, many: bool = False) -> str:

@@ -1,32 +1,122 @@
 """Records that describe an instrument, and the settings of an acquisition.
 
-The module profiles reads the instruments from simulator/profiles/*.toml into these records. sections checks values
-against the limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
+The module profiles reads the instruments from simulator/profiles/*.toml into these records; the annotations of Limits,
+Comb, Receiver, Response, Task and Phrases are the types of the keys of such a file. sections checks values against the
+limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from discosbackend.commands import COMMANDS
+from discosbackend.grammar import name_pattern
+from discosbackend.schema import NEEDED, Allowed, Range
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = [
     "UNCONFIGURED",
+    "MOST_FEEDS",
+    "RESET",
+    "Bins",
     "Channel",
     "Comb",
     "Configuration",
     "Instrument",
+    "Kelvin",
     "Limits",
+    "Megahertz",
+    "Milliseconds",
+    "OneWord",
     "Phrases",
     "Receiver",
     "Response",
     "Setup",
+    "ShortLine",
     "Task",
+    "Width",
+    "is_word",
 ]
 
 UNCONFIGURED = "unconfigured"
 """The reply to get-configuration until a configuration is loaded (protocol section 4.4)."""
+
+RESET = "reset"
+"""The command that cancels a task; every instrument with tasks has it."""
+
+# The largest integer of a profile. A larger number is a mistake.
+_INTEGER = 10**9
+
+MOST_FEEDS = 1000
+"""The most feeds of an instrument."""
+
+# Values are recorded as signed 32-bit integers.
+_FULL_SCALE = 2**31 - 1
+
+# Characters. MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
+_LONGEST_PHRASE = 120
+
+# Texts that are sent to clients or written to a file's header: printable ASCII without comma and `!`.
+_PLAIN = re.compile(r"[ \"-+\--~]+")
+
+
+def is_word(text: str, longest: int = 64) -> bool:
+    """Return whether the text is printable ASCII without a comma or `!`, and without blanks at its ends."""
+    return len(text) <= longest and text.strip() == text and _PLAIN.fullmatch(text) is not None
+
+
+def _word(longest: int, further: str = "") -> str:
+    return f"one line of ASCII without , and ! of at most {longest} characters{further}"
+
+
+# -- the types of keys --------------------------------------------------------------------------------
+
+Megahertz = Annotated[float, Allowed("MHz", least=0, most=1e7)]
+Width = Annotated[float, Allowed("MHz", above=0, most=1e7)]
+Kelvin = Annotated[float, Allowed("K", above=0, most=1e6)]
+Milliseconds = Annotated[int, Allowed("ms", least=1, most=_INTEGER)]
+Integer = Annotated[int, Allowed(least=-_INTEGER, most=_INTEGER)]
+# More bins or feeds would exceed the memory.
+Bins = Annotated[int, Allowed(least=1, most=2**24)]
+Feeds = Annotated[int, Allowed(least=1, most=MOST_FEEDS)]
+# Half the sky.
+Arcmin = Annotated[float, Allowed("arcmin", least=-180 * 60, most=180 * 60)]
+Factor = Annotated[float, Allowed(least=0, most=1e6)]
+Fraction = Annotated[float, Allowed(least=0, most=1)]
+
+Offsets = Annotated[
+    tuple[tuple[Arcmin, Arcmin], ...],
+    Allowed(
+        valid=lambda offsets: offsets[:1] == ((0.0, 0.0),),
+        expected="a list of [x, y] in arcmin, [0, 0] first: one for each feed",
+    ),
+]
+OneWord = Annotated[str, Allowed(valid=is_word, expected=_word(64))]
+ShortLine = Annotated[
+    str,
+    Allowed(
+        valid=lambda text: text.strip() != "" and text.isprintable() and len(text) <= 200,
+        expected="one line of text of at most 200 characters",
+    ),
+]
+TaskCommand = Annotated[
+    str,
+    Allowed(
+        valid=lambda name: name_pattern.fullmatch(name) is not None and name not in {*COMMANDS, RESET},
+        expected=f"a name of letters, digits and hyphens, letter first, none of the protocol's own and not {RESET}",
+    ),
+]
+Phrase = Annotated[str, Allowed(valid=lambda text: is_word(text, _LONGEST_PHRASE), expected=_word(_LONGEST_PHRASE))]
+RunningPhrase = Annotated[
+    str,
+    Allowed(
+        valid=lambda text: is_word(text, _LONGEST_PHRASE) and not set("{}") & set(text.replace("{command}", "")),
+        expected=_word(_LONGEST_PHRASE, ", in which {command} alone stands in braces"),
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +145,14 @@ class Limits:
         Whether two equal feeds of set-enable are measured once. Default: they are measured twice.
     """
 
-    start_frequency: tuple[float, float]
-    bins: tuple[int, ...]
-    bandwidth: tuple[float, float] = (0.0, 2300.0)
-    sample_rate: tuple[float, float] = (0.0, 4600.0)
-    integration: tuple[int, int] = (5, 1000)
-    shift: tuple[int, int] = (0, 0xFFFF)
-    feeds: int = 7
-    all_feeds: int | None = None
+    start_frequency: Range[Megahertz]
+    bins: tuple[Bins, ...]
+    bandwidth: Range[Megahertz] = (0.0, 2300.0)
+    sample_rate: Range[Megahertz] = (0.0, 4600.0)
+    integration: Range[Milliseconds] = (5, 1000)
+    shift: Range[Integer] = (0, 0xFFFF)
+    feeds: Feeds = 7
+    all_feeds: Integer | None = None
     equal_feeds_once: bool = False
 
     @property
@@ -75,10 +165,10 @@ class Limits:
 class Comb:
     """Interference: narrow peaks of `level` K, every `spacing` MHz from sky frequency `first` to `last` in MHz."""
 
-    first: float
-    last: float
-    spacing: float
-    level: float
+    first: Width
+    last: Width
+    spacing: Width
+    level: Annotated[float, Allowed("K", least=0, most=1e6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +193,12 @@ class Receiver:
         The interference that it receives.
     """
 
-    code: str = "KKG"
-    local_oscillator: float = 0.0
-    tsys: tuple[float, float] = (87.0, 116.0)
-    mark: tuple[float, float] = (28.0, 77.0)
-    beam: float = 1.0
-    offsets: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    code: Annotated[OneWord, NEEDED] = "KKG"
+    local_oscillator: Annotated[Megahertz, NEEDED] = 0.0
+    tsys: Annotated[Range[Kelvin], NEEDED] = (87.0, 116.0)
+    mark: Annotated[Range[Kelvin], NEEDED] = (28.0, 77.0)
+    beam: Annotated[float, NEEDED, Allowed("arcmin", above=0, most=180 * 60)] = 1.0
+    offsets: Annotated[Offsets, NEEDED] = ((0.0, 0.0),)
     interference: tuple[Comb, ...] = ()
 
 
@@ -140,16 +230,16 @@ class Response:
         The relative rms of the gain over minutes.
     """
 
-    gain: float = 1.0
-    zero: float = 0.0
-    full_scale: int = 2**31 - 1
-    rms: float = 50.0
-    edge: float = 0.03
-    slope: float = 3.0
-    dc: float = 15.0
-    spur: float = 1.6
-    cross: float = 0.11
-    drift: float = 0.002
+    gain: Annotated[float, Allowed("counts per K and MHz", above=0, most=1e12)] = 1.0
+    zero: Annotated[float, Allowed("counts", least=0, most=_FULL_SCALE)] = 0.0
+    full_scale: Annotated[int, Allowed("counts", least=1, most=_FULL_SCALE)] = _FULL_SCALE
+    rms: Annotated[float, Allowed("counts", above=0, most=_FULL_SCALE)] = 50.0
+    edge: Annotated[float, Allowed(least=1e-6, most=1)] = 0.03
+    slope: Annotated[float, Allowed(least=-50, most=50)] = 3.0
+    dc: Factor = 15.0
+    spur: Factor = 1.6
+    cross: Fraction = 0.11
+    drift: Fraction = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,21 +383,21 @@ class Task:
         The one-line help of the command.
     """
 
-    command: str
-    configuration: str = ""
-    duration: float = 0.0
+    command: TaskCommand
+    configuration: OneWord = ""
+    duration: Annotated[float, NEEDED, Allowed("s", least=0, most=366 * 86400)] = 0.0
     initialises: bool = False
-    help: str = ""
+    help: ShortLine = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
     """The texts of status for an instrument with tasks. `{command}` in `running` is replaced by the task's command."""
 
-    uninitialised: str = "not initialised"
-    running: str = "{command} in progress"
-    acquiring: str = "acquisition in progress"
-    ready: str = "ready"
+    uninitialised: Phrase = "not initialised"
+    running: RunningPhrase = "{command} in progress"
+    acquiring: Phrase = "acquisition in progress"
+    ready: Phrase = "ready"
 
 
 @dataclass(frozen=True, slots=True)
