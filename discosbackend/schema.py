@@ -166,7 +166,7 @@ def checked(hint: Any, value: Any, where: str, error: type[Exception]) -> Any:
 
 def check(record: Any, error: type[Exception]) -> None:
     """Check and convert the values of a record that has been made by a call, in its `__post_init__`."""
-    for key, hint in keys(record.__class__).items():
+    for key, hint in keys(type(record)).items():
         object.__setattr__(record, key, checked(hint, getattr(record, key), key, error))
 
 
@@ -285,9 +285,13 @@ def from_text(hint: Any, text: str) -> Any:
 # -- what the annotations and docstrings say ----------------------------------------------------------
 
 
-@cache
-def keys(record: type, ranges: bool = True) -> Mapping[str, Any]:
+def keys(record: Any, ranges: bool = True) -> Mapping[str, Any]:
     """Return the keys of a record with their annotations; without Allowed, if only the types are to be checked."""
+    return _keys(record, ranges)
+
+
+@cache
+def _keys(record: Any, ranges: bool) -> Mapping[str, Any]:
     hints = get_type_hints(record, include_extras=ranges)
     made = {each.name for each in fields(record) if not each.init} if is_dataclass(record) else ()
     return {key: hint for key, hint in hints.items() if get_origin(hint) is not ClassVar and key not in made}
@@ -320,7 +324,6 @@ def expected(hint: Any, many: bool = False) -> str:
     """Describe the values that an annotation allows, such as "a number of K above 0"; with `many`, in the plural."""
     kind, allowed, _ = _parts(hint)
     origin, arguments = get_origin(kind), get_args(kind)
-    is_record = is_dataclass(kind)
     items = expected(arguments[origin is Mapping], True) if origin not in (None, Literal) else ""
     if allowed.expected:
         return allowed.expected.replace("{}", items)
@@ -328,7 +331,7 @@ def expected(hint: Any, many: bool = False) -> str:
         return " or ".join(f'"{each}"' for each in arguments)
     if kind in (bool, str, object):
         return {bool: "true or false", str: "text", object: "any values" if many else "any value"}[kind]
-    if is_record:
+    if is_dataclass(kind):
         noun, rest = "table", f" with {', '.join(keys(kind))}"
     elif origin is not None:
         count = f"{len(arguments)} " if origin is tuple and arguments[-1] is not Ellipsis else ""
