@@ -17,9 +17,9 @@ raises InstrumentError("interference[0].level must be a number of K above 0, at 
 
 These types can be used:
 
-- bool, int, float, str, object or Any; Literal of texts; each of them with `Allowed`;
+- bool, int, float, str, and object or Any for anything; each of them with `Allowed`;
 - `X | None`: the key may be left out, or, in JSON, be null;
-- tuple[X, ...] or Sequence[X], a list; tuple[X, Y], a list of that length; Range[X], a pair [lowest, highest];
+- tuple[X, ...], Sequence[X] or Container[X], a list; tuple[X, Y], a list of that length; Range[X], a pair;
 - Mapping[str, X], a table with any keys;
 - another record, a table; tuple[record, ...], a list of tables; Mapping[str, record], a table of tables.
 
@@ -34,16 +34,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from discosbackend.toml import did_you_mean
 
 __all__ = [
     "NEEDED",
+    "NO_KEY",
     "Allowed",
     "OneLine",
     "Range",
@@ -71,6 +72,9 @@ _SHOWN = 60
 
 NEEDED = "needed"
 """In the annotation of a key: a table needs it, although the record has a default for it."""
+
+NO_KEY = "no key"
+"""In the annotation of an attribute of a record: it is not a key of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +257,6 @@ def _of_type(kind: Any, value: Any) -> Any:
         return float(value) if is_number and abs(value) <= sys.float_info.max else None
     if kind is int:
         return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if origin is Literal:
-        return value if value in arguments else None
     if origin is Mapping:
         if not isinstance(value, Mapping):
             return None
@@ -272,7 +274,7 @@ def _of_type(kind: Any, value: Any) -> Any:
 def from_text(hint: Any, text: str) -> Any:
     """Convert a word of a command line to a value that checked() accepts; return an invalid word unchanged."""
     kind, _, _ = _parts(hint)
-    if get_origin(kind) not in (None, Literal):
+    if get_origin(kind) is not None:
         return [from_text(get_args(kind)[0], each) for each in text.split(",")]
     if kind is bool:
         return {"on": True, "off": False, "true": True, "false": False}.get(text, text)
@@ -292,43 +294,47 @@ def keys(record: Any, ranges: bool = True) -> Mapping[str, Any]:
 
 @cache
 def _keys(record: Any, ranges: bool) -> Mapping[str, Any]:
-    hints = get_type_hints(record, include_extras=ranges)
-    made = {each.name for each in fields(record) if not each.init} if is_dataclass(record) else ()
-    return {key: hint for key, hint in hints.items() if get_origin(hint) is not ClassVar and key not in made}
+    hints = get_type_hints(record, include_extras=True)
+    made = {each.name for each in fields(record) if not each.init} if is_dataclass(record) else set()
+    made |= {
+        key for key, hint in hints.items() if get_origin(hint) is ClassVar or hint is KW_ONLY or _has(NO_KEY, hint)
+    }
+    return {key: hint for key, hint in get_type_hints(record, include_extras=ranges).items() if key not in made}
+
+
+def _has(mark: str, hint: Any) -> bool:
+    return get_origin(hint) is Annotated and mark in hint.__metadata__
 
 
 def _is_needed(record: Any, key: str, hint: Any) -> bool:
-    if get_origin(hint) is Annotated and NEEDED in hint.__metadata__:
-        return True
     if not is_dataclass(record):
         return not hasattr(record, key)
     declared = record.__dataclass_fields__[key]
-    return declared.default is MISSING and declared.default_factory is MISSING
+    return _has(NEEDED, hint) or (declared.default is MISSING and declared.default_factory is MISSING)
 
 
 def _parts(hint: Any) -> tuple[Any, Allowed, bool]:
-    """Return the type of an annotation, its Allowed, and whether it may be None."""
-    allowed, optional = Allowed(), False
+    """Return the type of an annotation, its outermost Allowed, and whether it may be None."""
+    found: list[Allowed] = []
+    optional = False
     while True:
         if get_origin(hint) is Annotated:
-            allowed = next((each for each in reversed(hint.__metadata__) if isinstance(each, Allowed)), allowed)
+            found += [each for each in reversed(hint.__metadata__) if isinstance(each, Allowed)]
             hint = hint.__origin__
         elif get_origin(hint) in (Union, UnionType):
             optional = True
             (hint,) = (each for each in get_args(hint) if each is not NoneType)
         else:
-            return object if hint is Any else hint, allowed, optional
+            return object if hint is Any else hint, found[0] if found else Allowed(), optional
 
 
 def expected(hint: Any, many: bool = False) -> str:
     """Describe the values that an annotation allows, such as "a number of K above 0"; with `many`, in the plural."""
     kind, allowed, _ = _parts(hint)
     origin, arguments = get_origin(kind), get_args(kind)
-    items = expected(arguments[origin is Mapping], True) if origin not in (None, Literal) else ""
+    items = expected(arguments[origin is Mapping], True) if origin is not None else ""
     if allowed.expected:
         return allowed.expected.replace("{}", items)
-    if origin is Literal:
-        return " or ".join(f'"{each}"' for each in arguments)
     if kind in (bool, str, object):
         return {bool: "true or false", str: "text", object: "any values" if many else "any value"}[kind]
     if is_dataclass(kind):

@@ -356,7 +356,6 @@ class DocstringTests(unittest.TestCase):
             citations,
             command_cases,
             profile,
-            profile_commands,
             profile_file,
             runner,
             send_guard,
@@ -367,7 +366,7 @@ class DocstringTests(unittest.TestCase):
 
         for documented in (
             *(cases.Case, cases.Cases.case, citations.citation, command_cases.own_cases),
-            *(profile.Profile, profile.rows_of, profile_commands.own_row, profile_file.load_profile),
+            *(profile.Profile, profile.rows_of, profile_file.own_row, profile_file.load_profile),
             *(runner.run_cases, send_guard.scope_of, send_guard.scope_of_command, server_session.request_line),
             *(wrong_arguments.wrong_numbers, wrong_clocks.likely_cause),
         ):
