@@ -49,8 +49,7 @@ Section = Annotated[
 ]
 Arguments = Annotated[Sequence[object], Allowed(valid=_has_no_bool)]
 Seconds = Annotated[
-    float,
-    Allowed(least=0, most=366 * 86400, expected="a number of seconds, 0 or more, at most a year"),
+    float, Allowed(least=0, most=366 * 86400, expected="a number of seconds, 0 or more, at most a year")
 ]
 
 
@@ -123,7 +122,8 @@ class Profile:
     """An integration time in ms that set-integration accepts; None for the one that get-integration reports."""
 
     valid_section: Section = (WILDCARD,) * len(COMMANDS["set-section"].arguments)
-    """The seven arguments of a set-section request that is accepted."""
+    """The seven arguments of a set-section request that is accepted. If possible, choose them so that the instrument
+    would refuse them if two of them were exchanged."""
 
     valid_feeds: Annotated[tuple[int, int], Allowed(expected="two feeds, such as [0, 1]")] = (0, 0)
     """The two arguments of a set-enable request that is accepted."""
@@ -146,8 +146,11 @@ class Profile:
     ] = ()
     """Names of commands that must not be carried out, such as `("backend-park", "convert-data")`."""
 
-    own_commands: Sequence[object] = ()
-    """Commands that only this backend has: `Command` rows, or methods that are marked with `@command`."""
+    own_commands: Annotated[
+        Sequence[object], Allowed(expected="a table of commands, such as [own_commands.reset]")
+    ] = ()
+    """Commands that only this backend has: `Command` rows, or methods that are marked with `@command`; in a file,
+    tables with the attributes of a `Command`."""
 
     valid_arguments: Annotated[
         Mapping[str, Arguments], Allowed(expected="a table of own_commands, each with a list of arguments")
@@ -172,7 +175,7 @@ class Profile:
     """How far ahead a time may be, in s. A time that is further ahead must be refused."""
 
     start_when_acquiring: RequestText = "already acquiring"
-    """The reason with which a start while acquiring is refused."""
+    """The reason with which a start without a timestamp is refused while the server is acquiring."""
 
     stop_when_idle: Annotated[str, Allowed(valid=("fail", "ok").__contains__, expected='"fail" or "ok"')] = "fail"
     """The code of the reply to a stop when there is nothing to stop: "fail" or "ok", as in Acquisition."""

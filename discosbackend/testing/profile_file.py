@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from discosbackend.commands import Command
 from discosbackend.errors import HandlerException
-from discosbackend.schema import Allowed, OneLine, checked, expected, keys, path_of, read_values, wrong
+from discosbackend.schema import OneLine, expected, keys, path_of, read_values, wrong
 from discosbackend.testing.command_cases import own_cases
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.errors import ProfileError
@@ -28,8 +28,6 @@ __all__ = ["load_profile", "own_row", "shipped_profiles"]
 _ANY = {"invalid_configuration": "", "reply_limit": 0}
 
 _SHIPPED = files("discosbackend.testing") / "profiles"
-
-_OwnCommands = Annotated[Mapping[str, Any], Allowed(expected="a table of commands, such as [own_commands.reset]")]
 
 
 class _Keys(Profile):
@@ -95,8 +93,9 @@ def _profile(values: dict[str, Any]) -> Profile:
     vars(profile).update(read_values(_Keys, given, "", ValueError))
     vars(profile).pop("description", None)
     if own is not None:
-        tables = checked(_OwnCommands, own, "own_commands", ValueError)
-        profile.own_commands = tuple(own_row(name, table) for name, table in tables.items())
+        if not isinstance(own, Mapping):
+            raise ValueError(wrong("own_commands", _expected("own_commands"), own))
+        profile.own_commands = tuple(own_row(name, table) for name, table in own.items())
     _check_names(profile, values)
     return profile
 
@@ -133,6 +132,10 @@ def own_row(name: str, table: Any) -> Command:
     return row
 
 
+def _expected(key: str) -> str:
+    return expected(keys(Profile)[key])
+
+
 def _check_names(profile: Profile, values: dict[str, Any]) -> None:
     """Check the names of cases and commands. This needs the whole profile, because own_commands adds such names.
 
@@ -148,13 +151,13 @@ def _check_names(profile: Profile, values: dict[str, Any]) -> None:
             raise ValueError(f"no case is called {pattern!r} in [deviations]{did_you_mean(pattern, cases)}")
     left_out = values.get("leave_out", [])
     if not set(left_out) <= set(profile.commands):
-        raise ValueError(wrong("leave_out", expected(keys(Profile)["leave_out"]), left_out))
+        raise ValueError(wrong("leave_out", _expected("leave_out"), left_out))
     for name, arguments in profile.valid_arguments.items():
         if name not in own:
             raise ValueError(f"[valid_arguments]: {name!r} is not in own_commands{did_you_mean(name, own)}")
         texts = own[name].to_wire([str(argument) for argument in arguments])
         if not all(map(is_text, texts)):
-            raise ValueError(wrong("valid_arguments", expected(keys(Profile)["valid_arguments"]), list(arguments)))
+            raise ValueError(wrong("valid_arguments", _expected("valid_arguments"), list(arguments)))
         try:
             own[name].parse(texts)
         except HandlerException as problem:
