@@ -143,7 +143,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
-    plain: PlainTexts = field(init=False, repr=False, compare=False)
+    plain: Annotated[PlainTexts, NO_KEY] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
@@ -202,7 +202,7 @@ class Command:
     together: bool = False
     missing: str = ""
     changes: Annotated[bool | None, NO_KEY] = None
-    needed: int = field(init=False, repr=False, compare=False)
+    needed: Annotated[int, NO_KEY] = field(init=False, repr=False, compare=False)
     """The number of required arguments."""
 
     def __post_init__(self) -> None:

@@ -32,13 +32,13 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, is_dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import KW_ONLY, MISSING, dataclass, field, is_dataclass
+from functools import cache, partial
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from discosbackend.toml import did_you_mean
 
@@ -54,6 +54,7 @@ __all__ = [
     "from_text",
     "help_of",
     "keys",
+    "one_line",
     "path_of",
     "read",
     "read_values",
@@ -103,18 +104,31 @@ class Allowed:
     least: float = -math.inf
     most: float = math.inf
     names: Mapping[str, Any] | None = field(default=None, hash=False)
-    valid: Callable[[Any], bool] | None = None
+    valid: Callable[[Any], object] | None = None
     expected: str = ""
+
+    def includes(self, value: Any) -> bool:
+        """Return whether a value that has the right type is in the range and meets the condition."""
+        above = self.above is None or value > self.above
+        inside = not isinstance(value, (int, float)) or (above and self.least <= value <= self.most)
+        return inside and (self.valid is None or bool(self.valid(value)))
 
 
 Range = Annotated[
-    tuple[T, T], Allowed(valid=lambda pair: bool(pair[0] <= pair[1]), expected="a pair [lowest, highest] of {}")
+    tuple[T, T], Allowed(valid=lambda pair: pair[0] <= pair[1], expected="a pair [lowest, highest] of {}")
 ]
 """A pair [lowest, highest]; `Range[int]` is the type of a key."""
 
-OneLine = Annotated[
-    str, Allowed(valid=lambda text: text.strip() != "" and text.isprintable(), expected="one line of text")
-]
+
+def one_line(longest: int = sys.maxsize) -> Allowed:
+    """Return the condition for a text of one line: `Annotated[str, one_line(64)]`."""
+    return Allowed(
+        valid=lambda text: text.strip() != "" and text.isprintable() and len(text) <= longest,
+        expected="one line of text" + (f" of at most {longest} characters" if longest < sys.maxsize else ""),
+    )
+
+
+OneLine = Annotated[str, one_line()]
 """A text for people."""
 
 
@@ -152,20 +166,40 @@ def read(
     error
         If a key is unknown, missing or has an invalid value. The message has the path of the key and what is allowed.
     """
-    with _raised_as(error):
-        return _record(record, table, where, behind, ranges)
+    values = read_values(record, table, where, error, behind=behind, ranges=ranges)
+    try:
+        return record(**values)
+    except ValueError as problem:
+        raise error(f"{where}: {problem}" if where else str(problem)) from None
 
 
-def read_values(record: type, table: Any, where: str, error: type[Exception]) -> dict[str, Any]:
-    """Return the values of the keys that a table has; like read(), for a class that is no dataclass."""
-    with _raised_as(error):
-        return _values(record, table, where, None, True)
-
-
-def checked(hint: Any, value: Any, where: str, error: type[Exception]) -> Any:
-    """Return one value, converted to the type that an annotation demands. Raise `error` if it is invalid."""
-    with _raised_as(error):
-        return _value(hint, value, where, True)
+def read_values(
+    record: Any,
+    table: Any,
+    where: str,
+    error: type[Exception],
+    *,
+    behind: tuple[str, Any] | None = None,
+    ranges: bool = True,
+) -> dict[str, Any]:
+    """Return the values of the keys that a table has, instead of a record; like read()."""
+    known = keys(record, ranges)
+    places = [(where, table), *([] if behind is None else [behind])]
+    for path, values in places:
+        if not isinstance(values, Mapping):
+            raise error(wrong(path, f"a table with {', '.join(known)}", values))
+        for key in values:
+            if key not in known:
+                raise error(f"{path_of(path, key)} is not known{did_you_mean(str(key), known, listed=True)}")
+    found = {}
+    for key, hint in known.items():
+        path, values = next((place for place in places if key in place[1]), places[0])
+        if key in values:
+            found[key] = checked(hint, values[key], path_of(path, key), error, ranges=ranges)
+        elif _is_needed(record, key, hint):
+            also = f", there or in [{behind[0]}]" if behind else ""
+            raise error(f"{path_of(path, key)} is needed{also}: {expected(hint)}")
+    return found
 
 
 def check(record: Any, error: type[Exception]) -> None:
@@ -174,108 +208,52 @@ def check(record: Any, error: type[Exception]) -> None:
         object.__setattr__(record, key, checked(hint, getattr(record, key), key, error))
 
 
-@contextmanager
-def _raised_as(error: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as problem:
-        raise error(str(problem)) from None
+def checked(hint: Any, value: Any, where: str, error: type[Exception], *, ranges: bool = True) -> Any:
+    """Return one value, converted to the type that an annotation demands; like read().
 
-
-def _record(
-    record: Callable[..., RecordT], table: Any, where: str, behind: tuple[str, Any] | None, ranges: bool
-) -> RecordT:
-    values = _values(record, table, where, behind, ranges)
-    try:
-        return record(**values)
-    except ValueError as problem:
-        raise ValueError(f"{where}: {problem}" if where else str(problem)) from None
-
-
-def _values(record: Any, table: Any, where: str, behind: tuple[str, Any] | None, ranges: bool) -> dict[str, Any]:
-    known = keys(record, ranges)
-    places = [(where, table), *([] if behind is None else [behind])]
-    for path, values in places:
-        if not isinstance(values, Mapping):
-            raise ValueError(wrong(path, f"a table with {', '.join(known)}", values))
-        for key in values:
-            if key not in known:
-                near = did_you_mean(str(key), known, listed=True)
-                raise ValueError(f"{path_of(path, key)} is not known{near}")
-    found = {}
-    for key, hint in known.items():
-        path, values = next((place for place in places if key in place[1]), places[0])
-        if key in values:
-            found[key] = _value(hint, values[key], path_of(path, key), ranges)
-        elif _is_needed(record, key, hint):
-            also = f", there or in [{behind[0]}]" if behind else ""
-            raise ValueError(f"{path_of(path, key)} is needed{also}: {expected(hint)}")
-    return found
-
-
-def _value(hint: Any, value: Any, where: str, ranges: bool) -> Any:
-    """Convert a value, and, if it consists of tables, each of them with its own path."""
-    kind, _, optional = _parts(hint)
+    The items of a list or of a table have paths of their own: `bins[0]`, `tsys.L`.
+    """
+    kind, allowed, optional = _parts(hint)
+    each = partial(checked, error=error, ranges=ranges)
     if value is None and optional:
         return None
     if is_dataclass(kind):
-        return value if isinstance(value, kind) else _record(kind, value, where, None, ranges)  # type: ignore[arg-type]
-    item: Any = next(filter(is_dataclass, get_args(kind)), None)
-    named = get_origin(kind) is Mapping
-    if item is not None and named and isinstance(value, Mapping):
-        return {key: _value(item, each, path_of(where, key), ranges) for key, each in value.items()}
-    if item is not None and not named and isinstance(value, (list, tuple)):
-        return tuple(_value(item, each, f"{where}[{number}]", ranges) for number, each in enumerate(value))
-    found = None if item is not None else _converted(hint, value)
-    if found is None:
-        right = expected(hint) if item is None or named else f"a list of tables: write [[{where}]] above each"
-        raise ValueError(wrong(where, right, value))
+        return value if isinstance(value, kind) else read(kind, value, where, error, ranges=ranges)  # type: ignore[arg-type]
+    found: Any = None
+    items = get_args(kind)
+    if get_origin(kind) is Mapping:
+        if isinstance(value, Mapping):
+            found = {key: each(items[1], item, path_of(where, key)) for key, item in value.items()}
+    elif items:
+        hints = items if _is_fixed(kind) else items[:1] * len(value) if isinstance(value, (list, tuple)) else ()
+        if isinstance(value, (list, tuple)) and len(hints) == len(value):
+            found = tuple(map(each, hints, value, (f"{where}[{number}]" for number in range(len(value)))))
+    elif isinstance(value, str) and allowed.names:
+        found = allowed.names.get(value)
+    else:
+        found = _scalar(kind, value)
+    if found is None or not allowed.includes(found):
+        hint_of_toml = f": write [[{where}]] above each" if items and isinstance(value, Mapping) else ""
+        raise error(wrong(where, expected(hint) + hint_of_toml, value))
     return found
 
 
-# -- single values ------------------------------------------------------------------------------------
-
-
-def _converted(hint: Any, value: Any) -> Any:
-    """Return the value as its type, None if it is invalid."""
-    kind, allowed, _ = _parts(hint)
-    if allowed.names and isinstance(value, str):
-        return allowed.names.get(value)
-    found = _of_type(kind, value)
-    if found is None or (allowed.valid is not None and not allowed.valid(found)):
-        return None
-    if kind in (int, float) and not allowed.least <= found <= allowed.most:
-        return None
-    return None if allowed.above is not None and found <= allowed.above else found
-
-
-def _of_type(kind: Any, value: Any) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
+def _scalar(kind: Any, value: Any) -> Any:
+    """Return the value as its type, None if it is of another type."""
+    if kind is int:
+        return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if kind is float:
         # Neither an infinity nor an integer that no float can hold.
         is_number = isinstance(value, Real) and not isinstance(value, bool)
         return float(value) if is_number and abs(value) <= sys.float_info.max else None
-    if kind is int:
-        return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            return None
-        table = {key: _converted(arguments[1], each) for key, each in value.items()}
-        return None if None in table.values() else table
-    if origin is not None:
-        if not isinstance(value, (list, tuple)):
-            return None
-        kinds = arguments if origin is tuple and arguments[-1] is not Ellipsis else arguments[:1] * len(value)
-        items = tuple(map(_converted, kinds, value))
-        return None if len(kinds) != len(value) or None in items else items
     return value if isinstance(value, kind) else None
 
 
 def from_text(hint: Any, text: str) -> Any:
     """Convert a word of a command line to a value that checked() accepts; return an invalid word unchanged."""
     kind, _, _ = _parts(hint)
-    if get_origin(kind) is not None:
-        return [from_text(get_args(kind)[0], each) for each in text.split(",")]
+    if items := get_args(kind):
+        return [from_text(items[0], each) for each in text.split(",")]
     if kind is bool:
         return {"on": True, "off": False, "true": True, "false": False}.get(text, text)
     for number in (int, float) if kind in (int, float) else ():
@@ -294,12 +272,9 @@ def keys(record: Any, ranges: bool = True) -> Mapping[str, Any]:
 
 @cache
 def _keys(record: Any, ranges: bool) -> Mapping[str, Any]:
-    hints = get_type_hints(record, include_extras=True)
-    made = {each.name for each in fields(record) if not each.init} if is_dataclass(record) else set()
-    made |= {
-        key for key, hint in hints.items() if get_origin(hint) is ClassVar or hint is KW_ONLY or _has(NO_KEY, hint)
-    }
-    return {key: hint for key, hint in get_type_hints(record, include_extras=ranges).items() if key not in made}
+    hints, types = get_type_hints(record, include_extras=True), get_type_hints(record)
+    own = (key for key, hint in hints.items() if hint is not KW_ONLY and not _has(NO_KEY, hint))
+    return {key: hints[key] if ranges else types[key] for key in own}
 
 
 def _has(mark: str, hint: Any) -> bool:
@@ -317,31 +292,35 @@ def _parts(hint: Any) -> tuple[Any, Allowed, bool]:
     """Return the type of an annotation, its outermost Allowed, and whether it may be None."""
     found: list[Allowed] = []
     optional = False
-    while True:
+    while get_origin(hint) in (Annotated, Union, UnionType):
         if get_origin(hint) is Annotated:
             found += [each for each in reversed(hint.__metadata__) if isinstance(each, Allowed)]
             hint = hint.__origin__
-        elif get_origin(hint) in (Union, UnionType):
+        else:
             optional = True
             (hint,) = (each for each in get_args(hint) if each is not NoneType)
-        else:
-            return object if hint is Any else hint, found[0] if found else Allowed(), optional
+    return object if hint is Any else hint, found[0] if found else Allowed(), optional
+
+
+def _is_fixed(kind: Any) -> bool:
+    """Return whether a list has a fixed length: tuple[X, Y], but not tuple[X, ...]."""
+    return get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis
 
 
 def expected(hint: Any, many: bool = False) -> str:
     """Describe the values that an annotation allows, such as "a number of K above 0"; with `many`, in the plural."""
     kind, allowed, _ = _parts(hint)
-    origin, arguments = get_origin(kind), get_args(kind)
-    items = expected(arguments[origin is Mapping], True) if origin is not None else ""
+    items = get_args(kind)
+    of = expected(items[get_origin(kind) is Mapping], many=True) if items else ""
     if allowed.expected:
-        return allowed.expected.replace("{}", items)
+        return allowed.expected.replace("{}", of)
     if kind in (bool, str, object):
         return {bool: "true or false", str: "text", object: "any values" if many else "any value"}[kind]
     if is_dataclass(kind):
         noun, rest = "table", f" with {', '.join(keys(kind))}"
-    elif origin is not None:
-        count = f"{len(arguments)} " if origin is tuple and arguments[-1] is not Ellipsis else ""
-        noun, rest = "table" if origin is Mapping else "list", f" of {count}{items}"
+    elif items:
+        noun = "table" if get_origin(kind) is Mapping else "list"
+        rest = f" of {len(items)} {of}" if _is_fixed(kind) else f" of {of}" if of != "any values" else ""
     else:
         noun, rest = "number" if kind is float else "whole number", _range_of(allowed)
     return f"{noun}s{rest}" if many else f"a {noun}{rest}"

@@ -165,7 +165,7 @@ class KeyTests(_Files):
             ),
             (
                 "[own_commands.reset]\narguments = 3",
-                "own_commands.reset.arguments must be a list of tables: write [[own_commands.reset.arguments]]",
+                "own_commands.reset.arguments must be a list of tables with name, type, unit, optional",
             ),
             ("[own_commands.reset]\nhelp = true", "own_commands.reset.help must be text, not true"),
             (
@@ -216,7 +216,7 @@ class KeyTests(_Files):
             ("start_when_acquiring = true", "text that a request can carry, not true"),
             ('stop_when_idle = "never"', '"fail" or "ok", not \'never\''),
             ("deviations = 3", "a table of case ids, each with a sentence, not 3"),
-            ('[deviations]\n"start/timed" = 3', "a table of case ids, each with a sentence, not a table"),
+            ('[deviations]\n"start/timed" = 3', "deviations.'start/timed' must be one line of text, not 3"),
             (
                 '[deviations]\n"start/timd" = "x"',
                 "no case is called 'start/timd' in [deviations]: did you mean start/timed?",

@@ -387,7 +387,7 @@ class ScriptTests(unittest.TestCase):
                 '[fault]\nkind = "cut"\nnth = 1',
                 ": fault must be a list of tables: write [[fault]] above each, not a table",
             ),
-            ("fault = [1]", ": fault must be a list of tables: write [[fault]] above each, not [1]"),
+            ("fault = [1]", ": fault[0] must be a table, not 1"),
             (cut + "[[fault]]\nkind = 'cut'\nnt = 1", ": fault 2: nt is not known: did you mean nth?"),
             (cut + "[[fault]]\nkind = 'cut'\nnth = 'x'", ": fault 2: nth must be a whole number above 0"),
             (cut + "command = 'tim'", ": fault 1: command 'tim' is none of this instrument's"),

@@ -66,8 +66,8 @@ class SourceTests(unittest.TestCase):
             ({"transit": 3, "crossing": 0}, "crossing must be a number of s above 0, not 0"),
             ({"linear": 1.1}, "linear must be a number from 0 to 1, not 1.1"),
             ({"feeds": ()}, "feeds must be numbers of feeds such as 0 3"),
-            ({"feeds": (-1,)}, "feeds must be numbers"),
-            ({"feeds": (True,)}, "feeds must be numbers"),
+            ({"feeds": (-1,)}, "feeds[0] must be a whole number, 0 or more, not -1"),
+            ({"feeds": (True,)}, "feeds[0] must be a whole number, 0 or more, not true"),
         ):
             with self.subTest(values), self.assertRaises(SkyError) as caught:
                 Source(**values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from discosbackend.grammar import name_pattern
 from discosbackend.schema import Allowed, OneLine, keys, shown
@@ -43,8 +43,9 @@ class Kind:
     `lasts` is applied once and stays in effect until it is removed.
     """
 
-    applies_to: ClassVar[str] = "reply"
-    lasts: ClassVar[bool] = False
+    # Without annotations, because they are no keys.
+    applies_to = "reply"
+    lasts = False
 
     kind: str
     command: CommandName | None = None

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from discosbackend.schema import Allowed, from_text, keys, read, read_values, shown
+from discosbackend.schema import from_text, keys, read, read_values, shown
 from discosbackend.simulator.errors import FaultScriptError
 from discosbackend.simulator.faults.kinds import KINDS, RULES, Kind
 from discosbackend.toml import did_you_mean, read_toml
@@ -45,9 +45,7 @@ class _Script:
     """The keys of a script."""
 
     seed: int | None = None
-    fault: Annotated[
-        tuple[Mapping[str, Any], ...], Allowed(expected="a list of tables: write [[fault]] above each")
-    ] = ()
+    fault: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

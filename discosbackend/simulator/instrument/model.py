@@ -1,8 +1,8 @@
 """Records that describe an instrument, and the settings of an acquisition.
 
-The module profiles reads the instruments from simulator/profiles/*.toml into these records; the annotations of Limits,
-Comb, Receiver, Response, Task and Phrases are the types of the keys of such a file. sections checks values against the
-limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
+The module profiles reads the instruments from simulator/profiles/*.toml into these records. ProfileKeys has the keys of
+such a file, and the other records those of its tables; their annotations say what is allowed. sections checks values
+against the limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
 """
 
 from __future__ import annotations
@@ -10,34 +10,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from discosbackend.commands import COMMANDS
 from discosbackend.grammar import name_pattern
-from discosbackend.schema import NEEDED, Allowed, Range
+from discosbackend.schema import NEEDED, Allowed, Range, one_line
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = [
-    "UNCONFIGURED",
     "MOST_FEEDS",
     "RESET",
-    "Bins",
+    "UNCONFIGURED",
     "Channel",
     "Comb",
     "Configuration",
+    "ConfigurationKeys",
     "Instrument",
-    "Kelvin",
     "Limits",
-    "Megahertz",
-    "Milliseconds",
-    "OneWord",
     "Phrases",
+    "ProfileKeys",
     "Receiver",
     "Response",
     "Setup",
-    "ShortLine",
     "Task",
-    "Width",
     "is_word",
 ]
 
@@ -56,8 +51,8 @@ MOST_FEEDS = 1000
 # Values are recorded as signed 32-bit integers.
 _FULL_SCALE = 2**31 - 1
 
-# Characters. MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
-_LONGEST_PHRASE = 120
+# Not `version`, which the server answers, and not `status`, which the server needs itself.
+_LACKABLE = tuple(name for name in COMMANDS if name not in ("version", "status"))
 
 # Texts that are sent to clients or written to a file's header: printable ASCII without comma and `!`.
 _PLAIN = re.compile(r"[ \"-+\--~]+")
@@ -68,8 +63,11 @@ def is_word(text: str, longest: int = 64) -> bool:
     return len(text) <= longest and text.strip() == text and _PLAIN.fullmatch(text) is not None
 
 
-def _word(longest: int, further: str = "") -> str:
-    return f"one line of ASCII without , and ! of at most {longest} characters{further}"
+def _one_word(longest: int) -> Allowed:
+    return Allowed(
+        valid=lambda text: is_word(text, longest),
+        expected=f"one line of ASCII without , and ! of at most {longest} characters",
+    )
 
 
 # -- the types of keys --------------------------------------------------------------------------------
@@ -94,29 +92,22 @@ Offsets = Annotated[
         expected="a list of [x, y] in arcmin, [0, 0] first: one for each feed",
     ),
 ]
-OneWord = Annotated[str, Allowed(valid=is_word, expected=_word(64))]
-ShortLine = Annotated[
-    str,
-    Allowed(
-        valid=lambda text: text.strip() != "" and text.isprintable() and len(text) <= 200,
-        expected="one line of text of at most 200 characters",
-    ),
-]
+OneWord = Annotated[str, _one_word(64)]
+# MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
+Phrase = Annotated[str, _one_word(120)]
+ShortLine = Annotated[str, one_line(200)]
 TaskCommand = Annotated[
     str,
     Allowed(
-        valid=lambda name: name_pattern.fullmatch(name) is not None and name not in {*COMMANDS, RESET},
+        valid=lambda name: name_pattern.fullmatch(name) and name not in {*COMMANDS, RESET},
         expected=f"a name of letters, digits and hyphens, letter first, none of the protocol's own and not {RESET}",
     ),
 ]
-Phrase = Annotated[str, Allowed(valid=lambda text: is_word(text, _LONGEST_PHRASE), expected=_word(_LONGEST_PHRASE))]
-RunningPhrase = Annotated[
-    str,
-    Allowed(
-        valid=lambda text: is_word(text, _LONGEST_PHRASE) and not set("{}") & set(text.replace("{command}", "")),
-        expected=_word(_LONGEST_PHRASE, ", in which {command} alone stands in braces"),
-    ),
+Lackable = Annotated[
+    tuple[str, ...],
+    Allowed(valid=lambda names: {*names} <= {*_LACKABLE}, expected=f"a list of commands: {', '.join(_LACKABLE)}"),
 ]
+Includes = Annotated[tuple[str, ...], Allowed(valid=all, expected="a list of instruments, by name or file")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +386,7 @@ class Phrases:
     """The texts of status for an instrument with tasks. `{command}` in `running` is replaced by the task's command."""
 
     uninitialised: Phrase = "not initialised"
-    running: RunningPhrase = "{command} in progress"
+    running: Phrase = "{command} in progress"
     acquiring: Phrase = "acquisition in progress"
     ready: Phrase = "ready"
 
@@ -432,3 +423,39 @@ class Instrument:
     phrases: Phrases = Phrases()
     description: str = ""
     records: bool = True
+
+
+# -- the keys of a file that differ from the records --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationKeys:
+    """The keys of a table `[configurations.NAME]`, and of `[defaults]`, which has values for all configurations."""
+
+    receiver: Annotated[str, Allowed(expected="a name of a [receivers.NAME]")]
+    feeds: tuple[Annotated[int, Allowed(least=0)], ...]
+    bandwidth: Width
+    bins: Bins
+    attenuation: Annotated[float, Allowed("dB", least=0, most=200)]
+    integration: Milliseconds
+    start_frequency: Megahertz = 0.0
+    stokes_too: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKeys:
+    """The keys of a file."""
+
+    name: OneWord
+    description: ShortLine
+    includes: Includes = ()
+    lacks: Lackable = ()
+    records: bool = True
+    limits: Limits | None = None
+    response: Response = field(default_factory=Response)
+    receivers: Mapping[str, Receiver] = field(default_factory=dict)
+    # Read with each configuration, as ConfigurationKeys.
+    defaults: Any = field(default_factory=dict)
+    configurations: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ()
+    phrases: Phrases = field(default_factory=Phrases)

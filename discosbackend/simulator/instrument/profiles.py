@@ -1,39 +1,30 @@
 """Reads instruments from TOML profiles: those of the package, in simulator/profiles, and those of the user.
 
-model defines the records and, in their annotations, the keys of most tables; _Profile and _ConfigurationKeys are the
-other tables. Comments in the profiles explain the keys, since users copy these files. This module checks what depends
-on several keys, such as a value that is outside the limits of the instrument.
+model defines the records and, in their annotations, the keys. Comments in the profiles explain the keys, since users
+copy these files. This module checks what depends on several keys, such as a value that is outside the limits of the
+instrument.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
-from discosbackend.commands import COMMANDS
-from discosbackend.schema import Allowed, path_of, read, wrong
+from discosbackend.schema import path_of, read, wrong
 from discosbackend.simulator.errors import InstrumentError
 from discosbackend.simulator.instrument.model import (
     MOST_FEEDS,
     UNCONFIGURED,
-    Bins,
     Configuration,
+    ConfigurationKeys,
     Instrument,
-    Limits,
-    Megahertz,
-    Milliseconds,
-    OneWord,
-    Phrases,
+    ProfileKeys,
     Receiver,
-    Response,
-    ShortLine,
-    Task,
-    Width,
     is_word,
 )
 from discosbackend.toml import did_you_mean, read_toml
@@ -44,48 +35,6 @@ _SHIPPED = Path(__file__).parents[1] / "profiles"
 
 # The most peaks of a comb; with a mistyped spacing a dump would take minutes.
 _MOST_PEAKS = 10_000
-
-# Not `version`, which the server answers, and not `status`, which the server needs itself.
-_LACKABLE = tuple(name for name in COMMANDS if name not in ("version", "status"))
-
-_Lackable = Annotated[
-    tuple[str, ...],
-    Allowed(valid=lambda names: {*names} <= {*_LACKABLE}, expected=f"a list of commands: {', '.join(_LACKABLE)}"),
-]
-_Includes = Annotated[tuple[str, ...], Allowed(valid=all, expected="a list of instruments, by name or file")]
-
-
-@dataclass(frozen=True, slots=True)
-class _ConfigurationKeys:
-    """The keys of a table `[configurations.NAME]`, and of `[defaults]`, which has values for all configurations."""
-
-    receiver: Annotated[str, Allowed(expected="a name of a [receivers.NAME]")]
-    feeds: tuple[Annotated[int, Allowed(least=0)], ...]
-    bandwidth: Width
-    bins: Bins
-    attenuation: Annotated[float, Allowed("dB", least=0, most=200)]
-    integration: Milliseconds
-    start_frequency: Megahertz = 0.0
-    stokes_too: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Profile:
-    """The keys of a file."""
-
-    name: OneWord
-    description: ShortLine
-    includes: _Includes = ()
-    lacks: _Lackable = ()
-    records: bool = True
-    limits: Limits | None = None
-    response: Response = field(default_factory=Response)
-    receivers: Mapping[str, Receiver] = field(default_factory=dict)
-    # Read with each configuration, as _ConfigurationKeys.
-    defaults: Any = field(default_factory=dict)
-    configurations: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[Task, ...] = ()
-    phrases: Phrases | None = None
 
 
 class _Shipped(Mapping[str, Instrument]):
@@ -176,7 +125,9 @@ def _read(path: Path, included_by: tuple[Path, ...]) -> Instrument:
     if chain[-1] in included_by:
         raise InstrumentError(f"instrument {path}: it includes itself, by {included_by[-1].name}")
     try:
-        profile = read(_Profile, values, "", InstrumentError)
+        profile = read(ProfileKeys, values, "", InstrumentError)
+        if "phrases" in values and not profile.tasks:
+            raise InstrumentError("phrases are for an instrument that has [[tasks]], which this one has not")
         return _instrument(profile, _included(profile.includes, path.parent, chain))
     except InstrumentError as problem:
         raise InstrumentError(f"instrument {path}: {problem}") from None
@@ -195,10 +146,13 @@ def _included(names: tuple[str, ...], folder: Path, chain: tuple[Path, ...]) -> 
     return found
 
 
-def _instrument(profile: _Profile, included: dict[str, Configuration]) -> Instrument:
+def _instrument(profile: ProfileKeys, included: dict[str, Configuration]) -> Instrument:
     limits = profile.limits
     if limits is not None and limits.all_feeds is not None and limits.all_feeds < limits.feeds:
         raise InstrumentError(wrong("limits.all_feeds", f"limits.feeds, {limits.feeds}, or more", limits.all_feeds))
+    if set("{}") & set(profile.phrases.running.replace("{command}", "")):
+        right = "text in which {command} alone stands in braces"
+        raise InstrumentError(wrong("phrases.running", right, profile.phrases.running))
     for name, receiver in profile.receivers.items():
         _check_interference(receiver, path_of("receivers", name))
     configurations = {**included, **_configurations(profile)}
@@ -210,7 +164,7 @@ def _instrument(profile: _Profile, included: dict[str, Configuration]) -> Instru
         configurations=MappingProxyType(configurations),
         lacks=frozenset(profile.lacks),
         tasks=profile.tasks,
-        phrases=profile.phrases or Phrases(),
+        phrases=profile.phrases,
         description=profile.description,
         records=profile.records,
     )
@@ -226,9 +180,7 @@ def _check_interference(receiver: Receiver, where: str) -> None:
             raise InstrumentError(wrong(f"{path}.spacing", right, comb.spacing))
 
 
-def _check_tasks(profile: _Profile, configurations: Mapping[str, Configuration]) -> None:
-    if profile.phrases is not None and not profile.tasks:
-        raise InstrumentError("phrases are for an instrument that has [[tasks]], which this one has not")
+def _check_tasks(profile: ProfileKeys, configurations: Mapping[str, Configuration]) -> None:
     commands: set[str] = set()
     names = {UNCONFIGURED, *configurations}
     for number, task in enumerate(profile.tasks):
@@ -242,7 +194,7 @@ def _check_tasks(profile: _Profile, configurations: Mapping[str, Configuration])
 # -- configurations -----------------------------------------------------------------------------------
 
 
-def _configurations(profile: _Profile) -> dict[str, Configuration]:
+def _configurations(profile: ProfileKeys) -> dict[str, Configuration]:
     """Return the configurations that the file itself defines, by name."""
     found: dict[str, Configuration] = {}
     for name, table in profile.configurations.items():
@@ -251,19 +203,15 @@ def _configurations(profile: _Profile) -> dict[str, Configuration]:
         if not is_word(name) or "/" in name or name == UNCONFIGURED:
             right = f"a name of ASCII without , ! and / of at most 64 characters, and not {UNCONFIGURED}"
             raise InstrumentError(f"{path} must be {right}")
-        keys = read(_ConfigurationKeys, table, path, InstrumentError, behind=("defaults", profile.defaults))
+        keys = read(ConfigurationKeys, table, path, InstrumentError, behind=("defaults", profile.defaults))
         _check_configuration(keys, profile, table, path)
+        own = ("feeds", "bandwidth", "bins", "attenuation", "start_frequency", "integration")
         configuration = Configuration(
-            name=name,
-            limits=profile.limits,
-            feeds=keys.feeds,
-            bandwidth=keys.bandwidth,
-            bins=keys.bins,
-            attenuation=keys.attenuation,
-            start_frequency=keys.start_frequency,
-            integration=keys.integration,
+            name,
+            profile.limits,
             receiver=profile.receivers[keys.receiver],
             response=profile.response,
+            **{key: getattr(keys, key) for key in own},
         )
         twin = replace(configuration, name=f"{name}S", stokes=True)
         for made in (configuration, twin) if keys.stokes_too else (configuration,):
@@ -273,7 +221,7 @@ def _configurations(profile: _Profile) -> dict[str, Configuration]:
     return found
 
 
-def _check_configuration(keys: _ConfigurationKeys, profile: _Profile, table: Mapping[str, Any], path: str) -> None:
+def _check_configuration(keys: ConfigurationKeys, profile: ProfileKeys, table: Mapping[str, Any], path: str) -> None:
     """Check a configuration against the receivers and the limits of its file."""
 
     def require(valid: bool, key: str, right: str) -> None:
