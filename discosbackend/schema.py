@@ -166,7 +166,7 @@ def read(
     error
         If a key is unknown, missing or has an invalid value. The message has the path of the key and what is allowed.
     """
-    values = read_values(record, table, where, error, behind=behind, ranges=ranges)
+    values = read_values(record, table, where, error, behind, ranges)
     try:
         return record(**values)
     except ValueError as problem:
@@ -174,13 +174,7 @@ def read(
 
 
 def read_values(
-    record: Any,
-    table: Any,
-    where: str,
-    error: type[Exception],
-    *,
-    behind: tuple[str, Any] | None = None,
-    ranges: bool = True,
+    record: Any, table: Any, where: str, error: type[Exception], behind: Any = None, ranges: bool = True
 ) -> dict[str, Any]:
     """Return the values of the keys that a table has, instead of a record; like read()."""
     known = keys(record, ranges)
