@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from discosbackend.commands import Command
 from discosbackend.schema import (
     NEEDED,
     NO_KEY,
@@ -27,6 +28,10 @@ from discosbackend.schema import (
     read_values,
     shown,
 )
+from discosbackend.simulator.faults.kinds import KINDS
+from discosbackend.simulator.instrument.model import ConfigurationKeys, ProfileKeys
+from discosbackend.simulator.signal.sky import Source
+from discosbackend.testing.profile import Profile
 
 
 class Wrong(Exception):
@@ -225,17 +230,23 @@ class ReadTests(unittest.TestCase):
             Checked(level=-1)
 
 
-# Whatever a TOML or JSON file may have.
+# Whatever a TOML or JSON file may have, and the keys of some tables.
+NAMES = ("level", "names", "feeds", "lines", "rest", "width", "peak", "first", "last", "bins", "command", "duration")
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates()
 NUMBERS = st.integers(-3, 12) | st.floats(-1, 3)
 VALUES = st.recursive(
-    SCALARS | NUMBERS | st.sampled_from(["HI", "ok", "fail"]),
+    SCALARS | NUMBERS | st.sampled_from(["HI", "ok", "fail", "a b", "status"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["level", "names", "x"]) | st.text(max_size=3), inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*NAMES, "x"]) | st.text(max_size=3), inner, max_size=3)
     ),
     max_leaves=8,
 )
+
+
+# Every record that the package reads, with each of its keys.
+RECORDS = (ProfileKeys, ConfigurationKeys, Source, *KINDS.values(), Profile, Command)
+DECLARED = [(record, key) for record in RECORDS for key in keys(record)]
 
 
 class AnyValueTests(unittest.TestCase):
@@ -250,6 +261,15 @@ class AnyValueTests(unittest.TestCase):
         # What was read is of the declared type: it is accepted again, and unchanged.
         again = checked(keys(Everything)[key], getattr(found, key), key, Wrong)
         self.assertEqual(again, getattr(found, key))
+
+    @given(st.sampled_from(DECLARED), VALUES)
+    def test_every_key_that_the_package_declares(self, declared: tuple[type, str], value: Any) -> None:
+        record, key = declared
+        try:
+            checked(keys(record)[key], value, key, Wrong)
+        except Wrong as problem:
+            self.assertTrue(str(problem).startswith(key), problem)
+            self.assertEqual(len(str(problem).splitlines()), 1)
 
     @given(VALUES)
     def test_any_table(self, table: Any) -> None:
