@@ -43,8 +43,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from discosbackend.toml import did_you_mean
 
 __all__ = [
+    "DAY",
     "NEEDED",
     "NO_KEY",
+    "YEAR",
     "Allowed",
     "OneLine",
     "Range",
@@ -70,6 +72,9 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 # The characters of a value that an error message shows.
 _SHOWN = 60
+
+DAY, YEAR = 86400.0, 366 * 86400.0
+"""Limits of numbers with the unit "seconds", which are described by these words."""
 
 NEEDED = "needed"
 """In the annotation of a key: a table needs it, although the record has a default for it."""
@@ -322,7 +327,8 @@ def expected(hint: Any, many: bool = False) -> str:
 
 def _range_of(allowed: Allowed) -> str:
     text = f" of {allowed.unit}" if allowed.unit else ""
-    least, most = f"{allowed.least:.10g}", f"{allowed.most:.10g}"
+    words = {DAY: "a day", YEAR: "a year"} if allowed.unit == "seconds" else {}
+    least, most = (words.get(bound, f"{bound:.10g}") for bound in (allowed.least, allowed.most))
     if allowed.above is None and "inf" not in (least[-3:], most):
         text += f" from {least} to {most}"
     else:

@@ -103,6 +103,8 @@ def profile() -> str:
             key = node.target.id
             default = getattr(Profile, key)
             shown = "none" if default in ((), {}) else f"`{default!r}`"
+            if key == "valid_filename":
+                shown = "a made-up path"
             meaning = " ".join(ast.literal_eval(following.value).split())
             lines.append(f"| `{key}` | {shown} | {expected(keys(Profile)[key])} | {meaning} |")
     return "\n".join(lines)

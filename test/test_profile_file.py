@@ -207,7 +207,7 @@ class KeyTests(_Files):
                 '[deviations]\n"reset/acept" = "x"\n[own_commands.reset]',
                 "no case is called 'reset/acept' in [deviations]: did you mean reset/accepts?",
             ),
-            ("lead = nan", "a number of seconds, 0 or more, at most a year, not nan"),
+            ("lead = nan", "lead must be a number of seconds from 0 to a year, not nan"),
             ("lead = inf", "a number of seconds"),
             ("late_tolerance = true", "a number of seconds"),
             ("reply_timeout = 0", "a number of seconds above 0, at most a day, not 0"),

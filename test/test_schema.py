@@ -15,6 +15,7 @@ from discosbackend.commands import Command
 from discosbackend.schema import (
     NEEDED,
     NO_KEY,
+    YEAR,
     Allowed,
     OneLine,
     Range,
@@ -284,6 +285,11 @@ class DescriptionTests(unittest.TestCase):
             (Kelvin, "a number of K above 0, at most 1000000", "numbers of K above 0, at most 1000000"),
             (Annotated[float, Allowed(above=0)], "a number above 0", "numbers above 0"),
             (Annotated[int, Allowed("s", least=0)], "a whole number of s, 0 or more", "whole numbers of s, 0 or more"),
+            (
+                Annotated[int, Allowed("seconds", above=0, most=YEAR)],
+                "a whole number of seconds above 0, at most a year",
+                "whole numbers of seconds above 0, at most a year",
+            ),
             (Annotated[int, Allowed(most=3)], "a whole number, at most 3", "whole numbers, at most 3"),
             (tuple[Inner, ...], "a list of tables with level, names", "lists of tables with level, names"),
             (Mapping[str, object], "a table", "tables"),

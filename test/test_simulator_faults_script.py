@@ -124,7 +124,7 @@ class FaultTests(unittest.TestCase):
             ({"kind": "cut", "rate": 1.5}, "not 1.5"),
             ({"kind": "cut", "rate": True}, "not true"),
             ({"kind": "cut", "rate": {}}, "not a table"),
-            ({"kind": "cut", "at": -1}, "at must be a number of seconds, 0 or more"),
+            ({"kind": "cut", "at": -1}, "at must be a number of seconds from 0 to a year, not -1"),
             ({"kind": "cut", "nth": 0}, "nth must be a whole number above 0, not 0"),
             ({"kind": "cut", "nth": 1, "count": 0}, "count must be a whole number above 0, not 0"),
             ({"kind": "restart", "seconds": 1, "at": 1, "count": 2}, "count does nothing for this restart"),

@@ -15,7 +15,7 @@ from discosbackend.backend import command_of
 from discosbackend.commands import COMMANDS, WILDCARD, Command
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import REQUEST, Message
-from discosbackend.schema import Allowed, OneLine
+from discosbackend.schema import DAY, YEAR, Allowed, OneLine
 from discosbackend.values import path_text
 
 __all__ = ["Profile", "is_text", "rows_of"]
@@ -48,9 +48,7 @@ Section = Annotated[
     Sequence[object], Allowed(valid=_is_section, expected='the seven arguments of set-section, each may be "*"')
 ]
 Arguments = Annotated[Sequence[object], Allowed(valid=_has_no_bool)]
-Seconds = Annotated[
-    float, Allowed(least=0, most=366 * 86400, expected="a number of seconds, 0 or more, at most a year")
-]
+Seconds = Annotated[float, Allowed("seconds", least=0, most=YEAR)]
 
 
 def rows_of(own_commands: Iterable[object]) -> dict[str, Command]:
@@ -182,9 +180,7 @@ class Profile:
 
     # -- the server -----------------------------------------------------------------------------------
 
-    reply_timeout: Annotated[
-        float, Allowed(above=0, most=86400, expected="a number of seconds above 0, at most a day")
-    ] = 65.0
+    reply_timeout: Annotated[float, Allowed("seconds", above=0, most=DAY)] = 65.0
     """How long to wait for a reply, in s: longer than the server's own time limit for a command."""
 
     reply_limit: Annotated[int | None, Allowed(above=0, expected="a number of bytes, 0 for any")] = 511

@@ -11,28 +11,27 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from discosbackend.grammar import name_pattern
-from discosbackend.schema import Allowed, OneLine, keys, shown
+from discosbackend.schema import YEAR, Allowed, OneLine, keys, shown
 
 __all__ = ["KINDS", "RULES", "Kind", "shown"]
 
-_YEAR = 366 * 86400.0
-
 CommandName = Annotated[str, Allowed(valid=name_pattern.fullmatch, expected='the name of a command, such as "status"')]
 Count = Annotated[int, Allowed(above=0)]
-Moment = Annotated[float, Allowed(least=0, most=_YEAR, expected="a number of seconds, 0 or more, at most a year")]
-Duration = Annotated[float, Allowed(above=0, most=_YEAR, expected="a number of seconds above 0, at most a year")]
+Moment = Annotated[float, Allowed("seconds", least=0, most=YEAR)]
+Duration = Annotated[float, Allowed("seconds", above=0, most=YEAR)]
 Offset = Annotated[
     float,
     Allowed(
-        least=-_YEAR,
-        most=_YEAR,
-        valid=bool,
+        valid=lambda seconds: 0 < abs(seconds) <= YEAR,
         expected="a number of seconds, not 0, at most a year, negative if the clock is to be slow",
     ),
 ]
 Drift = Annotated[
     float,
-    Allowed(least=-500_000, most=500_000, valid=bool, expected="a number of millionths, not 0, from -500000 to 500000"),
+    Allowed(
+        valid=lambda ppm: 0 < abs(ppm) <= 500_000,
+        expected="a number of millionths, not 0, from -500000 to 500000",
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from discosbackend.commands import COMMANDS
 from discosbackend.grammar import name_pattern
-from discosbackend.schema import NEEDED, Allowed, Range, one_line
+from discosbackend.schema import NEEDED, YEAR, Allowed, Range, one_line
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = [
@@ -376,7 +376,7 @@ class Task:
 
     command: TaskCommand
     configuration: OneWord = ""
-    duration: Annotated[float, NEEDED, Allowed("s", least=0, most=366 * 86400)] = 0.0
+    duration: Annotated[float, NEEDED, Allowed("seconds", least=0, most=YEAR)] = 0.0
     initialises: bool = False
     help: ShortLine = ""
 
