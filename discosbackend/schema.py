@@ -18,7 +18,7 @@ raises InstrumentError("interference[0].level must be a number of K above 0, at 
 These types can be used:
 
 - bool, int, float, str, and object or Any for anything; each of them with `Allowed`;
-- `X | None`: the key may be left out, or, in JSON, be null;
+- `X | None`: in JSON, the value may be null;
 - tuple[X, ...], Sequence[X] or Container[X], a list; tuple[X, Y], a list of that length; Range[X], a pair;
 - Mapping[str, X], a table with any keys;
 - another record, a table; tuple[record, ...], a list of tables; Mapping[str, record], a table of tables.
@@ -219,21 +219,20 @@ def checked(hint: Any, value: Any, where: str, error: type[Exception], *, ranges
     if is_dataclass(kind):
         return value if isinstance(value, kind) else read(kind, value, where, error, ranges=ranges)  # type: ignore[arg-type]
     found: Any = None
-    items = get_args(kind)
-    if get_origin(kind) is Mapping:
-        if isinstance(value, Mapping):
-            found = {key: each(items[1], item, path_of(where, key)) for key, item in value.items()}
-    elif items:
-        hints = items if _is_fixed(kind) else items[:1] * len(value) if isinstance(value, (list, tuple)) else ()
-        if isinstance(value, (list, tuple)) and len(hints) == len(value):
+    items, named = get_args(kind), get_origin(kind) is Mapping
+    if named and isinstance(value, Mapping):
+        found = {key: each(items[1], item, path_of(where, key)) for key, item in value.items()}
+    elif items and not named and isinstance(value, (list, tuple)):
+        hints = items if _is_fixed(kind) else items[:1] * len(value)
+        if len(hints) == len(value):
             found = tuple(map(each, hints, value, (f"{where}[{number}]" for number in range(len(value)))))
-    elif isinstance(value, str) and allowed.names:
+    elif allowed.names and isinstance(value, str):
         found = allowed.names.get(value)
-    else:
+    elif not items:
         found = _scalar(kind, value)
     if found is None or not allowed.includes(found):
-        hint_of_toml = f": write [[{where}]] above each" if items and isinstance(value, Mapping) else ""
-        raise error(wrong(where, expected(hint) + hint_of_toml, value))
+        in_toml = f": write [[{where}]] above each" if items and isinstance(value, Mapping) else ""
+        raise error(wrong(where, expected(hint) + in_toml, value))
     return found
 
 

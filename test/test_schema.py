@@ -25,6 +25,7 @@ from discosbackend.schema import (
     from_text,
     help_of,
     keys,
+    one_line,
     read,
     read_values,
     shown,
@@ -74,6 +75,8 @@ class Everything:
     even: Even = 0
     text: str = ""
     line: OneLine = "x"
+    short: Annotated[str, one_line(3)] = "x"
+    higher: Annotated[Kelvin, Allowed(above=5)] = 6.0
     over: Annotated[Kelvin | None, Allowed(valid=lambda number: number > 3, expected="above three")] = None
     band: Range[Kelvin] = (1.0, 2.0)
     items: tuple[Even, ...] = ()
@@ -102,7 +105,9 @@ class ReadTests(unittest.TestCase):
     def test_every_type(self) -> None:
         for key, value, wanted in (
             ("flag", False, False),
+            ("count", 1, 1),
             ("count", 10, 10),
+            ("short", "abc", "abc"),
             ("real", 2, 2.0),
             ("real", None, None),
             ("text", "a\n", "a\n"),
@@ -129,6 +134,7 @@ class ReadTests(unittest.TestCase):
             ("count", 1.0, "not 1.0"),
             ("count", True, "not true"),
             ("count", None, "not None"),
+            ("real", True, "not true"),
             ("real", -1, "real must be a number, 0 or more, not -1"),
             ("real", math.nan, "not nan"),
             ("real", math.inf, "not inf"),
@@ -136,6 +142,9 @@ class ReadTests(unittest.TestCase):
             ("needed", 0, "needed must be a number of K above 0, at most 1000000, not 0"),
             ("even", 3, "even must be an even number, not 3"),
             ("text", 3, "text must be text, not 3"),
+            ("line", " ", "line must be one line of text, not ' '"),
+            ("short", "abcd", "short must be one line of text of at most 3 characters, not 'abcd'"),
+            ("higher", 2, "higher must be a number above 5, not 2"),
             ("line", "a\n", "line must be one line of text, not 'a\\n'"),
             ("over", 2, "over must be above three, not 2"),
             ("band", [2, 1], "band must be a pair [lowest, highest] of numbers of K above 0, at most 1000000, not"),
@@ -166,6 +175,9 @@ class ReadTests(unittest.TestCase):
                 said = self.complaint({**LEAST, key: value})
                 self.assertIn(wanted, said)
                 self.assertTrue(said.startswith(key))
+
+    def test_a_key_that_is_needed_although_the_record_has_a_default(self) -> None:
+        self.assertEqual(self.complaint({"flag": True}), "needed is needed: a number of K above 0, at most 1000000")
 
     def test_paths(self) -> None:
         self.assertEqual(self.complaint({}, where="a.b"), "a.b.flag is needed: true or false")

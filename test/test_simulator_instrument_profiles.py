@@ -402,6 +402,8 @@ class WrongTests(_Files):
             ("tsys = [50.0, 60.0]", "tsys = [60, 50]",
              "receivers.Q.tsys must be a pair [lowest, highest] of numbers of K above 0, at most 1000000,"),
             ("mark = [5.0, 6.0]", "mark = [0, 6]", "receivers.Q.mark[0] must be a number of K above 0, at most 10"),
+            ("beam = 0.5", "", "receivers.Q.beam is needed: a number of arcmin above 0, at most 10800"),
+            ("duration = 5", "", "tasks[0].duration is needed: a number of seconds from 0 to a year"),
             ("beam = 0.5", "beam = 0", "receivers.Q.beam must be a number of arcmin above 0, at most 10800,"),
             ("offsets = [[0.0, 0.0], [1.0, 0.0]]", "offsets = []", "receivers.Q.offsets must be a list of ["),
             ("offsets = [[0.0, 0.0], [1.0", "offsets = [[0.5, 0.0], [1.0", "receivers.Q.offsets must be a l"),
