@@ -147,7 +147,7 @@ class Field:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
-        object.__setattr__(self, "plain", plain_texts(self.type, self.unescaped))
+        object.__setattr__(self, "plain", plain_texts(self.type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,14 +270,16 @@ class Command:
 
     def from_wire(self, texts: Sequence[str]) -> list[str]:
         """Convert the argument texts of the Message of an `ok` reply: the inverse of to_wire()."""
-        last = len(self.reply) - 1
-        found = []
-        for number, text in enumerate(texts):
-            field = self.reply[number] if number <= last else None
-            if field is None and last >= 0 and self.reply[last].repeated:
-                field = self.reply[last]
-            found.append(parse_path(text) if field is not None and field.type == "path" else text)
-        return found
+        paths = {number for number, field in enumerate(self.reply_fields(len(texts))) if field.type == "path"}
+        return [parse_path(text) if number in paths else text for number, text in enumerate(texts)]
+
+    def reply_fields(self, count: int) -> list[Field]:
+        """Return the fields of an `ok` reply with `count` values: those of the row, the last one as often as needed.
+
+        If the result has another length than `count`, no reply of the command has so many values.
+        """
+        repeated = self.reply[-1:] if any(field.repeated for field in self.reply) else ()
+        return [*self.reply, *repeated * (count - len(self.reply))]
 
     def _wrong_count(self, given: int) -> str:
         needed, most = self.needed, len(self.arguments)

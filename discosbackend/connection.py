@@ -83,6 +83,7 @@ class Greeting(Enum):
 
 # A module's names are looked up faster than the members of an Enum.
 _GREETED = Greeting.DONE
+_OPEN = State.OPEN
 _REQUEST = Kind.REQUEST
 
 
@@ -332,13 +333,18 @@ class DBProtocol(LineReceiver):
         the deadline, which is a time of perf_counter().
         """
         output = self.output
-        if output.in_turn:
+        if not output.begin_turn():
             # A backend's method runs the reactor. The turn that called it goes on afterwards.
             return
-        output.begin_turn()
         try:
             end = self._at + quantum
-            while self._at < min(end, len(self._lines)) and self._pending is None and output.ready and not self.paused:
+            while (
+                self._at < end
+                and self._at < len(self._lines)
+                and self._pending is None
+                and output.ready
+                and not self.paused
+            ):
                 line = self._lines[self._at]
                 self._at += 1
                 if line[:1] == b"?" and self._greeting is _GREETED and type(line) is bytes:
@@ -355,9 +361,9 @@ class DBProtocol(LineReceiver):
             self._lines, self._at, self._backlog = (), 0, 0
             if not self._reading:
                 self._update_read_pause()
-            if self._greeting is Greeting.DUE:
+            if self._greeting is not _GREETED and self._greeting is Greeting.DUE:
                 self._greet()
-            if self._half_closed or self._refusing or self._state is State.LOST or self.factory.finishing is not None:
+            if self._half_closed or self._refusing or self._state is not _OPEN or self.factory.finishing is not None:
                 self._close_if_idle()
 
     def _abort_after_exception(self) -> None:
@@ -426,11 +432,12 @@ class DBProtocol(LineReceiver):
         except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
             self._finish(name, line, factory.failures.failed(name, problem, self, line, began), began)
             return
-        if isinstance(result, Deferred):
+        # The first test is the faster one, because Deferred is an abstract class.
+        if type(result) is bytes or not isinstance(result, Deferred):
+            self._answer(name, line, result, began)
+        else:
             self._pending = _Pending(name, line, began, result)
             result.addBoth(self._on_result, self._pending)
-        else:
-            self._answer(name, line, result, began)
 
     def sendLine(self, line: bytes) -> None:
         """Send one line.
@@ -464,15 +471,18 @@ class DBProtocol(LineReceiver):
         """Send the reply of the handler, and log it."""
         self.sendLine(reply)
         factory = self.factory
-        if reply.startswith(b",fail,", len(name) + 1):
-            factory.failures.log_refusal(name, reason_in(reply), self, line, began)
-        elif (
-            name not in factory.reads and reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO)
-        ):
-            seconds = perf_counter() - began
-            logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
+        if name not in factory.reads or not reply.startswith(b",ok", len(name) + 1):
+            self._log(name, line, reply, began)
         if factory.listeners:
             self._notify(name, line, reply, began)
+
+    def _log(self, name: str, line: bytes, reply: bytes, began: float) -> None:
+        """Log a refusal, or a change of the backend's state."""
+        if reply.startswith(b",fail,", len(name) + 1):
+            self.factory.failures.log_refusal(name, reason_in(reply), self, line, began)
+        elif reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO):
+            seconds = perf_counter() - began
+            logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
 
     def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Send the reply to a request that was refused, failed or is invalid. _answer() sends the handler's replies."""

@@ -194,7 +194,7 @@ class BackendCommand:
     def renamed(self, name: str, limits: Limits) -> BackendCommand:
         """Return the same command with another name. `limits` has the reply limit."""
         row = replace(self.row, name=name)
-        write = ReplyWriter(row, limits)
+        write = ReplyWriter(row, limits).write
         return BackendCommand(
             row, self.method, self.read, write, locks=self.locks, worker=self.worker, limit=self.limit
         )
@@ -352,7 +352,7 @@ class DBProtocolHandler(Handler):
             if mark.lock:
                 locks.append(self._scheduler.lock(f"lock {mark.lock}"))
         limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
-        write = ReplyWriter(row, self)
+        write = ReplyWriter(row, self).write
         return BackendCommand(row, method, read, write, locks=locks, worker=worker, limit=limit)
 
     # -- handling -------------------------------------------------------------------------------------

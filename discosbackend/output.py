@@ -75,9 +75,12 @@ class Output:
             self._turn.clear()
         self.ready = True
 
-    def begin_turn(self) -> None:
-        """Collect the replies from now on."""
+    def begin_turn(self) -> bool:
+        """Collect the replies from now on. Return False if they are being collected already."""
+        if self._turn is not None:
+            return False
         self._turn = []
+        return True
 
     def end_turn(self) -> None:
         """Send the collected replies in one write, which is 15 to 20 % faster than one write per reply."""

@@ -8,7 +8,6 @@ Messages, and Failures everything else. connection.py sends them.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -58,11 +57,6 @@ _MOST_TOLD = 100
 # The name in the reply to a line that has no name of a command.
 _UNDEFINED = "undefined"
 
-# The characters that are escaped, or that no reply may contain. Without one of them, a text of an argument that is not
-# empty and contains no comma is sent as it is.
-_SPECIAL = re.compile(r"[^\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x5b\x5d-\xff]")
-
-
 # More values, or longer replies, are left to values.texts(), which has bounds of its own.
 _MANY = 1000
 _LONG = 2**16
@@ -86,7 +80,7 @@ class Limits(Protocol):
 
 
 class ReplyWriter:
-    """Makes the `ok` replies of one command. Call it with what the command's method has returned.
+    """Makes the `ok` replies of one command.
 
     Parameters
     ----------
@@ -102,13 +96,13 @@ class ReplyWriter:
         self._row = row
         self._limits = limits
         self._bare = write_reply(row.name, OK, []).encode("latin-1")
-        self._head = self._bare.decode("latin-1") + ","
+        self._head = self._bare + b","
         # For each field, the functions that make its text, by the exact type of the value.
         self._writers: tuple[PlainTexts, ...] = tuple(field.plain for field in row.reply)
         self._more = self._writers[-1:] if row.reply and row.reply[-1].repeated else ()
         self._warned = False
 
-    def __call__(self, result: Any) -> bytes:
+    def write(self, result: Any) -> bytes:
         """Return the reply, without CR LF.
 
         Parameters
@@ -137,17 +131,18 @@ class ReplyWriter:
             writers += self._more * (len(result) - len(writers))
         try:
             found = [writer[type(value)](value) for writer, value in zip(writers, result)]  # noqa: B905  # half the time
+            joined = ",".join(found)
+            line = self._head + joined.encode("ascii")
         except (KeyError, ValueError):
             return self._carefully(result)
-        # One search and one count prove that the reply parses to these texts: nothing has to be escaped, nothing is
-        # forbidden, and no text is empty.
-        joined = ",".join(found)
-        if _SPECIAL.search(joined) is not None or joined.count(",") >= len(found) or "" in found:
+        # This proves that the line parses to these texts: every character is printable ASCII, so that nothing is
+        # forbidden; nothing has to be escaped; and no text is empty.
+        if not joined.isprintable() or "\\" in joined or joined.count(",") >= len(found) or "" in found:
             return self._carefully(result)
         limit = self._limits.reply_limit
-        if len(joined) + len(self._head) > (_LONG if limit is None else limit - 2):
+        if len(line) > (_LONG if limit is None else limit - 2):
             return self._carefully(result)
-        return f"{self._head}{joined}".encode("latin-1")
+        return line
 
     def _carefully(self, result: Any) -> bytes:
         """Return the reply for a result that needs escapes, a conversion or an error."""

@@ -12,7 +12,6 @@ import numbers
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import cache
 from typing import Any, Protocol
 
@@ -67,7 +66,7 @@ class FieldLike(Protocol):
 
     @property
     def plain(self) -> PlainTexts:
-        """The result of plain_texts() for the type and the escapes of this field."""
+        """The result of plain_texts() for the type of this field."""
 
 
 def parse_integer(text: str) -> int:
@@ -136,6 +135,9 @@ def float_text(number: float) -> str:
     """
     text = repr(float(number))
     if "e" in text:
+        # Imported here, because its 0.3 MiB are rarely needed.
+        from decimal import Decimal
+
         text = format(Decimal(text), "f")
     elif text in ("nan", "inf", "-inf"):
         raise UnsendableError(f"{text} is no number that a reply can carry")
@@ -176,6 +178,8 @@ def texts(result: Any, fields: Sequence[FieldLike], limit: int | None) -> list[s
                 text = write(value)
             except ValueError as problem:
                 raise UnsendableError(str(problem)) from problem
+        if field is not None and field.unescaped:
+            text = without_escapes(text)
         found.append(text)
         left -= len(text) + 1
         if left < 0:
@@ -212,15 +216,15 @@ def _is_one(value: Any) -> bool:
 def _text_of(value: Any, field: FieldLike | None) -> str:
     """Convert one value to the text of its field."""
     if isinstance(value, (bytes, bytearray)):
-        return _string(value.decode("latin-1"), field)
+        return value.decode("latin-1")
     if isinstance(value, (str, os.PathLike)) and field is not None and field.type == "path":
         try:
-            return _string(path_text(value), field)
+            return path_text(value)
         except ValueError as problem:
             raise UnsendableError(str(problem)) from problem
     if isinstance(value, str):
         # str.__str__, because str() of a member of an Enum that is also a str gives "Mode.CP".
-        return _string(str.__str__(value), field)
+        return str.__str__(value)
     if isinstance(value, os.PathLike):
         raise UnsendableError(f"{value!r} is a path: return its text, or declare the field as a path")
     if not _is_one(value):
@@ -231,10 +235,6 @@ def _text_of(value: Any, field: FieldLike | None) -> str:
         return _number(_plain_number(value), field)
     except (TypeError, ValueError, OverflowError) as problem:
         raise UnsendableError(str(problem)) from problem
-
-
-def _string(text: str, field: FieldLike | None) -> str:
-    return without_escapes(text) if field is not None and field.unescaped else text
 
 
 def without_escapes(text: str) -> str:
@@ -253,7 +253,7 @@ def _number(number: bool | float, field: FieldLike | None) -> str:
 
 
 @cache
-def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
+def plain_texts(kind: str) -> PlainTexts:
     """Return fast functions for the types that most backends return for a field of this kind.
 
     _text_of() converts all other values. It takes a microsecond per value. If it converted all values, it would take a
@@ -261,7 +261,7 @@ def plain_texts(kind: str, unescaped: bool) -> PlainTexts:
     """
     plain: dict[type, Callable[[Any], str]] = {
         Ticks: Ticks.unix_text,
-        str: without_escapes if unescaped else str,
+        str: str,
         bool: _TRUTH.__getitem__,
         int: str,
         float: float_text,
@@ -293,6 +293,7 @@ def _plain_number(value: Any) -> bool | int | float:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, (numbers.Real, Decimal)):
+    # Not by numbers.Real, which Decimal is none of. A complex number has no __float__.
+    if isinstance(value, numbers.Number) and hasattr(value, "__float__"):
         return float(value)
     raise UnsendableError(f"{value!r} is no number that a reply can carry")

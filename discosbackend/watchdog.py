@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +32,9 @@ _QUIET = 60.0
 
 _TWISTED = str(Path(twisted.__file__).parent)
 _OURS = str(Path(__file__).parent)
-_LIBRARY = (_OURS, _TWISTED, sysconfig.get_path("stdlib"), "<frozen ")
+# Not by sysconfig, whose table of build settings stays in memory.
+_STANDARD = str(Path(inspect.__file__).parent)
+_LIBRARY = (_OURS, _TWISTED, _STANDARD, "<frozen ")
 
 
 class Place(NamedTuple):

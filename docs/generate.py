@@ -22,6 +22,7 @@ from discosbackend.backend import Backend  # noqa: E402
 from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
 from discosbackend.schema import expected, help_of, keys  # noqa: E402
+from discosbackend.simulator.control.operations import OPERATIONS  # noqa: E402
 from discosbackend.simulator.faults.kinds import KINDS, Kind  # noqa: E402
 from discosbackend.simulator.faults.script import Fault  # noqa: E402
 from discosbackend.testing.citations import SECTIONS  # noqa: E402
@@ -62,6 +63,15 @@ def cases() -> str:
         section = f"[{case.section}](protocol.md#{_anchor(case.section)})"
         shows = ", ".join(f"`{what}`" if what in COMMANDS else what for what in case.shows) or "—"
         lines.append(f"| `{case.id}` | {requirement} | {section} | {case.level.value} | {scope} | {shows} |")
+    return "\n".join(lines)
+
+
+def operations() -> str:
+    """The table of docs/control.md."""
+    lines = ["| `discos-backend-simctl ADDRESS` ... | what it does |", "|---|---|"]
+    for row in OPERATIONS.values():
+        usage = row.usage.replace("|", "\\|")
+        lines.append(f"| `{usage}` | {row.help} |")
     return "\n".join(lines)
 
 
@@ -116,6 +126,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cases.md": {"commands": cases},
     "docs/faults.md": {"triggers": triggers, "kinds": kinds},
     "docs/testing-your-backend.md": {"profile": profile},
+    "docs/control.md": {"commands": operations},
 }
 """Every file with generated parts, and the functions that make the parts, by their names in the markers."""
 

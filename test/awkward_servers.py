@@ -15,6 +15,8 @@ from .backend_simulator import BackendSimulator
 from .settings import LONG
 
 _LATE = 0.3
+# More than the lead of a time in the tests' profile.
+_BUSY = 0.12
 
 # How many bytes are passed on at once: a few, so that lines are split anywhere. With --long one byte after the other.
 _PIECES = (1,) if LONG else (1, 1, 7, 61)
@@ -117,6 +119,16 @@ class _Late(_Behind):
         self._transport.write(bytes(self._waiting[:length]))
         del self._waiting[:length]
         self.passed_on()
+
+
+class PausesInTheMiddle(DBProtocol):
+    """Executes what follows a line when the times that are shortly ahead have elapsed, as on a busy machine."""
+
+    def dataReceived(self, data):
+        line, end, rest = data.partition(b"\n")
+        super().dataReceived(line + end)
+        if rest:
+            reactor.callLater(_BUSY, super().dataReceived, rest)
 
 
 class RepliesInPieces(DBProtocol):

@@ -311,6 +311,7 @@ RIGHT = {
     "has words of its own": Served(handler=awkward.HasWordsOfItsOwn),
     "refuses to start": Served(backend=awkward.RefusesToStart),
     "forgives stop": Served(backend=awkward.ForgivesStop),
+    "forgives stop, pauses": Served(backend=awkward.ForgivesStop, protocol=awkward.PausesInTheMiddle),
     "is acquiring": Served(backend=awkward.IsAcquiring),
     "replies in pieces": Served(protocol=awkward.RepliesInPieces),
     "writes exponents": Served(backend=awkward.WritesExponents),

@@ -30,7 +30,7 @@ from discosbackend.testing.runner import Record
 from discosbackend.testing.send_guard import Scope, SendGuard, scope_of
 
 from .programs import Outcome, run_program
-from .serving import ROOT, bare_environment, refusing
+from .serving import ROOT, bare_environment, refusing, run_python
 from .settings import PATIENCE
 from .verdicts import address_of, client_of
 
@@ -417,15 +417,7 @@ class OptionTests(_Folder):
             self.assertIn(text, out)
 
     def test_as_a_program(self) -> None:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), "--version"],
-            cwd=self.folder,
-            env=bare_environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python(str(SCRIPT), "--version", cwd=self.folder, env=bare_environment())
         self.assertEqual(
             (done.returncode, done.stdout), (0, f"discos-backend-check {__version__}, protocol version 1.4\n")
         )

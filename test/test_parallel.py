@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .parallel import ROOT, Outcomes, Run, modules_of, processes_with, starts_processes
 from .settings import PATIENCE, wait_until
+from .worker import Outcome
 
 HEAD = "import os, subprocess, sys, tempfile, time, unittest\n"
 
@@ -176,6 +177,14 @@ class RunTests(unittest.TestCase):
         self.run_modules(one="class T(unittest.TestCase):\n    def test_it(self): pass\n")
         kept = json.loads(durations.read_text("utf-8"))
         self.assertEqual((set(kept), kept["other"]), ({"one", "other"}, 5.0))
+
+
+class OutcomeTests(unittest.TestCase):
+    def test_a_test_that_was_skipped_before_it_was_started(self) -> None:
+        outcome = Outcome(unittest.runner._WritelnDecorator(io.StringIO()), True, 0)
+        outcome.addSkip(self, "no time")
+        outcome.stopTest(self)
+        self.assertEqual(outcome.seconds, {self.id(): 0.0})
 
 
 class ModulesTests(unittest.TestCase):

@@ -86,7 +86,7 @@ class ReplyWriterTests(unittest.TestCase):
     @example(Command("get-x", reply=(Field("f", "text"), Field("g", "text"))), ("a,b", "c"), None)
     @example(Command("get-x", reply=(Field("f", "float"),)), math.nan, None)
     def test_as_the_grammar_has_it(self, row: Command, result: Any, limit: int | None) -> None:
-        found = outcome(ReplyWriter(row, limited(limit)), result)
+        found = outcome(ReplyWriter(row, limited(limit)).write, result)
         self.assertEqual(found, outcome(slowly, row, result, limit))
         if isinstance(found, bytes):
             message = parse_message(found.decode("latin-1"))
@@ -96,12 +96,12 @@ class ReplyWriterTests(unittest.TestCase):
     def test_an_integer_that_python_does_not_print(self) -> None:
         """No example for Hypothesis, whose lowest version would print it."""
         row = Command("get-x", reply=(Field("f", "integer"),))
-        self.assertRaises(UnsendableError, ReplyWriter(row, limited(None)), 10**5000)
+        self.assertRaises(UnsendableError, ReplyWriter(row, limited(None)).write, 10**5000)
 
     def test_the_edge_of_the_limit(self) -> None:
         row = Command("get-x", reply=(Field("f", "text"),))
         length = 128 - len("!get-x,ok,\r\n")
-        write = ReplyWriter(row, limited(128))
+        write = ReplyWriter(row, limited(128)).write
         for text in ("x" * length, "x" * (length - 2) + "\\"):
             with self.subTest(text):
                 self.assertEqual(len(write(text)), 126)
@@ -109,13 +109,13 @@ class ReplyWriterTests(unittest.TestCase):
 
     def test_another_limit_later(self) -> None:
         handler = limited(128)
-        write = ReplyWriter(Command("get-x", reply=(Field("f", "text"),)), handler)
+        write = ReplyWriter(Command("get-x", reply=(Field("f", "text"),)), handler).write
         self.assertRaises(ReplyTooLong, write, "x" * 200)
         handler.reply_limit = 300
         self.assertEqual(len(write("x" * 200)), 210)
 
     def test_without_a_limit_there_is_still_one(self) -> None:
-        write = ReplyWriter(Command("get-x", reply=(Field("f", "text", repeated=True),)), limited(None))
+        write = ReplyWriter(Command("get-x", reply=(Field("f", "text", repeated=True),)), limited(None)).write
         self.assertEqual(len(write(["x" * 2**17])), 2**17 + 10)
         for result in ("x" * 2**21, ["x" * 10] * 2**18):
             self.assertRaises(ReplyTooLong, write, result)
@@ -130,7 +130,7 @@ class ReplyWriterTests(unittest.TestCase):
             ("set-integration", None, b"!set-integration,ok"),
         ):
             with self.subTest(name), mock.patch("discosbackend.replies.texts") as slow:
-                self.assertEqual(ReplyWriter(COMMANDS[name], limited(511))(result), wanted)
+                self.assertEqual(ReplyWriter(COMMANDS[name], limited(511)).write(result), wanted)
                 slow.assert_not_called()
 
 

@@ -14,12 +14,12 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from unittest import mock
 
 import numpy as np
@@ -36,7 +36,8 @@ from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.executor import OperationExecutor
-from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, find_operation, requested
+from discosbackend.simulator.control.operation import TYPES
+from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, Operations, find_operation, requested
 from discosbackend.simulator.control.server import ControlChannel, ControlProtocol, _ControlFactory
 from discosbackend.simulator.errors import ControlError
 from discosbackend.simulator.faults.script import Faults
@@ -120,7 +121,7 @@ class FakeServer:
 
 
 class OperationsTests(unittest.TestCase):
-    """The table, and what is held against it."""
+    """What is declared, and what is derived from it or held against it."""
 
     def test_every_operation_has_its_methods(self) -> None:
         for row in OPERATIONS.values():
@@ -139,9 +140,50 @@ class OperationsTests(unittest.TestCase):
                         self.assertEqual(there.default is None, wanted.optional, there)
 
     def test_no_method_but_those_of_the_table(self) -> None:
-        for kind, others in ((OperationExecutor, {"execute"}), (SimulatorControl, {"ask", "close"})):
-            public = {name for name in vars(kind) if not name.startswith("_")}
+        for kind, others in (
+            (Operations, {"ask"}),
+            (OperationExecutor, {"execute"}),
+            (SimulatorControl, {"ask", "close"}),
+        ):
+            public = {name for name in dir(kind) if not name.startswith("_")}
             self.assertEqual(public - others, {row.method for row in OPERATIONS.values()})
+
+    def test_every_operation_is_explained(self) -> None:
+        for row in OPERATIONS.values():
+            with self.subTest(row.name):
+                self.assertEqual(row.words.replace(" ", "_").replace("-", "_"), row.method)
+                self.assertRegex(row.help, r"^[A-Z].*\.$")
+                for parameter in row.parameters:
+                    # The line of the operation explains the only parameter.
+                    self.assertTrue(parameter.help or len(row.parameters) == 1, parameter.name)
+
+    def test_client_command_line_and_server_take_the_same_values(self) -> None:
+        examples: dict[Any, tuple[str, Any]] = {
+            float: ("2.5", 2.5),
+            int: ("3", 3),
+            int | Iterable[int]: ("0,3", [0, 3]),
+            bool: ("on", True),
+            str: ("W3", "W3"),
+            Annotated[str, "latin-1"]: ("too warm", "too warm"),
+            float | str: ("HI", "HI"),
+        }
+        self.assertEqual(examples.keys(), TYPES.keys())
+        by_type = {TYPES[annotation]: example for annotation, example in examples.items()}
+        fault = {"kind": ("late", "late"), "seconds": ("2", 2), "rate": ("0.5", 0.5)}
+        control = SimulatorControl.__new__(SimulatorControl)
+        for row in OPERATIONS.values():
+            given = fault if row.open else {p.name: by_type[p.type] for p in row.parameters}
+            values = {key: value for key, (_, value) in given.items()}
+            with self.subTest(row.name):
+                with mock.patch.object(control, "_exchange", return_value={"ok": 1}) as exchange:
+                    getattr(control, row.method)(**values)
+                ((line,), _) = exchange.call_args
+                self.assertEqual(json.loads(line), {"do": row.name, **values})
+                words = [*row.words.split(), *(f"{key}={text}" for key, (text, _) in given.items())]
+                found, rest = find_operation(words)
+                self.assertEqual((found, found.read(rest)), (row, values))
+                self.assertEqual(requested(json.loads(line)), (row, values))
+                inspect.signature(getattr(OperationExecutor, row.method)).bind(None, **values)
 
     def test_the_page_has_the_table(self) -> None:
         page = PAGE.read_text(encoding="utf-8")

@@ -303,6 +303,17 @@ class LockTests(RecordingMixin):
 class DiskTests(RecordingMixin):
     """Disks that do not take what is written."""
 
+    def test_a_finished_recording_is_on_the_disk(self) -> None:
+        synchronised = []
+
+        def note(file: Any) -> None:
+            number = file if isinstance(file, int) else file.fileno()
+            synchronised.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+
+        with mock.patch.object(os, "fsync", note), mock.patch.object(os, "fdatasync", note):
+            self.record(3)
+        self.assertEqual(sorted(synchronised), ["dumps", "header.json"])
+
     def test_a_full_disk_costs_what_does_not_fit(self) -> None:
         recording = RecordingWriter.begin(self.data, SETUP, BEGINS, Sky())
         recording.write(0, 0, values(0))

@@ -213,6 +213,10 @@ class RightServerTests(_Clients):
     def test_forgives_stop(self) -> None:
         self.assertEqual(self.reasons("forgives stop"), [])
 
+    def test_forgives_stop_on_a_busy_machine(self) -> None:
+        # The second stop arrives when the first one has been carried out, and is answered with `ok` all the same.
+        self.assertEqual(self.reasons("forgives stop, pauses", "stop/newest-time-holds", stop_when_idle="ok"), [])
+
     def test_is_acquiring(self) -> None:
         cases = ("start/timed", "set-configuration/loads", "set-section/accepts", "backend-park/accepts")
         wanted = ["the server is acquiring and must not be disturbed"] * len(cases)

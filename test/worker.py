@@ -36,7 +36,9 @@ class Outcome(unittest.TextTestResult):
         super().startTest(test)
 
     def stopTest(self, test: unittest.TestCase) -> None:
-        self.seconds[test.id()] = time.monotonic() - self._begun
+        # Some versions of Python do not start a test that is skipped.
+        self.seconds[test.id()] = time.monotonic() - self._begun if self._begun else 0.0
+        self._begun = 0.0
         # What a failed test has printed is in its text already.
         self._mirrorOutput = False
         super().stopTest(test)

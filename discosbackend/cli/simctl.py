@@ -1,6 +1,6 @@
 """`discos-backend-simctl`: controls a simulated instrument from the shell.
 
-This module is the command line. simulator.control.operations has the table of operations, simulator.control.client the
+This module is the command line. simulator.control.operations has the operations, simulator.control.client the
 connection.
 """
 
@@ -20,7 +20,7 @@ from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
-from discosbackend.simulator.faults.kinds import RULES
+from discosbackend.simulator.faults.kinds import KINDS, RULES
 from discosbackend.standard_output import write_result
 
 __all__ = ["main"]
@@ -121,13 +121,14 @@ def _described(operation: Operation) -> str:
         widest = max(len(parameter.name) for parameter in operation.parameters)
         lines.append("")
         lines += [
-            f"  {row.name:{widest}}  {row.expected}{row.help and f': {row.help}'}" for row in operation.parameters
+            f"  {row.name:{widest}}  {row.expected}{row.help and f'. {row.help}'}" for row in operation.parameters
         ]
     if operation.open:
         keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
+        lines += ["", f"Kinds: {', '.join(KINDS)}."]
         lines += ["", f"Keys: {', '.join(keys)}; an error message says which of them a kind takes."]
     if operation.result:
-        lines += ["", f"It prints {operation.result}."]
+        lines += ["", "It prints the result as JSON."]
     return "\n".join(lines) + "\n"
 
 

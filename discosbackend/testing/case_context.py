@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 from unittest import SkipTest
 
+from discosbackend.client.blocking import Status
 from discosbackend.grammar import OK
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.send_guard import Scope, SendGuard
@@ -18,7 +19,7 @@ from discosbackend.testing.server_session import CLOCK, ServerSession, Unsupport
 from discosbackend.testing.wire import FailedIn, used_in
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["AT_REST", "RESTORABLE", "TIMED", "CaseContext", "InUse", "Status", "Unsupported", "request_line"]
+__all__ = ["AT_REST", "RESTORABLE", "TIMED", "CaseContext", "InUse", "Unsupported", "request_line"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -54,14 +55,6 @@ _ATTEMPTS = 6
 
 class InUse(SkipTest):
     """The server is acquiring. Its user must not be disturbed, so the case is skipped."""
-
-
-class Status(NamedTuple):
-    """The reply to status."""
-
-    timestamp: Ticks
-    text: str
-    acquiring: bool
 
 
 class CaseContext(ServerSession):
@@ -290,8 +283,8 @@ class CaseContext(ServerSession):
     ) -> Ticks:
         """Send a start or stop with a time that is shortly ahead on the clock of status, and return this time.
 
-        All requests must be answered with `ok`. If the time has elapsed because this host is busy, they are sent again
-        with a larger lead.
+        All requests must be answered with `ok`. If half of the lead has passed then, because this host is busy, they
+        are sent again with a larger lead: a server may answer `ok` although the time had elapsed.
 
         Parameters
         ----------
@@ -321,11 +314,12 @@ class CaseContext(ServerSession):
             for request, reply in zip(requests, replies, strict=True):
                 self.that(reply.message.name == request[0], f"{reply.line!r} is not a reply to {request[0]}")
             refused = [both for both in zip(requests, replies, strict=True) if both[1].message.code != OK]
-            if not refused:
+            in_time = (now := self.status().timestamp) < instant - half
+            if not refused and in_time:
                 for reply in replies:
                     self.judge_arguments(reply)
                 return instant
-            if (now := self.status().timestamp) < instant - half:
+            if refused and in_time:
                 (refused_name, *times), reply = refused[0]
                 with self.using(TIMED[refused_name] if times else refused_name), self.using(refused_name):
                     self.that(
@@ -334,7 +328,7 @@ class CaseContext(ServerSession):
                         "status and start use different clocks",
                     )
                     self.refused(reply, refused_name, "valid_configuration")
-            # This host is busy, and the time had elapsed when the request arrived. Restore the state and try again.
+            # This host is busy, and the time may have elapsed when the requests arrived. Restore the state, try again.
             self._stop()
             if acquiring:
                 self.ok("start")

@@ -1,7 +1,7 @@
-"""SimulatorControl: control a simulated instrument from another program, with one method per operation.
+"""SimulatorControl: control a simulated instrument from another program.
 
-It uses blocking sockets, not Twisted. The address of the control channel is parsed here for the client and the
-server. The operations and their values are in operations.
+It uses blocking sockets, not Twisted. Its methods are the operations, which operations declares. The address of the
+control channel is parsed here for the client and the server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterable
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +17,7 @@ from typing import Any, Self
 from discosbackend.errors import reason_of
 from discosbackend.line_socket import LineSocket, checked_wait
 from discosbackend.log import address_text
-from discosbackend.simulator.control.operations import OPERATIONS
+from discosbackend.simulator.control.operations import OPERATIONS, Operations
 from discosbackend.simulator.errors import ControlError
 
 __all__ = ["SimulatorControl", "address_text", "control_address"]
@@ -31,10 +30,11 @@ _LONGEST_ANSWER = 2**24
 _RIGHT = "a port such as 4321, or the path of a Unix socket such as ./control.sock"
 
 
-class SimulatorControl:
+class SimulatorControl(Operations):
     """A connection to the control channel of a simulated instrument; a context manager.
 
-    Several threads may share it. If an optional argument is omitted, its setting is not changed.
+    It has one method per operation. If an optional argument is omitted, its setting is not changed. Several threads may
+    share the connection.
 
     Parameters
     ----------
@@ -101,177 +101,6 @@ class SimulatorControl:
     def close(self) -> None:
         """Close the connection. All changes remain."""
         self._lines.close()
-
-    # -- state ------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Return the whole state: instrument, clock, sky, pending times, recordings and faults.
-
-        Returns
-        -------
-        dict
-            Times are Unix seconds, temperatures are K. docs/control.md lists the keys.
-        """
-        found: dict[str, Any] = self.ask("state")
-        return found
-
-    def reset(self) -> None:
-        """Restore the initial state of the instrument and end a pause. Armed faults remain."""
-        self.ask("reset")
-
-    def pause(self) -> None:
-        """Pause the server: it processes no request and sends no reply."""
-        self.ask("pause")
-
-    def resume(self) -> None:
-        """End the pause: the requests received meanwhile are answered in order."""
-        self.ask("resume")
-
-    def fault(self, text: str) -> None:
-        """Make `status` report this text instead of `ok`."""
-        self.ask("fault", text=text)
-
-    def fault_clear(self) -> None:
-        """Make `status` report no fault."""
-        self.ask("fault-clear")
-
-    # -- receiver and sky -------------------------------------------------------------------------------
-
-    def diode(self, on: bool) -> None:
-        """Switch the noise diode of the receiver on or off."""
-        self.ask("diode", on=on)
-
-    def tsys(self, kelvin: float, inputs: int | Iterable[int] | None = None) -> None:
-        """Set the system temperature.
-
-        Parameters
-        ----------
-        kelvin
-            In K, above 0.
-        inputs
-            The numbers of the inputs: 2 * feed for left circular, 2 * feed + 1 for right circular. Default: all.
-        """
-        self.ask("tsys", kelvin=kelvin, inputs=inputs)
-
-    def mark(self, kelvin: float, inputs: int | Iterable[int] | None = None) -> None:
-        """Set the temperature of the noise diode; the parameters are those of tsys()."""
-        self.ask("mark", kelvin=kelvin, inputs=inputs)
-
-    def source(
-        self,
-        name: str,
-        level: float | None = None,
-        feeds: int | Iterable[int] | None = None,
-        transit: float | None = None,
-        crossing: float | None = None,
-        linear: float | None = None,
-        angle: float | None = None,
-    ) -> None:
-        """Add a source to the sky, or change the given values of an existing source.
-
-        Parameters
-        ----------
-        name
-            A name of your choice.
-        level
-            The continuum in K of antenna temperature at the centre of the beam.
-        feeds
-            The feeds that see the source.
-        transit
-            Seconds from the begin of an acquisition until the source is at the centre of the beam. A source with
-            `transit` and `crossing` drifts through the beam; a source without them stays at its centre.
-        crossing
-            Seconds that the source takes from half power to half power.
-        linear
-            The fraction of linear polarisation, 0 to 1.
-        angle
-            The angle of the polarisation in degrees.
-        """
-        self.ask(
-            "source",
-            name=name,
-            level=level,
-            feeds=feeds,
-            transit=transit,
-            crossing=crossing,
-            linear=linear,
-            angle=angle,
-        )
-
-    def line(self, name: str, rest: float | str, width: float, peak: float, velocity: float | None = None) -> None:
-        """Add a spectral line to a source. A source of this name is added if there is none.
-
-        Parameters
-        ----------
-        name
-            The name of the source.
-        rest
-            The rest frequency in MHz, or "HI", "methanol" or "water".
-        width
-            The full width at half maximum in km/s.
-        peak
-            The peak in K of antenna temperature at the centre of the beam.
-        velocity
-            The velocity in km/s; positive: receding.
-        """
-        self.ask("line", name=name, rest=rest, width=width, peak=peak, velocity=velocity)
-
-    def remove(self, name: str) -> None:
-        """Remove a source and its lines from the sky."""
-        self.ask("remove", name=name)
-
-    def clear_sky(self) -> None:
-        """Remove all sources from the sky."""
-        self.ask("clear-sky")
-
-    # -- clock ------------------------------------------------------------------------------------------
-
-    def clock_jump(self, seconds: float) -> None:
-        """Step the instrument's clock by this many seconds; negative: backwards."""
-        self.ask("clock-jump", seconds=seconds)
-
-    def clock_drift(self, ppm: float) -> None:
-        """Set the drift of the clock in parts per million; positive: it runs fast."""
-        self.ask("clock-drift", ppm=ppm)
-
-    def clock_offset(self, seconds: float) -> None:
-        """Set how many seconds the clock is ahead of the true time; negative: it is behind."""
-        self.ask("clock-offset", seconds=seconds)
-
-    # -- faults of the protocol -------------------------------------------------------------------------
-
-    def faults_add(self, kind: str, **keys: Any) -> int:
-        """Arm a fault, for example `faults_add("late", seconds=2, rate=0.1)`.
-
-        Parameters
-        ----------
-        kind
-            The kind of fault.
-        **keys
-            The other keys of the fault as in a script; docs/faults.md lists them.
-
-        Returns
-        -------
-        int
-            The number of the fault, for faults_remove().
-        """
-        number: int = self.ask("faults-add", kind=kind, **keys)
-        return number
-
-    def faults_list(self) -> list[dict[str, Any]]:
-        """Return the armed faults: their numbers, their keys, and how often each has matched and was applied."""
-        found: list[dict[str, Any]] = self.ask("faults-list")
-        return found
-
-    def faults_remove(self, number: int) -> None:
-        """Disarm a fault."""
-        self.ask("faults-remove", number=number)
-
-    def faults_clear(self, seed: int | None = None) -> None:
-        """Disarm all faults; with `seed`, faults that are armed later use this seed."""
-        self.ask("faults-clear", seed=seed)
-
-    # -- the wire ---------------------------------------------------------------------------------------
 
     def ask(self, operation: str, **values: Any) -> Any:
         """Execute an operation and return its result.

@@ -203,11 +203,8 @@ class RecordingWriter:
         """Synchronise the files to disk, and release the lock on the recording."""
         try:
             os.fdatasync(self._file)
-            header = open_regular(self.folder / HEADER, os.O_RDONLY)
-            try:
+            with open(open_regular(self.folder / HEADER, os.O_RDONLY), "rb") as header:
                 os.fsync(header)
-            finally:
-                os.close(header)
         finally:
             os.close(self._file)
 
