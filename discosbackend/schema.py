@@ -36,7 +36,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, MISSING, dataclass, field, is_dataclass
 from functools import cache, partial
-from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -238,12 +237,11 @@ def checked(hint: Any, value: Any, where: str, error: type[Exception], *, ranges
 
 def _scalar(kind: Any, value: Any) -> Any:
     """Return the value as its type, None if it is of another type."""
-    if kind is int:
-        return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if kind is float:
+    if isinstance(value, bool) and kind in (int, float):
+        return None
+    if kind is float and isinstance(value, (int, float)):
         # Neither an infinity nor an integer that no float can hold.
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        return float(value) if is_number and abs(value) <= sys.float_info.max else None
+        return float(value) if abs(value) <= sys.float_info.max else None
     return value if isinstance(value, kind) else None
 
 
