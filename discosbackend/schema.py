@@ -1,8 +1,7 @@
 """Schema: checks TOML and JSON values against the annotations of records, and reads tables into records.
 
 A record is a class whose annotated attributes are the keys of a table, usually a dataclass. The annotation of a key is
-its type; `Allowed` adds the unit and the range. An attribute without a default is a key that is needed. The docstring
-of the record describes each key::
+its type; `Allowed` adds the unit and the range. An attribute without a default is a key that is needed::
 
     Kelvin = Annotated[float, Allowed("K", above=0, most=1e6)]
 
@@ -28,7 +27,6 @@ A function in `Allowed` must be defined outside of the record: a lambda in the a
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import sys
@@ -53,7 +51,6 @@ __all__ = [
     "checked",
     "expected",
     "from_text",
-    "help_of",
     "keys",
     "one_line",
     "path_of",
@@ -246,19 +243,15 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 
 def from_text(hint: Any, text: str) -> Any:
-    """Convert a word of a command line to a value that checked() accepts; return an invalid word unchanged."""
+    """Convert a word of a command line to a number, if a number is demanded; return an invalid word unchanged."""
     kind, _, _ = _parts(hint)
-    if items := get_args(kind):
-        return [from_text(items[0], each) for each in text.split(",")]
-    if kind is bool:
-        return {"on": True, "off": False, "true": True, "false": False}.get(text, text)
     for number in (int, float) if kind in (int, float) else ():
         with suppress(ValueError):
             return number(text)
     return text
 
 
-# -- what the annotations and docstrings say ----------------------------------------------------------
+# -- what the annotations say -------------------------------------------------------------------------
 
 
 def keys(record: Any, ranges: bool = True) -> Mapping[str, Any]:
@@ -333,14 +326,6 @@ def _range_of(allowed: Allowed) -> str:
         text += f", {least} or more" if least != "-inf" else ""
         text += f", at most {most}" if most != "inf" else ""
     return text + (f", or one of {', '.join(allowed.names)}" if allowed.names else "")
-
-
-def help_of(documented: Any) -> dict[str, str]:
-    """Return the descriptions of the keys or parameters in a docstring: those of its section Parameters, by name."""
-    _, _, text = (inspect.getdoc(documented) or "").partition("Parameters\n----------\n")
-    section = re.split(r"\n\w+\n---", text)[0]
-    entries = re.findall(r"^(\w+(?:, \w+)*)\n((?: .*\n?|\n)+)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
 # -- error messages -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from discosbackend.backend import Backend  # noqa: E402
 from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
-from discosbackend.schema import expected, help_of, keys  # noqa: E402
+from discosbackend.schema import expected, keys  # noqa: E402
 from discosbackend.simulator.control.operations import OPERATIONS  # noqa: E402
 from discosbackend.simulator.faults.kinds import KINDS, Kind  # noqa: E402
 from discosbackend.simulator.faults.script import Fault  # noqa: E402
@@ -83,7 +83,8 @@ def _anchor(section: str) -> str:
 def triggers() -> str:
     """The table in docs/faults.md of the keys that every fault may have."""
     lines = ["| key | value | meaning |", "|---|---|---|"]
-    help_texts = help_of(Fault)
+    section = re.split(r"\n\w+\n---", (inspect.getdoc(Fault) or "").partition("Parameters\n----------\n")[2])[0]
+    help_texts = {key: " ".join(text.split()) for key, text in re.findall(r"(?m)^(\w+)\n((?: .*\n?|\n)+)", section)}
     lines += [
         f"| `{key}` | {expected(hint)} | {help_texts[key]} |" for key, hint in keys(Kind).items() if key != "kind"
     ]

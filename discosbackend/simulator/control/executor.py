@@ -176,8 +176,6 @@ class OperationExecutor:
 
     def source(self, name: str, **values: Any) -> None:
         """Add a source, or change the given values of an existing one."""
-        if "feeds" in values:
-            values["feeds"] = tuple(values["feeds"])
         with _refusals():
             source = replace(self._backend.sky.sources.get(name, Source()), **values)
             self._backend.sky = self._backend.sky.with_source(name, source)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from discosbackend.grammar import name_pattern
-from discosbackend.schema import YEAR, Allowed, OneLine, keys, shown
+from discosbackend.schema import YEAR, Allowed, OneLine, keys
 
-__all__ = ["KINDS", "RULES", "Kind", "shown"]
+__all__ = ["KINDS", "RULES", "Kind"]
 
 CommandName = Annotated[str, Allowed(valid=name_pattern.fullmatch, expected='the name of a command, such as "status"')]
 Count = Annotated[int, Allowed(above=0)]
