@@ -1,6 +1,7 @@
 """The table of commands (protocol section 4.9): one row per command, and the classes that a row consists of.
 
-This is the only place where a command is described. The handler's checks and their reasons, the reference in the
+This is the only place where a command is described. Profiles of the conformance kit describe further commands by the
+same keys, except those marked NO_KEY. The handler's checks and their reasons, the reference in the
 docs, the client and the conformance cases derive from it. A row also names the backend method that answers the
 command; the handler calls it.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import name_pattern, quoted
+from discosbackend.schema import NO_KEY
 from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
 __all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
@@ -74,9 +76,9 @@ class Argument:
     wildcard: bool = False
     _: KW_ONLY
     minimum: int | None = None
-    default: object = None
+    default: Annotated[object, NO_KEY] = None
     complaint: str = ""
-    as_path: bool = False
+    as_path: Annotated[bool, NO_KEY] = False
 
     def __post_init__(self) -> None:
         if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class
@@ -141,7 +143,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
-    plain: PlainTexts = field(init=False, repr=False, compare=False)
+    plain: Annotated[PlainTexts, NO_KEY] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
@@ -188,19 +190,19 @@ class Command:
         If an argument is not an `Argument`, if a field is not a `Field`, or if `changes` is not a bool.
     """
 
-    name: str
+    name: Annotated[str, NO_KEY]
     arguments: tuple[Argument, ...] = ()
     reply: tuple[Field, ...] = ()
     lane: str = "device"
-    timeout: float | None = None
+    timeout: Annotated[float | None, NO_KEY] = None
     help: str = ""
     _: KW_ONLY
-    since: str = ""
-    method: str = ""
+    since: Annotated[str, NO_KEY] = ""
+    method: Annotated[str, NO_KEY] = ""
     together: bool = False
     missing: str = ""
-    changes: bool | None = None
-    needed: int = field(init=False, repr=False, compare=False)
+    changes: Annotated[bool | None, NO_KEY] = None
+    needed: Annotated[int, NO_KEY] = field(init=False, repr=False, compare=False)
     """The number of required arguments."""
 
     def __post_init__(self) -> None:

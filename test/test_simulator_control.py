@@ -274,7 +274,7 @@ class OperationsTests(unittest.TestCase):
             ("fault", "fault needs text: one line of at most 400 latin-1 characters"),
             ("fault \u2603", "text must be one line of at most 400 latin-1 characters"),
             ("clear-sky x=3", "'x' is not known: clear-sky takes nothing"),
-            ("faults add seconds=3", "kind is missing: one of late,"),
+            ("faults add seconds=3", "kind is needed: one of late,"),
             ("faults add kind=lte seconds=3 rate=1", "kind 'lte' is not known: did you mean late?"),
             ("faults add kind=late second=3 rate=1", "second is not known: did you mean seconds?"),
             ("faults add kind=late seconds=3", "late needs one of rate, at and nth, not none of them"),

@@ -169,11 +169,11 @@ class DamageTests(RecordingMixin):
             ("[" * 100000, "cannot be read"),
             ("[]", "is not of format 1"),
             (json.dumps({**told, "format": 2}), "is not of format 1"),
-            (json.dumps({**told, "setup": {}}), "is damaged: it has no receiver"),
-            (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged"),
+            (json.dumps({**told, "setup": {}}), "is damaged: setup.instrument is needed: text"),
+            (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged: setup.more is not known"),
             (
                 header.read_text().replace('"bins": 4', '"bins": "4"'),
-                "is damaged: setup.channels[0].bins is no integer",
+                "is damaged: setup.channels[0].bins must be a whole number, not '4'",
             ),
         ):
             header.write_text(text)
