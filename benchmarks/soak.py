@@ -24,6 +24,7 @@ from benchmarks.client_profiles import PROFILES, Client, Soak, clients
 from benchmarks.load import ask, connect
 from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import columns, markdown_columns, quantile
+from discosbackend.signals import heard
 
 __all__ = ["Health", "Report", "complaints", "main"]
 
@@ -255,10 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """Count the signal. An exception here could leave a server running that is being started or stopped."""
         soak.interrupts += 1
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # SIGHUP is ignored under nohup.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end_early)
+    for number in heard():
+        signal.signal(number, end_early)
     print(f"{options.clients} clients for {options.minutes:g} minutes, --seed {seed}", flush=True)
     try:
         report = _measure(soak, 60 * options.minutes, options.clients, seed)

@@ -1,6 +1,7 @@
 """The table of commands (protocol section 4.9): one row per command, and the classes that a row consists of.
 
-This is the only place where a command is described. The handler's checks and their reasons, the reference in the
+This is the only place where a command is described. Profiles of the conformance kit describe further commands by the
+same keys, except those marked NO_KEY. The handler's checks and their reasons, the reference in the
 docs, the client and the conformance cases derive from it. A row also names the backend method that answers the
 command; the handler calls it.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import name_pattern, quoted
+from discosbackend.schema import NEEDED, NO_KEY, Allowed
 from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
 __all__ = [
@@ -86,25 +88,29 @@ class Argument:
         another type than "path", or if the limits, the choices or the default contradict each other or the type.
     """
 
-    name: str = ""
-    type: str = ANNOTATION
+    name: Annotated[str, NEEDED] = ""
+    type: Annotated[str, NEEDED] = ANNOTATION
     unit: str = ""
     optional: bool = False
     wildcard: bool = False
     _: KW_ONLY
     minimum: float | None = None
     maximum: float | None = None
-    choices: Iterable[Any] = ()
-    default: object = None
+    choices: Annotated[Iterable[Any], Allowed(valid=len, expected="a list that is not empty")] = ()
+    default: Annotated[object, NO_KEY] = None
     complaint: str = ""
-    as_path: bool = False
-    as_ticks: bool = False
+    as_path: Annotated[bool, NO_KEY] = False
+    as_ticks: Annotated[bool, NO_KEY] = False
 
     def __post_init__(self) -> None:
         if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class
             object.__setattr__(self, "as_path", True)
         if self.type != ANNOTATION:
             object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        for limit in ("minimum", "maximum") if self.type == "integer" else ():
+            # From a file, as a float.
+            if isinstance(value := getattr(self, limit), float) and value.is_integer():
+                object.__setattr__(self, limit, int(value))
         # The commands of the protocol have no other limit than 0, so that their table does not import the module.
         if self.choices != () or self.maximum is not None or (self.minimum is not None and not self._is_from_zero()):
             from discosbackend.argument_limits import check_limits, checked_choices
@@ -203,7 +209,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
-    plain: PlainTexts = field(init=False, repr=False, compare=False)
+    plain: Annotated[PlainTexts, NO_KEY] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
@@ -251,19 +257,19 @@ class Command:
         a bool.
     """
 
-    name: str
+    name: Annotated[str, NO_KEY]
     arguments: tuple[Argument, ...] = ()
     reply: tuple[Field, ...] = ()
     lane: str = "device"
-    timeout: float | None = None
+    timeout: Annotated[float | None, NO_KEY] = None
     help: str = ""
     _: KW_ONLY
-    since: str = ""
-    method: str = ""
+    since: Annotated[str, NO_KEY] = ""
+    method: Annotated[str, NO_KEY] = ""
     together: bool = False
     missing: str = ""
-    changes: bool | None = None
-    needed: int = field(init=False, repr=False, compare=False)
+    changes: Annotated[bool | None, NO_KEY] = None
+    needed: Annotated[int, NO_KEY] = field(init=False, repr=False, compare=False)
     """The number of required arguments."""
 
     def __post_init__(self) -> None:
@@ -334,14 +340,16 @@ class Command:
 
     def from_wire(self, texts: Sequence[str]) -> list[str]:
         """Convert the argument texts of the Message of an `ok` reply: the inverse of to_wire()."""
-        last = len(self.reply) - 1
-        found = []
-        for number, text in enumerate(texts):
-            field = self.reply[number] if number <= last else None
-            if field is None and last >= 0 and self.reply[last].repeated:
-                field = self.reply[last]
-            found.append(parse_path(text) if field is not None and field.type == "path" else text)
-        return found
+        paths = {number for number, field in enumerate(self.reply_fields(len(texts))) if field.type == "path"}
+        return [parse_path(text) if number in paths else text for number, text in enumerate(texts)]
+
+    def reply_fields(self, count: int) -> list[Field]:
+        """Return the fields of an `ok` reply with `count` values: those of the row, the last one as often as needed.
+
+        If the result has another length than `count`, no reply of the command has so many values.
+        """
+        repeated = self.reply[-1:] if any(field.repeated for field in self.reply) else ()
+        return [*self.reply, *repeated * (count - len(self.reply))]
 
     def _wrong_count(self, given: int) -> str:
         needed, most = self.needed, len(self.arguments)

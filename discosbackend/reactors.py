@@ -1,4 +1,4 @@
-"""Checks that the reactor can run, and separates it from the reactor of the parent process after a fork.
+"""The reactor by default, whether it can run, and its separation from the reactor of the parent process after a fork.
 
 Twisted has one reactor per process, and it can run only once. server.py runs it.
 """
@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["check_can_run", "own_after_fork"]
+__all__ = ["check_can_run", "own_after_fork", "reactor_or_default"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,15 @@ def _note_a_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_a_fork)
+
+
+def reactor_or_default(given: Any = None) -> Any:
+    """Return the given reactor, or else Twisted's, which is imported only now: the import installs it."""
+    if given is not None:
+        return given
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def check_can_run(reactor: Any) -> None:

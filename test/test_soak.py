@@ -8,8 +8,6 @@ import io
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import unittest
 from collections.abc import Sequence
@@ -22,8 +20,8 @@ from benchmarks.reply_check import Tally
 from benchmarks.servers import Server
 from benchmarks.soak import Health, Report, complaints
 
-from .serving import ROOT
-from .settings import LONG, PATIENCE
+from .serving import ROOT, run_python
+from .settings import LONG
 
 
 class ReportTests(unittest.TestCase):
@@ -407,14 +405,7 @@ class SoakTests(unittest.TestCase):
 
     def rows_of(self, *options: str) -> list[list[str]]:
         """The cells of each line that a soak prints."""
-        result = subprocess.run(
-            [sys.executable, "-m", "benchmarks.soak", *options],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        result = run_python("-m", "benchmarks.soak", *options, cwd=ROOT)
         self.assertEqual((result.returncode, result.stderr), (0, ""), result.stdout)
         return [re.split(r"  +| ?\| ?", line.strip("| ")) for line in result.stdout.splitlines()]
 
