@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from discosbackend.commands import Argument, Field
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
 
@@ -27,12 +28,14 @@ __all__ = [
     "BackendError",
     "DBProtocolHandler",
     "Field",
+    "Sensor",
     "Ticks",
     "__protocol_version__",
     "__version__",
     "blocking",
     "command",
     "run_server",
+    "status_text",
 ]
 
 _MODULE_OF = {
@@ -42,10 +45,12 @@ _MODULE_OF = {
     "BackendError": "errors",
     "DBProtocolHandler": "handlers",
     "Field": "commands",
+    "Sensor": "sensors",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",
     "run_server": "server",
+    "status_text": "sensors",
 }
 
 

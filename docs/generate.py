@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # From a checkout as it is, hence after the line above.
+from discosbackend.argument_limits import wire_value  # noqa: E402
 from discosbackend.backend import Backend  # noqa: E402
 from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
@@ -164,10 +165,14 @@ def _argument(number: int, argument: Argument) -> str:
     parts = [_typed(argument)]
     if argument.minimum is not None:
         parts.append(f"not below {argument.minimum}")
+    if argument.maximum is not None:
+        parts.append(f"not above {argument.maximum}")
+    if argument.choices:
+        parts.append(" or ".join(f"`{wire_value(choice)}`" for choice in argument.choices))
     if argument.wildcard:
         parts.append("or `*`")
     if argument.optional:
-        meaning = "" if argument.default is None else f", which means {argument.default}"
+        meaning = "" if argument.default is None else f", which means {wire_value(argument.default)}"
         parts.append(f"may be left out{meaning}")
     refusal = _refusal_of(argument)
     wrong = f" A wrong value: `fail`, `{refusal}`." if refusal else ""

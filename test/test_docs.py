@@ -24,6 +24,7 @@ import types
 import unittest
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple, cast
@@ -35,8 +36,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 
 import discosbackend
+from discosbackend.annotations import arguments_of
 from discosbackend.client import Client
-from discosbackend.commands import COMMANDS
+from discosbackend.commands import COMMANDS, Argument
 from discosbackend.errors import NoReply
 from discosbackend.grammar import Message, parse_message
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
@@ -169,6 +171,19 @@ class GeneratedPartsTests(unittest.TestCase):
 
     def test_up_to_date(self) -> None:
         self.assertEqual({str(path) for path in self.generate.out_of_date()}, set())
+
+    def test_limits_and_choices_are_shown(self) -> None:
+        mode = Enum("mode", {"FAST": "fast", "SLOW": "slow"})
+        for argument, line in (
+            (Argument("a", "float", minimum=-80, maximum=0.5), "float, not below -80, not above 0.5"),
+            (Argument("a", "integer", choices=(8, 16)), "integer, `8` or `16`"),
+            (
+                Argument("a", "text", optional=True, choices=mode, default=mode["SLOW"]),
+                "text, `fast` or `slow`, may be left out, which means slow",
+            ),
+        ):
+            with self.subTest(line):
+                self.assertIn(f"1, `a`: {line}. A wrong value: `fail`, `wrong a", self.generate._argument(1, argument))
 
     def test_from_a_checkout_without_installing(self) -> None:
         command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
@@ -321,9 +336,10 @@ class DocstringTests(unittest.TestCase):
         self.assertEqual(failed, 0, report.getvalue())
 
     def test_what_a_backend_is_written_with(self) -> None:
-        for name in ("Acquisition", "Backend", "Ticks", "blocking", "command"):
+        for name in ("Acquisition", "Backend", "Sensor", "Ticks", "blocking", "command"):
             with self.subTest(name):
                 self.run_examples(getattr(discosbackend, name))
+        self.run_examples(arguments_of)
 
     def test_messages(self) -> None:
         for documented in (Message, parse_message):

@@ -186,11 +186,27 @@ class KeyTests(_Files):
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = 1}]',
-                "own_commands.reset.arguments: only an integer or a float has a minimum",
+                "own_commands.reset.arguments[0]: only an integer or a float has a minimum: argument 'x' is a text",
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = true}]',
-                "own_commands.reset.arguments[0].minimum must be a whole number, not true",
+                "own_commands.reset.arguments[0].minimum must be a number, not true",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", maximum = "2"}]',
+                "own_commands.reset.arguments[0].maximum must be a number, not '2'",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", minimum = 2.5, maximum = 2}]',
+                "own_commands.reset.arguments[0]: minimum 2.5 of argument 'x' is above its maximum 2",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = []}]',
+                "own_commands.reset.arguments[0].choices must be a list that is not empty, not []",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = true}]',
+                "own_commands.reset.arguments[0].choices must be a list that is not empty, not true",
             ),
             (
                 '[own_commands.reset]\narguments = [{name="x", type="text", optional=true}, {name="y", type="text"}]',
