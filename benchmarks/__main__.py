@@ -29,6 +29,7 @@ from benchmarks import (
 )
 from benchmarks.presets import FULL, QUICK, Preset
 from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
+from discosbackend.signals import ENDING, heard
 
 __all__ = ["MEASUREMENTS", "main"]
 
@@ -61,8 +62,6 @@ MEASUREMENTS: dict[str, _Measurement] = {
 
 # Open files for fifty clients, pipes, logs and libraries.
 _FEW_FILES = 150
-# The signals that end the command. Its servers must be stopped first, else they would continue to run.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _DESCRIPTION = """\
 Start servers on loopback, measure them in interleaved rounds beside bare ones, and print a table of medians.
@@ -138,13 +137,16 @@ def _raise_open_files(names: Sequence[str], preset: Preset) -> None:
 
 
 def _end(number: int, _: object) -> NoReturn:
-    """End early. Further signals are ignored: they must not interrupt the stop of the servers and the printing."""
+    """End early: the servers must be stopped first, else they would continue to run.
+
+    Further signals are ignored: they must not interrupt the stop of the servers and the printing.
+    """
     _ignore_signals()
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _ignore_signals() -> None:
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -154,10 +156,8 @@ def _measured(names: Sequence[str], preset: Preset) -> tuple[dict[str, list[tabl
     problems = []
     name = names[0]
     try:
-        for each in _ENDING:
-            # SIGHUP is ignored under nohup.
-            if signal.getsignal(each) is not signal.SIG_IGN:
-                signal.signal(each, _end)
+        for each in heard():
+            signal.signal(each, _end)
         for number, name in enumerate(names, 1):
             began = time.monotonic()
             print(f"{number}/{len(names)} {name} ...", end=" ", file=sys.stderr, flush=True)

@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
+
+from discosbackend.signals import ENDING
 
 __all__ = ["CLIENT", "LOAD", "ROOT", "SERVER", "Companion", "NotMeasured", "Server", "asyncio_server"]
 __all__ += ["our_server", "our_server_on_asyncio", "pin", "twisted_server", "unchecked_server", "unpin"]
@@ -67,7 +68,7 @@ def _signals_put_off() -> Iterator[None]:
     The handlers are replaced; a new process would inherit a mask of blocked signals.
     """
     came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     replaced = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in replaced:
@@ -133,9 +134,7 @@ class Companion:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def write_line(self, line: str) -> None:

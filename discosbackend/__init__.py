@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
 
@@ -28,6 +29,7 @@ __all__ = [
     "BackendError",
     "DBProtocolHandler",
     "Field",
+    "Sensor",
     "Ticks",
     "__protocol_version__",
     "__version__",
@@ -35,6 +37,7 @@ __all__ = [
     "command",
     "run_server",
     "serve",
+    "status_text",
 ]
 
 _MODULE_OF = {
@@ -44,11 +47,13 @@ _MODULE_OF = {
     "BackendError": "errors",
     "DBProtocolHandler": "handlers",
     "Field": "commands",
+    "Sensor": "sensors",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",
     "run_server": "server",
     "serve": "embedding",
+    "status_text": "sensors",
 }
 
 

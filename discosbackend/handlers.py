@@ -223,10 +223,10 @@ class DBProtocolHandler(Handler):
     Raises
     ------
     TypeError
-        If `backend` is a class instead of an instance, or if one of its declared commands is not valid.
+        If `backend` is a class instead of an instance, or if one of its declared commands or sensors is not valid.
     ValueError
-        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands of
-        the backend have the same name.
+        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands or two
+        sensors of the backend have the same name.
     """
 
     def __init__(
@@ -256,6 +256,9 @@ class DBProtocolHandler(Handler):
 
     def _prepare(self) -> None:
         """Create the attributes that belong to this process: the scheduler, with its threads, and the commands."""
+        # A backend with sensors has imported this module. It raises an exception if they are not valid.
+        if sensors := sys.modules.get("discosbackend.sensors"):
+            sensors.sensors_of(self.backend)
         reactor = self._given_reactor
         # The reactor uses the host's clock, which may be stepped, so time limits use time.monotonic. A fake clock is
         # not related to time.monotonic, so it is used itself.
@@ -337,8 +340,12 @@ class DBProtocolHandler(Handler):
         """Return a function that converts argument texts to values in the form that the method accepts."""
         if row.together and not _accepts(method, len(row.arguments)):
             return partial(_without_band, row)
-        if not isinstance(self.backend, Backend) and any(a.type == "timestamp" for a in row.arguments):
-            return lambda argument_texts: [_as_time(value) for value in row.parse(argument_texts)]
+        as_times = [a.type == "timestamp" and not a.as_ticks for a in row.arguments]
+        if not isinstance(self.backend, Backend) and any(as_times):
+            return lambda argument_texts: [
+                _as_time(value) if as_time else value
+                for value, as_time in zip(row.parse(argument_texts), as_times, strict=False)
+            ]
         return row.parse
 
     def _place(

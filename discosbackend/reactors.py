@@ -21,6 +21,7 @@ __all__ = [
     "loop_of",
     "own_after_fork",
     "reactor_for",
+    "reactor_or_default",
     "reactor_wanted_by",
     "running_loop",
     "runs_on_asyncio",
@@ -45,6 +46,15 @@ def _note_a_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_a_fork)
+
+
+def reactor_or_default(given: Any = None) -> Any:
+    """Return the given reactor, or else Twisted's, which is imported only now: the import installs it."""
+    if given is not None:
+        return given
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def check_can_run(reactor: Any) -> None:

@@ -31,7 +31,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.errors import reason_of
+from discosbackend.errors import in_one_line, reason_of
 from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
@@ -290,7 +290,7 @@ def _why_no_endpoint(kind: str, problem: Exception) -> str:
     if kind not in _EXAMPLES:
         if not isinstance(problem, (ValueError, IndexError)):
             # A kind of endpoint from a plugin of Twisted.
-            return " ".join(f"{type(problem).__name__}: {problem}".split())
+            return in_one_line(problem)
         return f"there is no kind {kind!r}{did_you_mean(kind, _EXAMPLES) or ': there are ' + ', '.join(_EXAMPLES)}"
     if kind == "ssl" and not isinstance(problem, TypeError):
         return f"the key or the certificate cannot be read: write {_EXAMPLES[kind]}, with the path of a PEM file"

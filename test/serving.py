@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Timer
-from typing import IO
+from typing import IO, Any
 
 from .settings import PATIENCE, REACTOR
 
@@ -32,6 +33,12 @@ def bare_environment() -> dict[str, str]:
     found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(entry for entry in found if entry and Path(entry).resolve() != ROOT)
     return {**os.environ, "PYTHONPATH": path}
+
+
+def run_python(*arguments: str | Path, check: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """An interpreter that has run to its end, and what it said. `settings` are for subprocess.run()."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=check, **settings)
 
 
 class Server:
@@ -193,3 +200,17 @@ def ask(connection: socket.socket, *requests: bytes) -> list[bytes]:
     """Send requests in one go and return as many lines."""
     connection.sendall(b"".join(request + b"\r\n" for request in requests))
     return [read_line(connection) for _ in requests]
+
+
+def connected(port: int, process: Any) -> socket.socket:
+    """Return a connection after its greeting. The server does not report when it is ready, so try again if refused."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.is_alive():
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        except ConnectionRefusedError:
+            process.join(0.01)
+        else:
+            assert read_line(connection) == b"!version,ok,1.4\r\n"
+            return connection
+    raise AssertionError("the server never listened")

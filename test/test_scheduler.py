@@ -549,7 +549,11 @@ class CancellationTests(SchedulerTestCase):
 
     def test_late_results_without_end(self) -> None:
         """A client can cause one with each request that reaches its limit."""
+        for length, kind in ((400, "late result"), (10000, "late failure")):
+            with self.subTest(kind):
+                self.check_late_results("x" * length, kind)
 
+    def check_late_results(self, result: str, kind: str) -> None:
         gate: Deferred[None] = Deferred()
 
         class Slow(Bench):
@@ -561,7 +565,7 @@ class CancellationTests(SchedulerTestCase):
                     waiting: Deferred[None] = Deferred()
                     gate.addCallback(waiting.callback)
                     await waiting
-                return "x" * 10000
+                return result
 
         self.serve(Slow())
         for _ in range(100):
@@ -571,8 +575,25 @@ class CancellationTests(SchedulerTestCase):
             gate.callback(None)
             self.assertEqual(len(logs.records), 5)
             self.reactor.pass_time(1)
-        self.assertRegex(logs.records[-1].getMessage(), "95 more lines")
+        self.assertTrue(logs.records[0].getMessage().startswith(kind))
+        self.assertEqual(logs.records[5].getMessage(), f"95 more lines of this kind left out: {kind}")
         self.assertTrue(all(len(record.getMessage()) < 400 for record in logs.records))
+
+    def test_cancellers_that_raise_without_end(self) -> None:
+        class Stuck(Bench):
+            @command("slow", lane="reads", timeout=1.0)
+            def slow(self) -> Deferred[None]:
+                return Deferred(mock.Mock(side_effect=RuntimeError("no way back")))
+
+        self.serve(Stuck())
+        for _ in range(100):
+            Client(self.handler, self.reactor).ask(b"?slow")
+        with self.assertLogs("discosbackend.scheduler", "ERROR") as logs:
+            self.reactor.pass_time(1)
+            self.assertEqual(len(logs.records), 5)
+            self.reactor.pass_time(1)
+        self.assertEqual(logs.records[0].getMessage(), "cancelling slow failed")
+        self.assertEqual(logs.records[5].getMessage(), "95 more lines of this kind left out: cancelling")
 
     def test_a_coroutine_that_fails_late(self) -> None:
         gate: Deferred[None] = Deferred()

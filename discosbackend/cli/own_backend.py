@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import in_one_line
 from discosbackend.toml import did_you_mean
 
-__all__ = ["CannotServe", "find", "in_one_line", "load"]
+__all__ = ["CannotServe", "find", "load"]
 
 
 class CannotServe(Exception):
@@ -153,11 +154,3 @@ def _why_not(module: ModuleType, where: Any, name: str, here: str) -> str:
             )
     known = [each for each in vars(where) if not each.startswith("_")] if hasattr(where, "__dict__") else []
     return which + did_you_mean(name, known)
-
-
-def in_one_line(problem: BaseException) -> str:
-    """Return the class and the text of an exception, without line breaks."""
-    try:
-        return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # noqa: BLE001  # the __str__ of an exception of the backend
-        return type(problem).__name__

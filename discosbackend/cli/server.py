@@ -13,19 +13,19 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
-from discosbackend._version import __protocol_version__, __version__
-from discosbackend.cli.own_backend import CannotServe, in_one_line, load
+from discosbackend.cli.argument_types import add_version, not_negative
+from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
-from discosbackend.errors import reason_of
+from discosbackend.errors import in_one_line, reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
-from discosbackend.log import log_to_stderr, log_what_python_prints, printable
+from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.reactors import REACTORS, install_reactor, reactor_for
+from discosbackend.reactors import REACTORS, install_reactor, reactor_for, reactor_or_default
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -177,11 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the event loop: with asyncio, methods can await asyncio code (default: what the backend's class says in "
         "its attribute reactor, or else default, the choice of Twisted)",
     )
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
-    )
+    add_version(parser)
     return parser
 
 
@@ -233,13 +229,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return seconds
+    return not_negative(text, "a number of seconds, 0 or more")
 
 
 def _whole(text: str, most: int, what: str) -> int:
@@ -268,17 +258,10 @@ def _configure_logging(level: str) -> RateLimitedLogger:
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # Unhandled failures of Deferreds are then written to the same log.
-    limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
+    limited = RateLimitedLogger(logging.getLogger("twisted"), lambda *call: reactor_or_default().callLater(*call))
     observer = LimitedObserver(STDLibLogObserver(), limited)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     return limited
-
-
-def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    # Imported here: the import installs the reactor.
-    from twisted.internet import reactor
-
-    return reactor.callLater(delay, function, *arguments)
 
 
 def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
@@ -346,9 +329,7 @@ def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
         return f"cannot listen: {in_one_line(problem)}"
     where = options.listen
     if where is None:
-        host = options.interface or "127.0.0.1"
-        host = f"[{host}]" if ":" in host else host
-        where = f"{host}:{DEFAULT_PORT if options.port is None else options.port}"
+        where = address_text((options.interface or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port))
     advice = _ADVICE.get(number, "")
     if number == errno.EADDRINUSE and options.listen is None:
         advice += " port with --port; 0 finds a free one"
