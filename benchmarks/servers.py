@@ -21,7 +21,7 @@ from typing import IO, Self
 from discosbackend.signals import ENDING
 
 __all__ = ["CLIENT", "LOAD", "ROOT", "SERVER", "Companion", "NotMeasured", "Server", "asyncio_server"]
-__all__ += ["our_server", "pin", "twisted_server", "unchecked_server", "unpin"]
+__all__ += ["our_server", "our_server_on_asyncio", "pin", "twisted_server", "unchecked_server", "unpin"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -236,6 +236,11 @@ class Server(Companion):
 def our_server() -> Server:
     """Start the server under test, on the server's processor."""
     return Server("-m", "benchmarks.instrument", cpu=SERVER)
+
+
+def our_server_on_asyncio() -> Server:
+    """Start the server under test on the asyncio reactor, on the server's processor."""
+    return Server("-m", "benchmarks.instrument", "asyncio", cpu=SERVER)
 
 
 def twisted_server() -> Server:

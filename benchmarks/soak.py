@@ -43,8 +43,9 @@ _INTERVAL = 0.01
 # Seconds within which the server must notice that its last clients have disconnected.
 _LEAVING = 5.0
 _LONGEST_WARM_UP = 30.0
-# The number of memory blocks by which a server without clients may grow after warming up: the cache of short requests has
-# up to 256 entries of up to 8 blocks, depending on the last requests by chance, and caches of the standard library fill.
+# The number of memory blocks by which a server without clients may grow after warming up: the cache of short requests
+# has up to 256 entries of up to 8 blocks, depending on the last requests by chance, and caches of the standard library
+# fill.
 _FEW_OBJECTS = 2500
 # Seconds and bytes. The limits of resident memory are loose: it depends on the largest load that occurred by chance,
 # and Python's allocator takes minutes to settle. With a constant number of objects it grew by 0.8 MiB in the first 90 s

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from discosbackend.acquisition import Acquisition
     from discosbackend.backend import Backend, blocking, command
     from discosbackend.commands import Argument, Field
+    from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
     from discosbackend.sensors import Sensor, status_text
@@ -35,6 +36,7 @@ __all__ = [
     "blocking",
     "command",
     "run_server",
+    "serve",
     "status_text",
 ]
 
@@ -50,6 +52,7 @@ _MODULE_OF = {
     "blocking": "backend",
     "command": "backend",
     "run_server": "server",
+    "serve": "embedding",
     "status_text": "sensors",
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -18,6 +18,7 @@ from discosbackend.errors import BackendError, NotSupportedError
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
+    from discosbackend.background import BackgroundTask
     from discosbackend.sensors import BoundSensor
 
 __all__ = [
@@ -127,6 +128,10 @@ class Backend:
 
     The clients of SARDARA and SKARAB do not read the greeting when they reconnect. For them use 5 (protocol section
     9.2)."""
+
+    reactor: Any = "default"
+    """The reactor on which the backend is served. `"default"`: the one that Twisted chooses. `"asyncio"`: the asyncio
+    reactor, on which the methods can await what asyncio provides."""
 
     sensors = _Sensors()
     """The sensors of this backend by their names: a read-only mapping of `BoundSensor`."""
@@ -298,6 +303,37 @@ class Backend:
         The handler calls this once, when it is created.
         """
         return ()
+
+    # -- background tasks -----------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str = "") -> BackgroundTask:
+        """Run a coroutine in the background, until it ends or the server stops.
+
+        Call this in server_started() or later. If the coroutine fails, the failure is logged, and the server continues.
+        When the server stops, all tasks are cancelled after server_stopping().
+
+        Parameters
+        ----------
+        coroutine
+            The coroutine, such as `self.poll()`.
+        name
+            The name of the task in the log. Default: that of the coroutine function.
+
+        Returns
+        -------
+        task
+            The task, with `name`, `state`, `problem` and `cancel()`.
+        """
+        from discosbackend.background import BackgroundTasks
+
+        tasks: BackgroundTasks = vars(self).setdefault("_background_tasks", BackgroundTasks())
+        return tasks.spawn(coroutine, name)
+
+    @property
+    def background_tasks(self) -> tuple[BackgroundTask, ...]:
+        """The background tasks that have failed (the last 20 at most), and those that run."""
+        tasks = vars(self).get("_background_tasks")
+        return () if tasks is None else tuple(tasks.shown)
 
     # -- start and stop of the server -----------------------------------------------------------------
 

@@ -20,16 +20,19 @@ from types import MethodType
 from typing import Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
+from discosbackend.advice import asyncio_methods, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
+from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
-from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
+from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
 
 __all__ = [
@@ -49,7 +52,7 @@ logger = logging.getLogger(__name__)
 _IDLE = 0.1
 
 # The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
-_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "commands"))
+_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "_starting", "commands"))
 
 
 class Handler:
@@ -105,7 +108,7 @@ class Handler:
         """
         result = self.handle(Message(message_type=REQUEST, name=name, arguments=arguments))
         if not isinstance(result, Message) and hasattr(type(result), "__await__"):
-            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
+            return deferred_of(result, name).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
         return message_line(name, result, limit_of(self))
 
     def start(self) -> object:
@@ -265,6 +268,8 @@ class DBProtocolHandler(Handler):
         self._foreign: dict[str, tuple[object, BackendCommand]] = {}
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
+        # The Deferred of server_started(), while it waits for something.
+        self._starting: Deferred[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickling or copying, before the handler serves: its arguments, and `commands`."""
@@ -386,31 +391,85 @@ class DBProtocolHandler(Handler):
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Call server_started() of the backend. A failure is logged, and the server continues."""
-        self._hook("server_started").addErrback(_log_hook, "server_started")
+        """Call server_started() of the backend. A failure is logged, and the server continues.
+
+        If the reactor is the asyncio reactor, and does not run yet, server_started() is called when it runs.
+        """
+        loop = None if running_loop() is not None else loop_of(self._reactor_if_imported())
+        if loop is None:
+            self._start()
+        else:
+            # It is called before any request: the first turn of the loop can accept a connection, but reads nothing.
+            loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        if not runs_on_asyncio():
+            names = [attribute for _, attribute in declared_commands(self.backend).values()]
+            for problem in asyncio_methods(self.backend, names):
+                logger.warning("%s", problem)
+        self._starting = starting = self._hook("server_started")
+        starting.addBoth(self._on_started)
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
         """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
 
-        The returned Deferred fires when both are done. Cancelling it cancels the step that is running, but
-        server_stopping() is called in any case. The Deferred never fails.
+        After that, the background tasks of the backend are cancelled. The returned Deferred fires when they have ended.
+        Cancelling it cancels the step that is running, but server_stopping() is called in any case. The Deferred never
+        fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
+        ended.addCallback(lambda _: self._cancel_background_tasks())
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
-        done: Deferred[Any] = Deferred(lambda _: ended.cancel())
-        ended.addBoth(lambda _: None if done.called else done.callback(None))
+        done: Deferred[Any] = Deferred(lambda _: give_up())
+
+        def finish(_: Any) -> None:
+            if not done.called:
+                done.callback(None)
+
+        def give_up() -> None:
+            ended.cancel()
+            # A task of asyncio ends later.
+            finish(None)
+
+        ended.addBoth(finish)
         return done
 
     def _hook(self, name: str) -> Deferred[Any]:
         hook = getattr(self.backend, name, None)
         if not callable(hook):
             return maybeDeferred(lambda: None)
-        return maybeDeferred(hook)
+        return maybeDeferred(lambda: self._result_of(hook, name))
+
+    def _on_started(self, outcome: Any) -> None:
+        cancelled, self._starting = self._starting is None, None
+        if isinstance(outcome, Failure) and not (cancelled and outcome.check(CancelledError, GivenUp)):
+            _log_hook(outcome, "server_started")
+
+    @staticmethod
+    def _result_of(hook: Callable[[], Any], name: str) -> Any:
+        result = hook()
+        return deferred_of(result, name) if hasattr(type(result), "__await__") else result
+
+    def _cancel_background_tasks(self) -> Deferred[Any]:
+        """Cancel what the backend has started with spawn(), and wait for its end. server_started() is cancelled too."""
+        ends: list[Deferred[Any]] = []
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            ends.append(starting)
+        tasks = getattr(self.backend, "__dict__", {}).get("_background_tasks")
+        if tasks is not None:
+            ends.append(tasks.cancel_all())
+        return DeferredList(ends, consumeErrors=True)
+
+    def _reactor_if_imported(self) -> Any:
+        """Return the reactor, or None if it was neither given nor imported."""
+        return self._given_reactor or installed_reactor()
 
     def _reactor(self) -> ReactorLike:
         if self._given_reactor is None:
@@ -427,7 +486,7 @@ class DBProtocolHandler(Handler):
         """
         if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
             return
-        if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
+        if self._reactor_if_imported() is None:
             return
         self._scheduler.used = False
         self._reactor().callLater(_IDLE, self._import_astropy_if_idle)

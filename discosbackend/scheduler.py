@@ -12,7 +12,7 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, cast
@@ -21,11 +21,12 @@ from weakref import WeakSet
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from discosbackend.coroutines import GivenUp, deferred_of
 from discosbackend.errors import HandlerException, UnsendableError
 from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import Ticks
 
-__all__ = ["Scheduler", "ReactorLike", "Lock", "Worker", "deferred_of"]
+__all__ = ["Scheduler", "ReactorLike", "Lock", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,6 @@ _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 # Time limits use a monotonic clock, but the reactor's timers use the host's clock, which may be stepped.
 _LONGEST_SLEEP = 1.0
-
-
-def deferred_of(result: Any) -> Deferred[Any]:
-    """Convert a Deferred or any other awaitable to a Deferred."""
-    if isinstance(result, Deferred):
-        return result
-    return Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _wait_for(result))
-
-
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 class ReactorLike(Protocol):
@@ -271,7 +261,7 @@ class Scheduler:
             if result in self._seen:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
             self._seen.add(result)
-        later = deferred_of(result)
+        later = deferred_of(result, command.name)
         if command.changes:
             later.addBoth(self._changed)
         return later.addCallback(command.write)
@@ -403,7 +393,7 @@ class Scheduler:
         name = job.command.name
         if not isinstance(outcome, Failure):
             self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", name, outcome)
-        elif not outcome.check(CancelledError):
+        elif not outcome.check(CancelledError, GivenUp):
             text = "late failure of %s dropped: %.200r"
             self._limited.log(logging.WARNING, "late failure", text, name, outcome.value)
 

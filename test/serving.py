@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, Any
 
-from .settings import PATIENCE
+from .settings import PATIENCE, REACTOR
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
@@ -133,6 +133,8 @@ def program(*options: str) -> list[str]:
     """The command that serves from the checkout, on a free port; what is simulated records nothing unless told to."""
     if not {"--data", "--backend"} & set(options):
         options = ("--no-data", *options)
+    if "--reactor" not in options and REACTOR != "default":
+        options = ("--reactor", REACTOR, *options)
     return [sys.executable, str(SCRIPT), "--port", "0", *options]
 
 
@@ -145,7 +147,9 @@ def served(*options: str, cwd: Path | str = ROOT) -> Iterator[Server]:
 
 @contextmanager
 def served_by(code: str, cwd: Path | str = ROOT) -> Iterator[Server]:
-    """A fresh interpreter that runs `code`, which ends in run_server."""
+    """A fresh interpreter that runs `code`, which ends in run_server, on the reactor of the tests."""
+    if REACTOR == "asyncio":
+        code = f"from twisted.internet import asyncioreactor; asyncioreactor.install()\n{code}"
     with _ready(Server([sys.executable, "-c", code], cwd)) as server:
         yield server
 

@@ -25,6 +25,7 @@ import unittest
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple, cast
@@ -632,6 +633,14 @@ class InAFolderTests(unittest.TestCase):
         problems: list[Any] = []
         service.listening.addErrback(problems.append)
         self.assertTrue(problems[0].check(CannotListenError))
+
+    def test_serve_in_an_asyncio_program(self) -> None:
+        """In a process of its own, whose reactor it starts."""
+        self.write("serve_in_asyncio.py", file_in_the_docs("serve_in_asyncio.py"))
+        done = run([sys.executable, "serve_in_asyncio.py"], self.folder)
+        page = blocks(ROOT / "docs" / "writing-a-backend.md")
+        (printed,) = [after.code for block, after in pairwise(page) if "file=serve_in_asyncio.py" in block.words]
+        self.assertEqual((done.stdout, done.stderr), (printed, ""))
 
     def test_asyncio(self) -> None:
         self.write("asyncio_backend.py", file_in_the_docs("asyncio_backend.py"))

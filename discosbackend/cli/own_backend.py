@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,13 +22,15 @@ class CannotServe(Exception):
     """The reason why a command line cannot be served, in one line."""
 
 
-def load(name: str) -> Any:
+def load(name: str, prepare: Callable[[Any], None] = lambda kind: None) -> Any:
     """Return the backend that the argument of --backend names.
 
     Parameters
     ----------
     name
         MODULE:NAME. NAME is an instance, or a class or function, which is called without arguments.
+    prepare
+        A function that is called with NAME before that is called, if it is a class.
 
     Raises
     ------
@@ -35,6 +38,8 @@ def load(name: str) -> Any:
         If there is no such backend, or it cannot be made.
     """
     found = find("--backend", name)
+    if inspect.isclass(found):
+        prepare(found)
     if inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, functools.partial):
         found = _made(found, name.partition(":")[2])
     elif inspect.ismodule(found):

@@ -25,7 +25,7 @@ from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.reactors import reactor_or_default
+from discosbackend.reactors import REACTORS, install_reactor, reactor_for, reactor_or_default
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -95,11 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
     limited = _configure_logging(options.log_level)
+    # Before the module of the backend is imported, which may import the reactor.
+    if options.reactor is not None:
+        try:
+            install_reactor(options.reactor)
+        except RuntimeError as problem:
+            parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     # astropy would download leap seconds, and the server would be blocked meanwhile.
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, limited, load(options.backend))
+            _serve(options, limited, load(options.backend, lambda kind: _install_reactor(options, kind)))
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
@@ -165,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     _add_limits(parser)
+    parser.add_argument(
+        "--reactor",
+        choices=REACTORS,
+        help="the event loop: with asyncio, methods can await asyncio code (default: what the backend's class says in "
+        "its attribute reactor, or else default, the choice of Twisted)",
+    )
     add_version(parser)
     return parser
 
@@ -252,9 +264,18 @@ def _configure_logging(level: str) -> RateLimitedLogger:
     return limited
 
 
+def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
+    """Install the reactor that the options choose, or else the class of the backend. `backend` can be the class."""
+    try:
+        install_reactor(reactor_for(backend, options.reactor))
+    except (RuntimeError, ValueError) as problem:
+        raise CannotServe(str(problem)) from problem
+
+
 def _serve(
     options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
 ) -> None:
+    _install_reactor(options, backend)
     from twisted.internet import reactor
 
     try:

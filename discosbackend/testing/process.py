@@ -239,6 +239,10 @@ def _module(name: str, file: str | None) -> ModuleType:
 
 
 def _serve(factory: Any, link: socket.socket) -> None:
+    from discosbackend.reactors import install_reactor, reactor_wanted_by
+
+    # Before the import of the reactor, which installs one.
+    install_reactor(reactor_wanted_by(getattr(factory.handler, "backend", None)))
     from twisted.internet import reactor as reactor_module
 
     from discosbackend.server import DBService, tcp_endpoint
