@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from discosbackend import Argument, Backend, BackendError, command
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import UnsendableError
 from discosbackend.handlers import DBProtocolHandler, HandlerException
 from discosbackend.scheduler import Scheduler
 
@@ -260,6 +261,75 @@ class SchedulerTests(SchedulerTestCase):
         asks("set-shift", "2", lambda: asks("set-shift", "4"))
         self.bench.open("1")
         self.assertEqual(self.bench.begun, ["1", "shift 2", "shift 3", "shift 4"])
+
+
+class NestedTests(unittest.TestCase):
+    """A method of the device that asks for another command of the device while it is being called."""
+
+    def setUp(self) -> None:
+        self.log: list[str] = []
+        self.gates: list[Deferred[Any]] = []
+        self.outcomes: list[Any] = []
+
+    def nested(self, outer: Callable[[], Any]) -> DBProtocolHandler:
+        """Serve a backend whose set_shift() asks for set-filename, which takes until its gate is opened."""
+        test = self
+
+        class Nested(Backend):
+            def set_shift(self, shift: int) -> Any:
+                test.log.append("shift begins")
+                test.ask("set-filename", "f")
+                return outer()
+
+            async def set_filename(self, path: str) -> None:
+                test.log.append("filename begins")
+                test.gates.append(Deferred())
+                await test.gates[-1]
+                test.log.append("filename ends")
+
+        self.handler = DBProtocolHandler(Nested(), reactor=FakeReactor())
+        return self.handler
+
+    def ask(self, name: str, *arguments: str) -> None:
+        maybeDeferred(self.handler.execute, name, arguments).addBoth(self.outcomes.append)
+
+    def test_a_deferred(self) -> None:
+        gate: Deferred[Any] = Deferred()
+        self.nested(lambda: gate)
+        self.ask("set-shift", "1")
+        self.assertEqual((self.log, self.outcomes), (["shift begins"], []))
+        self.ask("set-shift", "2")
+        gate.callback(None)
+        # In the order of arrival: the nested one came first.
+        self.assertEqual(self.log, ["shift begins", "filename begins"])
+        self.gates[0].callback(None)
+        self.assertEqual(self.log[:4], ["shift begins", "filename begins", "filename ends", "shift begins"])
+        self.assertEqual(self.outcomes[:2], [b"!set-shift,ok", b"!set-filename,ok"])
+
+    def test_a_value(self) -> None:
+        self.nested(lambda: None)
+        self.ask("set-shift", "1")
+        self.assertEqual((self.log, self.outcomes), (["shift begins", "filename begins"], [b"!set-shift,ok"]))
+        self.gates[0].callback(None)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
+
+    def test_an_exception(self) -> None:
+        def refuse() -> None:
+            raise BackendError("no")
+
+        self.nested(refuse)
+        self.ask("set-shift", "1")
+        self.assertEqual(self.log, ["shift begins", "filename begins"])
+        self.assertEqual(str(self.outcomes[0].value), "no")
+        self.gates[0].callback(None)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
+
+    def test_a_value_that_cannot_be_sent(self) -> None:
+        self.nested(dict)
+        self.ask("set-shift", "1")
+        self.gates[0].callback(None)
+        self.assertIsInstance(self.outcomes[0].value, UnsendableError)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
 
 
 class ManyTests(SchedulerTestCase):
