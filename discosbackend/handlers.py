@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MethodType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 
 from discosbackend._version import __protocol_version__
 from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
@@ -31,6 +31,9 @@ from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, qu
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
 from discosbackend.ticks import Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.link import Link
 
 __all__ = [
     "REPLY_LIMIT",
@@ -379,25 +382,41 @@ class DBProtocolHandler(Handler):
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Call server_started() of the backend. A failure is logged, and the server continues."""
+        """Connect the links of the backend, then call its server_started().
+
+        A failure is logged, and the server continues.
+        """
+        for link in self._links():
+            link.start(self._reactor())
         self._hook("server_started").addErrback(_log_hook, "server_started")
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
-        """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
+        """End the acquisition, as the request `stop` does, call server_stopping() of the backend, and close its links.
 
-        The returned Deferred fires when both are done. Cancelling it cancels the step that is running, but
+        The returned Deferred fires when all of this is done. Cancelling it cancels the step that is running, but
         server_stopping() is called in any case. The Deferred never fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
+        # Before the threads end: a thread may wait for an answer of a device.
+        ended.addBoth(lambda _: gatherResults([link.close() for link in self._links()]))
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
         done: Deferred[Any] = Deferred(lambda _: ended.cancel())
         ended.addBoth(lambda _: None if done.called else done.callback(None))
         return done
+
+    def _links(self) -> list[Link]:
+        """Return the links of the backend. They are connected while the server runs."""
+        # A backend that has a link has imported the module. Other servers do not need it.
+        if "discosbackend.link" not in sys.modules:
+            return []
+        from discosbackend.link import links_of
+
+        return links_of(self.backend)
 
     def _hook(self, name: str) -> Deferred[Any]:
         hook = getattr(self.backend, name, None)
