@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 # shortened at random by up to half, so that many servers do not reconnect at the same instant.
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
-# A connection that has lasted this long counts as working, even if no answer was received.
-_STABLE = 5.0
+# A connection that has lasted this long counts as working, unless a question was not answered.
+_STABLE = 1.0
 # By default, a serial line counts as quiet after this time.
 _QUIET = 0.25
 # How long a question takes to fail if the link is down.
@@ -219,9 +219,10 @@ class Link:
             return ""
         if self._silent_since is not None and not self._is_unreachable:
             return f"link to {self._name} gives no answer since {self._now() - self._silent_since:.0f} s"
-        if self._connection is None:
-            return f"link to {self._name} is down since {self._now() - self._down_since:.0f} s"
-        return ""
+        return self._down() if self._connection is None else ""
+
+    def _down(self) -> str:
+        return f"link to {self._name} is down since {self._outage():.0f} s"
 
     # -- questions ------------------------------------------------------------------------------------
 
@@ -440,10 +441,14 @@ class Link:
         self._refusing = self._is_unreachable = False
         self._stop_timer()
         self._splitter.clear()
-        self._stable = self._call_later(_STABLE, self._works)
+        self._stable = self._call_later(_STABLE, self._lasted)
         if self._quiet:
             self._discard()
         self._pump()
+
+    def _lasted(self) -> None:
+        if self._silent_since is None:
+            self._works()
 
     def _works(self) -> None:
         """The connection has been used, or has lasted: the next pause is a short one again."""
@@ -472,7 +477,7 @@ class Link:
         asked, self._asked = self._asked, None
         if asked is not None:
             self._stop_timer()
-            asked.end(LinkDown(self.problem))
+            asked.end(LinkDown(self._down()))
         self._pump()
 
     def _disconnected(self, reason: str) -> None:

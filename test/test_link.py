@@ -267,9 +267,16 @@ class FramingTests(LinkTestCase):
     def test_a_flood_of_short_messages_is_split_soon(self) -> None:
         device = self.device()
         device.next([Part(b"\n" * 2**18), Wait(0.1), b"late"])
-        link = self.link(device)
-        self.assertEqual(self.outcome(link, b"one"), b"")
-        self.assertEqual(self.outcome(link, b"two"), b"re two")
+        lengths: list[int] = []
+
+        def framing(data: bytes) -> tuple[bytes, bytes]:
+            lengths.append(len(data))
+            return data[:1], data[1:]
+
+        # Each of the first messages would copy a quarter of a MiB.
+        self.outcome(self.link(device, framing=framing, terminator=b"\n"), b"one")
+        self.assertGreaterEqual(len(lengths), 2**18)
+        self.assertLessEqual(max(lengths), 4096)
 
     def test_a_framing_that_fails_or_returns_nonsense(self) -> None:
         for framing, kind, text in (
@@ -381,6 +388,41 @@ class QuestionTests(LinkTestCase):
         first.addErrback(lambda _: None).cancel()
         self.assertEqual(self.outcomes([second], 1.5), [b"re two"])
 
+    def test_each_has_its_own_time_while_the_link_connects(self) -> None:
+        device = self.device()
+        device.connect = lambda factory: Deferred()  # type: ignore[method-assign, assignment]
+        link = self.link(device)
+        first, second = link.ask(b"one"), link.ask(b"two")
+        self.passes(1.5)
+        first.addErrback(lambda _: None).cancel()
+        self.assertEqual(self.outcomes([second], 1.9), [None])
+        self.assert_fails(
+            self.outcomes([link.ask(b"x"), second], 2.2)[0], LinkDown, "link to simulated device is down since 6 s"
+        )
+
+    def test_what_arrives_on_an_old_connection(self) -> None:
+        device = self.device(lambda question: None)
+        link = self.link(device)
+        first: Deferred[Any] = link.ask(b"one").addErrback(lambda _: None)
+        self.passes(0.1)
+        old = link._connection
+        assert old is not None
+        self.passes(2.2)
+        second = link.ask(b"two")
+        self.passes(0.1)
+        old.dataReceived(b"re one\n")
+        device.say(b"re two")
+        self.assertEqual(self.outcomes([first, second], 0.1), [None, b"re two"])
+
+    def test_closed_and_started_in_one_turn(self) -> None:
+        device = self.device()
+        link = self.link(device)
+        self.outcome(link, b"one")
+        link.close()
+        link.start()
+        self.assertEqual(self.outcome(link, b"two"), b"re two")
+        self.assertEqual(device.connections, 1)
+
     def test_half_a_message_before_a_question_is_not_its_answer(self) -> None:
         device = self.device()
         device.next([b"one", Part(b"on")])
@@ -445,6 +487,25 @@ class UnsolicitedTests(LinkTestCase):
         device.next([b"#", b"mine"])
         self.assertEqual(self.outcome(link, b"1"), b"mine")
         self.assertEqual(answers, [b"re why"])
+
+    def test_a_callback_that_asks_gets_nothing_that_was_already_sent(self) -> None:
+        device, answers = self.device(), list[Any]()
+
+        def unsolicited(message: bytes) -> bool:
+            if message.startswith(b"#"):
+                link.ask(b"why").addCallback(answers.append)
+            return message.startswith(b"#")
+
+        # The second length ends where the link splits what it has received into slices.
+        for length in (2, 4096):
+            answers.clear()
+            link = self.link(device, unsolicited=unsolicited)
+            link.start()
+            device.say(b"#".ljust(length - 1, b"x"), b"stray")
+            self.passes(0.2)
+            self.assertEqual(answers, [b"re why"])
+            link.close()
+            self.passes(0.1)
 
 
 class OutageTests(LinkTestCase):
@@ -753,7 +814,35 @@ class BlockingTests(LinkTestCase):
         self.assert_fails(found[0], LinkDown, "link to simulated device is closed")
 
 
+class Triggers(Clock):
+    """A Clock that has the shutdown triggers of a reactor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.triggers: list[Any] = []
+
+    def addSystemEventTrigger(self, *trigger: Any) -> Any:
+        self.triggers.append(trigger)
+        return trigger
+
+    def removeSystemEventTrigger(self, trigger: Any) -> None:
+        self.triggers.remove(trigger)
+
+
 class ConnectorTests(LinkTestCase):
+    def test_the_trigger_of_the_reactors_shutdown(self) -> None:
+        self.clock = reactor = Triggers()
+        link = self.link(self.device())
+        for _ in range(2):
+            link.start()
+            link.start()
+            self.assertEqual([trigger[:2] for trigger in reactor.triggers], [("during", "shutdown")])
+            link.close()
+            self.assertEqual(reactor.triggers, [])
+        link.start()
+        reactor.triggers.pop()[2]()
+        self.assertEqual(link.problem, "link to simulated device is closed")
+
     def test_nothing_is_logged_by_the_client_service(self) -> None:
         from twisted.logger import globalLogPublisher
 
