@@ -187,6 +187,8 @@ class Link:
         self._refusing = False
         # Whether the last attempt to connect has failed.
         self._is_unreachable = False
+        # The call that lets the waiting questions fail.
+        self._refusal: Any = None
         self._failures = 0
         self._reason = ""
         self._logged_down = False
@@ -262,7 +264,7 @@ class Link:
         self._waiting.append(asked)
         if self._refusing:
             # Not at once: a coroutine that asks again and again would block the reactor.
-            self._call_later(_REFUSAL, self._fail_waiting)
+            self._fail_soon(_REFUSAL)
         else:
             self._pump()
         return asked.deferred
@@ -370,7 +372,13 @@ class Link:
             text = "link to %s gave no answer within %g s: %.80r"
             self._log(logging.WARNING, "no answer", text, self._name, self._timeout, question)
 
+    def _fail_soon(self, delay: float) -> None:
+        if self._refusal is None:
+            self._refusal = self._call_later(delay, self._fail_waiting)
+
     def _fail_waiting(self) -> None:
+        _cancel(self._refusal)
+        self._refusal = None
         if self._refusing:
             self._stop_timer()
             waiting, self._waiting = self._waiting, deque()
@@ -537,7 +545,7 @@ class Link:
             text = "link to %s is down, and connects again when it can: %s"
             self._log(logging.WARNING, "down", text, self._name, reason)
         # Not at once: the ClientService must not be called by callbacks of a question while it calls the link.
-        self._call_later(0, self._fail_waiting)
+        self._fail_soon(0)
 
     # -- answers --------------------------------------------------------------------------------------
 

@@ -218,8 +218,9 @@ class Feeder:
         self.reactor = reactor
         self.descriptor = descriptor
         os.set_blocking(descriptor, False)
-        self.protocol: Any = device.buildProtocol(None)
-        self.protocol.makeConnection(self)
+        protocol: Any = device.buildProtocol(None)
+        self.protocol = protocol
+        protocol.makeConnection(self)
         reactor.addReader(self)
 
     def fileno(self) -> int:

@@ -160,9 +160,9 @@ class LinkSimulator(Factory):
         """The number of open connections."""
         return len(self._devices)
 
-    def buildProtocol(self, addr: Any) -> _Device:
-        """Twisted's hook: make the device's end of a connection."""
-        return _Device(self)
+    def buildProtocol(self, addr: Any) -> _Device | None:
+        """Twisted's hook: make the device's end of a connection. None: the connection is closed at once."""
+        return None if self.refusing else _Device(self)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  # the interface's name
         """Connect in memory. A Link calls this.
@@ -177,7 +177,7 @@ class LinkSimulator(Factory):
         protocol = protocolFactory.buildProtocol(cast(Any, None))
         if protocol is None:
             return fail(ConnectionAborted())
-        device = self.buildProtocol(None)
+        device = _Device(self)
         here, there = _End(self.call_later, protocol), _End(self.call_later, device)
         here.peer, there.peer = there, here
         cast(Any, device).makeConnection(there)
