@@ -434,6 +434,7 @@ class Link:
         if asked is not None:
             asked.end(LinkDown(self.problem))
         self._fail_waiting()
+        self._limited.sum_up()
         return closed
 
     def _shut_down(self) -> Deferred[None]:

@@ -255,8 +255,8 @@ class LinkMachine(RuleBasedStateMachine):
             waiting = sum(each.open for each in self.asked)
             assert len(self.link._waiting) <= waiting
             assert self.device.connections <= 2
-            # The timers of the link and of the simulator.
-            assert len(self.clock.getDelayedCalls()) <= 10, self.clock.getDelayedCalls()
+            # The timers of the link, of its logger and of the simulator.
+            assert len(self.clock.getDelayedCalls()) <= 12, self.clock.getDelayedCalls()
 
     @invariant()
     def the_problem_is_a_sentence(self) -> None:
