@@ -26,11 +26,9 @@ from discosbackend.errors import LinkDown, LinkTimeout
 from discosbackend.link_connection import Connection, Connector, Events
 from discosbackend.link_endpoints import address_from
 from discosbackend.link_framing import Framing, MessageSplitter, MessageTooLong, framing_of
-from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+from discosbackend.link_health import LinkHealth
 
 __all__ = ["Link", "LinkDown", "LinkTimeout", "links_of"]
-
-logger = logging.getLogger(__name__)
 
 # All times are in seconds. The pauses between attempts to connect double from the first to the longest one. Each is
 # shortened at random by up to half, so that many servers do not reconnect at the same instant.
@@ -166,7 +164,7 @@ class Link:
         self._given_reactor = reactor
         self._reactor: Any = reactor
         self._thread = 0
-        self._limited = RateLimitedLogger(logger, self._call_later, self._now)
+        self._health = LinkHealth(self._name, self._call_later, self._now)
         self._closed = False
         self._service: Connector | None = None
         self._shutdown: Any = None
@@ -176,7 +174,7 @@ class Link:
         # Limits the time of the question that was sent, or else of the first one that waits.
         self._timer: Any = None
         self._connection: Connection | None = None
-        self._is_new = False
+        # Ends the time after which a connection counts as working. None: it works, or there is none.
         self._stable: Any = None
         # Ends the discarding of what is received. None: nothing is discarded.
         self._discarding: Any = None
@@ -185,15 +183,10 @@ class Link:
         self._is_stale = False
         # Whether questions fail at once, because the link is down and did not come back at the first attempt.
         self._refusing = False
-        # Whether the last attempt to connect has failed.
-        self._is_unreachable = False
         # The call that lets the waiting questions fail.
         self._refusal: Any = None
+        # How often the link was lost or not connected since it last worked.
         self._failures = 0
-        self._reason = ""
-        self._logged_down = False
-        self._down_since = 0.0
-        self._silent_since: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -216,15 +209,8 @@ class Link:
         `status` can return it: `return Ticks.now(), self.link.problem or "ok", self.acquiring`.
         """
         if self._closed:
-            return f"link to {self._name} is closed"
-        if self._service is None:
-            return ""
-        if self._silent_since is not None and not self._is_unreachable:
-            return f"link to {self._name} gives no answer since {self._now() - self._silent_since:.0f} s"
-        return self._down() if self._connection is None else ""
-
-    def _down(self) -> str:
-        return f"link to {self._name} is down since {self._outage():.0f} s"
+            return self._health.closed()
+        return "" if self._service is None else self._health.problem(connected=self._connection is not None)
 
     # -- questions ------------------------------------------------------------------------------------
 
@@ -307,7 +293,7 @@ class Link:
                 outcome = box.get(timeout=_THREAD_CHECK)
             except Empty:
                 if not getattr(reactor, "running", True):
-                    raise LinkDown(f"link to {self._name} is closed") from None
+                    raise LinkDown(self._health.closed()) from None
             else:
                 if isinstance(outcome, Failure):
                     outcome.raiseException()
@@ -358,19 +344,13 @@ class Link:
                 problem: Exception = LinkDown(self.problem)
             else:
                 problem = late
-                self._note_silence(self._now() - self._timeout, "the line is not quiet")
+                self._health.no_answer(self._now() - self._timeout, self._timeout, "the line is not quiet")
         else:
             problem = late
-            self._note_silence(asked.sent, asked.text)
+            self._health.no_answer(asked.sent, self._timeout, asked.text)
             self._resynchronize("it does not answer")
         asked.end(problem)
         self._pump()
-
-    def _note_silence(self, since: float, question: object) -> None:
-        if self._silent_since is None:
-            self._silent_since = since
-            text = "link to %s gave no answer within %g s: %.80r"
-            self._log(logging.WARNING, "no answer", text, self._name, self._timeout, question)
 
     def _fail_soon(self, delay: float) -> None:
         if self._refusal is None:
@@ -401,10 +381,9 @@ class Link:
             self._reactor = reactor
         reactor = self._find_reactor()
         self._thread = get_ident()
-        self._closed = self._refusing = self._is_unreachable = self._logged_down = False
+        self._closed = self._refusing = False
         self._failures = 0
-        self._is_new = True
-        self._down_since, self._silent_since = self._now(), None
+        self._health.begin()
         endpoint = self._endpoint if self._address is None else self._address.endpoint(reactor)
         events = Events(self._made, self._received, self._lost, self._attempt_failed, self._pause)
         self._service = Connector(endpoint, events, reactor)
@@ -434,7 +413,7 @@ class Link:
         if asked is not None:
             asked.end(LinkDown(self.problem))
         self._fail_waiting()
-        self._limited.sum_up()
+        self._health.end()
         return closed
 
     def _shut_down(self) -> Deferred[None]:
@@ -447,7 +426,8 @@ class Link:
             connection.abort()
             return
         self._connection = connection
-        self._refusing = self._is_unreachable = False
+        self._refusing = False
+        self._health.connected()
         self._stop_timer()
         self._splitter.clear()
         self._stable = self._call_later(_STABLE, self._lasted)
@@ -456,53 +436,41 @@ class Link:
         self._pump()
 
     def _lasted(self) -> None:
-        if self._silent_since is None:
+        if not self._health.is_silent:
             self._works()
 
     def _works(self) -> None:
         """The connection has been used, or has lasted: the next pause is a short one again."""
-        if self._stable is None:
-            return
-        _cancel(self._stable)
-        self._stable = None
-        self._failures = 0
-        if self._logged_down:
-            self._logged_down = False
-            self._log(logging.INFO, "up", "link to %s is up again after %.0f s", self._name, self._outage())
-        elif self._is_new:
-            self._log(logging.INFO, "up", "link to %s is up", self._name)
-        self._is_new = False
-        self._down_since = math.nan
-
-    def _outage(self) -> float:
-        return self._now() - self._down_since
+        if self._stable is not None:
+            _cancel(self._stable)
+            self._stable = None
+            self._failures = 0
+            self._health.works()
 
     def _lost(self, connection: Connection, reason: Failure) -> None:
         if connection is not self._connection:
             # The link has closed it.
             return
-        self._disconnected(_reason(reason))
-        self._log(logging.INFO, "lost", "link to %s was lost: %s", self._name, self._reason)
+        self._disconnected()
+        self._health.lost(reason)
         asked, self._asked = self._asked, None
         if asked is not None:
             self._stop_timer()
-            asked.end(LinkDown(self._down()))
+            asked.end(LinkDown(self._health.down()))
         self._pump()
 
-    def _disconnected(self, reason: str) -> None:
+    def _disconnected(self) -> None:
         self._connection = None
-        self._reason = reason
         self._splitter.clear()
         _cancel(self._discarding)
         self._discarding = None
         _cancel(self._stable)
         self._stable = None
-        if math.isnan(self._down_since):
-            self._down_since = self._now()
 
     def _abort(self, reason: str) -> None:
         connection = cast(Connection, self._connection)
-        self._disconnected(reason)
+        self._disconnected()
+        self._health.disconnected(reason)
         connection.abort()
 
     def _resynchronize(self, reason: str) -> None:
@@ -527,24 +495,21 @@ class Link:
 
     def _attempt_failed(self, failure: Failure) -> None:
         if not self._closed:
-            self._is_unreachable = True
-            self._refuse(_reason(failure))
+            self._health.unreachable(failure)
+            self._refuse()
 
     def _pause(self, _: int) -> float:
         """Return how long to wait before the next attempt. The ClientService calls this."""
         self._failures += 1
         if self._failures > 1:
-            self._refuse(self._reason)
+            self._refuse()
         pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 60), _LONGEST_PAUSE)
         return pause * random.uniform(0.5, 1.0)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self) -> None:
         """Let questions fail until the link is connected again."""
         self._refusing = True
-        if not self._logged_down:
-            self._logged_down = True
-            text = "link to %s is down, and connects again when it can: %s"
-            self._log(logging.WARNING, "down", text, self._name, reason)
+        self._health.refuses()
         # Not at once: the ClientService must not be called by callbacks of a question while it calls the link.
         self._fail_soon(0)
 
@@ -576,7 +541,8 @@ class Link:
             self._asked = None
             self._stop_timer()
             if isinstance(outcome, bytes):
-                self._note_answer(asked, outcome)
+                self._works()
+                self._health.answered(asked.text, outcome, self._now() - asked.sent)
             asked.end(outcome)
         self._pump()
 
@@ -588,28 +554,22 @@ class Link:
                 if self._unsolicited(message):
                     return False
             except Exception:  # noqa: BLE001  # the author's function may raise anything
-                self._log(logging.ERROR, "unsolicited", "unsolicited() of %r failed", self, exc_info=True)
+                self._health.log(logging.ERROR, "unsolicited", "unsolicited() of %r failed", self, exc_info=True)
                 return False
         if self._asked is None or answered or stale:
             text = "link to %s sent %.80r, which answers no question"
-            self._log(logging.INFO, "no question", text, self._name, message)
+            self._health.log(logging.INFO, "no question", text, self._name, message)
             return False
         return True
 
     def _spoilt(self, problem: Exception, outcome: bytes | Exception | None) -> bytes | Exception | None:
         """Discard what was received. Return the outcome of the question."""
         if self._asked is None or outcome is not None:
-            self._log(logging.WARNING, "spoilt", "link to %s: what it sent was discarded: %s", self._name, problem)
+            self._health.log(
+                logging.WARNING, "spoilt", "link to %s: what it sent was discarded: %s", self._name, problem
+            )
         self._resynchronize("what it sent was discarded")
         return problem if outcome is None else outcome
-
-    def _note_answer(self, asked: _Question, answer: bytes) -> None:
-        self._works()
-        now = self._now()
-        if self._silent_since is not None:
-            silence, self._silent_since = now - self._silent_since, None
-            self._log(logging.INFO, "answers", "link to %s answers again after %.0f s", self._name, silence)
-        logger.debug("link to %s: %.80r -> %.80r in %.3f s", self._name, asked.text, answer, now - asked.sent)
 
     # -- the reactor ----------------------------------------------------------------------------------
 
@@ -630,13 +590,6 @@ class Link:
     def _stop_timer(self) -> None:
         _cancel(self._timer)
         self._timer = None
-
-    def _log(self, level: int, kind: str, text: str, *args: object, exc_info: Any = None) -> None:
-        self._limited.log(level, kind, text, *args, exc_info=exc_info, window=MINUTE)
-
-
-def _reason(failure: Failure) -> str:
-    return failure.getErrorMessage() or str(failure.type)
 
 
 def _name_of(endpoint: object) -> str:
