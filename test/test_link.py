@@ -459,6 +459,27 @@ class UnsolicitedTests(LinkTestCase):
         self.assertEqual(logged.output, [wanted])
         self.assertEqual(self.outcome(link, b"2"), b"re 2")
 
+    def test_repeated_lines_of_the_log_are_counted(self) -> None:
+        device = self.device()
+        link = self.link(device)
+        self.outcome(link, b"1")
+        with self.assertLogs(LOGGER, "INFO") as logged:
+            device.say(*10 * [b"stray"])
+            self.passes(0.1)
+            self.assertEqual(len(logged.output), 5)
+            link.close()
+        self.assertEqual(logged.output[5:], [f"INFO:{LOGGER}:5 more lines of this kind left out: no question"])
+        self.passes(0.1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_simulator_keeps_the_latest_questions(self) -> None:
+        device = self.device()
+        link = self.link(device, terminator=b"\n")
+        for number in range(2001):
+            link.ask(b"%d" % number)
+        self.passes(0.1)
+        self.assertEqual(device.questions, [b"%d" % number for number in range(1000, 2001)])
+
     def test_a_callback_that_fails(self) -> None:
         device = self.device()
         link = self.link(device, unsolicited=lambda message: 1 / (message != b"#"))
@@ -526,6 +547,11 @@ class OutageTests(LinkTestCase):
             self.passes(40.0)
         self.assertEqual(link.problem, "")
         self.assertEqual(self.outcome(link, b"1"), b"re 1")
+        with self.assertLogs(LOGGER, "INFO") as later:
+            device.hang_up()
+            self.passes(10.0)
+        self.assertEqual(len(later.output), 1, later.output)
+        attempts.pop()
         pauses = [after - before for before, after in zip(attempts, attempts[1:], strict=False)]
         for number, pause in enumerate(pauses):
             longest = min(0.2 * 2**number, 30.0)
@@ -558,14 +584,42 @@ class OutageTests(LinkTestCase):
         self.assertIs(type(first), LinkTimeout)
         self.assert_fails(second, LinkDown, "link to simulated device is down since 0 s")
 
+    def test_a_silent_device_that_is_switched_off_and_on(self) -> None:
+        device = self.device(lambda question: None)
+        link = self.link(device)
+        self.outcome(link, b"1", 2.5)
+        self.assertEqual(link.problem, "link to simulated device gives no answer since 2 s")
+        device.refusing = True
+        device.hang_up()
+        self.passes(5.0)
+        self.assertRegex(link.problem, r"\Alink to simulated device is down since \d s\Z")
+        device.refusing = False
+        self.passes(20.0)
+        self.assertRegex(link.problem, r"\Alink to simulated device gives no answer since 2\d s\Z")
+
+    def test_a_failure_without_a_text(self) -> None:
+        device = self.device()
+        device.connect = mock.Mock(side_effect=KeyError)  # type: ignore[method-assign]
+        with self.assertLogs(LOGGER, "WARNING") as logged:
+            self.link(device).start()
+        self.assertIn("KeyError", logged.output[0])
+
     def test_a_device_that_hangs_up_each_time(self) -> None:
         device = self.device(lambda question: HangUp())
         link = self.link(device)
         outcomes = self.outcomes([link.ask(b"%d" % number) for number in range(10)], 1.0)
         self.assertEqual({type(each) for each in outcomes}, {LinkDown})
         self.passes(30)
-        self.assertIs(type(self.outcome(link, b"x", 0.0)), type(None))
         self.assertLess(len(device.questions), 4, "questions fail at once while it is down")
+
+    def test_a_device_that_hangs_up_as_soon_as_it_is_connected(self) -> None:
+        device = self.device(greeting=HangUp())
+        with self.assertLogs(LOGGER, "WARNING") as logged:
+            link = self.link(device)
+            link.start()
+            self.passes(30.0)
+        self.assertEqual(link.problem, "link to simulated device is down since 30 s")
+        self.assertEqual(len(logged.output), 1, logged.output)
 
     def test_hanging_up_now_and_then_is_logged_without_a_warning(self) -> None:
         device = self.device()

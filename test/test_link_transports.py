@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import globalLogPublisher
 from twisted.python import threadable
 
 from discosbackend.link import Link, LinkDown, LinkTimeout
@@ -49,6 +50,9 @@ class TransportTests(unittest.TestCase):
     def run_on(self, reactor: Any, session: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         """Run the reactor until the session ends."""
         problems: list[Any] = []
+        logged: list[Any] = []
+        observer: Any = logged.append
+        globalLogPublisher.addObserver(observer)
 
         def begin() -> None:
             done = Deferred.fromCoroutine(session(reactor)).addTimeout(PATIENCE, reactor)
@@ -59,8 +63,10 @@ class TransportTests(unittest.TestCase):
         loop = getattr(reactor, "_asyncioEventloop", None)
         if loop is not None:
             loop.close()
+        globalLogPublisher.removeObserver(observer)
         if problems:
             problems[0].raiseException()
+        self.assertEqual([each for each in logged if each.get("log_failure") or each.get("isError")], [])
 
     async def converse(self, reactor: Any, link: Link, device: LinkSimulator) -> None:
         """What works over every transport."""

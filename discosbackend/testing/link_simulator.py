@@ -23,6 +23,8 @@ from discosbackend.link_framing import Framing, MessageSplitter, by_terminator
 __all__ = ["Behavior", "HangUp", "LinkSimulator", "Part", "Wait"]
 
 _LONGEST_QUESTION = 2**20
+# At least this number of the latest questions is kept.
+_MOST_QUESTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class LinkSimulator(Factory):
     Attributes
     ----------
     questions
-        The questions that the device has received, in order.
+        The questions that the device has received, in order, at least the latest 1000.
     refusing
         Whether the device refuses connections. It can be set.
 
@@ -195,6 +197,8 @@ class LinkSimulator(Factory):
     def behavior(self, question: bytes) -> list[Action]:
         """Note a question, and return what the device does then."""
         self.questions.append(question)
+        if len(self.questions) > 2 * _MOST_QUESTIONS:
+            del self.questions[:_MOST_QUESTIONS]
         if self._script:
             return _actions(self._script.popleft())
         return _actions(self._answers(question) if callable(self._answers) else self._answers.get(question))
