@@ -89,6 +89,7 @@ class LinkSoak:
         running = [Deferred.fromCoroutine(self._ask(link, number)) for number in range(_ASKING)]
         while time.monotonic() < self._end:
             await deferLater(self._reactor, min(_BETWEEN, max(0.0, self._end - time.monotonic())))
+            self._device.questions.clear()
             gc.collect()
             self.blocks.append(sys.getallocatedblocks() - len(self.durations))
             self.counts["outages"] += 1
