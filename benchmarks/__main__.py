@@ -29,6 +29,7 @@ from benchmarks import (
 )
 from benchmarks.presets import FULL, QUICK, Preset
 from benchmarks.servers import CLIENT, LOAD, SERVER, NotMeasured, pin
+from discosbackend.signals import ENDING, heard
 
 __all__ = ["MEASUREMENTS", "main"]
 
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "50 clients, one request each at a time": throughput.fifty_clients,
     "one client pipelining 100": throughput.one_pipelining,
     "50 clients pipelining 100": throughput.fifty_pipelining,
+    "the asyncio reactor against the default one": throughput.on_asyncio,
     "expected failures, processor time against a status": failures.failures,
     "cold start, simulator loaded": startup.cold_start,
     "idle connections": many_connections.idle,
@@ -51,6 +53,8 @@ MEASUREMENTS: dict[str, _Measurement] = {
     "timed start, under 50 pipelining 200": punctuality.under_load,
     "timed start, beside a @blocking sleep": punctuality.during_nap,
     "timed start, beside a computing thread": punctuality.during_compute,
+    "timed start on the asyncio reactor, idle": punctuality.idle_on_asyncio,
+    "timed start on the asyncio reactor, under 50 pipelining 200": punctuality.under_load_on_asyncio,
     "a simulated SKARAB recording 92 MB/s": recording.recording,
     "a conversion of a few dumps": conversion.conversion,
     "conformance cases on a simulated instrument": false_alarms.conformance,
@@ -58,8 +62,6 @@ MEASUREMENTS: dict[str, _Measurement] = {
 
 # Open files for fifty clients, pipes, logs and libraries.
 _FEW_FILES = 150
-# The signals that end the command. Its servers must be stopped first, else they would continue to run.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _DESCRIPTION = """\
 Start servers on loopback, measure them in interleaved rounds beside bare ones, and print a table of medians.
@@ -135,13 +137,16 @@ def _raise_open_files(names: Sequence[str], preset: Preset) -> None:
 
 
 def _end(number: int, _: object) -> NoReturn:
-    """End early. Further signals are ignored: they must not interrupt the stop of the servers and the printing."""
+    """End early: the servers must be stopped first, else they would continue to run.
+
+    Further signals are ignored: they must not interrupt the stop of the servers and the printing.
+    """
     _ignore_signals()
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _ignore_signals() -> None:
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -151,10 +156,8 @@ def _measured(names: Sequence[str], preset: Preset) -> tuple[dict[str, list[tabl
     problems = []
     name = names[0]
     try:
-        for each in _ENDING:
-            # SIGHUP is ignored under nohup.
-            if signal.getsignal(each) is not signal.SIG_IGN:
-                signal.signal(each, _end)
+        for each in heard():
+            signal.signal(each, _end)
         for number, name in enumerate(names, 1):
             began = time.monotonic()
             print(f"{number}/{len(names)} {name} ...", end=" ", file=sys.stderr, flush=True)

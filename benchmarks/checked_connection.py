@@ -11,7 +11,6 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from benchmarks.reply_check import END, GREETING, Tally, compare, form
@@ -72,9 +71,7 @@ class CheckedConnection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     async def greeted(self) -> None:

@@ -8,9 +8,9 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from benchmarks.load import ask, connect
+from benchmarks.load import connect, demand
 from benchmarks.presets import Preset
-from benchmarks.servers import Companion, NotMeasured, Server, unpin
+from benchmarks.servers import Companion, Server, unpin
 from benchmarks.table import Row, against, at_most, median, number_text, time_text
 
 __all__ = ["conversion"]
@@ -69,7 +69,7 @@ def _measure(rounds: int) -> _Times:
         with tempfile.TemporaryDirectory() as folder, _server(folder) as server, connect(server.address) as connection:
             # Beside the loops, and on a slow machine.
             connection.settimeout(_PATIENCE)
-            _demand(connection, "?set-configuration,SK00")
+            demand(connection, "?set-configuration,SK00")
             times.first.append(_convert(connection))
             times.later.append(_convert(connection))
     return times
@@ -94,15 +94,9 @@ def _server(folder: str) -> Server:
 
 def _convert(connection: socket.socket) -> float:
     """Record a few dumps; return the seconds from the request to convert them to its reply."""
-    _demand(connection, "?start")
+    demand(connection, "?start")
     time.sleep(_ACQUISITION)
-    _demand(connection, "?stop")
+    demand(connection, "?stop")
     asked = time.perf_counter()
-    _demand(connection, "?convert-data")
+    demand(connection, "?convert-data")
     return time.perf_counter() - asked
-
-
-def _demand(connection: socket.socket, line: str) -> None:
-    reply = ask(connection, line)
-    if not reply.startswith(f"!{line[1:].partition(',')[0]},ok"):
-        raise NotMeasured(f"{line} was answered {reply}")

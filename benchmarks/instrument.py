@@ -1,8 +1,8 @@
 """The server under test: a backend like that of the README, with further commands that take time.
 
-    python -m benchmarks.instrument
+    python -m benchmarks.instrument [default|asyncio]
 
-It prints its address and serves on loopback until it gets a signal.
+It prints its address and serves on loopback, on this reactor, until it gets a signal.
 """
 
 from __future__ import annotations
@@ -95,4 +95,4 @@ class Instrument(Backend):
 
 
 if __name__ == "__main__":
-    run_server(0, DBProtocolHandler(Instrument()), "127.0.0.1")
+    run_server(0, DBProtocolHandler(Instrument()), "127.0.0.1", reactor="".join(sys.argv[1:]) or None)

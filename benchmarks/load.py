@@ -20,7 +20,7 @@ from benchmarks.servers import NotMeasured
 from benchmarks.table import quantile
 
 __all__ = ["STATUS", "Address", "Load", "Request", "alone", "ask", "batches", "check", "connect", "connected"]
-__all__ += ["receive", "together", "undisturbed"]
+__all__ += ["demand", "receive", "together", "undisturbed"]
 
 Address = tuple[str, int]
 
@@ -111,6 +111,13 @@ def ask(connection: socket.socket, line: str) -> str:
     """Send one request and return its reply, both without line ends."""
     connection.sendall(line.encode() + b"\r\n")
     return receive(connection, 1).decode().removesuffix("\r\n")
+
+
+def demand(connection: socket.socket, line: str) -> None:
+    """Send one request, without its line end. Raise NotMeasured unless its reply is `ok`."""
+    reply = ask(connection, line)
+    if not reply.startswith(f"!{line[1:].partition(',')[0]},ok"):
+        raise NotMeasured(f"{line} was answered {reply}")
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from benchmarks.busy_server import kept_busy
 from benchmarks.flood import flooded
 from benchmarks.load import ask, connect
 from benchmarks.presets import Preset
-from benchmarks.servers import Companion, NotMeasured, Server, our_server, unpin
+from benchmarks.servers import Companion, NotMeasured, Server, our_server, our_server_on_asyncio, unpin
 from benchmarks.table import Goal, Row, at_most, quantile, time_text
 
-__all__ = ["during_compute", "during_nap", "idle", "under_load"]
+__all__ = ["during_compute", "during_nap", "idle", "idle_on_asyncio", "under_load", "under_load_on_asyncio"]
 
 Background = Callable[[Server], AbstractContextManager[None]]
 
@@ -40,6 +40,16 @@ def under_load(preset: Preset) -> list[Row]:
     return _rows(*_measure(preset, flooded))
 
 
+def idle_on_asyncio(preset: Preset) -> list[Row]:
+    """Measure an idle server on the asyncio reactor."""
+    return _rows(*_measure(preset, lambda _: nullcontext(), maker=our_server_on_asyncio))
+
+
+def under_load_on_asyncio(preset: Preset) -> list[Row]:
+    """Measure a server on the asyncio reactor while 50 clients pipeline 200 requests."""
+    return _rows(*_measure(preset, flooded, maker=our_server_on_asyncio))
+
+
 def during_nap(preset: Preset) -> list[Row]:
     """Measure while a @blocking command sleeps."""
     return _rows(*_measure(preset, lambda server: kept_busy(server, "nap")))
@@ -52,12 +62,15 @@ def during_compute(preset: Preset) -> list[Row]:
 
 
 def _measure(
-    preset: Preset, background: Background, ahead: tuple[float, float] = _AHEAD
+    preset: Preset,
+    background: Background,
+    ahead: tuple[float, float] = _AHEAD,
+    maker: Callable[[], Server] | None = None,
 ) -> tuple[list[float], list[float]]:
     """Return the lateness of starts of the server and of the control in seconds, measured in turn."""
     draw = random.Random(3)
     ours, bare = [], []
-    with our_server() as server, Companion("-m", "benchmarks.bare_wait") as control:
+    with (our_server if maker is None else maker)() as server, Companion("-m", "benchmarks.bare_wait") as control:
         # On one processor the control would wait for the server, and the server for its own thread.
         unpin(server.pid)
         unpin(control.pid)

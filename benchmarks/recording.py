@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.load import ask, connect
+from benchmarks.load import connect, demand
 from benchmarks.presets import Preset
 from benchmarks.servers import NotMeasured, Server, unpin
 from benchmarks.table import Goal, Row, at_most, bytes_text, quantile, rate_text, time_text
@@ -72,26 +71,20 @@ def _record(seconds: float) -> _Run:
     latencies: list[float] = []
     memory: list[int] = []
     with _folder(seconds) as folder, _server(folder) as server, connect(server.address) as connection:
-        _demand(connection, f"?set-configuration,{_CONFIGURATION}")
-        _demand(connection, "?start")
+        demand(connection, f"?set-configuration,{_CONFIGURATION}")
+        demand(connection, "?start")
         began = time.monotonic()
         while (passed := time.monotonic() - began) < seconds:
             asked = time.perf_counter()
-            _demand(connection, "?status")
+            demand(connection, "?status")
             latencies.append(time.perf_counter() - asked)
             # Not in the first second, in which numpy and the buffers are allocated.
             if passed > min(1.0, seconds / 3):
                 memory.append(server.memory)
             time.sleep(_PAUSE)
-        _demand(connection, "?stop")
+        demand(connection, "?stop")
         passed = time.monotonic() - began
         return _Run(passed, _finished(folder / "control"), latencies, memory)
-
-
-def _demand(connection: socket.socket, line: str) -> None:
-    reply = ask(connection, line)
-    if not reply.startswith(f"!{line[1:].partition(',')[0]},ok"):
-        raise NotMeasured(f"{line} was answered {reply}")
 
 
 @contextmanager

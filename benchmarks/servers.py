@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
+from discosbackend.signals import ENDING
+
 __all__ = ["CLIENT", "LOAD", "ROOT", "SERVER", "Companion", "NotMeasured", "Server", "asyncio_server"]
-__all__ += ["our_server", "pin", "twisted_server", "unchecked_server", "unpin"]
+__all__ += ["our_server", "our_server_on_asyncio", "pin", "twisted_server", "unchecked_server", "unpin"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +68,7 @@ def _signals_put_off() -> Iterator[None]:
     The handlers are replaced; a new process would inherit a mask of blocked signals.
     """
     came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     replaced = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in replaced:
@@ -133,9 +134,7 @@ class Companion:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def write_line(self, line: str) -> None:
@@ -237,6 +236,11 @@ class Server(Companion):
 def our_server() -> Server:
     """Start the server under test, on the server's processor."""
     return Server("-m", "benchmarks.instrument", cpu=SERVER)
+
+
+def our_server_on_asyncio() -> Server:
+    """Start the server under test on the asyncio reactor, on the server's processor."""
+    return Server("-m", "benchmarks.instrument", "asyncio", cpu=SERVER)
 
 
 def twisted_server() -> Server:

@@ -24,6 +24,7 @@ from benchmarks.client_profiles import PROFILES, Client, Soak, clients
 from benchmarks.load import ask, connect
 from benchmarks.servers import NotMeasured, Server
 from benchmarks.table import columns, markdown_columns, quantile
+from discosbackend.signals import heard
 
 __all__ = ["Health", "Report", "complaints", "main"]
 
@@ -42,9 +43,10 @@ _INTERVAL = 0.01
 # Seconds within which the server must notice that its last clients have disconnected.
 _LEAVING = 5.0
 _LONGEST_WARM_UP = 30.0
-# The number of memory blocks by which a server without clients may grow after warming up: caches of short requests and
-# of the standard library fill.
-_FEW_OBJECTS = 500
+# The number of memory blocks by which a server without clients may grow after warming up: the cache of short requests
+# has up to 256 entries of up to 8 blocks, depending on the last requests by chance, and caches of the standard library
+# fill.
+_FEW_OBJECTS = 2500
 # Seconds and bytes. The limits of resident memory are loose: it depends on the largest load that occurred by chance,
 # and Python's allocator takes minutes to settle. With a constant number of objects it grew by 0.8 MiB in the first 90 s
 # and by 0.5 MiB in the next five minutes.
@@ -255,10 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """Count the signal. An exception here could leave a server running that is being started or stopped."""
         soak.interrupts += 1
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # SIGHUP is ignored under nohup.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end_early)
+    for number in heard():
+        signal.signal(number, end_early)
     print(f"{options.clients} clients for {options.minutes:g} minutes, --seed {seed}", flush=True)
     try:
         report = _measure(soak, 60 * options.minutes, options.clients, seed)

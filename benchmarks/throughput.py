@@ -6,10 +6,17 @@ from contextlib import ExitStack
 
 from benchmarks.load import STATUS, Load, alone, connected, together
 from benchmarks.presets import Preset
-from benchmarks.servers import Server, asyncio_server, our_server, twisted_server, unchecked_server
+from benchmarks.servers import (
+    Server,
+    asyncio_server,
+    our_server,
+    our_server_on_asyncio,
+    twisted_server,
+    unchecked_server,
+)
 from benchmarks.table import Row, against, at_least, at_most, rate_text, time_text
 
-__all__ = ["fifty_clients", "fifty_pipelining", "one_client", "one_pipelining"]
+__all__ = ["fifty_clients", "fifty_pipelining", "on_asyncio", "one_client", "one_pipelining"]
 
 _MANY = 50
 _DEPTH = 100
@@ -34,6 +41,24 @@ def one_pipelining(preset: Preset) -> list[Row]:
 def fifty_pipelining(preset: Preset) -> list[Row]:
     """Measure fifty clients that send a hundred requests each at once."""
     return _rates(_measure(preset, _MANY, 20, _DEPTH), 0.4)
+
+
+def on_asyncio(preset: Preset) -> list[Row]:
+    """Measure our server on the asyncio reactor beside the same server on the default reactor."""
+    rows = []
+    with our_server_on_asyncio() as asyncio, our_server() as default:
+        for what, clients, each, depth in (
+            ("one client, one request at a time", 1, preset.requests, 1),
+            ("50 clients, one request each at a time", _MANY, 160, 1),
+            ("one client pipelining 100", 1, preset.batches, _DEPTH),
+        ):
+            rates: tuple[list[float], list[float]] = ([], [])
+            for server in (asyncio, default):
+                _round(server, clients, each, depth)
+            for server, found in preset.turns(list(zip((asyncio, default), rates, strict=True))):
+                found.append(_round(server, clients, each, depth).rate)
+            rows.append(against(f"rate: {what}", *rates, rate_text))
+    return rows
 
 
 # The rounds of our server, of bare Twisted, of bare asyncio, and of bare Twisted with our backend.

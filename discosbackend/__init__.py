@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from discosbackend.acquisition import Acquisition
     from discosbackend.backend import Backend, blocking, command
     from discosbackend.commands import Argument, Field
+    from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
 
@@ -27,12 +29,15 @@ __all__ = [
     "BackendError",
     "DBProtocolHandler",
     "Field",
+    "Sensor",
     "Ticks",
     "__protocol_version__",
     "__version__",
     "blocking",
     "command",
     "run_server",
+    "serve",
+    "status_text",
 ]
 
 _MODULE_OF = {
@@ -42,10 +47,13 @@ _MODULE_OF = {
     "BackendError": "errors",
     "DBProtocolHandler": "handlers",
     "Field": "commands",
+    "Sensor": "sensors",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",
     "run_server": "server",
+    "serve": "embedding",
+    "status_text": "sensors",
 }
 
 

@@ -10,11 +10,12 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from discosbackend.errors import BackendError
 from discosbackend.grammar import quoted
 from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.reactors import reactor_or_default
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
@@ -352,11 +353,7 @@ class Acquisition:
             self._alarm = None
 
     def _later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:
-        if self._clock is None:
-            from twisted.internet import reactor
-
-            self._clock = cast(CallsLater, reactor)
-        return self._clock.callLater(delay, function, *args)
+        return reactor_or_default(self._clock).callLater(delay, function, *args)
 
     def _call_later(self, delay: float) -> None:
         self._alarm = self._later(delay, self._check_due)

@@ -6,14 +6,15 @@ The functions only return texts. handlers.py logs them when it gets a backend, o
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
 from typing import Any
 
 from discosbackend.backend import Backend
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.coroutines import NOT_RUNNING
 
-__all__ = ["asyncio_cure", "misspelt_methods", "not_a_method", "signature_problems"]
+__all__ = ["asyncio_methods", "misspelt_methods", "not_a_method", "signature_problems"]
 
 _HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server shuts down"}
 
@@ -22,14 +23,29 @@ _LONG = 8
 # The minimum similarity of two long names, by difflib.
 _ALIKE = 0.8
 
-# Error messages of asyncio, and of libraries based on it, if its loop does not run or does not run this coroutine.
-_ASYNCIO = (
-    "no running event loop",
-    "no current event loop",
-    "await wasn't used with future",
-    "should be used inside a task",
-    "cannot be called from a running event loop",
-    "unknown async library",
+# The names of asyncio that need its running event loop. Others, such as CancelledError, do not.
+_NEED_LOOP = frozenset(
+    (
+        "sleep",
+        "wait",
+        "wait_for",
+        "timeout",
+        "timeout_at",
+        "gather",
+        "shield",
+        "as_completed",
+        "create_task",
+        "ensure_future",
+        "TaskGroup",
+        "to_thread",
+        "get_running_loop",
+        "open_connection",
+        "open_unix_connection",
+        "start_server",
+        "start_unix_server",
+        "create_subprocess_exec",
+        "create_subprocess_shell",
+    )
 )
 
 
@@ -212,23 +228,48 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 # -- asyncio ------------------------------------------------------------------------------------------
 
 
-def asyncio_cure(problem: BaseException) -> str:
-    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
-    if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
-        return ""
-    if _runs_on_asyncio():
-        return (
-            "a method is run by Twisted, not by asyncio: convert the asyncio coroutine to a Deferred, "
-            "`await Deferred.fromFuture(asyncio.ensure_future(...))`"
-        )
-    return (
-        "asyncio does not run in this server: await functions of Twisted, such as "
-        "`await deferLater(reactor, 1.0)` instead of `await asyncio.sleep(1.0)`, "
-        "or write an ordinary method, marked @blocking, that calls asyncio.run(...)"
-    )
+def asyncio_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
+    """Return a sentence for each method that the server calls and that uses asyncio, which does not run.
+
+    A use in the method itself is found, and one in another coroutine of the class that it names. Uses in other
+    functions are not found.
+
+    Parameters
+    ----------
+    backend
+        The backend.
+    own
+        The names of the methods that answer the backend's own commands.
+    """
+    kind = type(backend)
+    called = {row.method for row in COMMANDS.values()} | _HOOKS.keys() | set(own)
+    return [
+        f"{name}() of {kind.__name__} uses asyncio, but {NOT_RUNNING}"
+        for name in _methods(kind)
+        if name in called and _uses_asyncio(kind, name, set())
+    ]
 
 
-def _runs_on_asyncio() -> bool:
-    module = sys.modules.get("twisted.internet.asyncioreactor")
-    reactor = sys.modules.get("twisted.internet.reactor")
-    return module is not None and isinstance(reactor, module.AsyncioSelectorReactor)
+def _uses_asyncio(kind: type, method: str, seen: set[str]) -> bool:
+    member = inspect.getattr_static(kind, method, None)
+    function = inspect.unwrap(getattr(member, "__func__", member))
+    if method in seen or not inspect.iscoroutinefunction(function):
+        return False
+    seen.add(method)
+    names = set(_names_in(function.__code__))
+    if any(_uses_asyncio(kind, name, seen) for name in names):
+        return True
+    for name in names:
+        used = function.__globals__.get(name)
+        if inspect.ismodule(used) and used.__name__ == "asyncio" and names & _NEED_LOOP:
+            return True
+        if str(getattr(used, "__module__", "")).startswith("asyncio.") and getattr(used, "__name__", "") in _NEED_LOOP:
+            return True
+    return False
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)

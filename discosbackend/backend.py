@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
 from discosbackend.commands import COMMANDS, Argument, Command, Field
 from discosbackend.errors import BackendError, NotSupportedError
 from discosbackend.ticks import Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.background import BackgroundTask
+    from discosbackend.sensors import BoundSensor
 
 __all__ = [
     "Argument",
@@ -49,6 +53,25 @@ Result: TypeAlias = "Value | Iterable[Value] | Awaitable[Any] | None"
 coroutine or Deferred with one of these as its result. Protocol section 5.6 defines how each is sent."""
 
 MethodT = TypeVar("MethodT", bound="Callable[..., Any]")
+
+
+class _Sensors:
+    """The attribute `sensors`. It has no __set__, so that a subclass may use the name for something else."""
+
+    if TYPE_CHECKING:  # every module of a server counts in its memory
+
+        @overload
+        def __get__(self, backend: None, owner: object = None) -> _Sensors: ...
+
+        @overload
+        def __get__(self, backend: object, owner: object = None) -> Mapping[str, BoundSensor]: ...
+
+    def __get__(self, backend: object, owner: object = None) -> _Sensors | Mapping[str, BoundSensor]:
+        if backend is None:
+            return self
+        from discosbackend.sensors import sensors_of
+
+        return sensors_of(backend)
 
 
 def _parameters_may_be_left_out(method: Callable[..., Result]) -> Callable[..., Result]:
@@ -105,6 +128,13 @@ class Backend:
 
     The clients of SARDARA and SKARAB do not read the greeting when they reconnect. For them use 5 (protocol section
     9.2)."""
+
+    reactor: Any = "default"
+    """The reactor on which the backend is served. `"default"`: the one that Twisted chooses. `"asyncio"`: the asyncio
+    reactor, on which the methods can await what asyncio provides."""
+
+    sensors = _Sensors()
+    """The sensors of this backend by their names: a read-only mapping of `BoundSensor`."""
 
     # -- clock and state: lane `reads`, which does not wait for other commands ------------------------
 
@@ -274,6 +304,37 @@ class Backend:
         """
         return ()
 
+    # -- background tasks -----------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str = "") -> BackgroundTask:
+        """Run a coroutine in the background, until it ends or the server stops.
+
+        Call this in server_started() or later. If the coroutine fails, the failure is logged, and the server continues.
+        When the server stops, all tasks are cancelled after server_stopping().
+
+        Parameters
+        ----------
+        coroutine
+            The coroutine, such as `self.poll()`.
+        name
+            The name of the task in the log. Default: that of the coroutine function.
+
+        Returns
+        -------
+        task
+            The task, with `name`, `state`, `problem` and `cancel()`.
+        """
+        from discosbackend.background import BackgroundTasks
+
+        tasks: BackgroundTasks = vars(self).setdefault("_background_tasks", BackgroundTasks())
+        return tasks.spawn(coroutine, name)
+
+    @property
+    def background_tasks(self) -> tuple[BackgroundTask, ...]:
+        """The background tasks that have failed (the last 20 at most), and those that run."""
+        tasks = vars(self).get("_background_tasks")
+        return () if tasks is None else tuple(tasks.shown)
+
     # -- start and stop of the server -----------------------------------------------------------------
 
     def server_started(self) -> Awaitable[object] | None:
@@ -387,7 +448,8 @@ def command(
         The name in requests: a letter, then letters, digits and hyphens, at most 64 characters.
     *arguments
         The arguments of the request, in order. If the request omits an optional argument that has no default, the
-        method is called without it.
+        method is called without it. Default: what the annotations and the defaults of the method's parameters describe.
+        If no parameter is annotated, the command has no arguments.
     reply
         The fields of the `ok` reply, in order. Default: none.
     lane
@@ -412,7 +474,7 @@ def command(
         than 0, if a required argument follows an optional one, or if a field other than the last is repeated.
     TypeError
         If `name` is not a text, if an argument is not an `Argument`, if a reply field is not a `Field`, or if `changes`
-        is not a bool.
+        is not a bool. Also if the method is annotated, and one of its parameters cannot be an argument.
 
     Examples
     --------
@@ -432,6 +494,15 @@ def command(
     !vna-sweep,ok,512
     >>> print(handler.handle(parse_message("?vna-sweep,-30")))
     !vna-sweep,ok,0
+
+    The same argument by annotation:
+
+    >>> class Annotated(Backend):
+    ...     @command("vna-sweep", reply=[Field("tones", "integer")], help="Find the tones.")
+    ...     def vna_sweep(self, power: float = -10.0):
+    ...         return 512 if power > -20 else 0
+    >>> print(DBProtocolHandler(Annotated()).handle(parse_message("?vna-sweep,-30")))
+    !vna-sweep,ok,0
     """
     if not isinstance(name, str):
         raise TypeError(f"a command needs its name: @command('vna-sweep'), not {name!r}")
@@ -441,7 +512,14 @@ def command(
     row = Command(name, tuple(arguments), tuple(reply), lane, timeout, help, changes=changes)
 
     def mark(function: MethodT) -> MethodT:
-        _marked(function).__discos_command__ = row
+        declared = row
+        if not arguments and set(getattr(_marked(function), "__annotations__", ())) - {"return"}:
+            from discosbackend.annotations import arguments_of
+
+            frame = inspect.currentframe()
+            read = arguments_of(function, None if frame is None else frame.f_back)
+            declared = replace(row, arguments=read)
+        _marked(function).__discos_command__ = declared
         return function
 
     return mark

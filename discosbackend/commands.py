@@ -1,22 +1,33 @@
 """The table of commands (protocol section 4.9): one row per command, and the classes that a row consists of.
 
-This is the only place where a command is described. The handler's checks and their reasons, the reference in the
+This is the only place where a command is described. Profiles of the conformance kit describe further commands by the
+same keys, except those marked NO_KEY. The handler's checks and their reasons, the reference in the
 docs, the client and the conformance cases derive from it. A row also names the backend method that answers the
 command; the handler calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from discosbackend.errors import HandlerException
 from discosbackend.grammar import name_pattern, quoted
+from discosbackend.schema import NEEDED, NO_KEY, Allowed
 from discosbackend.values import TYPES, PlainTexts, parse_path, path_text, plain_texts
 
-__all__ = ["COMMANDS", "CONVERSION_TIMEOUT", "LANES", "WILDCARD", "Argument", "Command", "Field"]
+__all__ = [
+    "ANNOTATION",
+    "COMMANDS",
+    "CONVERSION_TIMEOUT",
+    "LANES",
+    "WILDCARD",
+    "Argument",
+    "Command",
+    "Field",
+]
 
 WILDCARD = "*"
 
@@ -29,6 +40,9 @@ other commands."""
 CONVERSION_TIMEOUT = 3600.0
 """The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
+ANNOTATION = "annotation"
+"""In place of a type: the Argument is inside of `Annotated`, and its type is that of the annotation."""
+
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path"}
 
 
@@ -39,19 +53,23 @@ class Argument:
     Parameters
     ----------
     name
-        The name, used in the docs and in reasons.
+        The name, used in the docs and in reasons. Default, for an Argument inside of `Annotated`: the name of the
+        parameter.
     type
         "integer", "float", "boolean", "timestamp", "text" or "path", or one of Python's int, float, bool, str and
         pathlib.Path. The method of the backend gets an int, float, bool, Ticks or str, and a pathlib.Path if the type
-        is given as that.
+        is given as that. Default, for an Argument inside of `Annotated`: the type of the annotation.
     unit
         The unit, such as "ms" or "MHz", used in the docs only.
     optional
         Whether a request may omit the argument.
     wildcard
         Whether the argument may be `*`. The method then gets the text "*".
-    minimum
-        The smallest value that is accepted. None: no limit.
+    minimum, maximum
+        The smallest and the largest value that are accepted, for the types "integer" and "float". None: no limit.
+    choices
+        The values that are accepted, for the types "integer", "float" and "text": an iterable of values, or an Enum.
+        A client sends the value of an Enum's member, and the method gets the member. Default: every value.
     default
         The value that the method gets if the request omits the argument. None: the method is called without it.
     complaint
@@ -59,29 +77,46 @@ class Argument:
     as_path
         Whether the method gets a pathlib.Path, for the type "path". Default: a str, unless the type is given as
         pathlib.Path.
+    as_ticks
+        Whether the method gets Ticks, for the type "timestamp", also if its class does not derive from Backend.
+        Default: the method of such a class gets an astropy Time.
 
     Raises
     ------
     ValueError
-        If the type is unknown, if there is a default but the argument is not optional, or if `as_path` is given for
-        another type than "path".
+        If the type is unknown, if there is a default but the argument is not optional, if `as_path` is given for
+        another type than "path", or if the limits, the choices or the default contradict each other or the type.
     """
 
-    name: str
-    type: str
+    name: Annotated[str, NEEDED] = ""
+    type: Annotated[str, NEEDED] = ANNOTATION
     unit: str = ""
     optional: bool = False
     wildcard: bool = False
     _: KW_ONLY
-    minimum: int | None = None
-    default: object = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: Annotated[Iterable[Any], Allowed(valid=len, expected="a list that is not empty")] = ()
+    default: Annotated[object, NO_KEY] = None
     complaint: str = ""
-    as_path: bool = False
+    as_path: Annotated[bool, NO_KEY] = False
+    as_ticks: Annotated[bool, NO_KEY] = False
 
     def __post_init__(self) -> None:
         if self.type == Path:  # type: ignore[comparison-overlap]  # it may be given as the class
             object.__setattr__(self, "as_path", True)
-        object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        if self.type != ANNOTATION:
+            object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
+        for limit in ("minimum", "maximum") if self.type == "integer" else ():
+            # From a file, as a float.
+            if isinstance(value := getattr(self, limit), float) and value.is_integer():
+                object.__setattr__(self, limit, int(value))
+        # The commands of the protocol have no other limit than 0, so that their table does not import the module.
+        if self.choices != () or self.maximum is not None or (self.minimum is not None and not self._is_from_zero()):
+            from discosbackend.argument_limits import check_limits, checked_choices
+
+            object.__setattr__(self, "choices", checked_choices(self))
+            check_limits(self)
         if self.default is not None and not self.optional:
             raise ValueError(f"argument {self.name!r} has a default, so it must be optional=True")
         if self.as_path and self.type != "path":
@@ -101,10 +136,43 @@ class Argument:
         try:
             value = read(text)
         except ValueError:
-            raise HandlerException(self._complaint(text, wanted)) from None
-        if self.minimum is not None and value < self.minimum:
-            raise HandlerException(self._complaint(text, f"{wanted} not below {self.minimum}"))
+            raise HandlerException(self._complaint(text, self._choices_text() or wanted)) from None
+        if self.choices:
+            return self._choice(value, text)
+        if self.is_outside(value):
+            raise HandlerException(self._complaint(text, f"{wanted} {self.limits_text()}"))
         return Path(value) if self.as_path else value
+
+    def is_outside(self, value: Any) -> bool:
+        """Return whether a value is below the minimum or above the maximum."""
+        return (self.minimum is not None and value < self.minimum) or (
+            self.maximum is not None and value > self.maximum
+        )
+
+    def limits_text(self) -> str:
+        """Return the limits in words, "" if there are none."""
+        limits = (("below", self.minimum), ("above", self.maximum))
+        return " and ".join(f"not {word} {limit}" for word, limit in limits if limit is not None)
+
+    def _is_from_zero(self) -> bool:
+        """Return whether the only limit is the minimum 0 of a number."""
+        return self.minimum == 0 and not self.default and self.type in ("integer", "float")
+
+    def _choice(self, value: Any, text: str) -> Any:
+        """Return the choice that is sent as this value."""
+        from discosbackend.argument_limits import choice_of
+
+        try:
+            return choice_of(self.choices, value)
+        except LookupError:
+            raise HandlerException(self._complaint(text, self._choices_text())) from None
+
+    def _choices_text(self) -> str:
+        if not self.choices:
+            return ""
+        from discosbackend.argument_limits import choices_text
+
+        return choices_text(self.choices)
 
     def _complaint(self, text: str, wanted: str) -> str:
         if self.type == "timestamp":
@@ -141,7 +209,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
-    plain: PlainTexts = field(init=False, repr=False, compare=False)
+    plain: Annotated[PlainTexts, NO_KEY] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", _known_type(self.type, f"reply field {self.name!r}"))
@@ -185,22 +253,23 @@ class Command:
         If the name, the lane or the time limit is not valid, if a required argument follows an optional one, or if a
         field other than the last is repeated.
     TypeError
-        If an argument is not an `Argument`, if a field is not a `Field`, or if `changes` is not a bool.
+        If an argument is not an `Argument` or has no name or type, if a field is not a `Field`, or if `changes` is not
+        a bool.
     """
 
-    name: str
+    name: Annotated[str, NO_KEY]
     arguments: tuple[Argument, ...] = ()
     reply: tuple[Field, ...] = ()
     lane: str = "device"
-    timeout: float | None = None
+    timeout: Annotated[float | None, NO_KEY] = None
     help: str = ""
     _: KW_ONLY
-    since: str = ""
-    method: str = ""
+    since: Annotated[str, NO_KEY] = ""
+    method: Annotated[str, NO_KEY] = ""
     together: bool = False
     missing: str = ""
-    changes: bool | None = None
-    needed: int = field(init=False, repr=False, compare=False)
+    changes: Annotated[bool | None, NO_KEY] = None
+    needed: Annotated[int, NO_KEY] = field(init=False, repr=False, compare=False)
     """The number of required arguments."""
 
     def __post_init__(self) -> None:
@@ -216,6 +285,9 @@ class Command:
             for part in parts:
                 if not isinstance(part, kind):
                     raise TypeError(f"{self.name}: {part!r} is no {kind.__name__}(name, type)")
+        for argument in self.arguments:
+            if not argument.name or argument.type == ANNOTATION:
+                raise TypeError(f"{self.name}: {argument!r} needs a name and a type, except inside of Annotated")
         optional = [argument.optional for argument in self.arguments]
         if optional != sorted(optional):
             raise ValueError(f"{self.name} has an optional argument before one that is needed")
@@ -268,14 +340,16 @@ class Command:
 
     def from_wire(self, texts: Sequence[str]) -> list[str]:
         """Convert the argument texts of the Message of an `ok` reply: the inverse of to_wire()."""
-        last = len(self.reply) - 1
-        found = []
-        for number, text in enumerate(texts):
-            field = self.reply[number] if number <= last else None
-            if field is None and last >= 0 and self.reply[last].repeated:
-                field = self.reply[last]
-            found.append(parse_path(text) if field is not None and field.type == "path" else text)
-        return found
+        paths = {number for number, field in enumerate(self.reply_fields(len(texts))) if field.type == "path"}
+        return [parse_path(text) if number in paths else text for number, text in enumerate(texts)]
+
+    def reply_fields(self, count: int) -> list[Field]:
+        """Return the fields of an `ok` reply with `count` values: those of the row, the last one as often as needed.
+
+        If the result has another length than `count`, no reply of the command has so many values.
+        """
+        repeated = self.reply[-1:] if any(field.repeated for field in self.reply) else ()
+        return [*self.reply, *repeated * (count - len(self.reply))]
 
     def _wrong_count(self, given: int) -> str:
         needed, most = self.needed, len(self.arguments)

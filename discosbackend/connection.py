@@ -432,11 +432,12 @@ class DBProtocol(LineReceiver):
         except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
             self._finish(name, line, factory.failures.failed(name, problem, self, line, began), began)
             return
-        if isinstance(result, Deferred):
+        # The first test is the faster one, because Deferred is an abstract class.
+        if type(result) is bytes or not isinstance(result, Deferred):
+            self._answer(name, line, result, began)
+        else:
             self._pending = _Pending(name, line, began, result)
             result.addBoth(self._on_result, self._pending)
-        else:
-            self._answer(name, line, result, began)
 
     def sendLine(self, line: bytes) -> None:
         """Send one line.

@@ -21,6 +21,7 @@ __all__ = [
     "RequestFailed",
     "RequestInvalid",
     "UnsendableError",
+    "in_one_line",
     "reason_of",
 ]
 
@@ -28,6 +29,14 @@ __all__ = [
 def reason_of(problem: OSError) -> str:
     """Return the reason of an OSError in words, without its number and its path."""
     return problem.strerror or str(problem) or type(problem).__name__
+
+
+def in_one_line(problem: BaseException) -> str:
+    """Return the class and the text of an exception, without line breaks."""
+    try:
+        return " ".join(f"{type(problem).__name__}: {problem}".split())
+    except Exception:  # noqa: BLE001  # the __str__ of an exception of the backend
+        return type(problem).__name__
 
 
 class GrammarException(Exception):

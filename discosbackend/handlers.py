@@ -20,16 +20,19 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.advice import asyncio_cure, misspelt_methods, not_a_method, signature_problems
+from discosbackend.advice import asyncio_methods, misspelt_methods, not_a_method, signature_problems
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
+from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
-from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker, deferred_of
+from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ logger = logging.getLogger(__name__)
 _IDLE = 0.1
 
 # The attributes of a DBProtocolHandler that are not pickled or copied, because each process needs its own.
-_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "commands"))
+_OF_A_PROCESS = frozenset(("_scheduler", "_foreign", "_bound", "_starting", "commands"))
 
 
 class Handler:
@@ -108,7 +111,7 @@ class Handler:
         """
         result = self.handle(Message(message_type=REQUEST, name=name, arguments=arguments))
         if not isinstance(result, Message) and hasattr(type(result), "__await__"):
-            return deferred_of(result).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
+            return deferred_of(result, name).addCallback(lambda reply: message_line(name, reply, limit_of(self)))
         return message_line(name, result, limit_of(self))
 
     def start(self) -> object:
@@ -223,10 +226,10 @@ class DBProtocolHandler(Handler):
     Raises
     ------
     TypeError
-        If `backend` is a class instead of an instance, or if one of its declared commands is not valid.
+        If `backend` is a class instead of an instance, or if one of its declared commands or sensors is not valid.
     ValueError
-        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands of
-        the backend have the same name.
+        If a time limit or `reply_limit` is not valid, if `timeouts` names an unknown command, or if two commands or two
+        sensors of the backend have the same name.
     """
 
     def __init__(
@@ -256,6 +259,9 @@ class DBProtocolHandler(Handler):
 
     def _prepare(self) -> None:
         """Create the attributes that belong to this process: the scheduler, with its threads, and the commands."""
+        # A backend with sensors has imported this module. It raises an exception if they are not valid.
+        if sensors := sys.modules.get("discosbackend.sensors"):
+            sensors.sensors_of(self.backend)
         reactor = self._given_reactor
         # The reactor uses the host's clock, which may be stepped, so time limits use time.monotonic. A fake clock is
         # not related to time.monotonic, so it is used itself.
@@ -265,6 +271,8 @@ class DBProtocolHandler(Handler):
         self._foreign: dict[str, tuple[object, BackendCommand]] = {}
         self.commands: dict[str, Callable[[list[str]], Any]] = self._bind_all()
         self._bound = dict(self.commands)
+        # The Deferred of server_started(), while it waits for something.
+        self._starting: Deferred[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickling or copying, before the handler serves: its arguments, and `commands`."""
@@ -335,8 +343,12 @@ class DBProtocolHandler(Handler):
         """Return a function that converts argument texts to values in the form that the method accepts."""
         if row.together and not _accepts(method, len(row.arguments)):
             return partial(_without_band, row)
-        if not isinstance(self.backend, Backend) and any(a.type == "timestamp" for a in row.arguments):
-            return lambda argument_texts: [_as_time(value) for value in row.parse(argument_texts)]
+        as_times = [a.type == "timestamp" and not a.as_ticks for a in row.arguments]
+        if not isinstance(self.backend, Backend) and any(as_times):
+            return lambda argument_texts: [
+                _as_time(value) if as_time else value
+                for value, as_time in zip(row.parse(argument_texts), as_times, strict=False)
+            ]
         return row.parse
 
     def _place(
@@ -384,29 +396,55 @@ class DBProtocolHandler(Handler):
     def start(self) -> None:
         """Connect the links of the backend, then call its server_started().
 
-        A failure is logged, and the server continues.
+        A failure is logged, and the server continues. If the reactor is the asyncio reactor, and does not run yet, this
+        is done when it runs.
         """
+        loop = None if running_loop() is not None else loop_of(self._reactor_if_imported())
+        if loop is None:
+            self._start()
+        else:
+            # It is called before any request: the first turn of the loop can accept a connection, but reads nothing.
+            loop.call_soon(self._start)
+
+    def _start(self) -> None:
         for link in self._links():
             link.start(self._reactor())
-        self._hook("server_started").addErrback(_log_hook, "server_started")
+        if not runs_on_asyncio():
+            names = [attribute for _, attribute in declared_commands(self.backend).values()]
+            for problem in asyncio_methods(self.backend, names):
+                logger.warning("%s", problem)
+        self._starting = starting = self._hook("server_started")
+        starting.addBoth(self._on_started)
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
         """End the acquisition, as the request `stop` does, call server_stopping() of the backend, and close its links.
 
-        The returned Deferred fires when all of this is done. Cancelling it cancels the step that is running, but
-        server_stopping() is called in any case. The Deferred never fails.
+        After server_stopping(), the background tasks of the backend are cancelled. The returned Deferred fires when all
+        of this is done. Cancelling it cancels the step that is running, but server_stopping() is called in any case.
+        The Deferred never fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
+        ended.addCallback(lambda _: self._cancel_background_tasks())
         # Before the threads end: a thread may wait for an answer of a device.
         ended.addBoth(lambda _: gatherResults([link.close() for link in self._links()]))
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
-        done: Deferred[Any] = Deferred(lambda _: ended.cancel())
-        ended.addBoth(lambda _: None if done.called else done.callback(None))
+        done: Deferred[Any] = Deferred(lambda _: give_up())
+
+        def finish(_: Any) -> None:
+            if not done.called:
+                done.callback(None)
+
+        def give_up() -> None:
+            ended.cancel()
+            # A task of asyncio ends later.
+            finish(None)
+
+        ended.addBoth(finish)
         return done
 
     def _links(self) -> list[Link]:
@@ -422,7 +460,33 @@ class DBProtocolHandler(Handler):
         hook = getattr(self.backend, name, None)
         if not callable(hook):
             return maybeDeferred(lambda: None)
-        return maybeDeferred(hook)
+        return maybeDeferred(lambda: self._result_of(hook, name))
+
+    def _on_started(self, outcome: Any) -> None:
+        cancelled, self._starting = self._starting is None, None
+        if isinstance(outcome, Failure) and not (cancelled and outcome.check(CancelledError, GivenUp)):
+            _log_hook(outcome, "server_started")
+
+    @staticmethod
+    def _result_of(hook: Callable[[], Any], name: str) -> Any:
+        result = hook()
+        return deferred_of(result, name) if hasattr(type(result), "__await__") else result
+
+    def _cancel_background_tasks(self) -> Deferred[Any]:
+        """Cancel what the backend has started with spawn(), and wait for its end. server_started() is cancelled too."""
+        ends: list[Deferred[Any]] = []
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            ends.append(starting)
+        tasks = getattr(self.backend, "__dict__", {}).get("_background_tasks")
+        if tasks is not None:
+            ends.append(tasks.cancel_all())
+        return DeferredList(ends, consumeErrors=True)
+
+    def _reactor_if_imported(self) -> Any:
+        """Return the reactor, or None if it was neither given nor imported."""
+        return self._given_reactor or installed_reactor()
 
     def _reactor(self) -> ReactorLike:
         if self._given_reactor is None:
@@ -439,7 +503,7 @@ class DBProtocolHandler(Handler):
         """
         if isinstance(self.backend, Backend) or "astropy.time" in sys.modules:
             return
-        if self._given_reactor is None and "twisted.internet.reactor" not in sys.modules:
+        if self._reactor_if_imported() is None:
             return
         self._scheduler.used = False
         self._reactor().callLater(_IDLE, self._import_astropy_if_idle)

@@ -1,6 +1,6 @@
 """LineSocket: a connected socket for lines of limited length, which any thread may close.
 
-The client, and the client of the simulator's control channel, use it.
+The client, the client of the simulator's control channel, and the conformance kit use it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["LineSocket", "checked_wait"]
+from discosbackend.errors import reason_of
+from discosbackend.log import address_text
+
+__all__ = ["LineSocket", "checked_wait", "connected"]
 
 # The longest timeout of a socket, in s.
 _DAY = 86400
+# How many bytes of a line that is too long an error message shows.
+_SHOWN = 40
 
 
 def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0") -> float:
@@ -34,6 +39,29 @@ def checked_wait(seconds: float, what: str = "timeout", *, least: str = "above 0
     return seconds
 
 
+def connected(address: tuple[str, int], timeout: float, error: type[Exception]) -> socket.socket:
+    """Connect to a server. Raise the exception `error`, with the reason, if that fails or takes longer than `timeout`.
+
+    Parameters
+    ----------
+    address
+        Host and port of the server.
+    timeout
+        How long to wait for the connection, in s.
+    error
+        The class of the exception.
+    """
+    try:
+        connection = socket.create_connection(address, timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as problem:
+        raise error(f"no server at {address_text(address)}: {reason_of(problem)}") from problem
+    except (OverflowError, UnicodeError) as problem:
+        # A port above 65535, or a name that is not valid in DNS.
+        raise error(f"{address_text(address)} is not a valid address: {problem}") from problem
+    return connection
+
+
 class LineSocket:
     """A connection that several threads can use, one at a time, to send a line and read lines.
 
@@ -47,6 +75,15 @@ class LineSocket:
         The class of the exception that is raised if the connection is closed or a received line is too long.
     longest
         The length of the longest accepted line, in bytes, without LF.
+
+    Attributes
+    ----------
+    received
+        What has been received and not been read as a line.
+    closed
+        Whether close() has been called.
+    ended
+        Whether the peer has closed the connection.
     """
 
     def __init__(self, connection: socket.socket, peer: str, error: type[Exception], *, longest: int) -> None:
@@ -54,12 +91,12 @@ class LineSocket:
         self._peer = peer
         self._error = error
         self._longest = longest
-        self._received = bytearray()
+        self.received = bytearray()
         self._turn = threading.Lock()
         # Protects `closed` and `_in_use`. Reentrant, because a signal handler may call close() in this thread.
         self._guard = threading.RLock()
         self._in_use = False
-        self.closed = False
+        self.closed = self.ended = False
 
     def close(self) -> None:
         """Close the connection. A thread that waits for a line stops waiting."""
@@ -96,33 +133,45 @@ class LineSocket:
 
     def has_line(self) -> bool:
         """Return whether a complete line has arrived. Do not wait."""
-        self._socket.settimeout(0)
-        with suppress(BlockingIOError):
-            self._receive()
-        return b"\n" in self._received
+        with suppress(TimeoutError):
+            self.receive(time.monotonic())
+        return b"\n" in self.received
 
     def read_line(self, deadline: float) -> bytes:
         """Return the next line without its LF. Raise TimeoutError at the deadline, a time of time.monotonic()."""
         searched = 0
-        while (end := self._received.find(b"\n", searched)) < 0:
-            searched = len(self._received)
+        while (end := self.received.find(b"\n", searched)) < 0:
+            searched = len(self.received)
             self._check_length(searched)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            self._receive()
+            self.receive(deadline)
         self._check_length(end)
-        line = bytes(self._received[:end])
-        del self._received[: end + 1]
+        line = bytes(self.received[:end])
+        del self.received[: end + 1]
         return line
 
-    def _receive(self) -> None:
-        chunk = self._socket.recv(65536)
-        if not chunk:
+    def receive(self, deadline: float) -> None:
+        """Wait for data until the deadline, and add them to `received`.
+
+        Data that have arrived are received even after the deadline, because this host may have been too busy before.
+
+        Raises
+        ------
+        TimeoutError
+            If no data have arrived.
+        error
+            If the peer has closed the connection.
+        """
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.0))
+        try:
+            chunk = self._socket.recv(65536)
+        except BlockingIOError:
+            raise TimeoutError from None
+        self.ended = not chunk
+        if self.ended:
             raise self._error(f"{self._peer} closed the connection")
-        self._received += chunk
+        self.received += chunk
 
     def _check_length(self, length: int) -> None:
         if length > self._longest:
-            raise self._error(f"{self._peer} sent a line of more than {self._longest} bytes")
+            begins = bytes(self.received[:_SHOWN])
+            raise self._error(f"{self._peer} sent a line of more than {self._longest} bytes: {begins!r}...")

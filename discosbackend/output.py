@@ -95,10 +95,7 @@ class Output:
 
     def send(self, line: bytes) -> None:
         """Send a reply, given without its line end."""
-        if self._turn is not None:
-            self._turn += line, self._connection.delimiter
-        else:
-            self.write(line + self._connection.delimiter)
+        self.write(line + self._connection.delimiter)
 
     def write(self, data: bytes) -> None:
         """Send bytes, after all earlier ones."""

@@ -1,18 +1,36 @@
-"""Checks that the reactor can run, and separates it from the reactor of the parent process after a fork.
+"""Which reactor a server runs on: chooses and installs it, and checks that it can run, also after a fork.
 
-Twisted has one reactor per process, and it can run only once. server.py runs it.
+Twisted has one reactor per process, and it can run only once. server.py runs it; embedding.py uses the event loop of a
+running asyncio program instead.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import os
 import sys
 from typing import Any
 
-__all__ = ["check_can_run", "own_after_fork"]
+__all__ = [
+    "REACTORS",
+    "check_can_run",
+    "install_reactor",
+    "installed_reactor",
+    "loop_of",
+    "own_after_fork",
+    "reactor_for",
+    "reactor_or_default",
+    "reactor_wanted_by",
+    "running_loop",
+    "runs_on_asyncio",
+]
 
 logger = logging.getLogger(__name__)
+
+REACTORS = ("default", "asyncio")
+"""The reactors that a server can run on: the one that Twisted chooses for the platform, and the asyncio reactor."""
 
 # The attributes in which a reactor that uses epoll, poll or select keeps its poller, its descriptors and its waker.
 _WAITED_ON = ("_poller", "_selectables", "_reads", "_writes", "_internalReaders", "waker")
@@ -28,6 +46,15 @@ def _note_a_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_note_a_fork)
+
+
+def reactor_or_default(given: Any = None) -> Any:
+    """Return the given reactor, or else Twisted's, which is imported only now: the import installs it."""
+    if given is not None:
+        return given
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def check_can_run(reactor: Any) -> None:
@@ -74,3 +101,109 @@ def own_after_fork(reactor: Any) -> None:
     shared["waker"].connectionLost(None)
     if hasattr(shared.get("_poller"), "close"):
         shared["_poller"].close()
+
+
+# -- the asyncio reactor ------------------------------------------------------------------------------
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of asyncio that runs in this thread, or None."""
+    # get_running_loop() raises an exception if there is none, which costs each coroutine a microsecond.
+    return asyncio._get_running_loop()  # noqa: SLF001  # asyncio exports it
+
+
+def loop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of an asyncio reactor, running or not. None for any other reactor."""
+    module = sys.modules.get("twisted.internet.asyncioreactor")
+    if module is None or not isinstance(reactor, module.AsyncioSelectorReactor):
+        return None
+    # Twisted has no public attribute for it.
+    loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop  # noqa: SLF001
+    return loop
+
+
+def installed_reactor() -> Any:
+    """Return the installed reactor, or None. Does not install one, as importing it would."""
+    return getattr(sys.modules.get("twisted.internet"), "reactor", None)
+
+
+def runs_on_asyncio() -> bool:
+    """Return whether asyncio can be used: its loop runs in this thread, or the asyncio reactor is installed."""
+    return running_loop() is not None or loop_of(installed_reactor()) is not None
+
+
+def reactor_wanted_by(backend: object) -> str:
+    """Return the reactor that a backend, or a class of backends, needs: its class attribute `reactor`.
+
+    Raise ValueError if the attribute is a text that is not in REACTORS. An attribute that is not a text is the
+    backend's own, such as a reactor that it keeps, and means `"default"`.
+    """
+    kind = backend if isinstance(backend, type) else type(backend)
+    # A static lookup, because a class may have a property of this name.
+    wanted = inspect.getattr_static(kind, "reactor", "default")
+    if not isinstance(wanted, str):
+        return "default"
+    if wanted not in REACTORS:
+        raise ValueError(f'{kind.__name__}.reactor must be "default" or "asyncio", not {wanted!r}')
+    return wanted
+
+
+def reactor_for(backend: object, chosen: str | None) -> str:
+    """Return the reactor on which a backend is served.
+
+    Parameters
+    ----------
+    backend
+        The backend, or its class.
+    chosen
+        What the user has chosen, by an option or an argument. None: nothing, so that the class decides.
+
+    Raises
+    ------
+    ValueError
+        If the user has chosen another reactor than the class needs, or one that does not exist.
+    """
+    if chosen is not None and chosen not in REACTORS:
+        raise ValueError(f'reactor must be "default" or "asyncio", not {chosen!r}')
+    wanted = reactor_wanted_by(backend)
+    if chosen == "default" and wanted == "asyncio":
+        kind = backend if isinstance(backend, type) else type(backend)
+        raise ValueError(f'{kind.__name__} has reactor = "asyncio", so it needs --reactor asyncio instead of default')
+    return chosen or wanted
+
+
+def install_reactor(name: str) -> None:
+    """Install the asyncio reactor if `name` is `"asyncio"`. Call it before the reactor is imported.
+
+    In a running asyncio program, the reactor uses the event loop of that program.
+
+    Raises
+    ------
+    RuntimeError
+        If another reactor is installed already. The text names the module that has imported it, if it can be found.
+    """
+    if name != "asyncio":
+        return
+    installed = installed_reactor()
+    if installed is None:
+        from twisted.internet import asyncioreactor
+
+        asyncioreactor.install()
+    elif loop_of(installed) is None:
+        raise RuntimeError(
+            f"the asyncio reactor cannot be installed: {_importer(installed)} twisted.internet.reactor before, which "
+            f"installed {type(installed).__name__}; import it inside the functions that use it, or start the server "
+            "with --reactor asyncio, which installs the reactor before it imports your module"
+        )
+
+
+def _importer(reactor: Any) -> str:
+    """Return the beginning of a sentence: who has imported the reactor."""
+    found = [
+        name
+        for name, module in list(sys.modules.items())
+        if any(value is reactor for value in list(vars(module).values())) and not name.startswith("twisted.internet")
+    ]
+    # A module of the user comes first: one of Twisted was imported by it.
+    found.sort(key=lambda name: name.startswith("twisted."))
+    return f"the module {found[0]} has imported" if found else "something has imported"

@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.advice import asyncio_cure
 from discosbackend.commands import Command
+from discosbackend.coroutines import asyncio_cure
 from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
 from discosbackend.framing import Line
 from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, parse_message, write_reply

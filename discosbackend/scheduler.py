@@ -12,7 +12,7 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, cast
@@ -21,11 +21,12 @@ from weakref import WeakSet
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from discosbackend.coroutines import GivenUp, deferred_of
 from discosbackend.errors import HandlerException, UnsendableError
 from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import Ticks
 
-__all__ = ["Scheduler", "ReactorLike", "Lock", "Worker", "deferred_of"]
+__all__ = ["Scheduler", "ReactorLike", "Lock", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,6 @@ _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
 
 # Time limits use a monotonic clock, but the reactor's timers use the host's clock, which may be stepped.
 _LONGEST_SLEEP = 1.0
-
-
-def deferred_of(result: Any) -> Deferred[Any]:
-    """Convert a Deferred or any other awaitable to a Deferred."""
-    if isinstance(result, Deferred):
-        return result
-    return Deferred.fromCoroutine(result if inspect.iscoroutine(result) else _wait_for(result))
-
-
-async def _wait_for(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 class ReactorLike(Protocol):
@@ -60,7 +50,7 @@ class ReactorLike(Protocol):
 
 
 class Lock:
-    """A first-in, first-out lock for a lane, a device or a thread. One job holds it at a time."""
+    """A first-in, first-out lock for a lane, a thread, or a `@blocking(lock=...)`. One job holds it at a time."""
 
     __slots__ = ("holder", "queue")
 
@@ -128,12 +118,17 @@ class Runnable(Protocol):
 
 
 class Job:
-    """One execution of a command that did not end at once, from its arrival to its end.
+    """One execution of a command, from its arrival to its end.
 
-    - It waits for a lock: `begun` is None.
-    - It runs: `begun` is set. `source` is the Deferred that it waits for; None if it runs in a thread.
-    - Its thread has run for longer than its limit: `overdue`. Jobs that need its locks are refused.
-    - It is over: `done`. Its locks are released. A later result of its thread is only logged.
+    - It waits for a lock, or it has just got one and is in Scheduler._ready: `begun` is None.
+    - It runs: `begun` is set. `source` is the Deferred that it waits for. `source` is None if it runs in a thread, and
+      while its method is being called.
+    - Its thread has run for longer than its limit: `overdue`. Jobs that need its locks are refused. If its clients have
+      reached their limits before, it has no `waiters` any more.
+    - It is over: `done`. Its locks are released. A later result is only logged.
+
+    _advance() and _begin() lead from the first state to the second one, _mark_overdue() to the third, _end() to the
+    last one. If no client waits any more (_expire), a job that waits is over at once; _cancel() cancels its Deferred.
     """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
@@ -255,8 +250,23 @@ class Scheduler:
         for lock in command.locks:
             if lock.holder is not None:
                 return self._submit(command, values)
-        reply = self._call(command, values)
-        return reply if type(reply) is bytes else self._adopt(command, cast("Deferred[bytes]", reply))
+        if not command.locks:
+            reply = self._call(command, values)
+            return reply if type(reply) is bytes else self._adopt(Job(command), cast("Deferred[bytes]", reply))
+        # The method may request other commands of its lane. They wait until it has ended.
+        job = Job(command)
+        job.held = len(command.locks)
+        for lock in command.locks:
+            lock.holder = job
+        try:
+            reply = self._call(command, values)
+        except BaseException:
+            self._leave(job)
+            raise
+        if type(reply) is not bytes:
+            return self._adopt(job, cast("Deferred[bytes]", reply))
+        self._leave(job)
+        return reply
 
     def _call(self, command: Runnable, values: Sequence[Any]) -> bytes | Deferred[bytes]:
         """Call the method of a command in the reactor's thread."""
@@ -271,7 +281,7 @@ class Scheduler:
             if result in self._seen:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
             self._seen.add(result)
-        later = deferred_of(result)
+        later = deferred_of(result, command.name)
         if command.changes:
             later.addBoth(self._changed)
         return later.addCallback(command.write)
@@ -284,29 +294,25 @@ class Scheduler:
         """Queue a job that has to wait for a lock or for a thread, or share one that runs already."""
         job = self._shared.get(share) if share is not None else None
         if job is not None and not job.overdue:
-            return self._wait_for(job).deferred
+            return self._add_waiter(job).deferred
         job = Job(command, values, share)
         if share is not None:
             self._shared[share] = job
-        waiter = self._wait_for(job)
+        waiter = self._add_waiter(job)
         # Do not leave this to _pump(), which may be running: a request from a callback must enter the queue at once.
         self._advance(job)
         self._pump()
         return waiter.deferred
 
-    def _adopt(self, command: Runnable, source: Deferred[bytes]) -> Deferred[bytes]:
-        """Make a job of a command that has begun and waits for `source`. All its locks are free: run() has looked."""
-        job = Job(command)
-        for lock in command.locks:
-            lock.holder = job
-        job.held = len(command.locks)
+    def _adopt(self, job: Job, source: Deferred[bytes]) -> Deferred[bytes]:
+        """Let a job run that has its locks, whose method has been called, and that waits for `source`."""
         job.begun = self._monotonic()
         job.source = source
-        waiter = self._wait_for(job)
+        waiter = self._add_waiter(job)
         source.addBoth(self._end, job)
         return waiter.deferred
 
-    def _wait_for(self, job: Job) -> Waiter:
+    def _add_waiter(self, job: Job) -> Waiter:
         limit = job.command.limit
         waiter = Waiter(job, limit, self._monotonic(), self._give_up)
         job.waiters.append(waiter)
@@ -389,7 +395,8 @@ class Scheduler:
 
     def _release(self, job: Job) -> None:
         job.done = True
-        self._in_threads.pop(job, None)
+        if self._in_threads:
+            self._in_threads.pop(job, None)
         if job.share is not None and self._shared.get(job.share) is job:
             del self._shared[job.share]
         for lock in job.command.locks[: job.held]:
@@ -399,11 +406,17 @@ class Scheduler:
                 self._ready.append(lock.holder)
         job.held = 0
 
+    def _leave(self, job: Job) -> None:
+        """Release the locks of a job whose method has returned at once, and start what has waited for them."""
+        self._release(job)
+        if self._ready:
+            self._pump()
+
     def _log_late(self, outcome: Any, job: Job) -> None:
         name = job.command.name
         if not isinstance(outcome, Failure):
             self._limited.log(logging.WARNING, "late result", "late result of %s dropped: %.200r", name, outcome)
-        elif not outcome.check(CancelledError):
+        elif not outcome.check(CancelledError, GivenUp):
             text = "late failure of %s dropped: %.200r"
             self._limited.log(logging.WARNING, "late failure", text, name, outcome.value)
 
@@ -445,7 +458,7 @@ class Scheduler:
         return f"timeout: {job.command.name} waited {limit - job.ran(now):.1f} s and ran {job.ran(now):.1f} s"
 
     def _give_up(self, waiter: Waiter) -> None:
-        """Answer a waiter whose Deferred was cancelled, which happens when the server is stopping."""
+        """Answer a waiter whose Deferred was cancelled, because the server is stopping or simulates a restart."""
         self._expire(waiter, HandlerException(f"cancelled: {waiter.job.command.name} was given up"))
         self._pump()
 

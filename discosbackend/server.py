@@ -6,6 +6,7 @@ in a Twisted application. protocol.py handles the connections.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
@@ -30,12 +31,12 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
-from discosbackend.errors import reason_of
+from discosbackend.errors import in_one_line, reason_of
 from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
-from discosbackend.reactors import check_can_run, own_after_fork
+from discosbackend.reactors import check_can_run, install_reactor, loop_of, own_after_fork, reactor_for, running_loop
 from discosbackend.signals import ENDING, heard, install, kept
 from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
@@ -289,7 +290,7 @@ def _why_no_endpoint(kind: str, problem: Exception) -> str:
     if kind not in _EXAMPLES:
         if not isinstance(problem, (ValueError, IndexError)):
             # A kind of endpoint from a plugin of Twisted.
-            return " ".join(f"{type(problem).__name__}: {problem}".split())
+            return in_one_line(problem)
         return f"there is no kind {kind!r}{did_you_mean(kind, _EXAMPLES) or ': there are ' + ', '.join(_EXAMPLES)}"
     if kind == "ssl" and not isinstance(problem, TypeError):
         return f"the key or the certificate cannot be read: write {_EXAMPLES[kind]}, with the path of a PEM file"
@@ -361,7 +362,9 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
-def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT) -> None:
+def run_server(
+    port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT, reactor: str | None = None
+) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP arrives, and return after the shutdown.
 
     When the server listens, it prints one line with its address, the backend and the protocol version. Before the
@@ -383,22 +386,33 @@ def run_server(port: int, handler: Handler, interface: str = "", *, watchdog: fl
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     watchdog
         How long a method may block the reactor before the log names it, in s. 0: the log never names it.
+    reactor
+        `"asyncio"`: methods can await what asyncio provides. `"default"`: the reactor that Twisted chooses. Default:
+        the attribute `reactor` of the backend's class, or else `"default"`.
 
     Raises
     ------
     twisted.internet.error.CannotListenError
         If the port is in use.
     RuntimeError
-        If the reactor is running, or has run, in this process.
+        If the reactor is running, or has run, in this process. Also if the asyncio reactor is needed, but another one
+        is installed, or an event loop of asyncio is running.
     ValueError
-        If `watchdog`, or `greeting_delay` of the backend, is not valid.
+        If `watchdog`, `reactor`, or `greeting_delay` of the backend, is not valid.
     """
-    from twisted.internet import reactor
+    chosen = reactor_for(getattr(handler, "backend", None), reactor)
+    if chosen == "asyncio" and running_loop() is not None:
+        raise RuntimeError(
+            "an event loop of asyncio is running here, and run_server() would block it: write "
+            "`async with discosbackend.serve(backend, port):` instead"
+        )
+    install_reactor(chosen)
+    from twisted.internet import reactor as installed
 
-    check_can_run(reactor)
+    check_can_run(installed)
     factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler))
-    service = DBService(tcp_endpoint(reactor, port, interface), factory)
-    run_service(service, reactor, watchdog=watchdog)
+    service = DBService(tcp_endpoint(installed, port, interface), factory)
+    run_service(service, installed, watchdog=watchdog)
 
 
 def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) -> None:
@@ -453,11 +467,28 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         try:
             reactor.run(installSignalHandlers=_in_main_thread())
+            if (loop := loop_of(reactor)) is not None:
+                _end_tasks(loop)
         finally:
             dog.end()
             sys.setswitchinterval(interval)
         if problems:
             problems[0].raiseException()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks that are left in the event loop, such as those of asyncio.create_task(), as asyncio.run() does.
+
+    The log names those that do not end.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = loop.run_until_complete(asyncio.wait(tasks, timeout=_LINGER))
+        for task in left:
+            logger.warning("the task %s ignores its cancellation: the server ends without it", task.get_name())
+    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def _in_main_thread() -> bool:

@@ -9,13 +9,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 from discosbackend.errors import Interrupted
 
-__all__ = ["ENDING", "INTERRUPTED", "heard", "install", "interrupting", "kept"]
+__all__ = ["ENDING", "INTERRUPTED", "handling", "heard", "install", "interrupting", "kept"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a program: from Ctrl-C, from `kill` or a service manager, and from a terminal that is closed."""
@@ -73,13 +73,18 @@ def kept() -> Iterator[None]:
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Make each signal of ENDING raise Interrupted in the main thread, as Ctrl-C raises KeyboardInterrupt."""
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle the signals of ENDING that are not ignored with `handler` in the context. Only in the main thread."""
     with kept():
         if threading.current_thread() is threading.main_thread():
             for number in heard():
-                signal.signal(number, _interrupt)
+                signal.signal(number, handler)
         yield
+
+
+def interrupting() -> AbstractContextManager[None]:
+    """Make each signal of ENDING raise Interrupted in the main thread, as Ctrl-C raises KeyboardInterrupt."""
+    return handling(_interrupt)
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:

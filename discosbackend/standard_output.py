@@ -17,7 +17,7 @@ from typing import TextIO
 
 from discosbackend.log import printable
 
-__all__ = ["announce", "write_result"]
+__all__ = ["announce", "discard_output", "escape_output", "write_result"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,25 @@ def write_result(text: str) -> None:
     try:
         print(text, end="", flush=True)
     except OSError as problem:
-        # The data left in the buffer must not cause a second error when the interpreter exits.
-        with suppress(OSError, ValueError):
-            descriptor = sys.stdout.fileno()
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, descriptor)
-            os.close(null)
+        discard_output(sys.stdout)
         if not isinstance(problem, BrokenPipeError):
             raise
+
+
+def discard_output(stream: TextIO) -> None:
+    """Discard what is left in the buffer of a stream that cannot be written, and all that is written to it later.
+
+    Otherwise the buffer would cause a second error when the interpreter exits.
+    """
+    with suppress(OSError, ValueError):
+        descriptor = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+
+
+def escape_output() -> None:
+    """Make standard output and standard error escape the characters that their encodings lack."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -11,9 +11,10 @@ import re
 import time
 from typing import Any
 
-__all__ = ["TICKS_PER_SECOND", "UNIX_SECONDS_BELOW", "Ticks", "now_ticks"]
+__all__ = ["TICKS_PER_DAY", "TICKS_PER_SECOND", "UNIX_SECONDS_BELOW", "Ticks", "now_ticks"]
 
 TICKS_PER_SECOND = 10**7
+TICKS_PER_DAY = 86400 * TICKS_PER_SECOND
 
 # Protocol section 3.5: a number below this one is Unix seconds, any other is a count of 100 ns. As seconds this
 # number is in the year 33658, as a count it is in the second day of 1970, so no real time is misread.

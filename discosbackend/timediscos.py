@@ -15,7 +15,7 @@ import numpy as np
 from astropy.time import ScaleValueError, Time, TimeUnix
 
 from discosbackend import ticks as ticks_module
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import TICKS_PER_DAY, TICKS_PER_SECOND, Ticks
 
 __all__ = [
     "CENTINANOSECONDS",
@@ -31,10 +31,6 @@ __all__ = [
 CENTINANOSECONDS = TICKS_PER_SECOND
 """The number of 100 ns, called centinanoseconds, in one second. The format "discos" counts in this unit."""
 
-# A count of today needs 54 bits and a double has 53. So a count is kept in two doubles: whole days, and the rest of
-# the last day. Up to 2^27 days are exact, because this factor has only 26 bits before its trailing zeros.
-_TICKS_PER_DAY = 86400 * TICKS_PER_SECOND
-
 # 1970-01-01T00:00:00 as the two doubles that astropy uses for it.
 _EPOCH_JD1, _EPOCH_JD2 = 2440588.0, -0.5
 
@@ -45,6 +41,9 @@ _CONTEXT = decimal.Context(prec=50, traps=[decimal.InvalidOperation])
 _SECONDS_PER_TICK = Decimal("1e-7")
 
 
+# A count of today needs 54 bits and a double has 53. So a count is kept in two doubles: whole days, and the rest of
+# the last day. Up to 2^27 days are exact, because TICKS_PER_DAY has only 26 bits before its trailing zeros.
+
 # astropy also passes a second value to these readers, which is None for text and Decimal.
 
 
@@ -52,8 +51,8 @@ def _halves_of_number(value: str | Decimal, _: object = None) -> tuple[float, fl
     number = Decimal(value)
     if not number.is_finite():
         raise ValueError(f"not a finite number: {value!r}")
-    days, rest = _CONTEXT.divmod(number, Decimal(_TICKS_PER_DAY))
-    return float(days) * _TICKS_PER_DAY, float(rest)
+    days, rest = _CONTEXT.divmod(number, Decimal(TICKS_PER_DAY))
+    return float(days) * TICKS_PER_DAY, float(rest)
 
 
 def _halves_of_bytes(value: bytes, _: object = None) -> tuple[float, float]:
@@ -61,7 +60,7 @@ def _halves_of_bytes(value: bytes, _: object = None) -> tuple[float, float]:
 
 
 def _halves_of_long(val1: Any, val2: Any) -> tuple[Any, Any]:
-    whole = np.trunc(val1 / _TICKS_PER_DAY) * _TICKS_PER_DAY
+    whole = np.trunc(val1 / TICKS_PER_DAY) * TICKS_PER_DAY
     return whole.astype(np.float64), (val1 - whole + val2).astype(np.float64)
 
 
@@ -131,7 +130,7 @@ class TimeDiscos(TimeUnix):  # type: ignore[misc]  # astropy ships no type infor
 
     # Class attributes only: astropy calls __init__ in its own ways when it copies a time or calculates with it.
     name = "discos"
-    unit = 1.0 / _TICKS_PER_DAY
+    unit = 1.0 / TICKS_PER_DAY
     # Name, numpy type, reader, writer. astropy uses the first one with a matching type. Its own readers and writers
     # put the whole count into one double, which would round it.
     subfmts = (
@@ -161,8 +160,8 @@ def time_from_ticks(ticks: int) -> Time:
     TypeError
         If `ticks` is not an integer.
     """
-    days, rest = divmod(operator.index(ticks), _TICKS_PER_DAY)
-    return Time(float(days * _TICKS_PER_DAY), float(rest), format="discos", scale="utc")
+    days, rest = divmod(operator.index(ticks), TICKS_PER_DAY)
+    return Time(float(days * TICKS_PER_DAY), float(rest), format="discos", scale="utc")
 
 
 def ticks_from_time(time: Time) -> Ticks:
@@ -197,7 +196,7 @@ def ticks_from_time(time: Time) -> Ticks:
         except ScaleValueError as error:
             raise ValueError(str(error)) from error
     days, rest = time.jd1 - _EPOCH_JD1, time.jd2 - _EPOCH_JD2
-    return Ticks(_count(days * _TICKS_PER_DAY, rest * _TICKS_PER_DAY))
+    return Ticks(_count(days * TICKS_PER_DAY, rest * TICKS_PER_DAY))
 
 
 def parse_unix_time(text: str) -> Time:

@@ -28,6 +28,7 @@ __all__ = [
     "parse_integer",
     "parse_path",
     "path_text",
+    "plain_number",
     "plain_texts",
     "texts",
     "without_escapes",
@@ -232,7 +233,7 @@ def _text_of(value: Any, field: FieldLike | None) -> str:
     try:
         if hasattr(value, "jd1") or isinstance(value, Ticks):
             return Ticks.of(value).unix_text()
-        return _number(_plain_number(value), field)
+        return _number(plain_number(value), field)
     except (TypeError, ValueError, OverflowError) as problem:
         raise UnsendableError(str(problem)) from problem
 
@@ -279,7 +280,7 @@ def plain_texts(kind: str) -> PlainTexts:
 _TRUTH = {True: "1", False: "0"}
 
 
-def _plain_number(value: Any) -> bool | int | float:
+def plain_number(value: Any) -> bool | int | float:
     """Convert any scalar number to a Python number: a numpy scalar, Decimal, Fraction or IntEnum."""
     if getattr(value, "unit", None) is not None:
         raise UnsendableError(f"{value!r} has a unit: return its value in the unit of the protocol")

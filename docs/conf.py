@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, get_type_hints
 
 from docutils import nodes
 from docutils.utils import new_document
@@ -23,7 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # From a checkout as it is, hence after the line above.
-from discosbackend import __version__  # noqa: E402
+from discosbackend import __version__, commands  # noqa: E402
+from discosbackend.simulator.instrument import model  # noqa: E402
+from discosbackend.simulator.signal import sky  # noqa: E402
+from discosbackend.testing import profile  # noqa: E402
 
 project = "discosbackend"
 author = "The discosbackend developers"
@@ -106,8 +111,19 @@ def improve_signature(
     return signature and signature.replace("<factory>", "..."), returned
 
 
+def show_plain_types(module: ModuleType) -> None:
+    """Remove the unit and the range, which are for the schema, from the annotations of the classes of a module."""
+    for member in vars(module).values():
+        if isinstance(member, type) and member.__module__ == module.__name__:
+            member.__annotations__ = get_type_hints(member)
+            if is_dataclass(member):
+                member.__init__.__annotations__ = get_type_hints(member.__init__, vars(module))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the above; Sphinx calls this."""
+    for module in (commands, model, sky, profile):
+        show_plain_types(module)
     app.add_directive("top-level", TopLevel)
     app.connect("source-read", lead_to_pages)
     app.connect("autodoc-process-signature", improve_signature)

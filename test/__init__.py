@@ -1,6 +1,10 @@
-"""The tests, and with test_simulator_server the reusable TestCase at work."""
+"""The tests, and with test_simulator_server the reusable TestCase at work.
+
+With DISCOS_TEST_REACTOR=asyncio in the environment, the processes of the tests serve on the asyncio reactor.
+"""
 
 import importlib.util
+import os
 import signal
 
 
@@ -30,5 +34,14 @@ def _set_hypothesis_profile() -> None:
     settings.load_profile("tests")
 
 
+def _install_reactor() -> None:
+    """Install the reactor that the environment names. The process in which the kit serves a backend does this too."""
+    if os.environ.get("DISCOS_TEST_REACTOR") == "asyncio":
+        from twisted.internet import asyncioreactor
+
+        asyncioreactor.install()
+
+
 _default_signals_for_children()
+_install_reactor()
 _set_hypothesis_profile()

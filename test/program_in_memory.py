@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import twisted.logger
 from twisted.internet.defer import maybeDeferred
 
 from discosbackend.cli import server
@@ -26,6 +29,9 @@ class Program:
         self._err = err
         self.announced = out.getvalue().splitlines()
         self.port, self._factory, _, self.interface = reactor.tcpServers[-1]
+        # process_as_before() has put a mock there.
+        beginner: Any = twisted.logger.globalLogBeginner
+        self.twisted_observers: list[Any] = beginner.beginLoggingTo.call_args.args[0]
 
     @property
     def factory(self) -> DBFactory:
@@ -50,19 +56,23 @@ class Program:
 
     def stop(self) -> None:
         """Shut down as after SIGTERM. AssertionError if that does not end."""
-        ended: list[object] = []
-        triggers = self.reactor.triggers["before"].pop("shutdown", [])
-        for function, arguments, options in triggers:
-            maybeDeferred(function, *arguments, **options).addBoth(ended.append)
-        self.reactor.pump([0.1] * 100)
-        assert ended == [None] * len(triggers), ended
+        for phase in ("before", "during", "after"):
+            ended: list[object] = []
+            triggers = self.reactor.triggers.get(phase, {}).pop("shutdown", [])
+            for function, arguments, options in triggers:
+                maybeDeferred(function, *arguments, **options).addBoth(ended.append)
+            for _ in range(100):
+                if len(ended) < len(triggers):
+                    self.reactor.advance(0.1)
+            assert ended == [None] * len(triggers), ended
 
 
 @contextmanager
 def served_in_memory(*options: str, cwd: Path | str | None = None) -> Iterator[Program]:
     """The server program with these options, in an empty folder unless `cwd` is given; it is stopped at the end."""
     reactor, out, err = InMemory(), StringIO(), StringIO()
-    with process_as_before(reactor, cwd):
+    # A program exits some time after its shutdown; this process must not.
+    with process_as_before(reactor, cwd), mock.patch.object(server, "_leave_soon", return_value=None):
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 server.main(as_from_a_shell(options))

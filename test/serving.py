@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Timer
-from typing import IO
+from typing import IO, Any
 
-from .settings import PATIENCE
+from .settings import PATIENCE, REACTOR
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
@@ -32,6 +33,12 @@ def bare_environment() -> dict[str, str]:
     found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(entry for entry in found if entry and Path(entry).resolve() != ROOT)
     return {**os.environ, "PYTHONPATH": path}
+
+
+def run_python(*arguments: str | Path, check: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """An interpreter that has run to its end, and what it said. `settings` are for subprocess.run()."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=check, **settings)
 
 
 class Server:
@@ -126,6 +133,8 @@ def program(*options: str) -> list[str]:
     """The command that serves from the checkout, on a free port; what is simulated records nothing unless told to."""
     if not {"--data", "--backend"} & set(options):
         options = ("--no-data", *options)
+    if "--reactor" not in options and REACTOR != "default":
+        options = ("--reactor", REACTOR, *options)
     return [sys.executable, str(SCRIPT), "--port", "0", *options]
 
 
@@ -138,7 +147,9 @@ def served(*options: str, cwd: Path | str = ROOT) -> Iterator[Server]:
 
 @contextmanager
 def served_by(code: str, cwd: Path | str = ROOT) -> Iterator[Server]:
-    """A fresh interpreter that runs `code`, which ends in run_server."""
+    """A fresh interpreter that runs `code`, which ends in run_server, on the reactor of the tests."""
+    if REACTOR == "asyncio":
+        code = f"from twisted.internet import asyncioreactor; asyncioreactor.install()\n{code}"
     with _ready(Server([sys.executable, "-c", code], cwd)) as server:
         yield server
 
@@ -189,3 +200,17 @@ def ask(connection: socket.socket, *requests: bytes) -> list[bytes]:
     """Send requests in one go and return as many lines."""
     connection.sendall(b"".join(request + b"\r\n" for request in requests))
     return [read_line(connection) for _ in requests]
+
+
+def connected(port: int, process: Any) -> socket.socket:
+    """Return a connection after its greeting. The server does not report when it is ready, so try again if refused."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.is_alive():
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        except ConnectionRefusedError:
+            process.join(0.01)
+        else:
+            assert read_line(connection) == b"!version,ok,1.4\r\n"
+            return connection
+    raise AssertionError("the server never listened")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-__all__ = ["HAS_TLS", "LONG", "PATIENCE", "long_only", "needs_pyserial", "needs_tls", "wait_until"]
+__all__ = ["HAS_TLS", "LONG", "PATIENCE", "REACTOR", "long_only", "needs_pyserial", "needs_tls", "wait_until"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ DISCOS_TEST_PATIENCE multiplies it.
 
 LONG = os.environ.get("DISCOS_TEST_LONG", "") not in ("", "0")
 """Whether every repetition is wanted (`./run_tests --long`) or a few of each kind are enough."""
+
+REACTOR = os.environ.get("DISCOS_TEST_REACTOR", "default")
+"""The reactor on which the servers of the tests run, `default` or `asyncio`."""
 
 HAS_TLS = importlib.util.find_spec("OpenSSL") is not None
 """Whether pyOpenSSL is installed, which `ssl:` endpoints need."""

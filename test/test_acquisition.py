@@ -119,7 +119,7 @@ class Bench:
             raise AssertionError(f"{role} was told {instant!r}, which is no Ticks")
         error = self.raises[role]
         if error is not None:
-            raise error
+            raise error.with_traceback(None)
         self.told.append((role, int(instant)))
         self.late.append(self.now() - instant)
         return self.does[role](instant) if role in self.does else None
@@ -548,13 +548,20 @@ class ComingDueTests(AcquisitionTestCase):
 
     def test_a_flood_of_times_that_change_nothing(self) -> None:
         """A client can arm a stop every millisecond: five lines of a kind a second, and a count."""
-        for verb, words in (("stop", "not acquiring"), ("start", "already acquiring"), ("fails", "failed")):
-            with self.subTest(verb):
-                bench = acquiring_bench() if verb == "start" else Bench()
-                bench.raises["begin"] = RuntimeError("no") if verb == "fails" else None
+        failed, refused = RuntimeError("no"), BackendError("no")
+        for bench, verb, problem, words in (
+            (Bench(), "stop", None, "not acquiring"),
+            (acquiring_bench(), "start", None, "already acquiring"),
+            (Bench(), "start", failed, "failed"),
+            (acquiring_bench(), "stop", failed, "failed"),
+            (Bench(), "start", refused, "refused"),
+            (acquiring_bench(), "stop", refused, "refused"),
+        ):
+            with self.subTest(verb=verb, words=words):
+                bench.raises.update(begin=problem, end=problem)
                 with self.assertLogs(ROOM, logging.WARNING) as logs:
                     for _ in range(500):
-                        bench.do("start" if verb == "fails" else verb, bench.now() + MILLISECOND)
+                        bench.do(verb, bench.now() + MILLISECOND)
                         bench.wait(2 * MILLISECOND)
                     bench.wait(2 * SECOND)
                 messages = [record.getMessage() for record in logs.records]

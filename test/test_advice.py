@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import unittest
+from asyncio import sleep
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -14,8 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from discosbackend import Argument, Backend, DBProtocolHandler, blocking, command
-from discosbackend.advice import _is_one_slip, asyncio_cure, misspelt_methods, signature_problems
+from discosbackend.advice import (
+    _is_one_slip,
+    asyncio_methods,
+    misspelt_methods,
+    signature_problems,
+)
 from discosbackend.commands import COMMANDS
+from discosbackend.coroutines import asyncio_cure, deferred_of, future_of
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
 from .backend_simulator import BackendSimulator
@@ -346,14 +354,99 @@ class AsyncioTests(unittest.TestCase):
             problem = raised_by(run)
             with self.subTest(str(problem)):
                 cure = asyncio_cure(problem)
-                self.assertIn("asyncio does not run in this server", cure)
-                self.assertIn("await deferLater(reactor, 1.0)", cure)
-                self.assertIn("@blocking", cure)
+                self.assertEqual(
+                    cure,
+                    "asyncio does not run in this server: start it with --reactor asyncio, or run_server(..., "
+                    'reactor="asyncio"), or write `reactor = "asyncio"` in the class of the backend',
+                )
 
-    def test_on_the_reactor_that_runs_asyncio(self) -> None:
-        with mock.patch("discosbackend.advice._runs_on_asyncio", lambda: True):
-            cure = asyncio_cure(RuntimeError("await wasn't used with future"))
-        self.assertIn("Deferred.fromFuture(asyncio.ensure_future(...))", cure)
+    def test_real_ones_where_asyncio_runs(self) -> None:
+        async def deferred_in_a_task() -> None:
+            await asyncio.gather(waits(Deferred()))
+
+        async def waits(deferred: Deferred[None]) -> None:
+            await deferred
+
+        async def run_in_the_loop() -> None:
+            coroutine = asyncio.sleep(0)
+            try:
+                asyncio.run(coroutine)
+            finally:
+                coroutine.close()
+
+        async def loop_of_a_thread() -> None:
+            await asyncio.to_thread(asyncio.get_running_loop)
+
+        async def driven_by_twisted() -> None:
+            await Deferred.fromCoroutine(asyncio.sleep(1))
+
+        for method, expected in (
+            (deferred_in_a_task, "start the task with self.spawn(...)"),
+            (run_in_the_loop, "write `async def`, and await the coroutine"),
+            (loop_of_a_thread, "leave out @blocking"),
+            (driven_by_twisted, "await the coroutine itself instead of a Deferred of it"),
+        ):
+
+            async def cured(method: Any = method) -> str:
+                try:
+                    await future_of(deferred_of(method()))
+                except RuntimeError as problem:
+                    return asyncio_cure(problem)
+                raise AssertionError("it did not fail")
+
+            with self.subTest(method.__name__):
+                self.assertIn(expected, asyncio.run(cured()))
+
+    def test_coroutines_that_use_asyncio(self) -> None:
+        class Mine(Backend):
+            async def get_tp0(self) -> None:
+                await asyncio.sleep(1)
+
+            async def get_tpi(self) -> None:
+                async def inner() -> None:
+                    await sleep(1)
+
+                await inner()
+
+            async def get_rms(self) -> None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.park()
+
+            @blocking
+            def get_ddcoffset(self) -> None:
+                asyncio.run(self.measure())
+
+            async def measure(self) -> None:
+                await asyncio.sleep(1)
+                await self.measure()
+
+            async def server_started(self) -> None:
+                await self.measure()
+
+            @command("sweep")
+            async def sweep(self) -> None:
+                await asyncio.wait_for(self.park(), 1)
+
+            async def park(self) -> None:
+                await Deferred()
+
+        rest = "() of Mine uses asyncio, but asyncio does not run in this server: "
+        found = [problem.partition(rest)[0] for problem in asyncio_methods(Mine(), ["sweep"])]
+        self.assertEqual(found, ["get_tp0", "get_tpi", "server_started", "sweep"])
+        with self.assertLogs("discosbackend.handlers", "WARNING") as logs:
+            DBProtocolHandler(Mine(), reactor=Clock()).start()
+        self.assertEqual(len([line for line in logs.output if "WARNING" in line and "--reactor asyncio" in line]), 4)
+
+    def test_nothing_is_told_where_asyncio_runs(self) -> None:
+        class Mine(Backend):
+            async def get_tp0(self) -> None:
+                await asyncio.sleep(1)
+
+        async def started() -> None:
+            DBProtocolHandler(Mine(), reactor=Clock()).start()
+
+        with self.assertNoLogs("discosbackend.handlers"):
+            asyncio.run(started())
 
     def test_any_other(self) -> None:
         for problem in (RuntimeError("no link"), ValueError("no running event loop"), KeyError(1)):

@@ -33,6 +33,9 @@ ON_DEMAND = ("ticks", "timediscos")
 NUMPY = {"passband", "mean", "spectra", "total_power", "pointing", "layout", "metadata"}
 ASTROPY = {"layout", "metadata"}
 
+# What a server imports only if its backend uses it.
+OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
+
 
 @dataclass
 class Layers:
@@ -251,7 +254,7 @@ class LoadingTests(unittest.TestCase):
 
     def test_what_a_backend_needs_loads_no_astropy(self) -> None:
         names = "Acquisition, Argument, Backend, BackendError, Ticks, blocking, command"
-        self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy")
+        self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy", *OF_FEW)
 
     def test_the_client_loads_no_twisted(self) -> None:
         for code in ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port"):
@@ -264,7 +267,11 @@ class LoadingTests(unittest.TestCase):
         # Everything but running the reactor.
         serve = "from discosbackend.cli import server; server.run_service = lambda *_, **__: None; server.main"
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
+            Path(folder, "mine.py").write_text(
+                "from discosbackend import Argument, Backend, command\n\n\nclass Mine(Backend):\n"
+                "    @command('a', Argument('n', 'integer'))\n    def a(self, n: int) -> None: ...\n"
+                "    @command('b')\n    def b(self) -> None: ...\n"
+            )
             for options, wanted in ((["--backend", "mine:Mine"], False), (["--no-data"], True)):
                 with self.subTest(options):
                     loaded = self.loaded(f"{serve}({options})", folder)
@@ -273,6 +280,7 @@ class LoadingTests(unittest.TestCase):
                     simulator = {name for name in loaded if name.startswith("discosbackend.simulator")}
                     self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
                     self.assertEqual(bool(simulator), wanted, simulator)
+                    self.assertEqual(loaded & OF_FEW, set())
 
 
 def normalized(distribution_name: str) -> str:

@@ -48,7 +48,9 @@ class BackendTests(unittest.TestCase):
     rows = tuple(row for row in COMMANDS.values() if row.name != "version")
 
     def test_one_method_a_command_and_the_hooks(self) -> None:
-        self.assertEqual(set(methods_of(Backend)), {row.method for row in self.rows} | {*HOOKS, "own_commands"})
+        self.assertEqual(
+            set(methods_of(Backend)), {row.method for row in self.rows} | {*HOOKS, "own_commands", "spawn"}
+        )
 
     def test_parameters_and_their_order(self) -> None:
         for row in self.rows:

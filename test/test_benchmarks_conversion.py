@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from benchmarks import conversion
+from benchmarks import conversion, load
 from benchmarks.presets import QUICK
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
@@ -44,12 +44,12 @@ class ConversionTests(FakesTests):
                 test.loops -= self.loop
 
         clock = mock.Mock(perf_counter=lambda: self.now, sleep=lambda _: None)
+        self.put(load, ask=self.ask)
         self.put(
             conversion,
             Companion=FakeCompanion,
             Server=self.serve,
             connect=lambda _: nullcontext(mock.Mock()),
-            ask=self.ask,
             time=clock,
             unpin=self.unpinned.append,
         )
@@ -96,7 +96,7 @@ class ConversionTests(FakesTests):
         def ask(*_: Any) -> str:
             return "!convert-data,fail,disk full"
 
-        self.put(conversion, ask=ask)
+        self.put(load, ask=ask)
         with self.assertRaisesRegex(NotMeasured, "was answered !convert-data,fail,disk full"):
             self.rows()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks import recording
+from benchmarks import load, recording
 from benchmarks.presets import QUICK
 from benchmarks.servers import NotMeasured
 from benchmarks.table import Row
@@ -37,11 +37,11 @@ class RecordingTests(FakesTests):
         clock = mock.Mock(monotonic=lambda: self.now, perf_counter=lambda: self.now, sleep=self.sleep)
         control = mock.MagicMock()
         control.__enter__.return_value.state = lambda: {"files": {"newest": self.newest}}
+        self.put(load, ask=self.ask)
         self.put(
             recording,
             _server=lambda _: server,
             connect=nullcontext,
-            ask=self.ask,
             time=clock,
             SimulatorControl=lambda _: control,
         )
@@ -104,7 +104,7 @@ class RecordingTests(FakesTests):
                 self.rows()
 
     def test_a_reply_that_is_wrong(self) -> None:
-        self.put(recording, ask=lambda _, line: "!start,fail,data folder unwritable" if line == "?start" else "!x,ok")
+        self.put(load, ask=lambda _, line: "!start,fail,data folder unwritable" if line == "?start" else "!x,ok")
         with self.assertRaisesRegex(NotMeasured, r"\?set-configuration,SKARAB_3 was answered !x,ok"):
             self.rows()
 

@@ -105,6 +105,20 @@ class ExchangeTests(FakesTests):
                 everybody = {(count, request, deep) for _, count, request, _, deep in self.seen}
                 self.assertEqual(everybody, {(clients, STATUS, depth)})
 
+    def test_on_the_asyncio_reactor(self) -> None:
+        self.LOADS = {**self.LOADS, "on asyncio": Load(400, [])}
+        self.put(throughput, our_server_on_asyncio=lambda: FakeServer("on asyncio"))
+        self.assertEqual(
+            throughput.on_asyncio(PRESET),
+            [
+                Row("rate: one client, one request at a time", "400/s", "800/s", "0.50 ×"),
+                Row("rate: 50 clients, one request each at a time", "400/s", "800/s", "0.50 ×"),
+                Row("rate: one client pipelining 100", "400/s", "800/s", "0.50 ×"),
+            ],
+        )
+        servers = [server for server, *_ in self.seen[:8]]
+        self.assertEqual(servers, ["on asyncio", "ours"] * 2 + ["ours", "on asyncio"] + ["on asyncio", "ours"])
+
     def test_turns(self) -> None:
         throughput.fifty_clients(PRESET)
         warm, first = ["ours", "twisted", "asyncio", "floor"], ["ours", "twisted", "asyncio", "floor"]
@@ -239,7 +253,7 @@ def late(*microseconds: tuple[int, float]) -> list[float]:
 class PunctualityTests(FakesTests):
     def rows(self, name: str, ours: list[float], bare: list[float]) -> list[Row]:
         """What one of the measurements makes of that lateness."""
-        self.put(punctuality, _measure=lambda *_: (ours, bare))
+        self.put(punctuality, _measure=lambda *_, **__: (ours, bare))
         rows: list[Row] = getattr(punctuality, name)(PRESET)
         return rows
 
@@ -250,6 +264,8 @@ class PunctualityTests(FakesTests):
             ("idle", "≤ 20 µs", "≤ 100 µs above", False),
             ("under_load", "≤ 20 µs", "≤ 1 ms above", True),
             ("during_nap", "≤ 20 µs", "≤ 1 ms above", True),
+            ("idle_on_asyncio", "≤ 20 µs", "≤ 1 ms above", True),
+            ("under_load_on_asyncio", "≤ 20 µs", "≤ 1 ms above", True),
             ("during_compute", "≤ 1 ms", "", None),
         ):
             with self.subTest(name):
@@ -260,6 +276,26 @@ class PunctualityTests(FakesTests):
                     Row("latest", "5 ms", "400 µs (control)"),
                 ]
                 self.assertEqual(self.rows(name, ours, bare), expected)
+
+    def test_the_server_on_the_asyncio_reactor(self) -> None:
+        begun: list[str] = []
+
+        def maker() -> FakeServer:
+            begun.append("on asyncio")
+            return FakeServer("on asyncio")
+
+        self.put(
+            punctuality,
+            our_server_on_asyncio=maker,
+            Companion=mock.MagicMock(),
+            unpin=mock.Mock(),
+            connect=nullcontext,
+            _rows=mock.Mock(),
+            flooded=lambda server: nullcontext(begun.append(server.address)),
+        )
+        for measure in (punctuality.idle_on_asyncio, punctuality.under_load_on_asyncio):
+            measure(replace(PRESET, timed_starts=0))
+        self.assertEqual(begun, ["on asyncio"] * 3)
 
     def test_a_single_early_start(self) -> None:
         for earliest, shown, met in ((-0.1, "-100 ns", False), (0, "0 ns", True), (0.1, "100 ns", True)):

@@ -21,6 +21,8 @@ from xml.etree import ElementTree
 
 from discosbackend import __version__
 from discosbackend.cli import check, check_run
+from discosbackend.line_socket import connected
+from discosbackend.testing import wire
 from discosbackend.testing.case_context import CaseContext
 from discosbackend.testing.cases import Case
 from discosbackend.testing.conformance import CASES
@@ -30,7 +32,7 @@ from discosbackend.testing.runner import Record
 from discosbackend.testing.send_guard import Scope, SendGuard, scope_of
 
 from .programs import Outcome, run_program
-from .serving import ROOT, bare_environment, refusing
+from .serving import ROOT, bare_environment, refusing, run_python
 from .settings import PATIENCE
 from .verdicts import address_of, client_of
 
@@ -417,15 +419,7 @@ class OptionTests(_Folder):
             self.assertIn(text, out)
 
     def test_as_a_program(self) -> None:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), "--version"],
-            cwd=self.folder,
-            env=bare_environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python(str(SCRIPT), "--version", cwd=self.folder, env=bare_environment())
         self.assertEqual(
             (done.returncode, done.stdout), (0, f"discos-backend-check {__version__}, protocol version 1.4\n")
         )
@@ -445,6 +439,19 @@ class ReportTests(_Folder):
         self.assertIn(cases[0], str(told))
         self.assertEqual(len(list(ElementTree.parse(paths["junit"]).iter("testcase"))), 2)
         self.assertIn(cases[1], Path(paths["html"]).read_text(encoding="utf-8"))
+
+    def test_an_ipv6_address(self) -> None:
+        """Connects to another server instead, because not every host has IPv6."""
+        path = self.folder / "json"
+
+        def connect_to_healthy(_: tuple[str, int], timeout: float, error: type[Exception]) -> socket.socket:
+            return connected(address_of("healthy"), timeout, error)
+
+        with mock.patch.object(wire, "connected", connect_to_healthy):
+            status, out, _ = run("[::1]:8978", "--only", "version", "--json", str(path))
+        self.assertEqual(status, 0)
+        self.assertIn("[::1]:8978", out)
+        self.assertEqual(json.loads(path.read_text(encoding="utf-8"))["server"], "[::1]:8978")
 
     def test_nothing_is_left_of_a_run_that_did_not_begin(self) -> None:
         old = self.file("report", "old")

@@ -7,8 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import unittest
@@ -29,7 +27,7 @@ from discosbackend.ticks import Ticks
 from .metadata_files import write_metadata
 from .programs import Outcome, run_program
 from .recordings import BEGINS, opened, record, setup_with, values_of
-from .serving import ROOT, bare_environment
+from .serving import ROOT, bare_environment, run_python
 from .settings import PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-recover"
@@ -311,15 +309,7 @@ class CommandLineTests(RecoverTests):
 
     def test_the_script(self) -> None:
         folder = self.torn()
-        done = subprocess.run(
-            [sys.executable, SCRIPT, self.data, "--list"],
-            cwd=self.folder,
-            env=bare_environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python(SCRIPT, self.data, "--list", cwd=self.folder, env=bare_environment())
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(done.stdout.startswith(f"{folder}\n"), done.stdout)
         self.assertIn("\n    3 whole dumps of 40 ms, 0.12 s\n", done.stdout)

@@ -7,10 +7,15 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 import unittest
+import warnings
 from pathlib import Path
 from signal import SIGTERM
 from unittest import mock
+
+from twisted.logger import Logger, LogLevel
+from twisted.python import threadable
 
 from discosbackend import __version__, ticks
 from discosbackend.cli import server
@@ -20,7 +25,7 @@ from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Outcome, run_program
 from .serving import SCRIPT, Server, ask, bare_environment, program, served
-from .settings import wait_until
+from .settings import PATIENCE, wait_until
 
 NONESUCH = b"!nonesuch,fail,invalid command 'nonesuch'\r\n"
 
@@ -38,6 +43,13 @@ def can_be_bound(address: str) -> bool:
         except OSError:
             return False
         return True
+
+
+class Unfinished:
+    """Its finalizer fails, which Python prints unless a program logs it."""
+
+    def __del__(self) -> None:
+        raise ZeroDivisionError
 
 
 class CommandLineTests(unittest.TestCase):
@@ -141,6 +153,16 @@ class CommandLineTests(unittest.TestCase):
             ):
                 self.assert_refused(1, text, *options, reactor=Listening())
 
+    def test_an_ipv6_port_that_is_in_use(self) -> None:
+        try:
+            taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError as problem:
+            self.skipTest(f"this host has no IPv6: {problem}")
+        with taken:
+            port = str(taken.getsockname()[1])
+            text = f"cannot listen on [::1]:{port}: Address already in use"
+            self.assert_refused(1, text, "--interface", "::1", "--port", port, reactor=Listening())
+
     def test_an_address_that_this_host_has_not(self) -> None:
         address = "192.0.2.1"
         if can_be_bound(address):
@@ -232,6 +254,41 @@ class ProgramTests(unittest.TestCase):
                 self.assertRegex(
                     server.log(), r"CRITICAL twisted: Unhandled error in Deferred(?s:.*)nobody handles this"
                 )
+
+    def test_what_twisted_logs_is_limited_and_counted(self) -> None:
+        """The count is there after a second, and when the server stops before that."""
+        self.enterContext(mock.patch.object(threadable, "ioThread", threading.get_ident()))
+        with served_in_memory("--no-data") as program:
+            (observer,) = program.twisted_observers
+            log = Logger("test", observer=observer)
+
+            def odd_lines() -> list[str]:
+                return [line for line in program.log().splitlines() if "odd" in line]
+
+            for wait in (True, False):
+                before = len(odd_lines())
+                for number in range(100):
+                    log.emit(LogLevel.warn, "odd: {number}", number=number)
+                self.assertEqual(len(odd_lines()) - before, 5)
+                if wait:
+                    program.reactor.advance(1)
+                else:
+                    program.stop()
+                self.assertEqual(len(odd_lines()) - before, 6)
+                self.assertTrue(odd_lines()[-1].endswith(" 95 more lines of this kind left out: odd: {number}"))
+
+    def test_what_python_prints_is_in_the_log(self) -> None:
+        with served_in_memory("--no-data") as program, warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("an odd warning", UserWarning, stacklevel=1)
+            thread = threading.Thread(target=lambda: 1 / 0, name="odd")
+            thread.start()
+            thread.join(PATIENCE)
+            Unfinished()
+            log = program.log()
+        self.assertIn(" WARNING py.warnings: UserWarning: an odd warning ", log)
+        self.assertIn(" ERROR discosbackend.log: thread odd has failed\n", log)
+        self.assertRegex(log, " ERROR discosbackend.log: .*<function Unfinished.__del__")
 
     def test_astropy_must_not_ask_the_network(self) -> None:
         with served_in_memory("--no-data"):

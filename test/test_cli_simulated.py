@@ -103,7 +103,7 @@ class RefusalTests(FolderMixin):
             (("--simulate", wrong), f"instrument {wrong}: colour is not known"),
             (("--simulate", broken), f"instrument {broken} is no TOML file: "),
             (("--simulate", "."), "instrument .: Is a directory"),
-            (("--sky", wrong), f"sky {wrong}: colour must be [sources.NAME] or diode = true or false"),
+            (("--sky", wrong), f"sky {wrong}: colour is not known: known are sources, diode"),
             (("--sky", "nowhere.toml"), "sky nowhere.toml: No such file or directory"),
             (("--faults", wrong), f"faults {wrong}: colour is not known"),
             (("--faults", "nowhere.toml"), "faults nowhere.toml: No such file or directory"),

@@ -6,7 +6,6 @@ import errno
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import unittest
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from discosbackend.client import command_line as program
 from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
 
 from .programs import Outcome, run_program
-from .serving import environment, refusing
+from .serving import environment, refusing, run_python
 from .settings import PATIENCE
 
 GREETING = b"!version,ok,1.4\r\n"
@@ -463,14 +462,7 @@ class ProgramTests(ClientTests):
 
     def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Start a new interpreter with these arguments."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        return run_python(*arguments, env=environment())
 
     def test_prints_the_reply(self) -> None:
         port = self.serve(

@@ -342,6 +342,8 @@ class AddressTests(unittest.TestCase):
             port = listening.getsockname()[1]
         with self.assertRaisesRegex(NoReply, rf"no server at \[::1\]:{port}: "):
             Client("::1", port)
+        with self.assertRaisesRegex(NoReply, r"^\[fe80::1%\.\.x\]:8978 is not a valid address: "):
+            Client("fe80::1%..x", 8978)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import unittest
 from dataclasses import replace
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -394,6 +396,99 @@ class ArgumentTests(unittest.TestCase):
         with self.assertRaises(HandlerException) as caught:
             Argument("power", "integer", minimum=3, complaint="power is too low").parse("2")
         self.assertEqual(str(caught.exception), "power is too low")
+
+    def refusal(self, argument: Argument, text: str) -> str:
+        with self.assertRaises(HandlerException) as caught:
+            argument.parse(text)
+        return str(caught.exception)
+
+    def test_limits(self) -> None:
+        argument = Argument("power", "float", "dBm", minimum=-80, maximum=0.5)
+        self.assertEqual([argument.parse(text) for text in ("-80", "0.5", "-8e1")], [-80.0, 0.5, -80.0])
+        within = "must be a finite decimal number not below -80 and not above 0.5"
+        for text in ("-80.1", "0.6"):
+            self.assertEqual(self.refusal(argument, text), f"wrong power '{text}': {within}")
+        self.assertEqual(self.refusal(argument, "x"), "wrong power 'x': must be a finite decimal number")
+        bits = Argument("bits", "integer", maximum=8)
+        self.assertEqual(bits.parse("8"), 8)
+        self.assertEqual(self.refusal(bits, "9"), "wrong bits '9': must be an integer not above 8")
+        short = Argument("bits", "integer", maximum=8, complaint="too many bits", wildcard=True)
+        self.assertEqual((self.refusal(short, "9"), short.parse("*")), ("too many bits", "*"))
+
+    def test_choices(self) -> None:
+        class Mode(Enum):
+            """By text."""
+
+            FAST = "fast"
+            SLOW = "slow"
+
+        class Bits(IntEnum):
+            """By number."""
+
+            FEW = 8
+            MANY = 16
+
+        for argument, text, value in (
+            (Argument("mode", "text", choices=["fast", "slow"]), "slow", "slow"),
+            (Argument("mode", "text", choices=Mode), "slow", Mode.SLOW),
+            (Argument("bits", "integer", choices=(8, 16)), "+16", 16),
+            (Argument("bits", "integer", choices=Bits), "16", Bits.MANY),
+            (Argument("gain", "float", choices=(0.5, 2)), "5e-1", 0.5),
+            (Argument("gain", "float", choices=(0.5, 2), wildcard=True), "*", "*"),
+        ):
+            with self.subTest(argument=argument):
+                found = argument.parse(text)
+                self.assertEqual((found, type(found)), (value, type(value)))
+        for argument, text, reason in (
+            (Argument("mode", "text", choices=Mode), "FAST", "wrong mode 'FAST': must be fast or slow"),
+            (Argument("mode", "text", choices=["a,b", "c!"]), "d", "wrong mode 'd': must be a?b or c?"),
+            (Argument("bits", "integer", choices=Bits), "9", "wrong bits '9': must be 8 or 16"),
+            (Argument("bits", "integer", choices=(8, 16)), "x", "wrong bits 'x': must be 8 or 16"),
+            (Argument("bits", "integer", choices=(8,), complaint="8 bits only"), "x", "8 bits only"),
+            (
+                Argument("bits", "integer", choices=range(300)),
+                "300",
+                "wrong bits '300': must be 0 or 1 or 2 or 3 or 4 or 5 or 6 or 7 or 8 or 9 or 290 others",
+            ),
+        ):
+            self.assertEqual(self.refusal(argument, text), reason)
+
+    def test_limits_and_choices_that_contradict(self) -> None:
+        for problem, kind, options in (
+            ("only an integer or a float has a minimum: argument 'a' is a text", "text", {"minimum": 1}),
+            ("only an integer or a float has a maximum: argument 'a' is a timestamp", "timestamp", {"maximum": 1}),
+            ("minimum 2 of argument 'a' is above its maximum 1", "float", {"minimum": 2, "maximum": 1}),
+            ("minimum 0.5 of argument 'a' must be an integer", "integer", {"minimum": 0.5}),
+            ("maximum nan of argument 'a' must be a finite number", "float", {"maximum": math.nan}),
+            ("maximum '3' of argument 'a' must be a finite number", "float", {"maximum": "3"}),
+            ("minimum True of argument 'a' must be an integer", "integer", {"minimum": True}),
+            ("choices of argument 'a' leave nothing to a minimum", "integer", {"choices": (1, 2), "minimum": 1}),
+            ("choices of argument 'a' are empty", "text", {"choices": []}),
+            ("must be a list of values or an Enum, not 'fast'", "text", {"choices": "fast"}),
+            ("must be a list of values or an Enum, not 3", "text", {"choices": 3}),
+            ("only an integer, a float or a text has choices: argument 'a' is a boolean", "boolean", {"choices": [1]}),
+            ("choice 1 of argument 'a' is no text that a request can carry", "text", {"choices": ["x", 1]}),
+            ("choice '' of argument 'a' is no text", "text", {"choices": [""]}),
+            (r"choice 'a\\nb' of argument 'a' is no text", "text", {"choices": ["a\nb"]}),
+            ("choice 'Ω' of argument 'a' is no text", "text", {"choices": ["Ω"]}),
+            ("choice True of argument 'a' is no integer", "integer", {"choices": [True]}),
+            ("choice inf of argument 'a' is no float", "float", {"choices": [math.inf]}),
+            ("choices of argument 'a': a value is there twice", "text", {"choices": ["b", "b"]}),
+            ("default 5 of argument 'a' must be not below 6", "integer", {"minimum": 6, "default": 5}),
+            ("default -1 of argument 'a' must be not below 0", "integer", {"minimum": 0, "default": -1}),
+            ("only an integer or a float has a minimum: argument 'a' is a text", "text", {"minimum": 0}),
+            ("default 'b' of argument 'a' is none of its choices", "text", {"choices": ["c"], "default": "b"}),
+        ):
+            with self.subTest(problem), self.assertRaisesRegex(ValueError, problem):
+                Argument("a", kind, optional=True, **options)
+
+    def test_only_inside_of_annotated_can_the_name_and_the_type_be_left_out(self) -> None:
+        for argument in (Argument(minimum=1), Argument("a"), Argument(type="float")):
+            with (
+                self.subTest(argument),
+                self.assertRaisesRegex(TypeError, "needs a name and a type, except inside of A"),
+            ):
+                Command("reset", (argument,))
 
     def test_unknown_types(self) -> None:
         for kind in ("int", "Integer", "", "double", list, None, 5, "time"):

@@ -59,6 +59,17 @@ class DescriptorsTests(unittest.TestCase):
         self.assertEqual(second, "99 more lines of this kind left out: out of file descriptors")
         self.assertEqual([record.levelname for record in logs.records], ["WARNING"] * 2)
 
+    def test_one_warning_a_minute(self) -> None:
+        limited = RateLimitedLogger(logging.getLogger(LOGGER), self.clock.callLater, self.clock.seconds)
+        watch = DescriptorWatch(limited)
+        with self.assertLogs(LOGGER, "WARNING") as logs:
+            for second in range(60):
+                watch({"log_format": "EMFILE recovery: Closed socket from {address}", "address": ("10.0.0.7", second)})
+                self.assertEqual(len(logs.records), 1)
+                self.clock.advance(1)
+        self.assertEqual(len(logs.records), 2)
+        self.assertRegex(logs.records[1].getMessage(), "^59 more lines ")
+
     def test_clients_of_a_unix_socket(self) -> None:
         """Their address is not a host and a port, and mostly empty."""
         for address, words in (

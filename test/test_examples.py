@@ -122,6 +122,25 @@ SESSIONS: dict[str, tuple[str, list[tuple[bytes, bytes]]]] = {
             (b"?start", rb"!start,fail,not supported by this backend"),
         ],
     ),
+    "sensors": (
+        "SensorsBackend",
+        [
+            (b"?set-fan,4000", rb"!set-fan,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,0"),
+            (b"?set-fan,1250,fpga", rb"!set-fan,ok"),
+            (b"?set-fan,2000", rb"!set-fan,ok"),
+            (
+                b"?status",
+                rb"!status,ok," + NOW + rb",fpga\.temperature error 94 degC; adc\.temperature warn 70 degC,0",
+            ),
+            (
+                b"?set-fan,900",
+                rb"!set-fan,fail,wrong speed '900': must be an integer not below 1000 and not above 8000",
+            ),
+            (b"?set-fan,4000,dac", rb"!set-fan,fail,wrong board 'dac': must be adc or fpga"),
+            (b"?set-fan", rb"!set-fan,fail,set-fan needs at least 1 argument"),
+        ],
+    ),
 }
 
 
@@ -402,6 +421,39 @@ class OwnCommandsBackendTests(unittest.TestCase):
         reply = sweeping.received()
         self.assertEqual(reply, b"!tone-sweep,fail,timeout: tone-sweep took longer than 300 s\r\n")
         self.assertEqual(self.status(), b"ok")
+
+
+class SensorsBackendTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.backend = load("sensors").SensorsBackend(period=0.01)
+        self.connection = greeted(DBProtocolHandler(self.backend, reactor=Clock()))
+
+    def status(self) -> str:
+        return self.connection.ask(b"?status\r\n").split(b",")[3].decode()
+
+    def test_before_the_first_poll(self) -> None:
+        self.assertEqual(self.status(), "adc.temperature unknown; fpga.temperature unknown; clock.locked unknown")
+
+    def test_the_clock_and_a_rack_that_does_not_answer(self) -> None:
+        self.backend.rack.locked = False
+        self.backend.poll()
+        self.assertEqual(self.status(), "clock.locked error 0")
+        self.backend.rack.answers = False
+        self.backend.poll()
+        self.assertEqual(self.status(), "adc.temperature unreachable; fpga.temperature unreachable and 1 more")
+        self.backend.rack.answers = self.backend.rack.locked = True
+        self.backend.poll()
+        self.assertEqual(self.status(), "ok")
+
+    def test_the_thread_polls_until_the_server_stops(self) -> None:
+        polled = threading.Event()
+        self.backend.poll = polled.set
+        self.backend.server_started()
+        (thread,) = [each for each in threading.enumerate() if each.name == "poll"]
+        self.assertTrue(polled.wait(PATIENCE))
+        self.backend.server_stopping()
+        thread.join(PATIENCE)
+        self.assertFalse(thread.is_alive())
 
 
 if __name__ == "__main__":

@@ -305,6 +305,17 @@ class LogTests(unittest.TestCase):
         )
         self.assertEqual(len(self.logged(connection, *[b"?stop"] * 100)), 5)
 
+    def test_refusals_are_limited_for_a_minute(self) -> None:
+        connection = self.connect()
+        with self.assertLogs(LOGGER, "INFO") as logs:
+            for _ in range(60):
+                connection.ask(b"?stop\r\n")
+                connection.clock.advance(1)
+                if connection.clock.seconds() < 60:
+                    self.assertLessEqual(len(logs.records), 5)
+        self.assertEqual(len(logs.records), 6)
+        self.assertRegex(logs.records[5].getMessage(), "^55 more lines .*: stop refused for 192.168.1.1$")
+
     def test_a_success_between_refusals(self) -> None:
         lines = self.logged(self.connect(), *[b"?stop", b"?start"] * 50)
         self.assertEqual((len(lines), sum("start from" in line for line in lines)), (55, 50))

@@ -8,7 +8,6 @@ test_blocking's.
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 import threading
 import unittest
@@ -36,7 +35,7 @@ from discosbackend.ticks import Ticks
 
 from .clients import TICKS, Client, FakeReactor, asked, request
 from .in_memory import GENERIC, quiet
-from .settings import PATIENCE
+from .serving import ROOT, run_python
 
 
 def setUpModule() -> None:
@@ -225,14 +224,7 @@ handler.stop()
 assert "twisted.internet.reactor" not in sys.modules, "a reactor was installed"
 print("no reactor")
 """
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).resolve().parent.parent,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python("-c", program, cwd=ROOT)
         self.assertEqual((done.stdout, done.returncode), ("no reactor\n", 0), done.stderr)
 
 

@@ -68,7 +68,7 @@ EVERYTHING = {
             ),
         ),
     ),
-    "valid_arguments": ("{sweep = [-10.5]}", {"sweep": [-10.5]}),
+    "valid_arguments": ("{sweep = [-10.5]}", {"sweep": (-10.5,)}),
     "clock_tolerance": ("0", 0),
     "lead": ("0.5", 0.5),
     "early_tolerance": ("0.1", 0.1),
@@ -116,7 +116,7 @@ class KeyTests(_Files):
         own = '[own_commands.load]\narguments = [{name = "file", type = "path"}, {name = "x", type = "text"}]\n'
         profile = self.load(f'valid_filename = "/\u0141\u03a9.fits"\n[valid_arguments]\nload = ["\u03a9", "x"]\n{own}')
         self.assertEqual(profile.valid_filename, "/\u0141\u03a9.fits")
-        self.assertEqual(profile.valid_arguments, {"load": ["\u03a9", "x"]})
+        self.assertEqual(profile.valid_arguments, {"load": ("\u03a9", "x")})
         with self.assertRaisesRegex(ProfileError, "valid_arguments must be "):
             self.load(f'[valid_arguments]\nload = ["x", "\u03a9"]\n{own}')
 
@@ -127,7 +127,8 @@ class KeyTests(_Files):
     def test_wrong_values(self) -> None:
         for text, wanted in [
             ("valid_config = 3", "valid_config is not known: did you mean valid_configuration?"),
-            ("zzz = 3", "zzz is not known"),
+            ("zzz = 3", "zzz is not known: known are valid_configuration, "),
+            ("[own_commands.reset]\nmethod = 'x'", "own_commands.reset.method is not known"),
             ("told = 3", "told is not known"),
             ("valid_configuration = 3", "valid_configuration must be text that a request can carry, not 3"),
             ('valid_configuration = ""', "must be text that a request can carry"),
@@ -155,42 +156,61 @@ class KeyTests(_Files):
                 "a list of commands of the protocol or of own_commands, such as [\"backend-park\"], not ['park']",
             ),
             ("own_commands = 3", "own_commands must be a table of commands, such as [own_commands.reset], not 3"),
-            ("[own_commands]\nreset = 3", "[own_commands.reset] must be a table with arguments, reply, "),
+            ("[own_commands]\nreset = 3", "own_commands.reset must be a table with arguments, reply, "),
             ("[own_commands.start]", "'start' in own_commands is a command of the protocol, which is tested anyway"),
-            ('[own_commands."a b"]', "[own_commands.a b]: 'a b' is no command name"),
+            ('[own_commands."a b"]', "own_commands.'a b': 'a b' is no command name"),
             (
                 "[own_commands.reset]\nargument = 3",
-                "[own_commands.reset]: argument is not known: did you mean arguments?",
+                "own_commands.reset.argument is not known: did you mean arguments?",
             ),
-            ("[own_commands.reset]\narguments = 3", "[own_commands.reset]: arguments must be a list of tables, not 3"),
-            ("[own_commands.reset]\nhelp = true", "[own_commands.reset]: help must be text, not True"),
+            (
+                "[own_commands.reset]\narguments = 3",
+                "own_commands.reset.arguments must be a list of tables with name, type, unit, optional",
+            ),
+            ("[own_commands.reset]\nhelp = true", "own_commands.reset.help must be text, not true"),
             (
                 '[own_commands.reset]\nlane = "slow"',
-                "[own_commands.reset]: lane 'slow' of reset is none of reads, device",
+                "own_commands.reset: lane 'slow' of reset is none of reads, device",
             ),
             (
                 "[own_commands.reset]\narguments = [3]",
-                "arguments of [own_commands.reset] must be a table with name, type",
+                "own_commands.reset.arguments[0] must be a table with name, type",
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x"}]',
-                "arguments of [own_commands.reset]: each needs a type",
+                "own_commands.reset.arguments[0].type is needed: text",
             ),
             (
                 '[own_commands.reset]\nreply = [{name = "x", type = "number"}]',
-                "reply of [own_commands.reset]: type 'number' of reply field 'x' is none of integer, float",
+                "own_commands.reset.reply[0]: type 'number' of reply field 'x' is none of integer, float",
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = 1}]',
-                "arguments of [own_commands.reset]: only an integer or a float has a minimum",
+                "own_commands.reset.arguments[0]: only an integer or a float has a minimum: argument 'x' is a text",
             ),
             (
                 '[own_commands.reset]\narguments = [{name = "x", type = "text", minimum = true}]',
-                "arguments of [own_commands.reset]: minimum must be a whole number, not True",
+                "own_commands.reset.arguments[0].minimum must be a number, not true",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", maximum = "2"}]',
+                "own_commands.reset.arguments[0].maximum must be a number, not '2'",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "float", minimum = 2.5, maximum = 2}]',
+                "own_commands.reset.arguments[0]: minimum 2.5 of argument 'x' is above its maximum 2",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = []}]',
+                "own_commands.reset.arguments[0].choices must be a list that is not empty, not []",
+            ),
+            (
+                '[own_commands.reset]\narguments = [{name = "x", type = "text", choices = true}]',
+                "own_commands.reset.arguments[0].choices must be a list that is not empty, not true",
             ),
             (
                 '[own_commands.reset]\narguments = [{name="x", type="text", optional=true}, {name="y", type="text"}]',
-                "[own_commands.reset]: reset has an optional argument before one that is needed",
+                "own_commands.reset: reset has an optional argument before one that is needed",
             ),
             ("valid_arguments = 3", "valid_arguments must be a table of own_commands, each with a list of arguments"),
             ("[valid_arguments]\nreset = [[1]]\n[own_commands.reset]", "reset needs no arguments"),
@@ -203,7 +223,7 @@ class KeyTests(_Files):
                 '[deviations]\n"reset/acept" = "x"\n[own_commands.reset]',
                 "no case is called 'reset/acept' in [deviations]: did you mean reset/accepts?",
             ),
-            ("lead = nan", "a number of seconds, 0 or more, at most a year, not nan"),
+            ("lead = nan", "lead must be a number of seconds from 0 to a year, not nan"),
             ("lead = inf", "a number of seconds"),
             ("late_tolerance = true", "a number of seconds"),
             ("reply_timeout = 0", "a number of seconds above 0, at most a day, not 0"),
@@ -212,7 +232,7 @@ class KeyTests(_Files):
             ("start_when_acquiring = true", "text that a request can carry, not true"),
             ('stop_when_idle = "never"', '"fail" or "ok", not \'never\''),
             ("deviations = 3", "a table of case ids, each with a sentence, not 3"),
-            ('[deviations]\n"start/timed" = 3', "a table of case ids, each with a sentence, not a table"),
+            ('[deviations]\n"start/timed" = 3', "deviations.'start/timed' must be one line of text, not 3"),
             (
                 '[deviations]\n"start/timd" = "x"',
                 "no case is called 'start/timd' in [deviations]: did you mean start/timed?",

@@ -170,10 +170,11 @@ class TcpWire(Wire):  # type: ignore[misc]  # not all of the interface
 class TransportTests(unittest.TestCase):
     """What is asked of the transport."""
 
-    def test_keepalive(self) -> None:
+    def test_tcp(self) -> None:
+        """A lost network is noticed, and a small reply is not kept back."""
         transport = TcpWire()
         self.assertEqual(Connection(AlwaysOkHandler(), transport).received(), GREETING)
-        self.assertIs(transport.settings["keepalive"], True)
+        self.assertEqual(transport.settings, {"keepalive": True, "nodelay": True})
 
     def test_local_socket(self) -> None:
         """Twisted's claim to be TCP's, but know none of its settings."""

@@ -214,6 +214,44 @@ class LogTests(unittest.TestCase):
                 self.assertTrue(records[5].getMessage().startswith("995 more lines"), records[5].getMessage())
                 self.assertEqual(records[6].msg, records[4].msg)
 
+    def test_causes_that_cannot_be_printed(self) -> None:
+        class Mute(RuntimeError):
+            def __str__(self) -> str:
+                raise SystemExit(3)
+
+        def fail_silently(_: Message) -> Message:
+            raise Mute
+
+        connection = self.connect(Scripted(fail_silently))
+        with self.logged() as records:
+            connection.ask(b"?x\n" * 1000)
+        self.assertEqual(len(records), 5)
+        self.assertEqual(records[1].getMessage(), "x from 192.168.1.1:54321 failed, and the cause cannot be printed")
+
+    def test_a_listener_that_always_fails(self) -> None:
+        connection = self.connect(AlwaysOkHandler())
+        connection.factory.listeners.append(mock.Mock(side_effect=ValueError("x")))
+        with self.logged("ERROR") as records:
+            self.assertEqual(connection.ask(b"?status\n" * 100), b"!status,ok\r\n" * 100)
+            self.assertEqual(len(records), 5)
+            connection.clock.advance(1)
+        self.assertEqual(records[5].getMessage(), "95 more lines of this kind left out: listener")
+
+    def test_commands_that_cannot_be_cancelled_at_the_end(self) -> None:
+        def canceller(_: Any) -> None:
+            raise RuntimeError("no way back")
+
+        first = self.connect(Scripted(lambda _: Deferred(canceller)))
+        for _ in range(100):
+            greeted(first.factory).ask(b"?x\r\n")
+        first.factory.finish(1)
+        with self.logged("ERROR") as records:
+            first.clock.advance(1)
+            self.assertEqual(len(records), 5)
+            first.clock.advance(1)
+        self.assertEqual(records[0].getMessage(), "cancelling a command failed")
+        self.assertEqual(records[5].getMessage(), "95 more lines of this kind left out: cancelling")
+
     def test_floods_from_many_connections(self) -> None:
         first = self.connect(AlwaysOkHandler())
         with self.logged() as records:

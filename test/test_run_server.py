@@ -8,8 +8,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import textwrap
 import time
@@ -24,7 +22,7 @@ from discosbackend.grammar import parse_message
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
-from .serving import ROOT, ask, read_line, served_by
+from .serving import ROOT, ask, connected, read_line, run_python, served_by
 from .settings import PATIENCE
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -319,32 +317,11 @@ def children(pid: int) -> list[int]:
     return [os.pidfd_open(int(each)) for each in listed]
 
 
-def connected(port: int, process: Any) -> socket.socket:
-    """Return a connection after its greeting. The server does not report when it is ready, so try again if refused."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.is_alive():
-        try:
-            connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        except ConnectionRefusedError:
-            process.join(0.01)
-        else:
-            assert read_line(connection) == b"!version,ok,1.4\r\n"
-            return connection
-    raise AssertionError("the server never listened")
-
-
 class AfterwardsTests(unittest.TestCase):
     """Tests of the state of a process after run_server, in fresh interpreters."""
 
     def run_code(self, code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            cwd=ROOT,
-        )
+        done = run_python("-c", textwrap.dedent(code), cwd=ROOT)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         return done.stdout
 

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from discosbackend import Argument, Backend, BackendError, command
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import UnsendableError
 from discosbackend.handlers import DBProtocolHandler, HandlerException
 from discosbackend.scheduler import Scheduler
 
@@ -260,6 +261,75 @@ class SchedulerTests(SchedulerTestCase):
         asks("set-shift", "2", lambda: asks("set-shift", "4"))
         self.bench.open("1")
         self.assertEqual(self.bench.begun, ["1", "shift 2", "shift 3", "shift 4"])
+
+
+class NestedTests(unittest.TestCase):
+    """A method of the device that asks for another command of the device while it is being called."""
+
+    def setUp(self) -> None:
+        self.log: list[str] = []
+        self.gates: list[Deferred[Any]] = []
+        self.outcomes: list[Any] = []
+
+    def nested(self, outer: Callable[[], Any]) -> DBProtocolHandler:
+        """Serve a backend whose set_shift() asks for set-filename, which takes until its gate is opened."""
+        test = self
+
+        class Nested(Backend):
+            def set_shift(self, shift: int) -> Any:
+                test.log.append("shift begins")
+                test.ask("set-filename", "f")
+                return outer()
+
+            async def set_filename(self, path: str) -> None:
+                test.log.append("filename begins")
+                test.gates.append(Deferred())
+                await test.gates[-1]
+                test.log.append("filename ends")
+
+        self.handler = DBProtocolHandler(Nested(), reactor=FakeReactor())
+        return self.handler
+
+    def ask(self, name: str, *arguments: str) -> None:
+        maybeDeferred(self.handler.execute, name, arguments).addBoth(self.outcomes.append)
+
+    def test_a_deferred(self) -> None:
+        gate: Deferred[Any] = Deferred()
+        self.nested(lambda: gate)
+        self.ask("set-shift", "1")
+        self.assertEqual((self.log, self.outcomes), (["shift begins"], []))
+        self.ask("set-shift", "2")
+        gate.callback(None)
+        # In the order of arrival: the nested one came first.
+        self.assertEqual(self.log, ["shift begins", "filename begins"])
+        self.gates[0].callback(None)
+        self.assertEqual(self.log[:4], ["shift begins", "filename begins", "filename ends", "shift begins"])
+        self.assertEqual(self.outcomes[:2], [b"!set-shift,ok", b"!set-filename,ok"])
+
+    def test_a_value(self) -> None:
+        self.nested(lambda: None)
+        self.ask("set-shift", "1")
+        self.assertEqual((self.log, self.outcomes), (["shift begins", "filename begins"], [b"!set-shift,ok"]))
+        self.gates[0].callback(None)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
+
+    def test_an_exception(self) -> None:
+        def refuse() -> None:
+            raise BackendError("no")
+
+        self.nested(refuse)
+        self.ask("set-shift", "1")
+        self.assertEqual(self.log, ["shift begins", "filename begins"])
+        self.assertEqual(str(self.outcomes[0].value), "no")
+        self.gates[0].callback(None)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
+
+    def test_a_value_that_cannot_be_sent(self) -> None:
+        self.nested(dict)
+        self.ask("set-shift", "1")
+        self.gates[0].callback(None)
+        self.assertIsInstance(self.outcomes[0].value, UnsendableError)
+        self.assertEqual(self.outcomes[1:], [b"!set-filename,ok"])
 
 
 class ManyTests(SchedulerTestCase):
@@ -549,7 +619,11 @@ class CancellationTests(SchedulerTestCase):
 
     def test_late_results_without_end(self) -> None:
         """A client can cause one with each request that reaches its limit."""
+        for length, kind in ((400, "late result"), (10000, "late failure")):
+            with self.subTest(kind):
+                self.check_late_results("x" * length, kind)
 
+    def check_late_results(self, result: str, kind: str) -> None:
         gate: Deferred[None] = Deferred()
 
         class Slow(Bench):
@@ -561,7 +635,7 @@ class CancellationTests(SchedulerTestCase):
                     waiting: Deferred[None] = Deferred()
                     gate.addCallback(waiting.callback)
                     await waiting
-                return "x" * 10000
+                return result
 
         self.serve(Slow())
         for _ in range(100):
@@ -571,8 +645,25 @@ class CancellationTests(SchedulerTestCase):
             gate.callback(None)
             self.assertEqual(len(logs.records), 5)
             self.reactor.pass_time(1)
-        self.assertRegex(logs.records[-1].getMessage(), "95 more lines")
+        self.assertTrue(logs.records[0].getMessage().startswith(kind))
+        self.assertEqual(logs.records[5].getMessage(), f"95 more lines of this kind left out: {kind}")
         self.assertTrue(all(len(record.getMessage()) < 400 for record in logs.records))
+
+    def test_cancellers_that_raise_without_end(self) -> None:
+        class Stuck(Bench):
+            @command("slow", lane="reads", timeout=1.0)
+            def slow(self) -> Deferred[None]:
+                return Deferred(mock.Mock(side_effect=RuntimeError("no way back")))
+
+        self.serve(Stuck())
+        for _ in range(100):
+            Client(self.handler, self.reactor).ask(b"?slow")
+        with self.assertLogs("discosbackend.scheduler", "ERROR") as logs:
+            self.reactor.pass_time(1)
+            self.assertEqual(len(logs.records), 5)
+            self.reactor.pass_time(1)
+        self.assertEqual(logs.records[0].getMessage(), "cancelling slow failed")
+        self.assertEqual(logs.records[5].getMessage(), "95 more lines of this kind left out: cancelling")
 
     def test_a_coroutine_that_fails_late(self) -> None:
         gate: Deferred[None] = Deferred()

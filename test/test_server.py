@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -45,7 +44,7 @@ from discosbackend.server import (
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Runs, process_as_before
-from .serving import SCRIPT, Server, ask, environment, fill, read_line, served, served_by
+from .serving import SCRIPT, Server, ask, connected, environment, fill, read_line, run_python, served, served_by
 from .settings import HAS_TLS, LONG, PATIENCE, wait_until
 
 
@@ -539,8 +538,7 @@ class RunServerTests(unittest.TestCase):
                 process = context.Process(target=run_server, args=(port, AlwaysOkHandler(), "127.0.0.1"))
                 process.start()
                 try:
-                    with _connect_when_ready(port, process) as connection:
-                        self.assertEqual(read_line(connection), b"!version,ok,1.4\r\n")
+                    with connected(port, process) as connection:
                         self.assertEqual(ask(connection, b"?echo,a\\,b"), [b"!echo,ok,a\\,b\r\n"])
                     process.terminate()
                     process.join(PATIENCE)
@@ -557,29 +555,11 @@ class RunServerTests(unittest.TestCase):
         self.assertEqual(printed.getvalue(), "")
 
 
-def _connect_when_ready(port: int, process: Any) -> socket.socket:
-    """Return a connection to a server that does not report when it is ready: try again while it is refused."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.is_alive():
-        try:
-            return socket.create_connection(("127.0.0.1", port), PATIENCE)
-        except ConnectionRefusedError:
-            process.join(0.01)
-    raise AssertionError("the server never listened")
-
-
 class FreshInterpreterTests(unittest.TestCase):
     """Tests of which modules are imported, and when."""
 
     def run_code(self, code: str) -> str:
-        found = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env=environment(),
-        )
+        found = run_python("-c", textwrap.dedent(code), env=environment())
         self.assertEqual((found.returncode, found.stderr), (0, ""))
         return found.stdout
 

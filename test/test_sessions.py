@@ -1,4 +1,7 @@
-"""The deployed clients' sessions, byte for byte, on the simulated instruments: in memory, on a fake clock."""
+"""The deployed clients' sessions, byte for byte, on the simulated instruments: in memory, on a fake clock.
+
+CI plays them on servers, on both reactors.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from discosbackend.simulator import SimulatedBackend
 
 from . import session_player
 from .clients import FakeReactor
+from .serving import served
 
 _BEGAN = 1795464000.0
 
@@ -47,6 +51,14 @@ class SessionTests(unittest.TestCase):
         ]:
             with self.subTest(line), self.assertRaises(session_player.SessionFailed):
                 self.play(["@connect", line], "discos")
+
+    def test_timed_starts_on_the_asyncio_reactor(self) -> None:
+        lines = (session_player.SESSIONS / "timed.txt").read_text(encoding="latin-1").splitlines()
+        with served("--simulate", "discos", "--reactor", "asyncio") as server:
+            self.assertEqual(
+                session_player.play(lines, session_player.SocketWire(*server.address)),
+                sum(line.startswith("?") for line in lines),
+            )
 
 
 if __name__ == "__main__":

@@ -251,13 +251,15 @@ class ServerTests(unittest.TestCase):
                 (self.folder / "ended").unlink()
 
     def test_one_that_was_ignored_at_the_start_changes_nothing(self) -> None:
-        for number, name in ((signal.SIGHUP, "HUP"), (signal.SIGINT, "INT")):
+        for number in ENDING:
+            name = number.name.removeprefix("SIG")
             with self.subTest(name):
                 server = self.serve("sh", "-c", f"trap '' {name}; exec \"$@\"", "sh")
                 server.process.send_signal(number)
                 with server.connect() as connection:
                     self.assertEqual(ask(connection, b"?stop"), [b"!stop,ok\r\n"])
-                self.assertEqual(server.stop(signal.SIGTERM), 0, server.log())
+                other = signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM
+                self.assertEqual(server.stop(other), 0, server.log())
                 self.assertNotIn(f"SIG{name}", server.log())
 
     def test_a_handler_of_the_programs_own_for_sighup_stays(self) -> None:

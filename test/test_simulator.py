@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
-import sys
 import unittest
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,8 +21,7 @@ from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
 from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-from .serving import ROOT
-from .settings import PATIENCE
+from .serving import ROOT, run_python
 
 NOON = 17_000_000_000_000_000
 
@@ -199,9 +196,7 @@ class InstrumentTests(unittest.TestCase):
             "import sys, discosbackend.simulator as s; s.SimulatedBackend('mistral').status();"
             "print([m for m in ('twisted.internet.reactor', 'astropy', 'numpy') if m in sys.modules])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
-        )
+        done = run_python("-c", code, cwd=ROOT, check=True)
         self.assertEqual("[]", done.stdout.strip())
 
 

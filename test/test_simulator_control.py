@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.errors import BackendError
 from discosbackend.log import address_text
+from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
@@ -49,6 +50,7 @@ from .serving import ROOT, Server
 from .settings import LONG, PATIENCE
 
 PAGE = ROOT / "docs" / "control.md"
+LOGGER = "discosbackend.simulator.control.server"
 
 # A simulated instrument that is controlled, and serves no protocol.
 SERVER = """
@@ -272,7 +274,7 @@ class OperationsTests(unittest.TestCase):
             ("fault", "fault needs text: one line of at most 400 latin-1 characters"),
             ("fault \u2603", "text must be one line of at most 400 latin-1 characters"),
             ("clear-sky x=3", "'x' is not known: clear-sky takes nothing"),
-            ("faults add seconds=3", "kind is missing: one of late,"),
+            ("faults add seconds=3", "kind is needed: one of late,"),
             ("faults add kind=lte seconds=3 rate=1", "kind 'lte' is not known: did you mean late?"),
             ("faults add kind=late second=3 rate=1", "second is not known: did you mean seconds?"),
             ("faults add kind=late seconds=3", "late needs one of rate, at and nth, not none of them"),
@@ -547,7 +549,9 @@ class Channel:
         self.clock = Clock()
         self.wire = Wire() if wire is None else wire
         self.connections: set[ControlProtocol] = set()
-        self.protocol = ControlProtocol(OperationExecutor(self.backend, faults=Faults()), self.clock, self.connections)
+        executor = OperationExecutor(self.backend, faults=Faults())
+        limited = RateLimitedLogger(logging.getLogger(LOGGER), self.clock.callLater, self.clock.seconds)
+        self.protocol = ControlProtocol(executor, self.clock, self.connections, limited)
         self.protocol.makeConnection(self.wire)
 
     def send(self, data: bytes, piece: int = 0) -> list[bytes]:
@@ -715,6 +719,30 @@ class ChannelTests(unittest.TestCase):
         self.assertEqual(len(logs.records), 3)
         found = [text for text in logs.output if "control pause refused for 192.168.1.1" in text]
         self.assertRegex("".join(found), "45 more lines .* control pause")
+
+    def test_refusals_are_limited_for_a_minute(self) -> None:
+        channel = Channel()
+        with self.assertLogs(LOGGER, "INFO") as logs:
+            for _ in range(60):
+                channel.send(asking_for("pause"))
+                channel.clock.advance(1)
+                if channel.clock.seconds() < 60:
+                    self.assertLessEqual(len(logs.records), 5)
+        self.assertEqual(len(logs.records), 6)
+        self.assertRegex(logs.records[5].getMessage(), "^55 more lines .*: control pause refused for 192.168.1.1$")
+
+    def test_failures_without_end(self) -> None:
+        for operation, method, fake in (
+            ("reset", "start_over", {"side_effect": ZeroDivisionError("secret")}),
+            ("state", "state", {"return_value": {"a": math.nan}}),
+        ):
+            channel = Channel()
+            with self.subTest(operation), mock.patch.object(channel.backend, method, **fake):
+                with self.assertLogs(LOGGER, "ERROR") as logs:
+                    self.assertEqual(len(errors(channel.send(asking_for(operation) * 100))), 100)
+                    self.assertEqual(len(logs.records), 5)
+                    channel.clock.advance(1)
+                self.assertRegex(logs.records[5].getMessage(), "^95 more lines ")
 
     def test_long_values_are_cut(self) -> None:
         (line,) = self.logged(Channel(), {"do": "fault", "text": "x" * 5000})

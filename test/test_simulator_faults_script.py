@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from discosbackend.commands import COMMANDS
+from discosbackend.schema import keys
 from discosbackend.simulator.errors import FaultScriptError
-from discosbackend.simulator.faults.kinds import KINDS
+from discosbackend.simulator.faults.kinds import KINDS, Kind
 from discosbackend.simulator.faults.script import Fault, Faults, fault_from_texts, fault_of, load_faults
 
 from .serving import ROOT
@@ -50,17 +51,17 @@ def replies(faults: Faults, names: Sequence[str]) -> list[list[str]]:
 
 def needed(kind: str) -> dict[str, Any]:
     """Values for the keys that a kind cannot do without."""
-    return {key: {"seconds": 2.0, "ppm": 50.0}[key] for key in KINDS[kind].required}
+    return {key: value for key, value in {"seconds": 2.0, "ppm": 50.0}.items() if key in keys(KINDS[kind])}
 
 
 class FaultTests(unittest.TestCase):
     def test_every_kind_with_what_it_needs(self) -> None:
-        for kind, keys in KINDS.items():
+        for kind, declared in KINDS.items():
             for trigger in ({"rate": 0.5}, {"at": 3}, {"nth": 2}):
                 table = {"kind": kind, **needed(kind), **trigger}
                 with self.subTest(**table):
                     fault = fault_of(table)
-                    defaults = {key: fault.table[key] for key in keys.optional}
+                    defaults = {key: getattr(declared, key) for key in ("bytes", "text") if key in keys(declared)}
                     self.assertEqual(fault.table, {**table, **defaults})
                     # What `faults list` tells can be armed again.
                     self.assertEqual(fault_of(fault.table), fault)
@@ -96,14 +97,14 @@ class FaultTests(unittest.TestCase):
 
     def test_what_cannot_be_meant(self) -> None:
         cases: list[tuple[dict[str, Any], str]] = [
-            ({}, "kind is missing: one of late, bytes"),
+            ({}, "kind is needed: one of late, bytes"),
             ({"kind": "lat", "nth": 1}, "kind 'lat' is not known: did you mean late?"),
             ({"kind": 7, "nth": 1}, "kind 7 is not known: known are late, "),
             ({"kind": ["late"], "nth": 1}, "kind ['late'] is not known"),
             ({"kind": "late", "second": 1, "nth": 1}, "second is not known: did you mean seconds?"),
-            ({"kind": "late", "nth": 1}, "late needs seconds: a number of seconds above 0"),
-            ({"kind": "clock-step", "nth": 1}, "clock-step needs seconds: a number of seconds, not 0"),
-            ({"kind": "clock-drift", "nth": 1}, "clock-drift needs ppm: a number of millionths"),
+            ({"kind": "late", "nth": 1}, "seconds is needed: a number of seconds above 0, at most a year"),
+            ({"kind": "clock-step", "nth": 1}, "seconds is needed: a number of seconds, not 0"),
+            ({"kind": "clock-drift", "nth": 1}, "ppm is needed: a number of millionths"),
             ({"kind": "late", "seconds": 0, "nth": 1}, "seconds must be a number of seconds above 0, at"),
             ({"kind": "late", "seconds": -1, "nth": 1}, "not -1"),
             ({"kind": "late", "seconds": float("nan"), "nth": 1}, "not nan"),
@@ -123,7 +124,7 @@ class FaultTests(unittest.TestCase):
             ({"kind": "cut", "rate": 1.5}, "not 1.5"),
             ({"kind": "cut", "rate": True}, "not true"),
             ({"kind": "cut", "rate": {}}, "not a table"),
-            ({"kind": "cut", "at": -1}, "at must be a number of seconds, 0 or more"),
+            ({"kind": "cut", "at": -1}, "at must be a number of seconds from 0 to a year, not -1"),
             ({"kind": "cut", "nth": 0}, "nth must be a whole number above 0, not 0"),
             ({"kind": "cut", "nth": 1, "count": 0}, "count must be a whole number above 0, not 0"),
             ({"kind": "restart", "seconds": 1, "at": 1, "count": 2}, "count does nothing for this restart"),
@@ -382,8 +383,11 @@ class ScriptTests(unittest.TestCase):
             ("sed = 1", ": sed is not known: did you mean seed?"),
             ("seed = 1.5", ": seed must be a whole number, not 1.5"),
             ("seed = true", ": seed must be a whole number, not true"),
-            ('[fault]\nkind = "cut"\nnth = 1', ": write each fault under [[fault]], not as a table"),
-            ("fault = [1]", ": write each fault under [[fault]], not as [1]"),
+            (
+                '[fault]\nkind = "cut"\nnth = 1',
+                ": fault must be a list of tables: write [[fault]] above each, not a table",
+            ),
+            ("fault = [1]", ": fault[0] must be a table, not 1"),
             (cut + "[[fault]]\nkind = 'cut'\nnt = 1", ": fault 2: nt is not known: did you mean nth?"),
             (cut + "[[fault]]\nkind = 'cut'\nnth = 'x'", ": fault 2: nth must be a whole number above 0"),
             (cut + "command = 'tim'", ": fault 1: command 'tim' is none of this instrument's"),
@@ -423,8 +427,8 @@ class PageTests(unittest.TestCase):
 
     def test_the_table_has_every_kind_with_its_keys(self) -> None:
         rows = re.findall(r"^\| `([a-z-]+)` \| ([^|]*)\|", self.text, re.MULTILINE)
-        kinds = {kind: set(re.findall(r"`([a-z]+)", keys)) for kind, keys in rows if kind in KINDS}
-        self.assertEqual(kinds, {name: {*kind.required, *kind.optional} for name, kind in KINDS.items()})
+        kinds = {kind: set(re.findall(r"`([a-z]+)", own)) for kind, own in rows if kind in KINDS}
+        self.assertEqual(kinds, {name: keys(kind).keys() - keys(Kind).keys() for name, kind in KINDS.items()})
 
     def test_the_table_of_the_other_keys(self) -> None:
         rows = set(re.findall(r"^\| `([a-z]+)` \|", self.text, re.MULTILINE))

@@ -12,7 +12,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -45,8 +44,7 @@ from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
 from .recordings import BEGINS, in_child, in_children, opened, record, setup_with
-from .serving import ROOT
-from .settings import PATIENCE
+from .serving import ROOT, run_python
 
 ALL = list(range(5))
 
@@ -823,28 +821,14 @@ class ProgramTests(ConvertTests):
 
     def test_the_real_thing(self) -> None:
         folder = self.made()
-        done = subprocess.run(
-            [sys.executable, "-m", "discosbackend.simulator.fits.convert", str(folder)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
+        done = run_python("-m", "discosbackend.simulator.fits.convert", str(folder), cwd=ROOT, check=True)
         self.assertEqual(json.loads(done.stdout)["written"], str(self.output))
         self.assertEqual(done.stderr, f"{folder}: {self.no_metadata}\n")
         self.assertEqual(self.rows(self.output), 5)
 
     def test_importing_it_is_cheap(self) -> None:
         code = "import discosbackend.simulator.fits.convert, sys; print(*sys.modules)"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
+        done = run_python("-c", code, cwd=ROOT, check=True)
         self.assertEqual(set(done.stdout.split()) & {"astropy", "numpy", "twisted.internet.reactor"}, set())
 
 

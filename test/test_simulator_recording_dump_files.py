@@ -169,11 +169,11 @@ class DamageTests(RecordingMixin):
             ("[" * 100000, "cannot be read"),
             ("[]", "is not of format 1"),
             (json.dumps({**told, "format": 2}), "is not of format 1"),
-            (json.dumps({**told, "setup": {}}), "is damaged: it has no receiver"),
-            (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged"),
+            (json.dumps({**told, "setup": {}}), "is damaged: setup.instrument is needed: text"),
+            (json.dumps({**told, "setup": {**told["setup"], "more": 1}}), "is damaged: setup.more is not known"),
             (
                 header.read_text().replace('"bins": 4', '"bins": "4"'),
-                "is damaged: setup.channels[0].bins is no integer",
+                "is damaged: setup.channels[0].bins must be a whole number, not '4'",
             ),
         ):
             header.write_text(text)
@@ -302,6 +302,17 @@ class LockTests(RecordingMixin):
 
 class DiskTests(RecordingMixin):
     """Disks that do not take what is written."""
+
+    def test_a_finished_recording_is_on_the_disk(self) -> None:
+        synchronised = []
+
+        def note(file: Any) -> None:
+            number = file if isinstance(file, int) else file.fileno()
+            synchronised.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+
+        with mock.patch.object(os, "fsync", note), mock.patch.object(os, "fdatasync", note):
+            self.record(3)
+        self.assertEqual(sorted(synchronised), ["dumps", "header.json"])
 
     def test_a_full_disk_costs_what_does_not_fit(self) -> None:
         recording = RecordingWriter.begin(self.data, SETUP, BEGINS, Sky())

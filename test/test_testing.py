@@ -20,7 +20,7 @@ from discosbackend.testing.errors import NotServed
 from discosbackend.testing.send_guard import Scope
 from discosbackend.testing.server_session import CLOCK, GREETING, PROTOCOL_VERSION, request_line
 from discosbackend.testing.wire import LINE_END, UNKNOWN_COMMAND, Wire
-from discosbackend.testing.wrong_arguments import is_about_arguments, wrong_numbers, wrong_types
+from discosbackend.testing.wrong_arguments import _WRONG, is_about_arguments, wrong_numbers, wrong_types
 
 from . import broken_backends, test_simulator_server
 from .settings import LONG, PATIENCE, long_only
@@ -411,6 +411,24 @@ class WrongArgumentTests(unittest.TestCase):
         }.items():
             with self.subTest(name):
                 self.assertIn(wanted, list(wrong_types(COMMANDS[name])))
+
+    def test_limits_and_choices(self) -> None:
+        huge = sys.float_info.max
+        for argument, right, wrong in (
+            (Argument("a", "float", minimum=-80, maximum=0), "0", ("-81", "1")),
+            (Argument("a", "integer", minimum=3), "3", ("2",)),
+            (Argument("a", "float", minimum=0.5, maximum=1e300), "1.5", ("-0.5", "1.0000000000000002e+300")),
+            (Argument("a", "float", maximum=huge), "1.5", ()),
+            (Argument("a", "text", choices=("fast", "slow")), "fast", ("xxxxx",)),
+            (Argument("a", "integer", choices=(8, 16)), "8", ("17",)),
+            (Argument("a", "float", choices=(2, 0.5)), "2", ("3",)),
+        ):
+            with self.subTest(argument):
+                row = Command("set", (argument, Argument("b", "text")))
+                self.assertIn(([right], "set needs 2 arguments"), list(wrong_numbers(row)))
+                # Before them are the texts that are wrong for any argument of the type.
+                found = [texts[0] for texts, _ in wrong_types(row)]
+                self.assertEqual(tuple(found[len(_WRONG[argument.type]) :]), wrong)
 
     def test_reasons_are_known_again(self) -> None:
         for name, reason, known in [

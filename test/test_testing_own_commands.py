@@ -133,7 +133,13 @@ class OwnCasesTests(_Served):
         one_float, two = (Field("a", "float"),), (Field("a", "float"), Field("b", "float"))
         higher = Argument("tones", "integer", optional=True, minimum=2)
         accepted = "must be answered with fail"
+        lower, fewer = (
+            Argument("power", "float", maximum=1),
+            Argument("tones", "integer", optional=True, choices=(1, 2)),
+        )
         for row, arguments, case_id, why in (
+            (Command("sweep", (lower, SWEEP[1]), tone), (-1,), "wrong-type-of-arguments", accepted),
+            (Command("sweep", (SWEEP[0], fewer), tone), (-1,), "wrong-type-of-arguments", accepted),
             (Command("sweep", SWEEP[:1], tone), (-1,), "wrong-number-of-arguments", accepted),
             (Command("sweep", (SWEEP[0], higher), tone), (-1,), "wrong-type-of-arguments", accepted),
             (Command("sweep", SWEEP, one_float), (-1,), "reply-is-well-formed", "the reply to sweep must be a,"),

@@ -58,7 +58,7 @@ class RepetitionTests(unittest.TestCase):
 
 
 class PatienceTests(unittest.TestCase):
-    """A server that sends data without a line end, or nothing."""
+    """A server that sends data without a line end, nothing, or too much."""
 
     def connect(self, timeout: float) -> tuple[Wire, socket.socket]:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -72,7 +72,7 @@ class PatienceTests(unittest.TestCase):
         wire, peer = self.connect(60.0)
         sending = threading.Thread(target=peer.sendall, args=(80000 * b"x",))
         sending.start()
-        with self.assertRaisesRegex(AssertionError, "bytes without a line end: b'xxx"):
+        with self.assertRaisesRegex(AssertionError, "the server sent a line of more than 65536 bytes: b'xxx"):
             wire.read()
         sending.join()
         self.assertFalse(wire.timed_out)
@@ -88,6 +88,14 @@ class PatienceTests(unittest.TestCase):
         wire, _ = self.connect(0.01)
         with self.assertRaisesRegex(AssertionError, "nothing was received within 0.01 s$"):
             wire.read(within=60.0)
+
+    def test_a_reply_too_many_that_arrived_with_the_one_before(self) -> None:
+        wire, peer = self.connect(60.0)
+        peer.sendall(2 * b"!version,ok,1.4\r\n")
+        peer.close()
+        wire.read()
+        with self.assertRaisesRegex(AssertionError, r"without a request: b'!version,ok,1\.4\\r\\n'$"):
+            wire.read_end()
 
 
 class BrokenTests(unittest.TestCase):

@@ -1,21 +1,31 @@
-"""Types of arguments, for argparse, that several command lines use."""
+"""What several command lines have in common: types of arguments, for argparse, and the option --version."""
 
 from __future__ import annotations
 
 import argparse
+import math
 
-__all__ = ["positive_seconds"]
+from discosbackend._version import __protocol_version__, __version__
+from discosbackend.client.command_line import host_and_port, positive_seconds
 
-# The longest timeout of a socket, in s.
-_DAY = 86400
+__all__ = ["add_version", "host_and_port", "not_negative", "positive_seconds"]
 
 
-def positive_seconds(text: str) -> float:
-    """Convert an argument to a number of seconds above 0, at most a day. Raise ArgumentTypeError if it is not."""
+def not_negative(text: str, what: str) -> float:
+    """Convert an argument to a finite number, 0 or more. Raise ArgumentTypeError if it is not `what`."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _DAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most a day")
-    return seconds
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add the option --version, which prints the versions of the package and of the protocol."""
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+    )

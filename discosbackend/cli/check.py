@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from discosbackend._version import __protocol_version__, __version__
-from discosbackend.cli.argument_types import positive_seconds
+from discosbackend.cli.argument_types import add_version, host_and_port, positive_seconds
 from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
-from discosbackend.client.command_line import host_and_port
+from discosbackend.standard_output import escape_output
 from discosbackend.testing.cases import Case
 from discosbackend.testing.command_cases import own_cases
 from discosbackend.testing.conformance import CASES
@@ -59,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_output()
     try:
         profile = load_profile(options.profile) if options.profile else Profile()
         known = [*CASES.values(), *own_cases(profile.own_rows.values()).values()]
@@ -154,11 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--dry-run", action="store_true", help="list the cases that would be tried and those that would not"
     )
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
-    )
+    add_version(parser)
     return parser
 
 

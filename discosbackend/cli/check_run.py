@@ -9,17 +9,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NamedTuple, Self, TextIO
 from unittest import SkipTest
 
 from discosbackend.errors import reason_of
 from discosbackend.log import address_text
-from discosbackend.signals import INTERRUPTED, heard, kept
+from discosbackend.signals import INTERRUPTED, handling
+from discosbackend.standard_output import discard_output
 from discosbackend.testing.case_context import CaseContext, request_line
 from discosbackend.testing.cases import Case
 from discosbackend.testing.profile import Profile
@@ -68,9 +69,7 @@ def say(text: str, stream: TextIO) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        # The data left in the buffer must not cause a second error when the interpreter exits.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard_output(stream)
 
 
 class Run:
@@ -143,7 +142,7 @@ class Run:
             if len({file.path for file in files.values()}) < len(files):
                 raise CannotCheck("two reports cannot be written to the same file")
             self._find_server()
-            stack.enter_context(self._signals.heard())
+            stack.enter_context(handling(self._signals.hear))
             record = self._try_cases()
             written = [file.write(REPORTS[name].write(record)) for name, file in files.items()]
             say(report(record), sys.stdout)
@@ -172,8 +171,6 @@ class Run:
             self._open(min(_CONNECTING, self._profile.reply_timeout)).close()
         except AssertionError as problem:
             raise CannotCheck(str(problem)) from None
-        except ValueError as problem:
-            raise CannotCheck(f"{self._server} is not a valid address: {problem}") from None
 
     def _answers(self) -> bool:
         """Return whether the server still answers on a new connection."""
@@ -261,15 +258,8 @@ class _Signals:
         self.deaf = False
         self._since = 0.0
 
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Handle the signals in the context, except those that are ignored."""
-        with kept():
-            for number in heard():
-                signal.signal(number, self._hear)
-            yield
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         first = not self.name
         if self.deaf or (not first and time.monotonic() < self._since + _GRACE):
             return
@@ -332,9 +322,7 @@ class _ReportFile:
             raise CannotCheck(f"cannot write {self.path}: {reason_of(problem)}") from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
 

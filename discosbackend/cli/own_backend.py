@@ -7,26 +7,30 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import in_one_line
 from discosbackend.toml import did_you_mean
 
-__all__ = ["CannotServe", "find", "in_one_line", "load"]
+__all__ = ["CannotServe", "find", "load"]
 
 
 class CannotServe(Exception):
     """The reason why a command line cannot be served, in one line."""
 
 
-def load(name: str) -> Any:
+def load(name: str, prepare: Callable[[Any], None] = lambda kind: None) -> Any:
     """Return the backend that the argument of --backend names.
 
     Parameters
     ----------
     name
         MODULE:NAME. NAME is an instance, or a class or function, which is called without arguments.
+    prepare
+        A function that is called with NAME before that is called, if it is a class.
 
     Raises
     ------
@@ -34,6 +38,8 @@ def load(name: str) -> Any:
         If there is no such backend, or it cannot be made.
     """
     found = find("--backend", name)
+    if inspect.isclass(found):
+        prepare(found)
     if inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, functools.partial):
         found = _made(found, name.partition(":")[2])
     elif inspect.ismodule(found):
@@ -148,11 +154,3 @@ def _why_not(module: ModuleType, where: Any, name: str, here: str) -> str:
             )
     known = [each for each in vars(where) if not each.startswith("_")] if hasattr(where, "__dict__") else []
     return which + did_you_mean(name, known)
-
-
-def in_one_line(problem: BaseException) -> str:
-    """Return the class and the text of an exception, without line breaks."""
-    try:
-        return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # noqa: BLE001  # the __str__ of an exception of the backend
-        return type(problem).__name__

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from discosbackend._version import __protocol_version__, __version__
+from discosbackend.cli.argument_types import add_version
 from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr, printable
 from discosbackend.signals import INTERRUPTED, interrupting
-from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
-from discosbackend.standard_output import write_result
+from discosbackend.standard_output import escape_output, write_result
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = ["main"]
@@ -66,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_output()
     # For warnings about damaged dumps and about files that exist already.
     log_to_stderr("WARNING", f"{parser.prog}: %(message)s")
     try:
@@ -118,11 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the folder that stands for / in set-filename's paths (default: /)",
     )
-    parser.add_argument(
-        "--version",
-        action="version",
-        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
-    )
+    add_version(parser)
     return parser
 
 
@@ -135,7 +129,7 @@ def _recordings(folder: Path) -> list[Path]:
         folder = folder.absolute() if folder.name else folder.resolve()
         return recordings_in(folder) if is_gone(folder) else [folder]
     except OSError as problem:
-        raise _CannotRecover(f"{folder} cannot be read: {reason_of(problem).lower()}") from None
+        raise _CannotRecover(f"{folder} cannot be read: {lower_reason(problem)}") from None
 
 
 def _check_output(output: Path, folders: Sequence[Path]) -> None:

@@ -13,18 +13,19 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
-from discosbackend._version import __protocol_version__, __version__
-from discosbackend.cli.own_backend import CannotServe, in_one_line, load
+from discosbackend.cli.argument_types import add_version, not_negative
+from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
-from discosbackend.errors import reason_of
+from discosbackend.errors import in_one_line, reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
-from discosbackend.log import log_to_stderr, log_what_python_prints, printable
+from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
 from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
 from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.reactors import REACTORS, install_reactor, reactor_for, reactor_or_default
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -94,11 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
     limited = _configure_logging(options.log_level)
+    # Before the module of the backend is imported, which may import the reactor.
+    if options.reactor is not None:
+        try:
+            install_reactor(options.reactor)
+        except RuntimeError as problem:
+            parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     # astropy would download leap seconds, and the server would be blocked meanwhile.
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, limited, load(options.backend))
+            _serve(options, limited, load(options.backend, lambda kind: _install_reactor(options, kind)))
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
@@ -165,10 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     _add_limits(parser)
     parser.add_argument(
-        "--version",
-        action="version",
-        version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
+        "--reactor",
+        choices=REACTORS,
+        help="the event loop: with asyncio, methods can await asyncio code (default: what the backend's class says in "
+        "its attribute reactor, or else default, the choice of Twisted)",
     )
+    add_version(parser)
     return parser
 
 
@@ -220,13 +229,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return seconds
+    return not_negative(text, "a number of seconds, 0 or more")
 
 
 def _whole(text: str, most: int, what: str) -> int:
@@ -255,22 +258,24 @@ def _configure_logging(level: str) -> RateLimitedLogger:
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     # Unhandled failures of Deferreds are then written to the same log.
-    limited = RateLimitedLogger(logging.getLogger("twisted"), _call_later)
+    limited = RateLimitedLogger(logging.getLogger("twisted"), lambda *call: reactor_or_default().callLater(*call))
     observer = LimitedObserver(STDLibLogObserver(), limited)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     return limited
 
 
-def _call_later(delay: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    # Imported here: the import installs the reactor.
-    from twisted.internet import reactor
-
-    return reactor.callLater(delay, function, *arguments)
+def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
+    """Install the reactor that the options choose, or else the class of the backend. `backend` can be the class."""
+    try:
+        install_reactor(reactor_for(backend, options.reactor))
+    except (RuntimeError, ValueError) as problem:
+        raise CannotServe(str(problem)) from problem
 
 
 def _serve(
     options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
 ) -> None:
+    _install_reactor(options, backend)
     from twisted.internet import reactor
 
     try:
@@ -324,9 +329,7 @@ def _why_not_listening(options: argparse.Namespace, problem: Exception) -> str:
         return f"cannot listen: {in_one_line(problem)}"
     where = options.listen
     if where is None:
-        host = options.interface or "127.0.0.1"
-        host = f"[{host}]" if ":" in host else host
-        where = f"{host}:{DEFAULT_PORT if options.port is None else options.port}"
+        where = address_text((options.interface or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port))
     advice = _ADVICE.get(number, "")
     if number == errno.EADDRINUSE and options.listen is None:
         advice += " port with --port; 0 finds a free one"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from discosbackend.backend import commands_of
-from discosbackend.cli.own_backend import CannotServe, find, in_one_line
+from discosbackend.cli.own_backend import CannotServe, find
 from discosbackend.cli.simulator_options import DATA
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import in_one_line
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.log import printable
 from discosbackend.protocol import DBFactory

@@ -6,7 +6,8 @@ This module does not import the simulator. simulated uses the options; server ha
 from __future__ import annotations
 
 import argparse
-import math
+
+from discosbackend.cli.argument_types import not_negative
 
 __all__ = ["DATA", "add_options", "misplaced"]
 
@@ -56,10 +57,4 @@ def misplaced(options: argparse.Namespace) -> str:
 
 
 def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 0 <= factor < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a factor: 0 or more, such as 0.01")
-    return factor
+    return not_negative(text, "a factor: 0 or more, such as 0.01")

@@ -285,9 +285,7 @@ class Client(Connection):
                 for value, argument in zip(values, row.arguments, strict=False)
             ),
         )
-        fields = list(row.reply)
-        if fields and fields[-1].repeated:
-            fields += fields[-1:] * (len(texts) - len(fields))
+        fields = row.reply_fields(len(texts))
         if len(texts) != len(fields):
             wanted = " and ".join(field.name for field in fields) or "nothing"
             raise ReplyMalformed(f"the reply to {name} has the values {texts} instead of {wanted}")

@@ -20,11 +20,11 @@ from discosbackend.grammar import OK, REQUEST, SEPARATOR, Message, named_in, par
 from discosbackend.line_socket import checked_wait
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
-from discosbackend.standard_output import write_result
+from discosbackend.standard_output import escape_output, write_result
 from discosbackend.toml import did_you_mean
 from discosbackend.values import path_text
 
-__all__ = ["host_and_port", "main"]
+__all__ = ["host_and_port", "main", "positive_seconds"]
 
 _CANNOT_WRITE = "{}: cannot write the reply to {} to standard output: {}\n"
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("arguments", nargs="*", help="the arguments, without escapes, which are added")
     parser.add_argument(
         "--timeout",
-        type=_timeout,
+        type=positive_seconds,
         metavar="SECONDS",
         help=f"how long to wait for the reply (default: {REPLY_WAIT:g}; "
         f"{CONVERSION_TIMEOUT + REPLY_MARGIN:g} for convert-data)",
@@ -70,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             "not a valid request: a name has letters, digits and hyphens, and no argument is empty or has a line "
             f"break, NUL, ESC or a character outside latin-1{near}"
         )
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_output()
     host, port = options.address
     goes_on = ""
     try:
@@ -141,7 +139,8 @@ def host_and_port(text: str) -> tuple[str, int]:
     return name, int(port)
 
 
-def _timeout(text: str) -> float:
+def positive_seconds(text: str) -> float:
+    """Convert an argument to a number of seconds above 0, at most a day. Raise ArgumentTypeError if it is not."""
     try:
         return checked_wait(float(text))
     except ValueError:

@@ -5,15 +5,14 @@ It uses only sockets, so it is imported fast and needs no other package. blockin
 
 from __future__ import annotations
 
-import socket
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
 
-from discosbackend.errors import GrammarException, NoReply
+from discosbackend.errors import GrammarException, NoReply, reason_of
 from discosbackend.grammar import LINEFEED, Message, parse_message
-from discosbackend.line_socket import LineSocket, checked_wait
-from discosbackend.log import address_text
+from discosbackend.line_socket import LineSocket, checked_wait, connected
 
 __all__ = ["REPLY_WAIT", "Connection"]
 
@@ -76,31 +75,16 @@ class Connection:
         checked_wait(greeting_wait, "greeting_wait", least="0 or more")
         self.greeting: Message | None = None
         patience = REPLY_WAIT if timeout is None else timeout
-        try:
-            connection = socket.create_connection((host, port), min(patience, _CONNECT))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, OverflowError, UnicodeError) as problem:
-            # OverflowError: a port above 65535. UnicodeError: a name that is not valid in DNS.
-            raise NoReply(f"no server at {address_text((host, port))}: {problem}") from problem
+        connection = connected((host, port), min(patience, _CONNECT), NoReply)
         self._lines = LineSocket(connection, "the server", NoReply, longest=longest_reply)
-        try:
+        # TimeoutError: the server sends no greeting, or sends it later, to clients that send nothing.
+        with self._closed_by_failures(), suppress(TimeoutError):
             self.greeting = self._read_message(time.monotonic() + min(greeting_wait, patience))
-        except TimeoutError:
-            # The server sends no greeting, or sends it later, to clients that send nothing.
-            self.greeting = None
-        except OSError as problem:
-            self.close()
-            raise NoReply(f"connection lost: {problem}") from problem
-        except BaseException:
-            self.close()
-            raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -140,26 +124,31 @@ class Connection:
             return self._exchange(request)
 
     def _exchange(self, request: Message) -> Message:
-        name, wait = request.name, self.reply_wait(request.name)
+        wait = self.reply_wait(request.name)
+        goes_on = "the server continues to execute it"
+        with self._closed_by_failures():
+            try:
+                self._check_nothing_came()
+                self._lines.send(f"{request}{LINEFEED}".encode("latin-1"), wait)
+                return self._read_reply(request, time.monotonic() + wait)
+            except TimeoutError:
+                raise NoReply(f"no reply to {request.name} within {wait:g} s: {goes_on}") from None
+            except (OSError, NoReply):
+                if not self._lines.closed:
+                    raise
+                what = f"the connection was closed before the reply to {request.name} arrived"
+                raise NoReply(f"{what}: {goes_on}") from None
+
+    @contextmanager
+    def _closed_by_failures(self) -> Iterator[None]:
+        """Close the connection if the context raises an exception. Raise NoReply for an error of the socket."""
         try:
-            self._check_nothing_came()
-            self._lines.send(f"{request}{LINEFEED}".encode("latin-1"), wait)
-            return self._read_reply(request, time.monotonic() + wait)
-        except TimeoutError:
+            yield
+        except BaseException as problem:
+            # Also after an interrupt. Otherwise the late reply would be taken for the reply to the next request.
             self.close()
-            raise NoReply(f"no reply to {name} within {wait:g} s: the server continues to execute it") from None
-        except (OSError, NoReply) as problem:
-            if self._lines.closed:
-                raise NoReply(
-                    f"the connection was closed before the reply to {name} arrived: the server continues to execute it"
-                ) from None
-            self.close()
-            if isinstance(problem, NoReply):
-                raise
-            raise NoReply(f"connection lost: {problem}") from problem
-        except BaseException:
-            # Close after an interrupt too. Otherwise the late reply would be taken for the reply to the next request.
-            self.close()
+            if isinstance(problem, OSError):
+                raise NoReply(f"connection lost: {reason_of(problem)}") from problem
             raise
 
     def _check_nothing_came(self) -> None:

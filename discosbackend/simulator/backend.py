@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
 from discosbackend.commands import COMMANDS, WILDCARD
 from discosbackend.errors import BackendError
+from discosbackend.reactors import reactor_or_default
 from discosbackend.simulator.clock import AcquisitionTiming, SimulatedClock, ticks_of_fake
 from discosbackend.simulator.instrument.channels import channels, inputs, levels
 from discosbackend.simulator.instrument.model import Channel, Configuration, Instrument, Setup
@@ -200,11 +201,7 @@ class SimulatedBackend(Backend):
 
     def _call_later(self, duration: float, function: Callable[[], None]) -> Any:
         """Call `function` after `duration` seconds, scaled by `time_scale`."""
-        if self._given_clock is None:
-            from twisted.internet import reactor
-
-            self._given_clock = cast(CallsLater, reactor)
-        return self._given_clock.callLater(duration * self._time_scale, function)
+        return reactor_or_default(self._given_clock).callLater(duration * self._time_scale, function)
 
     # -- clock and state ------------------------------------------------------------------------------
 
@@ -278,8 +275,7 @@ class SimulatedBackend(Backend):
         Returns
         -------
         dict
-            Times are Unix seconds, temperatures are in K. Other values have the units of the commands. docs/control.md
-            lists the keys.
+            Times are Unix seconds, temperatures are in K. Other values have the units of the commands.
         """
         pending = {"start": self.acquisition.pending_start, "stop": self.acquisition.pending_stop}
         return {

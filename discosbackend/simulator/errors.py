@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from discosbackend.errors import reason_of
+
 __all__ = ["ControlError", "FaultScriptError", "InstrumentError", "MetadataError", "RecordingError", "SkyError"]
+__all__ += ["lower_reason"]
 
 
 class SkyError(ValueError):
@@ -27,3 +30,8 @@ class ControlError(Exception):
 
 class MetadataError(Exception):
     """A metadata file cannot be used. The message continues "metadata file": "has no DATA TABLE"."""
+
+
+def lower_reason(problem: OSError) -> str:
+    """Return the reason of an OSError in small letters, as the replies of instruments are written."""
+    return reason_of(problem).lower()

@@ -25,7 +25,16 @@ ACQUISITION_CASES = Cases()
 def _case(
     case_id: str, section: str, requirement: str, *, shows: tuple[str, ...] = ()
 ) -> Callable[[CaseFunction], CaseFunction]:
-    return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL, shows=shows)
+    """Do the same as Cases.case; the case begins with CaseContext.prepare_acquisition()."""
+
+    def register(run: CaseFunction) -> CaseFunction:
+        def prepared(context: CaseContext) -> None:
+            context.prepare_acquisition()
+            run(context)
+
+        return ACQUISITION_CASES.case(case_id, section, requirement, Scope.FULL, shows=shows)(prepared)
+
+    return register
 
 
 # The attribute of Profile that names a configuration with which the instrument can start.
@@ -56,7 +65,6 @@ _HOUR = 3600 * TICKS_PER_SECOND
     shows=("start", "stop"),
 )
 def _start_and_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     for _ in range(2):
         _start(context)
         _stop(context)
@@ -64,7 +72,6 @@ def _start_and_stop(context: CaseContext) -> None:
 
 @_case("start/while-acquiring", "7.1", "`start` while acquiring is answered with `fail`, `already acquiring`.")
 def _start_while_acquiring(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     context.fails(context.profile.start_when_acquiring, "start")
     context.that(context.status().acquiring, "a start that was refused ended the acquisition")
@@ -72,7 +79,6 @@ def _start_while_acquiring(context: CaseContext) -> None:
 
 @_case("stop/twice", "7.1", "`stop` that finds nothing to stop is answered with `fail`, `not acquiring`.")
 def _stop_twice(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     _stop(context)
     _stop_finds_nothing(context)
@@ -84,14 +90,12 @@ def _stop_twice(context: CaseContext) -> None:
 
 @_case("start/timed", "7.2", "`start,T` arms a start, and the acquisition begins at T.", shows=(TIMED["start"],))
 def _timed_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _comes_at(context, context.arm("start"), acquiring=True)
     _stop(context)
 
 
 @_case("stop/timed", "7.2", "`stop,T` arms a stop, and the acquisition ends at T.", shows=(TIMED["stop"],))
 def _timed_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     _comes_at(context, context.arm("stop"), acquiring=False)
 
@@ -103,7 +107,6 @@ def _timed_stop(context: CaseContext) -> None:
     "it is below 10^12, and a count of 100 ns otherwise.",
 )
 def _forms_of_a_time(context: CaseContext) -> None:
-    context.prepare_acquisition()
     for write in _FORMS:
         _comes_at(context, context.arm("start", write), acquiring=True)
         _stop(context)
@@ -148,7 +151,6 @@ def _far_stop(context: CaseContext) -> None:
     "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
 )
 def _newest_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     later = _lead(context)
     first = context.arm("start", then=lambda instant, _: [("start", str(instant + later))])
     _comes_at(context, Ticks(first + later), acquiring=True)
@@ -160,7 +162,6 @@ def _newest_start(context: CaseContext) -> None:
     "A newer `start,T` replaces the pending start, whether its time is later or earlier.",
 )
 def _earlier_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     with context.using(TIMED["start"]):
         context.ok("start", context.status().timestamp + _HOUR, profile_attribute=_CONFIGURED)
     _comes_at(context, context.arm("start"), acquiring=True)
@@ -168,7 +169,6 @@ def _earlier_start(context: CaseContext) -> None:
 
 @_case("stop/newest-time-holds", "7.2", "A newer `stop,T` replaces the pending stop.")
 def _newest_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     later = _lead(context)
     first = context.arm("stop", then=lambda instant, _: [("stop", str(instant + later))])
@@ -177,7 +177,6 @@ def _newest_stop(context: CaseContext) -> None:
 
 @_case("start/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
 def _refused_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("start")
     _refuses_bad_times(context, "start")
     _comes_at(context, instant, acquiring=True)
@@ -185,7 +184,6 @@ def _refused_start(context: CaseContext) -> None:
 
 @_case("stop/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
 def _refused_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     instant = context.arm("stop")
     _refuses_bad_times(context, "stop")
@@ -196,7 +194,6 @@ def _refused_stop(context: CaseContext) -> None:
     "start/before-stop-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
 )
 def _start_before_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     length = _noticeable(context)
     begins = context.arm("start", then=lambda instant, _: [("stop", str(instant + length))])
     _lasts(context, begins, Ticks(begins + length))
@@ -206,7 +203,6 @@ def _start_before_stop(context: CaseContext) -> None:
     "stop/before-start-both-timed", "7.2", "A start and a stop may be pending at once, and may arrive in either order."
 )
 def _stop_before_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     length = _noticeable(context)
     begins = context.arm(
         "stop",
@@ -218,7 +214,6 @@ def _stop_before_start(context: CaseContext) -> None:
 
 @_case("start/now-drops-timed-start", "7.1", "`start` begins an acquisition at once and drops a pending start.")
 def _start_now_drops_timed(context: CaseContext) -> None:
-    context.prepare_acquisition()
     # A timed stop ends the acquisition, because an immediate one would also clear a pending start.
     instant = context.arm("start", then=lambda instant, half: [("start",), ("stop", str(instant - half))])
     context.wait_for(acquiring=False, since=instant)
@@ -231,7 +226,6 @@ def _start_now_drops_timed(context: CaseContext) -> None:
     "`stop` while a start is pending and nothing is acquired cancels that start, and is answered with `ok`.",
 )
 def _stop_cancels(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("start", then=lambda *_: [("stop",)])
     context.stays(acquiring=False, until=instant)
 
@@ -240,7 +234,6 @@ def _stop_cancels(context: CaseContext) -> None:
     "stop/now-clears-timed-start", "7.1", "`stop` while acquiring is answered with `ok` and clears both pending times."
 )
 def _stop_clears_start(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     instant = context.arm("start", then=lambda *_: [("stop",)])
     context.wait_for(acquiring=False)
@@ -249,7 +242,6 @@ def _stop_clears_start(context: CaseContext) -> None:
 
 @_case("stop/now-clears-timed-stop", "7.1", "`stop` that cancels a pending start clears a pending stop as well.")
 def _stop_clears_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("stop", then=lambda instant, half: [("start", str(instant + half)), ("stop",), ("start",)])
     context.wait_for(acquiring=True)
     context.stays(acquiring=True, until=instant)
@@ -259,7 +251,6 @@ def _stop_clears_stop(context: CaseContext) -> None:
     "stop/nothing-to-stop-leaves-timed-stop", "7.1", "`stop` that finds nothing to stop leaves a pending stop in force."
 )
 def _futile_stop(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("stop")
     _stop_finds_nothing(context)
     context.ok("start", profile_attribute=_CONFIGURED)
@@ -273,7 +264,6 @@ def _futile_stop(context: CaseContext) -> None:
 
 @_case("start/due-while-acquiring", "7.4", "A start that comes due while acquiring changes nothing.")
 def _due_while_acquiring(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     context.stays(acquiring=True, until=context.arm("start"))
     _stop(context)
@@ -282,7 +272,6 @@ def _due_while_acquiring(context: CaseContext) -> None:
 
 @_case("stop/due-while-idle", "7.4", "A stop that comes due while idle changes nothing.")
 def _due_while_idle(context: CaseContext) -> None:
-    context.prepare_acquisition()
     later = _lead(context)
     instant = context.arm("stop", then=lambda instant, _: [("start", str(instant + later))])
     _comes_at(context, Ticks(instant + later), acquiring=True)
@@ -295,7 +284,6 @@ def _due_while_idle(context: CaseContext) -> None:
     "If a start and a stop come due at the same time while idle, both lapse.",
 )
 def _one_time_while_idle(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("start", then=lambda instant, _: [("stop", str(instant))])
     context.stays(acquiring=False, until=instant)
 
@@ -306,7 +294,6 @@ def _one_time_while_idle(context: CaseContext) -> None:
     "If a start and a stop come due at the same time while acquiring, the stop is carried out first, then the start.",
 )
 def _one_time(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     instant = context.arm("start", then=lambda instant, _: [("stop", str(instant))])
     # Between the stop and the start, status may report for a moment that the server is not acquiring.
@@ -323,7 +310,6 @@ _NOT_CANCELLED = (
 
 @_case("disconnect/timed-start-comes", "6.4", _NOT_CANCELLED)
 def _timed_start_comes(context: CaseContext) -> None:
-    context.prepare_acquisition()
     instant = context.arm("start")
     context.hang_up()
     _comes_at(context, instant, acquiring=True)
@@ -331,7 +317,6 @@ def _timed_start_comes(context: CaseContext) -> None:
 
 @_case("disconnect/acquisition-goes-on", "6.4", _NOT_CANCELLED)
 def _acquisition_goes_on(context: CaseContext) -> None:
-    context.prepare_acquisition()
     _start(context)
     context.hang_up()
     context.stays(acquiring=True)
@@ -339,7 +324,6 @@ def _acquisition_goes_on(context: CaseContext) -> None:
 
 @_case("disconnect/half-a-line-is-no-request", "1.9", "Bytes after the last line end are not a request.")
 def _half_a_line(context: CaseContext) -> None:
-    context.prepare_acquisition()
     wire = context.connect()
     wire.send(request_line("start").rstrip())
     wire.close()
@@ -369,7 +353,6 @@ def _stop_finds_nothing(context: CaseContext) -> None:
 
 
 def _refuses_time(context: CaseContext, name: str, reason: str, instant: Ticks) -> None:
-    context.prepare_acquisition()
     for text in (str(instant), instant.unix_text()):
         context.fails(reason, name, text, profile_attribute=_CONFIGURED)
     context.that(not context.status().acquiring, f"{name} at a time that was refused began an acquisition")

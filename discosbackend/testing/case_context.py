@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 from unittest import SkipTest
 
+from discosbackend.client.blocking import Status
 from discosbackend.grammar import OK
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.send_guard import Scope, SendGuard
@@ -18,7 +19,7 @@ from discosbackend.testing.server_session import CLOCK, ServerSession, Unsupport
 from discosbackend.testing.wire import FailedIn, used_in
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["AT_REST", "RESTORABLE", "TIMED", "CaseContext", "InUse", "Status", "Unsupported", "request_line"]
+__all__ = ["AT_REST", "RESTORABLE", "TIMED", "CaseContext", "InUse", "Unsupported", "request_line"]
 
 __unittest = True
 __tracebackhide__ = True
@@ -54,14 +55,6 @@ _ATTEMPTS = 6
 
 class InUse(SkipTest):
     """The server is acquiring. Its user must not be disturbed, so the case is skipped."""
-
-
-class Status(NamedTuple):
-    """The reply to status."""
-
-    timestamp: Ticks
-    text: str
-    acquiring: bool
 
 
 class CaseContext(ServerSession):

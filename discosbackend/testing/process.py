@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from functools import reduce
 from pathlib import Path
@@ -26,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from discosbackend.children import python_command, python_environment
+from discosbackend.line_socket import LineSocket
 from discosbackend.log import log_to_stderr, log_what_python_prints
 from discosbackend.testing.errors import NotServed
 
@@ -41,6 +43,8 @@ _GRACE = 3.0
 # How long the server waits for running commands during the shutdown, in seconds.
 _STOP_TIMEOUT = 1.0
 _SHOWN_OUTPUT = 4000
+# The longest report of the server process, in bytes. It may be a traceback.
+_LONGEST_REPORT = 2**24
 
 _BOOT = f"import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {__name__} import main; main()"
 
@@ -95,18 +99,13 @@ class ServerProcess:
             raise
 
     def _read_port(self, timeout: float) -> int:
-        self._link.settimeout(timeout)
-        report = b""
+        lines = LineSocket(self._link, "the process", EOFError, longest=_LONGEST_REPORT)
         try:
-            while not report.endswith(b"\n"):
-                chunk = self._link.recv(65536)
-                if not chunk:
-                    status = self._process.wait()
-                    raise NotServed(f"{self.output()}\nits process ended with status {status}")
-                report += chunk
+            message = json.loads(lines.read_line(time.monotonic() + timeout))
+        except EOFError:
+            raise NotServed(f"{self.output()}\nits process ended with status {self._process.wait()}") from None
         except TimeoutError:
             raise NotServed(f"{self.output()}\nno server after {timeout:g} s") from None
-        message = json.loads(report)
         if "problem" in message:
             raise NotServed(f"{self.output()}\n{message['problem']}")
         return int(message["port"])
@@ -240,6 +239,10 @@ def _module(name: str, file: str | None) -> ModuleType:
 
 
 def _serve(factory: Any, link: socket.socket) -> None:
+    from discosbackend.reactors import install_reactor, reactor_wanted_by
+
+    # Before the import of the reactor, which installs one.
+    install_reactor(reactor_wanted_by(getattr(factory.handler, "backend", None)))
     from twisted.internet import reactor as reactor_module
 
     from discosbackend.server import DBService, tcp_endpoint

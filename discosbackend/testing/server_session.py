@@ -499,9 +499,8 @@ class ServerSession:
             If a field is missing, superfluous or not readable.
         """
         row = self._row(reply.message.name)
-        arguments, fields = list(reply.message.arguments), list(row.reply)
-        if fields and fields[-1].repeated:
-            fields += fields[-1:] * (len(arguments) - len(fields))
+        arguments = reply.message.arguments
+        fields = row.reply_fields(len(arguments))
         if len(arguments) != len(fields):
             names = " and ".join(field.name for field in row.reply) or "none"
             raise AssertionError(f"the arguments of the reply to {row.name} must be {names}, unlike {reply.line!r}")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from discosbackend.errors import GrammarException
+from discosbackend.errors import GrammarException, reason_of
 from discosbackend.grammar import LINEFEED, Message, parse_message
-from discosbackend.log import address_text
+from discosbackend.line_socket import LineSocket, connected
 
 __all__ = ["LINE_END", "PROMPT", "UNKNOWN_COMMAND", "FailedIn", "Reply", "Wire", "is_about_unknown", "used_in"]
 
@@ -27,7 +28,7 @@ _SHOWN_BYTES = 300
 PROMPT = 10.0
 """How long to wait for a reply that does not depend on the instrument, in s."""
 
-# So many bytes without a line end are not a reply.
+# The length of the longest line, in bytes, without LF. A longer line is not a reply.
 _ENDLESS = 65536
 
 # Features that every case uses, and that a separate case tests: see FailedIn.
@@ -98,20 +99,22 @@ class Wire:
         reply_limit: int | None,
         before_sending: Callable[[bytes], object] = lambda data: None,
     ) -> None:
-        self.cut_off = False
         self.timed_out = False
         self.answered: set[str] = set()
         """Invented names of requests on this connection whose reply has been read."""
         self._before_sending = before_sending
         self._timeout = timeout
         self._reply_limit = reply_limit
-        self._received = self._last_line = b""
+        self._last_line = b""
         self._said: list[str] = []
-        try:
-            self._socket = socket.create_connection(address, timeout)
-        except OSError as problem:
-            raise AssertionError(f"no server at {address_text(address)}: {problem}") from None
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._broken = False
+        self._socket = connected(address, timeout, AssertionError)
+        self._lines = LineSocket(self._socket, "the server", AssertionError, longest=_ENDLESS)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the server has closed the connection, or the connection has broken."""
+        return self._broken or self._lines.ended
 
     def close(self) -> None:
         """Close the connection."""
@@ -126,12 +129,8 @@ class Wire:
         """Send the bytes."""
         self._before_sending(data)
         self._note("sent", data)
-        try:
-            self._socket.settimeout(self._timeout)
-            self._socket.sendall(data)
-        except OSError as problem:
-            self.cut_off = True
-            raise AssertionError(f"the connection broke while sending: {problem}") from None
+        with self._unbroken(" while sending"):
+            self._lines.send(data, self._timeout)
 
     def send_what_fits(self, data: bytes) -> None:
         """Send as many of the bytes as possible without waiting, and drop the rest."""
@@ -139,25 +138,18 @@ class Wire:
         self._socket.setblocking(False)
         rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._socket.send(rest) :]
-        except BlockingIOError:
-            # The buffers are full.
-            pass
-        except OSError as problem:
-            self.cut_off = True
-            raise AssertionError(f"the connection broke while sending: {problem}") from None
+            # BlockingIOError: the buffers are full.
+            with self._unbroken(" while sending"), suppress(BlockingIOError):
+                while rest:
+                    rest = rest[self._socket.send(rest) :]
         finally:
             self._note("sent", data[: len(data) - len(rest)])
 
     def send_end(self) -> None:
         """Close the sending half of the connection."""
         self._said.append("sent      end of stream")
-        try:
+        with self._unbroken(" while sending"):
             self._socket.shutdown(socket.SHUT_WR)
-        except OSError as problem:
-            self.cut_off = True
-            raise AssertionError(f"the connection broke while sending: {problem}") from None
 
     def read(self, within: float = PROMPT) -> Reply:
         """Read the next line, which must be a valid reply.
@@ -195,38 +187,34 @@ class Wire:
 
     def has_lines(self, number: int, within: float) -> bool:
         """Return whether this number of lines is received within `within` seconds. The lines are not checked."""
-        deadline = time.monotonic() + within
-        while self._received.count(b"\n") < number and (left := deadline - time.monotonic()) > 0:
-            try:
-                self._socket.settimeout(left)
-                data = self._socket.recv(65536)
-            except OSError:
-                # A timeout, or a broken connection, which the next read() reports.
-                return False
-            if not data:
-                return False
-            self._received += data
-        return self._received.count(b"\n") >= number
+        received, deadline = self._lines.received, time.monotonic() + within
+        # The next read() reports a broken connection.
+        with suppress(OSError, AssertionError):
+            while received.count(b"\n") < number and time.monotonic() < deadline:
+                self._lines.receive(deadline)
+        return received.count(b"\n") >= number
 
     def read_end(self) -> None:
         """Check that the server closes the connection and sends nothing before that."""
-        seconds = min(PROMPT, self._timeout)
-        if data := self._receive(seconds, time.monotonic() + seconds):
-            raise AssertionError(f"the server sent something without a request: {data!r}")
+        try:
+            with self._within(min(PROMPT, self._timeout)) as deadline:
+                if not self._lines.received:
+                    self._lines.receive(deadline)
+        except AssertionError:
+            if not self._lines.ended:
+                raise
+        else:
+            raise AssertionError(f"the server sent something without a request: {bytes(self._lines.received)!r}")
 
     def stay_silent(self, seconds: float) -> None:
         """Wait for this number of seconds, and check that the server sends nothing."""
-        try:
-            self._socket.settimeout(seconds)
-            data = self._received or self._socket.recv(65536)
-        except TimeoutError:
-            return
-        except OSError as problem:
-            self.cut_off = True
-            raise AssertionError(f"the connection broke: {problem}") from None
-        self.cut_off = not data
-        if not data:
-            raise AssertionError("the server closed the connection")
+        with self._unbroken():
+            try:
+                if not self._lines.received:
+                    self._lines.receive(time.monotonic() + seconds)
+            except TimeoutError:
+                return
+        data = bytes(self._lines.received)
         again = any(b"!%b," % name.encode() in data for name in self.answered) or is_about_unknown(data)
         # Or it is the same `fail` reply as before.
         again |= b",fail," in self._last_line and data.startswith(self._last_line)
@@ -244,41 +232,38 @@ class Wire:
         self._said.append(f"{what:9} {data[:_SHOWN_BYTES]!r}{cut}")
 
     def _read_line(self, seconds: float) -> bytes:
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self._received:
-            if len(self._received) > _ENDLESS:
-                raise AssertionError(f"{len(self._received)} bytes without a line end: {self._received[:80]!r}...")
-            data = self._receive(seconds, deadline)
-            if not data:
-                incomplete, self._received = self._received, b""
-                raise AssertionError(
-                    "the server closed the connection where a reply was expected"
-                    + (f", after {incomplete!r}" if incomplete else "")
-                )
-            self._received += data
-        line, end, self._received = self._received.partition(b"\n")
-        self._last_line = line + end
+        try:
+            with self._within(seconds) as deadline:
+                self._last_line = self._lines.read_line(deadline) + b"\n"
+        except AssertionError as problem:
+            if not self._lines.ended:
+                raise
+            received = bytes(self._lines.received)
+            after = f", after {received!r}" if received else ""
+            raise AssertionError(f"{problem} where a reply was expected{after}") from None
         self._note("received", self._last_line)
         return self._last_line
 
-    def _receive(self, seconds: float, deadline: float) -> bytes:
-        """Return what is received before the deadline, b"" at the end of the connection.
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[float]:
+        """Yield the deadline for what is received in the context. Raise AssertionError if nothing arrives in time."""
+        with self._unbroken():
+            try:
+                yield time.monotonic() + seconds
+            except TimeoutError:
+                self.timed_out = True
+                received = bytes(self._lines.received[:80])
+                incomplete = f", except {received!r}" if received else ""
+                raise AssertionError(f"nothing was received within {seconds:g} s{incomplete}") from None
 
-        `seconds` is the whole time that was allowed, for the text of the failure.
-        """
+    @contextmanager
+    def _unbroken(self, doing: str = "") -> Iterator[None]:
+        """Raise AssertionError if the connection breaks in the context."""
         try:
-            # Data that have already arrived count as received in time, even if this host was too busy to read them.
-            self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
-            data = self._socket.recv(65536)
-        except TimeoutError:
-            self.timed_out = True
-            incomplete = f", except {self._received[:80]!r}" if self._received else ""
-            raise AssertionError(f"nothing was received within {seconds:g} s{incomplete}") from None
+            yield
         except OSError as problem:
-            self.cut_off = True
-            raise AssertionError(f"the connection broke: {problem}") from None
-        self.cut_off = not data
-        return data
+            self._broken = True
+            raise AssertionError(f"the connection broke{doing}: {reason_of(problem)}") from None
 
 
 def without_repetitions(said: Sequence[str]) -> list[str]:

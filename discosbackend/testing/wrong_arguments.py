@@ -6,9 +6,11 @@ arguments are checked before the backend is called.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
+from discosbackend.argument_limits import wire_value
 from discosbackend.commands import WILDCARD, Argument, Command
 from discosbackend.errors import HandlerException
 
@@ -102,14 +104,35 @@ def wrong_types(row: Command) -> Iterator[tuple[list[str], str]]:
 
 
 def _right_text(argument: Argument) -> str:
+    for choice in argument.choices:
+        return str(wire_value(choice))
     text = _RIGHT[argument.type]
-    return text if argument.minimum is None or float(text) >= argument.minimum else str(argument.minimum)
+    if argument.minimum is not None and float(text) < argument.minimum:
+        return str(argument.minimum)
+    if argument.maximum is not None and float(text) > argument.maximum:
+        return str(argument.maximum)
+    return text
 
 
 def _wrong_texts(argument: Argument) -> Iterator[str]:
     yield from (text for text in _WRONG[argument.type] if text != WILDCARD or not argument.wildcard)
     if argument.minimum is not None:
-        yield str(argument.minimum - 1)
+        yield from _beyond(argument.minimum, -math.inf)
+    if argument.maximum is not None:
+        yield from _beyond(argument.maximum, math.inf)
+    if argument.choices:
+        values = [wire_value(choice) for choice in argument.choices]
+        # A text that is longer than every choice is none of them.
+        yield "x" * (max(map(len, values)) + 1) if argument.type == "text" else next(_beyond(max(values), math.inf))
+
+
+def _beyond(limit: float, towards: float) -> Iterator[str]:
+    """Yield a number outside of a limit. Yield nothing if the limit is the largest float."""
+    number = limit + math.copysign(1, towards) if isinstance(limit, float) else limit + (1 if towards > 0 else -1)
+    if number == limit:
+        number = math.nextafter(limit, towards)
+    if math.isfinite(number):
+        yield str(number)
 
 
 def _reason(row: Command, texts: list[str]) -> str:

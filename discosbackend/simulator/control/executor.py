@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from discosbackend.errors import BackendError
+from discosbackend.schema import read
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.operations import requested
-from discosbackend.simulator.errors import ControlError
+from discosbackend.simulator.errors import ControlError, SkyError
 from discosbackend.simulator.faults.script import Armed, Faults, fault_of
 from discosbackend.simulator.instrument.model import Instrument
-from discosbackend.simulator.signal.sky import Sky, Source, source_of
+from discosbackend.simulator.signal.sky import Line, Sky, Source
 
 __all__ = ["ControllableInstrument", "OperationExecutor", "PausableServer"]
 
@@ -175,8 +176,6 @@ class OperationExecutor:
 
     def source(self, name: str, **values: Any) -> None:
         """Add a source, or change the given values of an existing one."""
-        if "feeds" in values:
-            values["feeds"] = tuple(values["feeds"])
         with _refusals():
             source = replace(self._backend.sky.sources.get(name, Source()), **values)
             self._backend.sky = self._backend.sky.with_source(name, source)
@@ -185,7 +184,7 @@ class OperationExecutor:
         """Add a line to a source; add the source if there is none of this name."""
         before = self._backend.sky.sources.get(name, Source())
         with _refusals():
-            (line,) = source_of({"lines": [values]}).lines
+            line = read(Line, values, "", SkyError)
             source = replace(before, lines=(*before.lines, line))
             self._backend.sky = self._backend.sky.with_source(name, source)
 

@@ -16,8 +16,8 @@ from operator import or_
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
+from discosbackend.schema import shown as shown_value
 from discosbackend.simulator.errors import ControlError, FaultScriptError
-from discosbackend.simulator.faults.kinds import shown
 from discosbackend.simulator.faults.script import fault_from_texts
 from discosbackend.simulator.signal.sky import REST_FREQUENCIES
 from discosbackend.toml import did_you_mean
@@ -276,12 +276,3 @@ class Operation:
     def _unknown(self, key: Any) -> ControlError:
         takes = f": {self.words} takes {', '.join(self._known) or 'nothing'}"
         return ControlError(f"{shown_value(key)} is not known{did_you_mean(str(key), self._known) or takes}")
-
-
-def shown_value(value: Any) -> str:
-    """Format a value of a client for an error message."""
-    try:
-        return shown(value)
-    except ValueError:
-        # An integer of thousands of digits.
-        return "that number"

@@ -63,7 +63,7 @@ class Operations:
 
     @operation("state", changes=False)
     def state(self) -> dict[str, Any]:
-        """Return the whole state: instrument, clock, sky, pending times, recordings and faults.
+        """Return the whole state: instrument, clock, sky, pending start and stop, recordings and faults.
 
         Returns
         -------
@@ -228,7 +228,7 @@ class Operations:
 
     @operation("faults list", changes=False)
     def faults_list(self) -> list[dict[str, Any]]:
-        """Return the armed faults: their numbers, their keys, and how often each has matched and was applied."""
+        """Return the armed faults: their numbers, their keys, and how often each matched and was applied."""
         raise NotImplementedError
 
     @operation("faults remove")

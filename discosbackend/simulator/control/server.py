@@ -60,13 +60,13 @@ class ControlProtocol(LineReceiver):  # rawDataReceived() is abstract, but never
         executor: OperationExecutor,
         reactor: Any,
         connections: set[ControlProtocol],
-        limited: RateLimitedLogger | None = None,
+        limited: RateLimitedLogger,
     ) -> None:
         self._executor = executor
         self._reactor = reactor
         self._connections = connections
         # One limit for all connections, because a web page can open one after the other.
-        self._limited = limited or RateLimitedLogger(logger, reactor.callLater)
+        self._limited = limited
         self._peer = "nobody"
         self._over = False
         self._timer: Any = None
@@ -124,7 +124,8 @@ class ControlProtocol(LineReceiver):  # rawDataReceived() is abstract, but never
         try:
             text = json.dumps(answer, allow_nan=False)
         except (TypeError, ValueError):
-            logger.exception("control: the answer cannot be encoded as JSON: %.200r", answer)
+            text = "control: the answer cannot be encoded as JSON: %.200r"
+            self._limited.log(logging.ERROR, "control answer", text, answer, exc_info=True)
             problem = "carried out, but the answer cannot be told: the server's log has it"
             text = json.dumps({"error": problem})
         self.transport.write(text.encode("ascii") + b"\n")

@@ -14,9 +14,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from discosbackend.coroutines import deferred_of
 from discosbackend.errors import BackendError
 from discosbackend.handlers import BackendCommand, Handler
-from discosbackend.scheduler import deferred_of
 from discosbackend.simulator.faults.script import Fault, Faults
 
 __all__ = ["FaultyCalls"]

@@ -1,120 +1,177 @@
-"""The kinds of fault, the keys of each kind, and the rules for the values of the keys.
+"""The kinds of fault. Each is a class: its annotations are the keys that it has besides those of Kind.
 
-script decides when a fault applies.
+script reads faults and decides when a fault applies; schema checks the values of the keys. docs/faults.md has a table
+that is generated from the annotations and docstrings of the classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from discosbackend.grammar import name_pattern
+from discosbackend.schema import YEAR, Allowed, OneLine, keys
 
-__all__ = ["KINDS", "RULES", "Kind", "Rule", "is_integer", "rule_of", "shown"]
+__all__ = ["KINDS", "RULES", "Kind"]
 
-_YEAR = 366 * 86400.0
+CommandName = Annotated[str, Allowed(valid=name_pattern.fullmatch, expected='the name of a command, such as "status"')]
+Count = Annotated[int, Allowed(above=0)]
+Moment = Annotated[float, Allowed("seconds", least=0, most=YEAR)]
+Duration = Annotated[float, Allowed("seconds", above=0, most=YEAR)]
+Offset = Annotated[
+    float,
+    Allowed(
+        valid=lambda seconds: 0 < abs(seconds) <= YEAR,
+        expected="a number of seconds, not 0, at most a year, negative if the clock is to be slow",
+    ),
+]
+Drift = Annotated[
+    float,
+    Allowed(
+        valid=lambda ppm: 0 < abs(ppm) <= 500_000,
+        expected="a number of millionths, not 0, from -500000 to 500000",
+    ),
+]
 
-_LONGEST_REPLY = 1_000_000
 
-
-@dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault.
+    """The keys of every kind of fault; script.Fault describes them.
 
-    `applies_to` is "reply", "call" or "moment". A fault of the kind "moment" applies to the server at a time, or when
-    a reply is sent. `required` and `optional` are its keys; the optional ones have a default. A fault that `lasts` is
-    applied once and stays in effect until it is removed.
+    A fault applies to a "reply", to a "call" of a command, or at a "moment", also when a reply is sent. A fault that
+    `lasts` is applied once and stays in effect until it is removed.
     """
 
-    applies_to: str
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    lasts: bool = False
+    # Without annotations, because they are no keys.
+    applies_to = "reply"
+    lasts = False
+
+    kind: str
+    command: CommandName | None = None
+    rate: Annotated[float, Allowed(above=0, most=1)] | None = None
+    at: Moment | None = None
+    nth: Count | None = None
+    count: Count | None = None
 
 
-KINDS: dict[str, Kind] = {
-    "late": Kind("reply", required=("seconds",)),
-    "bytes": Kind("reply"),
-    "cut": Kind("reply"),
-    "duplicate": Kind("reply"),
-    "swap": Kind("reply"),
-    "long": Kind("reply", optional=("bytes",)),
-    "lf": Kind("reply"),
-    "drop-before": Kind("reply"),
-    "drop-inside": Kind("reply"),
-    "drop-after": Kind("reply"),
-    "refuse": Kind("moment", required=("seconds",)),
-    "restart": Kind("moment", required=("seconds",)),
-    "fail": Kind("call", optional=("text",)),
-    "hang": Kind("call"),
-    "slow": Kind("call", required=("seconds",)),
-    "clock-off": Kind("moment", required=("seconds",), lasts=True),
-    "clock-drift": Kind("moment", required=("ppm",), lasts=True),
-    "clock-step": Kind("moment", required=("seconds",)),
+class Late(Kind):
+    """The reply is sent this much later. The replies after it wait, so that the order is kept."""
+
+    seconds: Duration
+
+
+class Bytes(Kind):
+    """Each byte of the reply is sent separately, one millisecond after the previous one."""
+
+
+class Cut(Kind):
+    """Only the first half of the reply is sent, without a line end.
+
+    The connection stays open, and the next reply follows directly.
+    """
+
+
+class Duplicate(Kind):
+    """The reply is sent twice."""
+
+
+class Swap(Kind):
+    """The reply is sent after the next reply on its connection, or after one second if there is no other."""
+
+
+class Long(Kind):
+    """An additional argument makes the reply this many bytes long, including CR LF.
+
+    Deployed clients read at most 512 bytes.
+    """
+
+    bytes: Annotated[int, Allowed("bytes", least=512, most=1_000_000)] = 600
+
+
+class Lf(Kind):
+    """The reply ends in LF only. Deployed clients discard the byte before the LF without checking it."""
+
+
+class DropBefore(Kind):
+    """The connection is closed instead of sending the reply."""
+
+
+class DropInside(Kind):
+    """Half of the reply is sent, then the connection is closed."""
+
+
+class DropAfter(Kind):
+    """The reply is sent, then the connection is closed."""
+
+
+class Refuse(Kind):
+    """New connections are refused for this time; existing connections stay open."""
+
+    applies_to = "moment"
+    seconds: Duration
+
+
+class Restart(Kind):
+    """Every connection is closed, running commands are abandoned, and connections are refused for this time.
+
+    Afterwards the instrument is in its initial state. If the fault applies together with a reply, this reply is not
+    sent.
+    """
+
+    applies_to = "moment"
+    seconds: Duration
+
+
+class Fail(Kind):
+    """The command is not carried out; the reply is `fail` with this text."""
+
+    applies_to = "call"
+    text: OneLine = "failed on purpose"
+
+
+class Hang(Kind):
+    """The command never finishes.
+
+    The server answers it at the time limit, and meanwhile other commands of its lane wait.
+    """
+
+    applies_to = "call"
+
+
+class Slow(Kind):
+    """The command is carried out this much later."""
+
+    applies_to = "call"
+    seconds: Duration
+
+
+class ClockOff(Kind):
+    """The instrument's clock is ahead by this much, or behind if negative, until the fault is removed."""
+
+    applies_to = "moment"
+    lasts = True
+    seconds: Offset
+
+
+class ClockDrift(Kind):
+    """The clock is fast by this many parts per million, until the fault is removed; the accumulated error stays."""
+
+    applies_to = "moment"
+    lasts = True
+    ppm: Drift
+
+
+class ClockStep(Kind):
+    """The clock jumps by this much, permanently."""
+
+    applies_to = "moment"
+    seconds: Offset
+
+
+KINDS: Mapping[str, type[Kind]] = {
+    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower(): kind for kind in Kind.__subclasses__()
 }
-"""All kinds of fault by name; docs/faults.md describes them."""
+"""All kinds of fault by name: `drop-before` is the class DropBefore."""
 
-
-def shown(value: Any) -> str:
-    """Format a value for an error message: one line of limited length, in the syntax of a script."""
-    if isinstance(value, dict):
-        return "a table"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-# -- the values of the keys ---------------------------------------------------------------------------
-
-Rule = tuple[Callable[[Any], bool], str]
-"""A function that returns whether a value is valid, and a description of valid values."""
-
-
-def _is_number(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_integer(value: Any, least: float = float("-inf"), most: float = float("inf")) -> bool:
-    """Return whether the value is an integer within the limits; true and false are not integers."""
-    return isinstance(value, int) and _is_number(value, least, most)
-
-
-def _is_line(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != "" and value.isprintable()
-
-
-_OF_CLOCKS: Rule = (
-    lambda value: _is_number(value, -_YEAR, _YEAR) and value != 0,
-    "a number of seconds, not 0, at most a year, negative if the clock is to be slow",
-)
-
-RULES: dict[str, Rule] = {
-    "kind": (lambda value: isinstance(value, str), f"one of {', '.join(KINDS)}"),
-    "command": (
-        lambda value: isinstance(value, str) and name_pattern.fullmatch(value) is not None,
-        'the name of a command, such as "status"',
-    ),
-    "rate": (lambda value: _is_number(value, 0, 1) and value > 0, "a number above 0, at most 1"),
-    "at": (lambda value: _is_number(value, 0, _YEAR), "a number of seconds, 0 or more, at most a year"),
-    "nth": (lambda value: is_integer(value, 1), "a whole number above 0"),
-    "count": (lambda value: is_integer(value, 1), "a whole number above 0"),
-    "seconds": (
-        lambda value: _is_number(value, 0, _YEAR) and value > 0,
-        "a number of seconds above 0, at most a year",
-    ),
-    "bytes": (
-        lambda value: is_integer(value, 512, _LONGEST_REPLY),
-        f"a whole number of bytes from 512 to {_LONGEST_REPLY}",
-    ),
-    "text": (_is_line, "one line of text"),
-    "ppm": (
-        lambda value: _is_number(value, -500_000, 500_000) and value != 0,
-        "a number of millionths, not 0, from -500000 to 500000",
-    ),
-}
-"""The rule for the value of each key; for rules that depend on the kind use rule_of()."""
-
-
-def rule_of(key: str, kind: str) -> Rule:
-    """Return the rule for the value of a key of this kind of fault."""
-    return _OF_CLOCKS if key == "seconds" and kind.startswith("clock-") else RULES[key]
+RULES: Mapping[str, Any] = {key: hint for kind in KINDS.values() for key, hint in keys(kind).items()}
+"""All keys, each with an annotation of a kind that has it."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from discosbackend.schema import from_text, keys, read, read_values, shown
 from discosbackend.simulator.errors import FaultScriptError
-from discosbackend.simulator.faults.kinds import KINDS, RULES, Kind, is_integer, rule_of, shown
+from discosbackend.simulator.faults.kinds import KINDS, RULES, Kind
 from discosbackend.toml import did_you_mean, read_toml
 
 __all__ = [
@@ -37,8 +38,14 @@ _LOGGED = 1000
 _NO_NAME = "undefined"
 
 _TRIGGERS = ("rate", "at", "nth")
-_OF_EVERY_KIND = ("kind", "command", *_TRIGGERS, "count")
-_DEFAULTS: dict[str, Any] = {"bytes": 600, "text": "failed on purpose"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """The keys of a script."""
+
+    seed: int | None = None
+    fault: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +59,16 @@ class Fault:
     kind
         A key of KINDS.
     command
-        Only replies to this command, or calls of it, match. Default: all commands.
+        Only replies to this command, or calls of it, are matches. Default: every command.
     rate
-        The probability that the fault applies to a match, above 0, at most 1.
+        The probability that the fault applies, drawn separately for each match.
     at
-        Seconds since the fault was armed: it applies to the first match after that. A script is armed when the server
-        begins to listen.
+        The fault applies to the first match after this time. The time is counted from the moment when the fault is
+        armed; the faults of a script are armed when the server begins to listen.
     nth
-        The number of the match to which it applies, from 1.
+        The fault applies to the match with this number, counted over all connections.
     count
-        How often it applies at most. Default: without limit with `rate`, else once.
+        How often the fault applies at most. Default: without limit with `rate`, else once.
     seconds
         The duration, delay or clock offset of the kinds that have one.
     bytes
@@ -93,22 +100,16 @@ class Fault:
         if kind is None:
             near = did_you_mean(str(self.kind), KINDS, listed=True)
             raise FaultScriptError(f"kind {shown(self.kind)} is not known{near}")
-        for key, value in self.table.items():
-            if key not in (*_OF_EVERY_KIND, *kind.required, *kind.optional):
-                those = ", ".join(name for name, other in KINDS.items() if key in other.required + other.optional)
+        for key in self.table:
+            if key not in keys(kind):
+                those = ", ".join(name for name, other in KINDS.items() if key in keys(other))
                 raise FaultScriptError(f"{key} does nothing for {self.kind}: it is for {those}")
-            may_be, right = rule_of(key, self.kind)
-            if not may_be(value):
-                raise FaultScriptError(f"{key} must be {right}, not {shown(value)}")
-        for key in kind.required:
-            if getattr(self, key) is None:
-                raise FaultScriptError(f"{self.kind} needs {key}: {rule_of(key, self.kind)[1]}")
+        values = read_values(kind, self.table, "", FaultScriptError)
         self._check_trigger(kind)
-        for key in kind.optional:
-            if getattr(self, key) is None:
-                object.__setattr__(self, key, _DEFAULTS[key])
+        for key in keys(kind):
+            object.__setattr__(self, key, values.get(key, getattr(kind, key, None)))
 
-    def _check_trigger(self, kind: Kind) -> None:
+    def _check_trigger(self, kind: type[Kind]) -> None:
         given = [key for key in _TRIGGERS if getattr(self, key) is not None]
         if len(given) != 1:
             raise FaultScriptError(
@@ -376,13 +377,13 @@ def fault_of(table: Mapping[str, Any]) -> Fault:
         if key not in RULES:
             raise FaultScriptError(f"{key} is not known{did_you_mean(key, RULES, listed=True)}")
     if "kind" not in table:
-        raise FaultScriptError(f"kind is missing: one of {', '.join(KINDS)}")
+        raise FaultScriptError(f"kind is needed: one of {', '.join(KINDS)}")
     return Fault(**table)
 
 
 def fault_from_texts(texts: Mapping[str, str]) -> Fault:
     """Make a Fault from texts, as on a command line: `{"kind": "late", "seconds": "2", ...}`; like fault_of()."""
-    return fault_of({key: _read(key, text) for key, text in texts.items()})
+    return fault_of({key: from_text(RULES.get(key, str), text) for key, text in texts.items()})
 
 
 def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed: int = 0) -> Faults:
@@ -407,40 +408,17 @@ def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed
     FaultScriptError
         If the file cannot be read, or if a key or a value is invalid; the message says what is accepted.
     """
-    seed, tables = _script(path, seed)
-    if not tables:
+    values = read_toml(Path(path), f"faults {path}", FaultScriptError)
+    try:
+        script = read(_Script, values, "", FaultScriptError)
+    except FaultScriptError as problem:
+        raise FaultScriptError(f"faults {path}: {problem}") from None
+    if not script.fault:
         logger.warning("faults %s: it has no [[fault]], so no fault is armed", path)
-    faults = Faults(seed, commands=commands)
-    for number, table in enumerate(tables, 1):
+    faults = Faults(seed if script.seed is None else script.seed, commands=commands)
+    for number, table in enumerate(script.fault, 1):
         try:
             faults.add(fault_of(table))
         except FaultScriptError as problem:
             raise FaultScriptError(f"faults {path}: fault {number}: {problem}") from None
     return faults
-
-
-def _script(path: str | Path, seed: int) -> tuple[int, list[dict[str, Any]]]:
-    """Return the seed and the tables of a script."""
-    script = read_toml(Path(path), f"faults {path}", FaultScriptError)
-    known = ("seed", "fault")
-    for key in script:
-        if key not in known:
-            raise FaultScriptError(f"faults {path}: {key} is not known{did_you_mean(key, known, listed=True)}")
-    seed, tables = script.get("seed", seed), script.get("fault", [])
-    if not is_integer(seed):
-        raise FaultScriptError(f"faults {path}: seed must be a whole number, not {shown(seed)}")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise FaultScriptError(f"faults {path}: write each fault under [[fault]], not as {shown(tables)}")
-    return seed, tables
-
-
-def _read(key: str, text: str) -> Any:
-    """Convert a text to the value of a key; return an invalid text unchanged, for the error message."""
-    if key in ("kind", "command", "text"):
-        return text
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text

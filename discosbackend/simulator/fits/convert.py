@@ -28,10 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 
-from discosbackend.errors import reason_of
 from discosbackend.log import log_to_stderr
-from discosbackend.signals import ENDING, heard, kept
-from discosbackend.simulator.errors import RecordingError
+from discosbackend.signals import ENDING, handling
+from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
 from discosbackend.simulator.recording.output_paths import (
     PART,
@@ -191,7 +190,7 @@ def _remove(recorded: RecordingReader) -> list[str]:
     except OSError as problem:
         if problem.errno == errno.ENOTEMPTY:
             return [f"the recording is removed, but not its folder, which has other files: {recorded.folder}"]
-        return [f"recording cannot be removed: {_reason(problem)}: {problem.filename}"]
+        return [f"recording cannot be removed: {lower_reason(problem)}: {problem.filename}"]
     return []
 
 
@@ -333,11 +332,7 @@ def _refusal(problem: OSError, output: Path) -> str:
     """Return why a file could not be written, as a text for status and for a reply."""
     if problem.errno == errno.ENOSPC:
         return f"disk full: {str(output)!a}"
-    return f"file cannot be written: {_reason(problem)}: {str(problem.filename or output)!a}"
-
-
-def _reason(problem: OSError) -> str:
-    return reason_of(problem).lower()
+    return f"file cannot be written: {lower_reason(problem)}: {str(problem.filename or output)!a}"
 
 
 # -- the program --------------------------------------------------------------------------------------
@@ -356,10 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     log_to_stderr("WARNING", "%(message)s")
     output = sys.stdout
     # What a library prints must not come between the reports.
-    with kept(), redirect_stdout(sys.stderr):
-        # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
-        for number in heard():
-            signal.signal(number, _leave)
+    # The server and this process both receive the signal of Ctrl-C or of a closed terminal.
+    with handling(_leave), redirect_stdout(sys.stderr):
         own: list[_Request] = [[(folder, None) for folder in options.folders]]
         requests = own if options.folders else _requests()
         done = [_report(Path(folder), options.root, name, output) for each in requests for folder, name in each]

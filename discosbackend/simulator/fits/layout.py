@@ -18,10 +18,11 @@ import numpy as np
 from astropy.io import fits
 
 from discosbackend._version import __version__
-from discosbackend.simulator.fits.pointing import Pointing
+from discosbackend.simulator.fits.pointing import MJD_OF_1970, Pointing
+from discosbackend.simulator.fits.structure import BLOCK
 from discosbackend.simulator.instrument.model import Channel
 from discosbackend.simulator.recording.dump_files import DIODE, Dump, RecordingReader
-from discosbackend.ticks import TICKS_PER_SECOND
+from discosbackend.ticks import TICKS_PER_DAY, TICKS_PER_SECOND
 
 __all__ = [
     "Layout",
@@ -36,16 +37,10 @@ __all__ = [
     "write",
 ]
 
-_BLOCK = 2880
-"""The size of a block of a FITS file in bytes."""
-
 # Bytes of rows that are written at a time, and the number of rows for which the columns other than spectra are computed
 # at a time. They limit the memory of a conversion.
 _BUFFER = 4 * 2**20
 _STRETCH = 4096
-
-_DAY = 86400 * TICKS_PER_SECOND
-_MJD_OF_1970 = 40587
 
 # The keyword that marks a file written by this program.
 _RECORDING = "Acquisition Recording"
@@ -54,7 +49,7 @@ _RECORDING = "Acquisition Recording"
 _WEATHER = (50.0, 15.0, 940.0)
 
 # The numpy types of FITS's format letters.
-_LETTERS = {"D": ">f8", "I": ">i2", "J": ">i4", "A": "S"}
+_LETTERS = {"D": ">f8", "I": ">i2", "J": ">i4"}
 
 
 class _Column(NamedTuple):
@@ -65,12 +60,10 @@ class _Column(NamedTuple):
     unit: str = ""
 
     @property
-    def field(self) -> tuple[Any, ...]:
+    def field(self) -> tuple[str, str]:
         """The column as a field of a numpy record."""
         count, letter = self.form[:-1], self.form[-1]
-        if letter == "A":
-            return (self.name, f"S{count}")
-        return (self.name, _LETTERS[letter], (int(count),)) if count else (self.name, _LETTERS[letter])
+        return self.name, f"S{count}" if letter == "A" else f"{count}{_LETTERS[letter]}"
 
 
 _SECTION_TABLE = (
@@ -156,7 +149,7 @@ class Layout:
     def size(self) -> int:
         """The size of the file in bytes."""
         rows = math.prod(self.shape)
-        return len(self.before) + len(self.header) + rows + -rows % _BLOCK + len(self.after)
+        return len(self.before) + len(self.header) + rows + -rows % BLOCK + len(self.after)
 
 
 # -- for both kinds of file ---------------------------------------------------------------------------
@@ -172,8 +165,8 @@ def mjd(ticks: Any) -> Any:
     ticks
         An integer or an array of integers, in 100 ns.
     """
-    days, rest = divmod(ticks, _DAY)
-    return (days + _MJD_OF_1970) + rest / _DAY
+    days, rest = divmod(ticks, TICKS_PER_DAY)
+    return (days + MJD_OF_1970) + rest / TICKS_PER_DAY
 
 
 def times(recorded: RecordingReader, dumps: Sequence[Dump]) -> Any:
@@ -242,7 +235,7 @@ def write(layout: Layout, recorded: RecordingReader, file: int) -> None:
     for block in _blocks(layout, recorded):
         _write_all(file, memoryview(block))
         rows += len(block)
-    _write_all(file, bytes(-rows % _BLOCK))
+    _write_all(file, bytes(-rows % BLOCK))
     _write_all(file, layout.after)
 
 
@@ -313,11 +306,7 @@ def whole(recorded: RecordingReader) -> Layout:
 
 def _primary(recorded: RecordingReader, pointing: Pointing) -> fits.Header:
     setup = recorded.setup
-    header = fits.Header()
-    header["SIMPLE"] = (True, "conforms to FITS standard")
-    header["BITPIX"] = 8
-    header["NAXIS"] = 0
-    header["EXTEND"] = True
+    header = fits.PrimaryHDU().header
     header["DATE-OBS"] = (_iso(recorded.begins, 3), "UTC")
     header["ANTENNA"] = "SRT"
     header["SOURCE"] = _text(next(iter(recorded.sky["sources"]), "simulated sky"))
@@ -460,7 +449,7 @@ def _table(
 
 
 def _blocked(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _BLOCK)
+    return data + bytes(-len(data) % BLOCK)
 
 
 def _text(value: str) -> str:

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from discosbackend.errors import reason_of
-from discosbackend.simulator.errors import MetadataError, RecordingError
+from discosbackend.simulator.errors import MetadataError, RecordingError, lower_reason
 from discosbackend.simulator.fits.layout import (
     Layout,
     channel_columns,
@@ -33,6 +32,7 @@ from discosbackend.simulator.fits.layout import (
     times,
 )
 from discosbackend.simulator.fits.structure import (
+    BLOCK,
     MOST_COLUMNS,
     Card,
     Column,
@@ -126,8 +126,7 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
         # Parse the bytes that were read, as the file may have been replaced meanwhile.
         return _merged(recorded, _read(path))
     except OSError as problem:
-        reason = reason_of(problem)
-        raise RecordingError(f"metadata file cannot be read: {reason.lower()}: {str(path)!a}") from None
+        raise RecordingError(f"metadata file cannot be read: {lower_reason(problem)}: {str(path)!a}") from None
     except MetadataError as problem:
         raise RecordingError(f"metadata file {problem}: {str(path)!a}") from None
 
@@ -533,7 +532,7 @@ def _header(old: Header, rows: _Rows, recorded: RecordingReader, complaints: lis
     mark(added, recorded)
     images.append(added.tostring(endcard=False, padding=False).encode("ascii"))
     whole = b"".join(images) + b"END".ljust(80)
-    return whole + b" " * (-len(whole) % 2880)
+    return whole + b" " * (-len(whole) % BLOCK)
 
 
 def _column_cards(card: Card, found: re.Match[str], renumbered: dict[int, tuple[int, _Field]]) -> list[bytes]:

@@ -16,9 +16,9 @@ import numpy as np
 from astropy_iers_data import IERS_A_FILE
 
 from discosbackend.simulator.instrument.model import Receiver
-from discosbackend.ticks import TICKS_PER_SECOND
+from discosbackend.ticks import TICKS_PER_DAY, TICKS_PER_SECOND
 
-__all__ = ["Pointing"]
+__all__ = ["MJD_OF_1970", "Pointing"]
 
 # The north pole of the ecliptic. It is 90 degrees from the Sun on any date (srttools needs a further package near the
 # Sun), and its elevation at the Sardinia Radio Telescope is never below 16 degrees.
@@ -31,9 +31,8 @@ _SITE = (4865182.7660, 791922.6890, 4035137.1740)
 # Seconds. Over this time azimuth and elevation are interpolated linearly, with an error below 0.2 milliarcseconds.
 _STRAIGHT = 1.0
 
-_DAY = 86400 * TICKS_PER_SECOND
+MJD_OF_1970 = 40587
 _JULIAN_DATE_OF_1970 = 2440587.5
-_MJD_OF_1970 = 40587
 
 # The columns of the IERS table of the Earth's rotation, which has one line per day: MJD; UT1 - UTC in s, and x and y of
 # the pole in arcseconds.
@@ -127,16 +126,16 @@ class Pointing:
 
 def _horizontal(right_ascension: Any, ticks: Any) -> tuple[Any, Any, float]:
     """Return azimuth, elevation, and the latitude of the site in rad."""
-    days, rest = np.divmod(ticks, _DAY)
+    days, rest = np.divmod(ticks, TICKS_PER_DAY)
     longitude, latitude, height = erfa.gc2gd(_WGS84, np.array(_SITE))
-    ut1_utc, x, y = _rotation(days + _MJD_OF_1970, rest / _DAY)
+    ut1_utc, x, y = _rotation(days + MJD_OF_1970, rest / TICKS_PER_DAY)
     still, no_air = (0.0,) * 4, (0.0,) * 3
     with warnings.catch_warnings():
         # A simulated clock may be off by decades. ERFA warns of dates whose leap seconds are not known.
         warnings.simplefilter("ignore", erfa.ErfaWarning)
         azimuth, zenith_distance, *_ = erfa.atco13(
             *(right_ascension, _DECLINATION, *still),
-            *(_JULIAN_DATE_OF_1970 + days, rest / _DAY, ut1_utc),
+            *(_JULIAN_DATE_OF_1970 + days, rest / TICKS_PER_DAY, ut1_utc),
             *(longitude, latitude, height, x, y, *no_air, _WAVELENGTH),
         )
     return azimuth, math.pi / 2 - zenith_distance, float(latitude)

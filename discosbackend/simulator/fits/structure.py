@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from discosbackend.simulator.errors import MetadataError
 
-__all__ = ["MOST_COLUMNS", "Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
+__all__ = ["BLOCK", "MOST_COLUMNS", "Card", "Column", "Hdu", "Header", "columns_of", "read_structure", "shown"]
 
-_BLOCK = 2880
+BLOCK = 2880
+"""The size of a block of a FITS file in bytes."""
+
 _CARD = 80
 
 # Bytes of all headers together. Those of DISCOS have some 30 kB.
@@ -172,7 +174,7 @@ def read_structure(raw: bytes) -> list[Hdu]:
         header = Header(cards, _name(Header(cards), len(hdus)))
         _check_keywords(header)
         size = _data_size(header, extension=bool(hdus))
-        end = data + size + -size % _BLOCK
+        end = data + size + -size % BLOCK
         if end > len(raw):
             raise MetadataError(f"is cut off in {header.name}")
         hdu = Hdu(header, place, data, end)
@@ -199,7 +201,7 @@ def _read_cards(raw: bytes, begin: int, longest: int) -> tuple[list[Card], int]:
         keyword = _keyword(image.decode("latin-1"))
         if keyword == "END" and not image[8:].strip():
             end = place + _CARD
-            return cards, end + (begin - end) % _BLOCK
+            return cards, end + (begin - end) % BLOCK
         if keyword == "CONTINUE" and cards:
             if len(cards[-1].image) >= _LONGEST_VALUE:
                 # Joining them takes a time that grows with the square of their number.

@@ -1,32 +1,113 @@
 """Records that describe an instrument, and the settings of an acquisition.
 
-The module profiles reads the instruments from simulator/profiles/*.toml into these records. sections checks values
+The module profiles reads the instruments from simulator/profiles/*.toml into these records. ProfileKeys has the keys of
+such a file, and the other records those of its tables; their annotations say what is allowed. sections checks values
 against the limits; the backend and tasks use the other records. Frequencies, bandwidths and sample rates are in MHz.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+from discosbackend.commands import COMMANDS
+from discosbackend.grammar import name_pattern
+from discosbackend.schema import NEEDED, YEAR, Allowed, Range, one_line
 from discosbackend.ticks import TICKS_PER_SECOND
 
 __all__ = [
+    "MOST_FEEDS",
+    "RESET",
     "UNCONFIGURED",
     "Channel",
     "Comb",
     "Configuration",
+    "ConfigurationKeys",
     "Instrument",
     "Limits",
     "Phrases",
+    "ProfileKeys",
     "Receiver",
     "Response",
     "Setup",
     "Task",
+    "is_word",
 ]
 
 UNCONFIGURED = "unconfigured"
 """The reply to get-configuration until a configuration is loaded (protocol section 4.4)."""
+
+RESET = "reset"
+"""The command that cancels a task; every instrument with tasks has it."""
+
+# The largest integer of a profile. A larger number is a mistake.
+_INTEGER = 10**9
+
+MOST_FEEDS = 1000
+"""The most feeds of an instrument."""
+
+# Values are recorded as signed 32-bit integers.
+_FULL_SCALE = 2**31 - 1
+
+# Not `version`, which the server answers, and not `status`, which the server needs itself.
+_LACKABLE = tuple(name for name in COMMANDS if name not in ("version", "status"))
+
+# Texts that are sent to clients or written to a file's header: printable ASCII without comma and `!`.
+_PLAIN = re.compile(r"[ \"-+\--~]+")
+
+
+def is_word(text: str, longest: int = 64) -> bool:
+    """Return whether the text is printable ASCII without a comma or `!`, and without blanks at its ends."""
+    return len(text) <= longest and text.strip() == text and _PLAIN.fullmatch(text) is not None
+
+
+def _one_word(longest: int) -> Allowed:
+    return Allowed(
+        valid=lambda text: is_word(text, longest),
+        expected=f"one line of ASCII without , and ! of at most {longest} characters",
+    )
+
+
+# -- the types of keys --------------------------------------------------------------------------------
+
+Megahertz = Annotated[float, Allowed("MHz", least=0, most=1e7)]
+Width = Annotated[float, Allowed("MHz", above=0, most=1e7)]
+Kelvin = Annotated[float, Allowed("K", above=0, most=1e6)]
+Milliseconds = Annotated[int, Allowed("ms", least=1, most=_INTEGER)]
+Integer = Annotated[int, Allowed(least=-_INTEGER, most=_INTEGER)]
+# More bins or feeds would exceed the memory.
+Bins = Annotated[int, Allowed(least=1, most=2**24)]
+Feeds = Annotated[int, Allowed(least=1, most=MOST_FEEDS)]
+# Half the sky.
+Arcmin = Annotated[float, Allowed("arcmin", least=-180 * 60, most=180 * 60)]
+Factor = Annotated[float, Allowed(least=0, most=1e6)]
+Fraction = Annotated[float, Allowed(least=0, most=1)]
+
+Offsets = Annotated[
+    tuple[tuple[Arcmin, Arcmin], ...],
+    Allowed(
+        valid=lambda offsets: offsets[:1] == ((0.0, 0.0),),
+        expected="a list of [x, y] in arcmin, [0, 0] first: one for each feed",
+    ),
+]
+OneWord = Annotated[str, _one_word(64)]
+# MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
+Phrase = Annotated[str, _one_word(120)]
+ShortLine = Annotated[str, one_line(200)]
+TaskCommand = Annotated[
+    str,
+    Allowed(
+        valid=lambda name: name_pattern.fullmatch(name) and name not in {*COMMANDS, RESET},
+        expected=f"a name of letters, digits and hyphens, letter first, none of the protocol's own and not {RESET}",
+    ),
+]
+Lackable = Annotated[
+    tuple[str, ...],
+    Allowed(valid=lambda names: {*names} <= {*_LACKABLE}, expected=f"a list of commands: {', '.join(_LACKABLE)}"),
+]
+Includes = Annotated[tuple[str, ...], Allowed(valid=all, expected="a list of instruments, by name or file")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +136,14 @@ class Limits:
         Whether two equal feeds of set-enable are measured once. Default: they are measured twice.
     """
 
-    start_frequency: tuple[float, float]
-    bins: tuple[int, ...]
-    bandwidth: tuple[float, float] = (0.0, 2300.0)
-    sample_rate: tuple[float, float] = (0.0, 4600.0)
-    integration: tuple[int, int] = (5, 1000)
-    shift: tuple[int, int] = (0, 0xFFFF)
-    feeds: int = 7
-    all_feeds: int | None = None
+    start_frequency: Range[Megahertz]
+    bins: tuple[Bins, ...]
+    bandwidth: Range[Megahertz] = (0.0, 2300.0)
+    sample_rate: Range[Megahertz] = (0.0, 4600.0)
+    integration: Range[Milliseconds] = (5, 1000)
+    shift: Range[Integer] = (0, 0xFFFF)
+    feeds: Feeds = 7
+    all_feeds: Integer | None = None
     equal_feeds_once: bool = False
 
     @property
@@ -75,10 +156,10 @@ class Limits:
 class Comb:
     """Interference: narrow peaks of `level` K, every `spacing` MHz from sky frequency `first` to `last` in MHz."""
 
-    first: float
-    last: float
-    spacing: float
-    level: float
+    first: Width
+    last: Width
+    spacing: Width
+    level: Annotated[float, Allowed("K", least=0, most=1e6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +184,12 @@ class Receiver:
         The interference that it receives.
     """
 
-    code: str = "KKG"
-    local_oscillator: float = 0.0
-    tsys: tuple[float, float] = (87.0, 116.0)
-    mark: tuple[float, float] = (28.0, 77.0)
-    beam: float = 1.0
-    offsets: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    code: Annotated[OneWord, NEEDED] = "KKG"
+    local_oscillator: Annotated[Megahertz, NEEDED] = 0.0
+    tsys: Annotated[Range[Kelvin], NEEDED] = (87.0, 116.0)
+    mark: Annotated[Range[Kelvin], NEEDED] = (28.0, 77.0)
+    beam: Annotated[float, NEEDED, Allowed("arcmin", above=0, most=180 * 60)] = 1.0
+    offsets: Annotated[Offsets, NEEDED] = ((0.0, 0.0),)
     interference: tuple[Comb, ...] = ()
 
 
@@ -140,16 +221,16 @@ class Response:
         The relative rms of the gain over minutes.
     """
 
-    gain: float = 1.0
-    zero: float = 0.0
-    full_scale: int = 2**31 - 1
-    rms: float = 50.0
-    edge: float = 0.03
-    slope: float = 3.0
-    dc: float = 15.0
-    spur: float = 1.6
-    cross: float = 0.11
-    drift: float = 0.002
+    gain: Annotated[float, Allowed("counts per K and MHz", above=0, most=1e12)] = 1.0
+    zero: Annotated[float, Allowed("counts", least=0, most=_FULL_SCALE)] = 0.0
+    full_scale: Annotated[int, Allowed("counts", least=1, most=_FULL_SCALE)] = _FULL_SCALE
+    rms: Annotated[float, Allowed("counts", above=0, most=_FULL_SCALE)] = 50.0
+    edge: Annotated[float, Allowed(least=1e-6, most=1)] = 0.03
+    slope: Annotated[float, Allowed(least=-50, most=50)] = 3.0
+    dc: Factor = 15.0
+    spur: Factor = 1.6
+    cross: Fraction = 0.11
+    drift: Fraction = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,21 +374,21 @@ class Task:
         The one-line help of the command.
     """
 
-    command: str
-    configuration: str = ""
-    duration: float = 0.0
+    command: TaskCommand
+    configuration: OneWord = ""
+    duration: Annotated[float, NEEDED, Allowed("seconds", least=0, most=YEAR)] = 0.0
     initialises: bool = False
-    help: str = ""
+    help: ShortLine = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
     """The texts of status for an instrument with tasks. `{command}` in `running` is replaced by the task's command."""
 
-    uninitialised: str = "not initialised"
-    running: str = "{command} in progress"
-    acquiring: str = "acquisition in progress"
-    ready: str = "ready"
+    uninitialised: Phrase = "not initialised"
+    running: Phrase = "{command} in progress"
+    acquiring: Phrase = "acquisition in progress"
+    ready: Phrase = "ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,3 +423,39 @@ class Instrument:
     phrases: Phrases = Phrases()
     description: str = ""
     records: bool = True
+
+
+# -- the keys of a file that differ from the records --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationKeys:
+    """The keys of a table `[configurations.NAME]`, and of `[defaults]`, which has values for all configurations."""
+
+    receiver: Annotated[str, Allowed(expected="a name of a [receivers.NAME]")]
+    feeds: tuple[Annotated[int, Allowed(least=0)], ...]
+    bandwidth: Width
+    bins: Bins
+    attenuation: Annotated[float, Allowed("dB", least=0, most=200)]
+    integration: Milliseconds
+    start_frequency: Megahertz = 0.0
+    stokes_too: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKeys:
+    """The keys of a file."""
+
+    name: OneWord
+    description: ShortLine
+    includes: Includes = ()
+    lacks: Lackable = ()
+    records: bool = True
+    limits: Limits | None = None
+    response: Response = field(default_factory=Response)
+    receivers: Mapping[str, Receiver] = field(default_factory=dict)
+    # Read with each configuration, as ConfigurationKeys.
+    defaults: Any = field(default_factory=dict)
+    configurations: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ()
+    phrases: Phrases = field(default_factory=Phrases)

@@ -1,7 +1,8 @@
 """Reads instruments from TOML profiles: those of the package, in simulator/profiles, and those of the user.
 
-model defines the records. Comments in the profiles explain the keys, since users copy these files. This module checks
-the contents of a file; profile_tables reads and checks single values.
+model defines the records and, in their annotations, the keys. Comments in the profiles explain the keys, since users
+copy these files. This module checks what depends on several keys, such as a value that is outside the limits of the
+instrument.
 """
 
 from __future__ import annotations
@@ -14,61 +15,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from discosbackend.commands import COMMANDS
-from discosbackend.grammar import name_pattern
+from discosbackend.schema import path_of, read, wrong
 from discosbackend.simulator.errors import InstrumentError
 from discosbackend.simulator.instrument.model import (
+    MOST_FEEDS,
     UNCONFIGURED,
-    Comb,
     Configuration,
+    ConfigurationKeys,
     Instrument,
-    Limits,
-    Phrases,
+    ProfileKeys,
     Receiver,
-    Response,
-    Task,
+    is_word,
 )
-from discosbackend.simulator.instrument.profile_tables import Table, as_number, as_whole, is_word
 from discosbackend.toml import did_you_mean, read_toml
 
-__all__ = ["INSTRUMENTS", "RESET", "instrument_of", "profile_text", "shipped_instruments"]
-
-RESET = "reset"
-"""The command that cancels a task; every instrument with tasks has it."""
+__all__ = ["INSTRUMENTS", "instrument_of", "profile_text", "shipped_instruments"]
 
 _SHIPPED = Path(__file__).parents[1] / "profiles"
 
-_YEAR = 366 * 86400
-
-# Limits of integers. Larger numbers are mistakes; so many bins or feeds would exceed the memory.
-_INTEGER, _MOST_BINS, _MOST_FEEDS = 10**9, 2**24, 1000
-
-# Limits of other quantities: MHz, K, counts, factors, and arcmin (half the sky).
-_MOST_MHZ, _MOST_K, _MOST_COUNTS, _MOST_FACTOR, _HALF_THE_SKY = 1e7, 1e6, 1e12, 1e6, 180 * 60
-
-# Values are recorded as signed 32-bit integers.
-_FULL_SCALE = 2**31 - 1
-
-# Characters. MISTRAL's client reads the greeting and the reply to status together into a buffer of 256 bytes.
-_LONGEST_PHRASE = 120
-
 # The most peaks of a comb; with a mistyped spacing a dump would take minutes.
 _MOST_PEAKS = 10_000
-
-_TOP = (
-    "name", "description", "includes", "lacks", "records", "limits", "response", "receivers", "defaults",
-    "configurations", "tasks", "phrases",
-)  # fmt: skip
-_LIMITS = (
-    "integration", "start_frequency", "bandwidth", "sample_rate", "bins", "shift", "feeds", "all_feeds",
-    "equal_feeds_once",
-)  # fmt: skip
-_RESPONSE = ("gain", "zero", "full_scale", "rms", "edge", "slope", "dc", "spur", "cross", "drift")
-_RECEIVER = ("code", "local_oscillator", "tsys", "mark", "beam", "offsets", "interference")
-_COMB = ("first", "last", "spacing", "level")
-_DEFAULTS = ("receiver", "feeds", "start_frequency", "bandwidth", "bins", "attenuation", "integration")
-_TASK = ("command", "configuration", "duration", "initialises", "help")
-_PHRASES = ("uninitialised", "running", "acquiring", "ready")
 
 
 class _Shipped(Mapping[str, Instrument]):
@@ -159,16 +125,17 @@ def _read(path: Path, included_by: tuple[Path, ...]) -> Instrument:
     if chain[-1] in included_by:
         raise InstrumentError(f"instrument {path}: it includes itself, by {included_by[-1].name}")
     try:
-        table = Table(values, "", _TOP)
-        return _instrument(table, _included(table, path.parent, chain))
+        profile = read(ProfileKeys, values, "", InstrumentError)
+        if "phrases" in values and not profile.tasks:
+            raise InstrumentError("phrases are for an instrument that has [[tasks]], which this one has not")
+        return _instrument(profile, _included(profile.includes, path.parent, chain))
     except InstrumentError as problem:
         raise InstrumentError(f"instrument {path}: {problem}") from None
 
 
-def _included(table: Table, folder: Path, chain: tuple[Path, ...]) -> dict[str, Configuration]:
+def _included(names: tuple[str, ...], folder: Path, chain: tuple[Path, ...]) -> dict[str, Configuration]:
     """Return the configurations of all instruments that a file includes, by name."""
     found: dict[str, Configuration] = {}
-    names = table.each("includes", "a list of instruments, by name or file", _text, ())
     for name in names:
         instrument = _found(name, folder, chain)
         if twice := found.keys() & instrument.configurations.keys():
@@ -179,225 +146,103 @@ def _included(table: Table, folder: Path, chain: tuple[Path, ...]) -> dict[str, 
     return found
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _instrument(table: Table, included: dict[str, Configuration]) -> Instrument:
-    name = table.word("name")
-    limits = _limits(table.table("limits", _LIMITS)) if "limits" in table else None
-    response = _response(table.table("response", _RESPONSE))
-    receivers = {key: _receiver(each) for key, each in table.named("receivers", _RECEIVER)}
-    configurations = {**included, **_configurations(table, limits, response, receivers)}
-    tasks = _tasks(table, configurations)
-    if "phrases" in table and not tasks:
-        raise InstrumentError("phrases are for an instrument that has [[tasks]], which this one has not")
-    first = next(iter(receivers.values()), Receiver())
+def _instrument(profile: ProfileKeys, included: dict[str, Configuration]) -> Instrument:
+    limits = profile.limits
+    if limits is not None and limits.all_feeds is not None and limits.all_feeds < limits.feeds:
+        raise InstrumentError(wrong("limits.all_feeds", f"limits.feeds, {limits.feeds}, or more", limits.all_feeds))
+    if set("{}") & set(profile.phrases.running.replace("{command}", "")):
+        right = "text in which {command} alone stands in braces"
+        raise InstrumentError(wrong("phrases.running", right, profile.phrases.running))
+    for name, receiver in profile.receivers.items():
+        _check_interference(receiver, path_of("receivers", name))
+    configurations = {**included, **_configurations(profile)}
+    _check_tasks(profile, configurations)
+    first = next(iter(profile.receivers.values()), Receiver())
     return Instrument(
-        name=name,
-        unconfigured=Configuration(UNCONFIGURED, limits, integration=0, receiver=first, response=response),
+        name=profile.name,
+        unconfigured=Configuration(UNCONFIGURED, limits, integration=0, receiver=first, response=profile.response),
         configurations=MappingProxyType(configurations),
-        lacks=frozenset(table.each("lacks", f"a list of commands: {', '.join(_LACKABLE)}", _lackable, ())),
-        tasks=tasks,
-        phrases=_phrases(table.table("phrases", _PHRASES)),
-        description=table.line("description"),
-        records=table.flag("records", True),
+        lacks=frozenset(profile.lacks),
+        tasks=profile.tasks,
+        phrases=profile.phrases,
+        description=profile.description,
+        records=profile.records,
     )
 
 
-# Not `version`, which the server answers, and not `status`, which the server needs itself.
-_LACKABLE = tuple(name for name in COMMANDS if name not in ("version", "status"))
+def _check_interference(receiver: Receiver, where: str) -> None:
+    for number, comb in enumerate(receiver.interference):
+        path = f"{where}.interference[{number}]"
+        if comb.last < comb.first:
+            raise InstrumentError(wrong(f"{path}.last", f"first, {comb.first:.10g} MHz, or more", comb.last))
+        if (comb.last - comb.first) / comb.spacing > _MOST_PEAKS:
+            right = f"so wide that there are at most {_MOST_PEAKS} peaks"
+            raise InstrumentError(wrong(f"{path}.spacing", right, comb.spacing))
 
 
-def _lackable(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in _LACKABLE else None
-
-
-def _limits(table: Table) -> Limits:
-    usual = Limits(start_frequency=(0.0, 0.0), bins=())
-    feeds = table.whole("feeds", usual.feeds, least=1, most=_MOST_FEEDS)
-    return Limits(
-        start_frequency=table.numbers("start_frequency", least=0.0, most=_MOST_MHZ, unit="MHz"),
-        bins=table.each("bins", f"a list of whole numbers from 1 to {_MOST_BINS}", _bins),
-        bandwidth=table.numbers("bandwidth", usual.bandwidth, least=0.0, most=_MOST_MHZ, unit="MHz"),
-        sample_rate=table.numbers("sample_rate", usual.sample_rate, least=0.0, most=_MOST_MHZ, unit="MHz"),
-        integration=table.wholes("integration", usual.integration, least=1, most=_INTEGER, unit="ms"),
-        shift=table.wholes("shift", usual.shift, least=-_INTEGER, most=_INTEGER),
-        feeds=feeds,
-        all_feeds=table.whole("all_feeds", least=feeds, most=_INTEGER) if "all_feeds" in table else None,
-        equal_feeds_once=table.flag("equal_feeds_once", False),
-    )
-
-
-def _bins(value: Any) -> int | None:
-    return as_whole(value, 1, _MOST_BINS)
-
-
-def _response(table: Table) -> Response:
-    usual = Response()
-    return Response(
-        gain=table.number("gain", usual.gain, above=0.0, most=_MOST_COUNTS, unit="counts per K and MHz"),
-        zero=table.number("zero", usual.zero, least=0, most=_FULL_SCALE, unit="counts"),
-        full_scale=table.whole("full_scale", usual.full_scale, least=1, most=_FULL_SCALE, unit="counts"),
-        rms=table.number("rms", usual.rms, above=0.0, most=_FULL_SCALE, unit="counts"),
-        edge=table.number("edge", usual.edge, least=1e-6, most=1),
-        slope=table.number("slope", usual.slope, least=-50, most=50),
-        dc=table.number("dc", usual.dc, least=0, most=_MOST_FACTOR),
-        spur=table.number("spur", usual.spur, least=0, most=_MOST_FACTOR),
-        cross=table.number("cross", usual.cross, least=0, most=1),
-        drift=table.number("drift", usual.drift, least=0, most=1),
-    )
-
-
-def _receiver(table: Table) -> Receiver:
-    offsets = table.each("offsets", "a list of [x, y] in arcmin, [0, 0] first: one for each feed", _offset)
-    if not offsets or offsets[0] != (0.0, 0.0):
-        raise table.wrong("offsets", "a list of [x, y] in arcmin, [0, 0] first: one for each feed")
-    return Receiver(
-        code=table.word("code"),
-        local_oscillator=table.number("local_oscillator", least=0, most=_MOST_MHZ, unit="MHz"),
-        tsys=table.numbers("tsys", above=0.0, most=_MOST_K, unit="K"),
-        mark=table.numbers("mark", above=0.0, most=_MOST_K, unit="K"),
-        beam=table.number("beam", above=0.0, most=_HALF_THE_SKY, unit="arcmin"),
-        offsets=offsets,
-        interference=tuple(_comb(each) for each in table.listed("interference", _COMB)),
-    )
-
-
-def _offset(value: Any) -> tuple[float, float] | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    x, y = (as_number(each, None, -_HALF_THE_SKY, _HALF_THE_SKY) for each in value)
-    return None if x is None or y is None else (x, y)
-
-
-def _comb(table: Table) -> Comb:
-    first = table.number("first", above=0.0, most=_MOST_MHZ, unit="MHz")
-    last = table.number("last", least=first, most=_MOST_MHZ, unit="MHz")
-    spacing = table.number("spacing", above=0.0, most=_MOST_MHZ, unit="MHz")
-    if (last - first) / spacing > _MOST_PEAKS:
-        raise table.wrong("spacing", f"so wide that there are at most {_MOST_PEAKS} peaks")
-    return Comb(first, last, spacing, table.number("level", least=0, most=_MOST_K, unit="K"))
+def _check_tasks(profile: ProfileKeys, configurations: Mapping[str, Configuration]) -> None:
+    commands: set[str] = set()
+    names = {UNCONFIGURED, *configurations}
+    for number, task in enumerate(profile.tasks):
+        for key, name, taken in (("command", task.command, commands), ("configuration", task.configuration, names)):
+            if name in taken:
+                raise InstrumentError(f"tasks[{number}].{key}: {name} is there already")
+            if name:
+                taken.add(name)
 
 
 # -- configurations -----------------------------------------------------------------------------------
 
 
-def _configurations(
-    table: Table, limits: Limits | None, response: Response, receivers: Mapping[str, Receiver]
-) -> dict[str, Configuration]:
+def _configurations(profile: ProfileKeys) -> dict[str, Configuration]:
     """Return the configurations that the file itself defines, by name."""
     found: dict[str, Configuration] = {}
-    defaults = table.table("defaults", _DEFAULTS)
-    for name, each in table.named("configurations", (*_DEFAULTS, "stokes_too"), defaults):
-        _check_name(name, each.path)
-        configuration = _configuration(name, each, limits, response, receivers)
+    for name, table in profile.configurations.items():
+        path = path_of("configurations", name)
+        # No slash, because the name is part of the folder names of recordings. Clients split replies at commas.
+        if not is_word(name) or "/" in name or name == UNCONFIGURED:
+            right = f"a name of ASCII without , ! and / of at most 64 characters, and not {UNCONFIGURED}"
+            raise InstrumentError(f"{path} must be {right}")
+        keys = read(ConfigurationKeys, table, path, InstrumentError, behind=("defaults", profile.defaults))
+        _check_configuration(keys, profile, table, path)
+        own = ("feeds", "bandwidth", "bins", "attenuation", "start_frequency", "integration")
+        configuration = Configuration(
+            name,
+            profile.limits,
+            receiver=profile.receivers[keys.receiver],
+            response=profile.response,
+            **{key: getattr(keys, key) for key in own},
+        )
         twin = replace(configuration, name=f"{name}S", stokes=True)
-        for made in (configuration, twin) if each.flag("stokes_too", False) else (configuration,):
+        for made in (configuration, twin) if keys.stokes_too else (configuration,):
             if made.name in found:
-                raise InstrumentError(f"{each.path} makes {made.name}, which is there already")
+                raise InstrumentError(f"{path} makes {made.name}, which is there already")
             found[made.name] = made
     return found
 
 
-def _configuration(
-    name: str,
-    table: Table,
-    limits: Limits | None,
-    response: Response,
-    receivers: Mapping[str, Receiver],
-) -> Configuration:
+def _check_configuration(keys: ConfigurationKeys, profile: ProfileKeys, table: Mapping[str, Any], path: str) -> None:
+    """Check a configuration against the receivers and the limits of its file."""
+
+    def require(valid: bool, key: str, right: str) -> None:
+        if not valid:
+            where, values = (path, table) if key in table else ("defaults", profile.defaults)
+            raise InstrumentError(wrong(path_of(where, key), right, values[key]))
+
+    limits, receivers = profile.limits, profile.receivers
     known = ", ".join(receivers) or "none yet"
-    right = f"a name of a [receivers.NAME]: {known}"
-    receiver = table.read("receiver", right, lambda key: receivers.get(key) if isinstance(key, str) else None)
-    bandwidth = table.number("bandwidth", above=0.0, most=_MOST_MHZ, unit="MHz")
-    start = table.number("start_frequency", 0.0, least=0, most=_MOST_MHZ, unit="MHz")
-    bins = table.whole("bins", least=1, most=_MOST_BINS)
-    integration = table.whole("integration", least=1, most=_INTEGER, unit="ms")
-    if limits is not None:
-        _check_within(table, "bandwidth", bandwidth, limits.bandwidth, "limits.bandwidth")
-        low, high = limits.sample_rate
-        _check_within(table, "bandwidth", bandwidth, (low / 2, high / 2), "half of limits.sample_rate")
-        _check_within(table, "start_frequency", start, limits.start_frequency, "limits.start_frequency")
-        _check_within(table, "integration", integration, limits.integration, "limits.integration")
-        if bins not in limits.bins:
-            raise table.wrong("bins", f"one of limits.bins, {' '.join(map(str, limits.bins))}")
-    return Configuration(
-        name=name,
-        limits=limits,
-        feeds=_feeds(table, limits, receiver),
-        bandwidth=bandwidth,
-        bins=bins,
-        attenuation=table.number("attenuation", least=0, most=200, unit="dB"),
-        start_frequency=start,
-        integration=integration,
-        receiver=receiver,
-        response=response,
-    )
-
-
-def _check_name(name: str, where: str) -> None:
-    """Check that the name can be an argument, and that clients which split replies at commas can read it."""
-    # No slash, because the name is part of the folder names of recordings.
-    if not is_word(name) or "/" in name or name == UNCONFIGURED:
-        right = f"a name of ASCII without , ! and / of at most 64 characters, and not {UNCONFIGURED}"
-        raise InstrumentError(f"{where} must be {right}")
-
-
-def _check_within(table: Table, key: str, value: float, limits: tuple[float, float], what: str) -> None:
-    low, high = limits
-    if not low <= value <= high:
-        raise table.wrong(key, f"within {what}, {low:.10g} to {high:.10g}")
-
-
-def _feeds(table: Table, limits: Limits | None, receiver: Receiver) -> tuple[int, ...]:
-    there = min(len(receiver.offsets), limits.feeds if limits is not None else _MOST_FEEDS)
-    right = f"a list of different feeds from 0 to {there - 1}, as receiver and limits.feeds have them"
-    feeds = table.each("feeds", right, lambda value: as_whole(value, 0, there - 1))
-    if not feeds or len(set(feeds)) < len(feeds):
-        raise table.wrong("feeds", right)
-    return feeds
-
-
-# -- tasks --------------------------------------------------------------------------------------------
-
-
-def _tasks(table: Table, configurations: Mapping[str, Configuration]) -> tuple[Task, ...]:
-    found: list[Task] = []
-    for each in table.listed("tasks", _TASK):
-        task = Task(
-            command=each.read("command", _LEGAL, _command),
-            configuration=each.word("configuration", ""),
-            duration=each.number("duration", least=0, most=_YEAR, unit="s"),
-            initialises=each.flag("initialises", False),
-            help=each.line("help", ""),
-        )
-        if task.command in (other.command for other in found):
-            raise InstrumentError(f"{each.where('command')}: {task.command} is there already")
-        taken = [UNCONFIGURED, *configurations, *(other.configuration for other in found)]
-        if task.configuration and task.configuration in taken:
-            raise InstrumentError(f"{each.where('configuration')}: {task.configuration} is there already")
-        found.append(task)
-    return tuple(found)
-
-
-_LEGAL = f"a name of letters, digits and hyphens, letter first, none of the protocol's own and not {RESET}"
-
-
-def _command(value: Any) -> str | None:
-    if not isinstance(value, str) or value in COMMANDS or value == RESET:
-        return None
-    return value if name_pattern.fullmatch(value) else None
-
-
-def _phrases(table: Table) -> Phrases:
-    usual = Phrases()
-    running = table.word("running", usual.running, _LONGEST_PHRASE)
-    if set("{}") & set(running.replace("{command}", "")):
-        raise table.wrong("running", "text in which {command} alone stands in braces")
-    return Phrases(
-        uninitialised=table.word("uninitialised", usual.uninitialised, _LONGEST_PHRASE),
-        running=running,
-        acquiring=table.word("acquiring", usual.acquiring, _LONGEST_PHRASE),
-        ready=table.word("ready", usual.ready, _LONGEST_PHRASE),
-    )
+    require(keys.receiver in receivers, "receiver", f"a name of a [receivers.NAME]: {known}")
+    last = min(len(receivers[keys.receiver].offsets), MOST_FEEDS if limits is None else limits.feeds) - 1
+    right = f"a list of different feeds from 0 to {last}, as receiver and limits.feeds have them"
+    require(0 < len(set(keys.feeds)) == len(keys.feeds) and max(keys.feeds) <= last, "feeds", right)
+    if limits is None:
+        return
+    half = (limits.sample_rate[0] / 2, limits.sample_rate[1] / 2)
+    for key, (least, most), what in (
+        ("bandwidth", limits.bandwidth, "limits.bandwidth"),
+        ("bandwidth", half, "half of limits.sample_rate"),
+        ("start_frequency", limits.start_frequency, "limits.start_frequency"),
+        ("integration", limits.integration, "limits.integration"),
+    ):
+        require(least <= getattr(keys, key) <= most, key, f"within {what}, {least:.10g} to {most:.10g}")
+    require(keys.bins in limits.bins, "bins", f"one of limits.bins, {' '.join(map(str, limits.bins))}")

@@ -12,8 +12,7 @@ from typing import Any
 
 from discosbackend.backend import command
 from discosbackend.errors import BackendError
-from discosbackend.simulator.instrument.model import Instrument, Task
-from discosbackend.simulator.instrument.profiles import RESET
+from discosbackend.simulator.instrument.model import RESET, Instrument, Task
 from discosbackend.values import without_escapes
 
 __all__ = ["TaskRunner"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from discosbackend.children import python_command, python_environment
-from discosbackend.errors import reason_of
+from discosbackend.simulator.errors import lower_reason
 
 __all__ = ["Converter"]
 
@@ -110,7 +110,7 @@ class Converter:
                     self._worker = _Worker(self._root)
                 except OSError as problem:
                     self._worker = None
-                    return f"conversion cannot be started: {reason_of(problem).lower()}"
+                    return f"conversion cannot be started: {lower_reason(problem)}"
             self._running = True
             return self._worker
 

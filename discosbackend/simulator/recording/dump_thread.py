@@ -51,6 +51,15 @@ class DumpThread:
         The sky at the begin.
     may_lag
         Do not log late dumps. For a fake clock, which moves in large steps and makes every dump late.
+
+    Attributes
+    ----------
+    made
+        The number of computed dumps, including lost ones.
+    lost
+        The number of lost dumps.
+    lag
+        The largest delay so far, in seconds from the end of a dump until it was on disk.
     """
 
     def __init__(
@@ -71,9 +80,9 @@ class DumpThread:
         self._changed = threading.Condition()
         self._skies = [(begins, sky)]
         self._count: int | None = None
-        self._made = 0
-        self._lost = 0
-        self._lag = 0.0
+        self.made = 0
+        self.lost = 0
+        self.lag = 0.0
         self._may_lag = may_lag
         self._problem = ""
         self._gone = False
@@ -83,21 +92,6 @@ class DumpThread:
     def folder(self) -> str:
         """The folder of the recording."""
         return str(self._recording.folder)
-
-    @property
-    def made(self) -> int:
-        """The number of computed dumps, including lost ones."""
-        return self._made
-
-    @property
-    def lost(self) -> int:
-        """The number of lost dumps."""
-        return self._lost
-
-    @property
-    def lag(self) -> float:
-        """The largest delay so far, in seconds from the end of a dump until it was on disk."""
-        return self._lag
 
     @property
     def problem(self) -> str:
@@ -136,23 +130,23 @@ class DumpThread:
 
             self._record(Spectra(self._setup))
         except BaseException:  # an exception in a thread would reach no caller
-            logger.exception("%s: the recording failed after %d dumps", self._recording.folder, self._made)
-            self._problem = f"recording failed after {self._made} dumps"
+            logger.exception("%s: the recording failed after %d dumps", self._recording.folder, self.made)
+            self._problem = f"recording failed after {self.made} dumps"
         finally:
             self._finish()
 
     def _record(self, spectra: Spectra) -> None:
         values = spectra.buffers()
         raw = values.data.cast("B")
-        while (sky := self._wait_for(self._made)) is not None:
+        while (sky := self._wait_for(self.made)) is not None:
             try:
-                spectra.fill(self._made, sky, values)
-                self._recording.write(self._made, DIODE * sky.diode_at(self._made), raw)
+                spectra.fill(self.made, sky, values)
+                self._recording.write(self.made, DIODE * sky.diode_at(self.made), raw)
             except Exception as problem:  # noqa: BLE001  # only this dump is lost
                 self._lose(problem)
-            self._made += 1
+            self.made += 1
             self._look_for_recording()
-            self._note_lag((self._steady() - self._begins - self._made * self._period) / TICKS_PER_SECOND)
+            self._note_lag((self._steady() - self._begins - self.made * self._period) / TICKS_PER_SECOND)
 
     def _wait_for(self, number: int) -> Sky | None:
         """Wait until the end of a dump; return its sky, or None if the acquisition has ended before."""
@@ -184,17 +178,17 @@ class DumpThread:
 
     def _lose(self, problem: Exception) -> None:
         """Note a dump that could not be computed or written. The recording remains valid; the next dump is tried."""
-        self._lost += 1
-        self._problem = f"recording: {_reason(problem)}: {self._lost} dumps lost"
-        if self._lost == 1:
+        self.lost += 1
+        self._problem = f"recording: {_reason(problem)}: {self.lost} dumps lost"
+        if self.lost == 1:
             # A full disk needs no traceback.
             exc_info = None if isinstance(problem, OSError) else problem
-            logger.error("%s: dump %d is lost: %s", self._recording.folder, self._made, problem, exc_info=exc_info)
+            logger.error("%s: dump %d is lost: %s", self._recording.folder, self.made, problem, exc_info=exc_info)
 
     def _note_lag(self, lag: float) -> None:
-        if lag > _LATE >= self._lag and not self._may_lag:
+        if lag > _LATE >= self.lag and not self._may_lag:
             logger.warning("%s: dumps are recorded %.1f s late: the host is slow", self._recording.folder, lag)
-        self._lag = max(self._lag, lag)
+        self.lag = max(self.lag, lag)
 
     def _finish(self) -> None:
         self._look_for_recording()
@@ -204,7 +198,7 @@ class DumpThread:
             if not self._gone:
                 logger.error("%s: the recording cannot be finished: %s", self._recording.folder, problem)
                 self._problem = self._problem or f"recording: {_reason(problem)}"
-        logger.info("%s: %d dumps recorded", self._recording.folder, self._made - self._lost)
+        logger.info("%s: %d dumps recorded", self._recording.folder, self.made - self.lost)
 
 
 def _reason(problem: Exception) -> str:

@@ -9,8 +9,7 @@ import os
 import posixpath
 from pathlib import Path
 
-from discosbackend.errors import reason_of
-from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.recording.dump_files import FILE_NAMES, HEADER, is_recording
 
 __all__ = [
@@ -150,8 +149,7 @@ def _real(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except OSError as problem:
         # A link was removed or replaced after it was found.
-        reason = reason_of(problem).lower()
-        raise RecordingError(f"path cannot be resolved: {reason}: {str(path)!a}") from None
+        raise RecordingError(f"path cannot be resolved: {lower_reason(problem)}: {str(path)!a}") from None
 
 
 def exists(path: Path) -> bool:
@@ -161,6 +159,5 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as problem:
-        reason = reason_of(problem).lower()
-        raise RecordingError(f"metadata file cannot be read: {reason}: {str(path)!a}") from None
+        raise RecordingError(f"metadata file cannot be read: {lower_reason(problem)}: {str(path)!a}") from None
     return True

@@ -17,7 +17,7 @@ from typing import Any
 
 from discosbackend.errors import BackendError, reason_of
 from discosbackend.grammar import plain
-from discosbackend.simulator.errors import RecordingError
+from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.instrument.model import Setup
 from discosbackend.simulator.recording.conversion import Converter
 from discosbackend.simulator.recording.dump_files import (
@@ -148,7 +148,7 @@ class RecordingQueue:
         try:
             recording = RecordingWriter.begin(self.data, setup, instant, sky, self._next_name)
         except OSError as problem:
-            raise self._not_begun(f"data folder unwritable: {_reason(problem)}: {self.data}") from None
+            raise self._not_begun(f"data folder unwritable: {lower_reason(problem)}: {self.data}") from None
         dump_thread = DumpThread(setup, recording, begins=since, steady=steady, sky=sky, may_lag=may_lag)
         try:
             dump_thread.start()
@@ -216,7 +216,9 @@ class RecordingQueue:
             try:
                 give_name(newest.folder, path)
             except OSError as problem:
-                logger.warning("%s: its name cannot be written to disk: %s: %r", newest.folder, _reason(problem), path)
+                logger.warning(
+                    "%s: its name cannot be written to disk: %s: %r", newest.folder, lower_reason(problem), path
+                )
 
     def forget_next_name(self) -> None:
         """Discard a name that was set for the next recording."""
@@ -328,7 +330,3 @@ class RecordingQueue:
 def _for_client(text: str) -> str:
     """Return a text for a reply. In a path, each character that is not printable ASCII is replaced by `?`."""
     return plain(_ESCAPE.sub(lambda found: found[1] or "?", text))
-
-
-def _reason(problem: OSError) -> str:
-    return reason_of(problem).lower()

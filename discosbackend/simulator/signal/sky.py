@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
+from discosbackend.schema import Allowed, check, checked, read
 from discosbackend.simulator.errors import SkyError
 from discosbackend.simulator.instrument.model import Configuration, Instrument
-from discosbackend.toml import did_you_mean, read_toml
+from discosbackend.toml import read_toml
 
-__all__ = ["REST_FREQUENCIES", "Line", "Sky", "Source", "checked_sky", "load_sky", "source_of"]
+__all__ = ["REST_FREQUENCIES", "Line", "Sky", "Source", "checked_sky", "load_sky"]
 
 SPEED_OF_LIGHT = 299792.458
 """km/s, exact by the definition of the metre."""
@@ -30,6 +31,14 @@ REST_FREQUENCIES: Mapping[str, float] = MappingProxyType({"HI": 1420.4058, "meth
 # The most sources and lines that a dump can show within its integration time.
 _SOURCES, _LINES = 100, 1000
 
+Feed = Annotated[int, Allowed(least=0)]
+Kelvin = Annotated[float, Allowed("K")]
+Temperature = Annotated[float, Allowed("K", above=0)]
+Velocity = Annotated[
+    float,
+    Allowed(valid=lambda velocity: abs(velocity) < SPEED_OF_LIGHT, expected="a number of km/s, slower than light"),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -38,7 +47,7 @@ class Line:
     Parameters
     ----------
     rest
-        The rest frequency in MHz.
+        The rest frequency in MHz, or a name of REST_FREQUENCIES.
     width
         The full width at half maximum in km/s.
     peak
@@ -52,18 +61,13 @@ class Line:
         If a value is invalid.
     """
 
-    rest: float
-    width: float
-    peak: float
-    velocity: float = 0.0
+    rest: Annotated[float, Allowed("MHz", least=1, most=1e7, names=REST_FREQUENCIES)]
+    width: Annotated[float, Allowed("km/s", above=0)]
+    peak: Kelvin
+    velocity: Velocity = 0.0
 
     def __post_init__(self) -> None:
-        _check_number("rest", self.rest, least=1.0, most=1e7, unit=" MHz")
-        _check_number("width", self.width, above=0.0, unit=" km/s")
-        _check_number("peak", self.peak, unit=" K")
-        _check_number("velocity", self.velocity, unit=" km/s")
-        if abs(self.velocity) >= SPEED_OF_LIGHT:
-            raise SkyError(f"velocity {self.velocity:g} km/s is not below that of light")
+        check(self, SkyError)
 
     @property
     def frequency(self) -> float:
@@ -105,26 +109,18 @@ class Source:
         If a value is invalid.
     """
 
-    level: float = 0.0
+    level: Kelvin = 0.0
     lines: tuple[Line, ...] = ()
-    feeds: tuple[int, ...] = (0,)
-    transit: float | None = None
-    crossing: float | None = None
-    linear: float = 0.0
-    angle: float = 0.0
+    feeds: Annotated[tuple[Feed, ...], Allowed(valid=bool, expected="numbers of feeds such as 0 3")] = (0,)
+    transit: Annotated[float, Allowed("s")] | None = None
+    crossing: Annotated[float, Allowed("s", above=0)] | None = None
+    linear: Annotated[float, Allowed(least=0, most=1)] = 0.0
+    angle: Annotated[float, Allowed("degrees")] = 0.0
 
     def __post_init__(self) -> None:
-        _check_number("level", self.level, unit=" K")
-        _check_number("angle", self.angle, unit=" degrees")
-        _check_number("linear", self.linear, least=0.0, most=1.0)
+        check(self, SkyError)
         if (self.transit is None) != (self.crossing is None):
             raise SkyError("transit and crossing go together: a source drifts with both, or stays with neither")
-        if self.transit is not None:
-            _check_number("transit", self.transit, unit=" s")
-            _check_number("crossing", self.crossing, above=0.0, unit=" s")
-        feeds = self.feeds if isinstance(self.feeds, tuple) else ()
-        if not feeds or not all(_is_feed(feed) for feed in feeds):
-            raise SkyError(f"feeds must be numbers of feeds such as 0 3, not {self.feeds!r}")
 
     def beam(self, seconds: float) -> float:
         """Return the relative power of the beam at the source, 0 to 1, `seconds` after the begin of an acquisition."""
@@ -180,13 +176,13 @@ class Sky:
 
     def with_tsys(self, kelvin: float, inputs: Iterable[int]) -> Sky:
         """Return a sky with this system temperature in K at these inputs. Raise SkyError unless it is above 0."""
-        _check_number("tsys", kelvin, above=0.0, unit=" K")
-        return replace(self, tsys=MappingProxyType({**self.tsys, **dict.fromkeys(inputs, float(kelvin))}))
+        kelvin = checked(Temperature, kelvin, "tsys", SkyError)
+        return replace(self, tsys=MappingProxyType({**self.tsys, **dict.fromkeys(inputs, kelvin)}))
 
     def with_mark(self, kelvin: float, inputs: Iterable[int]) -> Sky:
         """Return a sky with this temperature of the noise diode in K at these inputs; SkyError unless it is above 0."""
-        _check_number("mark", kelvin, above=0.0, unit=" K")
-        return replace(self, mark=MappingProxyType({**self.mark, **dict.fromkeys(inputs, float(kelvin))}))
+        kelvin = checked(Temperature, kelvin, "mark", SkyError)
+        return replace(self, mark=MappingProxyType({**self.mark, **dict.fromkeys(inputs, kelvin)}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sky as JSON values."""
@@ -199,56 +195,12 @@ class Sky:
         }
 
 
-_Record = TypeVar("_Record", Line, Source)
+@dataclass(frozen=True, slots=True)
+class _SkyFile:
+    """The keys of a sky in TOML."""
 
-
-def source_of(values: Mapping[str, Any]) -> Source:
-    """Make a Source from TOML or JSON values.
-
-    Parameters
-    ----------
-    values
-        The attributes of Source; `lines` is a list of tables with the attributes of Line. The `rest` of a line may be a
-        name of REST_FREQUENCIES.
-
-    Raises
-    ------
-    SkyError
-        If a key or a value is invalid; the message says what is accepted.
-    """
-    values = dict(values)
-    lines = values.pop("lines", [])
-    if not isinstance(lines, (list, tuple)):
-        raise SkyError(f"lines must be a list of tables with rest width and peak, not {lines!r}")
-    if "feeds" in values and isinstance(values["feeds"], list):
-        values["feeds"] = tuple(values["feeds"])
-    return _made(Source, {**values, "lines": tuple(map(_line_of, lines))})
-
-
-def _line_of(values: Any) -> Line:
-    if not isinstance(values, Mapping):
-        raise SkyError(f"a line is a table with rest width and peak, not {values!r}")
-    values = dict(values)
-    rest = values.get("rest")
-    if isinstance(rest, str):
-        if rest not in REST_FREQUENCIES:
-            known = ", ".join(REST_FREQUENCIES)
-            raise SkyError(f"rest {rest!r} is not known: give MHz, or one of {known}")
-        values["rest"] = REST_FREQUENCIES[rest]
-    return _made(Line, values)
-
-
-def _made(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
-    known = [each.name for each in fields(kind)]
-    for key in values:
-        if key not in known:
-            near = did_you_mean(key, known) or f": a {kind.__name__.lower()} has {', '.join(known)}"
-            raise SkyError(f"{key} is not known{near}")
-    try:
-        return kind(**values)
-    except TypeError as problem:
-        missing = [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]
-        raise SkyError(f"a {kind.__name__.lower()} needs {', '.join(missing) or problem}") from None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    diode: bool = False
 
 
 def load_sky(path: Path | str) -> Sky:
@@ -265,43 +217,14 @@ def load_sky(path: Path | str) -> Sky:
         If the file cannot be read, or if a key or a value is invalid; the message says what is accepted.
     """
     values = read_toml(Path(path), f"sky {path}", SkyError)
-    sky = Sky()
-    for key, value in values.items():
-        if key == "diode" and isinstance(value, bool):
-            sky = replace(sky, diode=value)
-        elif key == "sources" and isinstance(value, dict):
-            for name, source in value.items():
-                if not isinstance(source, dict):
-                    raise SkyError(f"sky {path}: {name} must be a table [sources.{name}], not {source!r}")
-                try:
-                    sky = sky.with_source(name, source_of(source))
-                except SkyError as problem:
-                    raise SkyError(f"sky {path}: [sources.{name}]: {problem}") from None
-        else:
-            raise SkyError(f"sky {path}: {key} must be [sources.NAME] or diode = true or false")
+    try:
+        file = read(_SkyFile, values, "", SkyError)
+        sky = Sky(diode=file.diode)
+        for name, source in file.sources.items():
+            sky = sky.with_source(name, source)
+    except SkyError as problem:
+        raise SkyError(f"sky {path}: {problem}") from None
     return sky
-
-
-def _is_feed(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _check_number(
-    name: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    least: float = -math.inf,
-    most: float = math.inf,
-    unit: str = "",
-) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and math.isfinite(value) and least <= value <= most and (above is None or value > above):
-        return
-    wanted = f" above {above:g}" if above is not None else ""
-    if math.isfinite(least):
-        wanted = f" from {least:g} to {most:g}"
-    raise SkyError(f"{name} must be a number{unit and ' of' + unit}{wanted}, not {value!r}")
 
 
 def checked_sky(sky: Sky, instrument: Instrument) -> Sky:
