@@ -12,6 +12,8 @@ __all__ = [
     "GrammarException",
     "HandlerException",
     "Interrupted",
+    "LinkDown",
+    "LinkTimeout",
     "NoReply",
     "NotSupportedError",
     "ReplyMalformed",
@@ -54,6 +56,14 @@ class NotSupportedError(BackendError):
 
     def __init__(self) -> None:
         super().__init__("not supported by this backend")
+
+
+class LinkDown(BackendError):
+    """A question was not answered, because the link to the device is down, was lost or was closed."""
+
+
+class LinkTimeout(BackendError):
+    """A device did not answer a question in time."""
 
 
 class ReplyTooLong(HandlerException):

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MethodType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
@@ -34,6 +34,9 @@ from discosbackend.reactors import installed_reactor, loop_of, running_loop, run
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.link import Link
 
 __all__ = [
     "REPLY_LIMIT",
@@ -391,9 +394,10 @@ class DBProtocolHandler(Handler):
     # -- start and stop of the server -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Call server_started() of the backend. A failure is logged, and the server continues.
+        """Connect the links of the backend, then call its server_started().
 
-        If the reactor is the asyncio reactor, and does not run yet, server_started() is called when it runs.
+        A failure is logged, and the server continues. If the reactor is the asyncio reactor, and does not run yet, this
+        is done when it runs.
         """
         loop = None if running_loop() is not None else loop_of(self._reactor_if_imported())
         if loop is None:
@@ -403,6 +407,8 @@ class DBProtocolHandler(Handler):
             loop.call_soon(self._start)
 
     def _start(self) -> None:
+        for link in self._links():
+            link.start(self._reactor())
         if not runs_on_asyncio():
             names = [attribute for _, attribute in declared_commands(self.backend).values()]
             for problem in asyncio_methods(self.backend, names):
@@ -412,17 +418,19 @@ class DBProtocolHandler(Handler):
         self._import_astropy_when_idle()
 
     def stop(self) -> Deferred[Any]:
-        """End the acquisition, as the request `stop` does, then call server_stopping() of the backend.
+        """End the acquisition, as the request `stop` does, call server_stopping() of the backend, and close its links.
 
-        After that, the background tasks of the backend are cancelled. The returned Deferred fires when they have ended.
-        Cancelling it cancels the step that is running, but server_stopping() is called in any case. The Deferred never
-        fails.
+        After server_stopping(), the background tasks of the backend are cancelled. The returned Deferred fires when all
+        of this is done. Cancelling it cancels the step that is running, but server_stopping() is called in any case.
+        The Deferred never fails.
         """
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
         ended.addCallback(lambda _: self._cancel_background_tasks())
+        # Before the threads end: a thread may wait for an answer of a device.
+        ended.addBoth(lambda _: gatherResults([link.close() for link in self._links()]))
         ended.addBoth(lambda _: self._scheduler.end_workers())
         # `ended` itself is not returned: after its cancel() it would still wait for server_stopping().
         done: Deferred[Any] = Deferred(lambda _: give_up())
@@ -438,6 +446,15 @@ class DBProtocolHandler(Handler):
 
         ended.addBoth(finish)
         return done
+
+    def _links(self) -> list[Link]:
+        """Return the links of the backend. They are connected while the server runs."""
+        # A backend that has a link has imported the module. Other servers do not need it.
+        if "discosbackend.link" not in sys.modules:
+            return []
+        from discosbackend.link import links_of
+
+        return links_of(self.backend)
 
     def _hook(self, name: str) -> Deferred[Any]:
         hook = getattr(self.backend, name, None)

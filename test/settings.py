@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-__all__ = ["HAS_TLS", "LONG", "PATIENCE", "REACTOR", "long_only", "needs_tls", "wait_until"]
+__all__ = ["HAS_TLS", "LONG", "PATIENCE", "REACTOR", "long_only", "needs_pyserial", "needs_tls", "wait_until"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,11 @@ HAS_TLS = importlib.util.find_spec("OpenSSL") is not None
 
 needs_tls = unittest.skipUnless(HAS_TLS, "needs pyOpenSSL: pip install 'discosbackend[tls]'")
 """Decorator of a test that serves with TLS."""
+
+needs_pyserial = unittest.skipUnless(
+    importlib.util.find_spec("serial"), "needs pyserial: pip install 'discosbackend[serial]'"
+)
+"""Decorator of a test that opens a serial port."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

@@ -94,6 +94,20 @@ SESSIONS: dict[str, tuple[str, list[tuple[bytes, bytes]]]] = {
             (b"?stop", rb"!stop,ok"),
         ],
     ),
+    "linked": (
+        "LinkedBackend",
+        [
+            (b"?get-configuration", rb"!get-configuration,ok,unconfigured"),
+            (b"?set-configuration,32", rb"!set-configuration,fail,invalid configuration"),
+            (b"?set-configuration,WIDE", rb"!set-configuration,ok"),
+            (b"?get-configuration", rb"!get-configuration,ok,WIDE"),
+            (b"?get-tpi,0,0", rb"!get-tpi,ok,812\.5,799\.25"),
+            (b"?get-rms", rb"!get-rms,ok,28\.50\d+,28\.27\d+"),
+            (b"?start", rb"!start,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
+            (b"?stop", rb"!stop,ok"),
+        ],
+    ),
     "own_commands": (
         "OwnCommandsBackend",
         [
@@ -330,6 +344,49 @@ class SerialBackendTests(unittest.TestCase):
         self.assertTrue(link.gate)
         connection.ask(b"?stop\r\n")
         self.assertFalse(link.gate)
+
+
+class LinkedBackendTests(unittest.TestCase):
+    def setUp(self) -> None:
+        module = load("linked")
+        self.clock = Clock()
+        self.device = module.simulated_power_meter()
+        self.device._reactor = self.clock
+        backend = module.LinkedBackend(self.device)
+        self.factory = DBFactory(DBProtocolHandler(backend, reactor=self.clock), reactor=self.clock)
+        self.factory.doStart()
+        self.connection = greeted(self.factory)
+
+    def test_an_alarm(self) -> None:
+        self.device.say(b"!overheated")
+        self.clock.advance(0)
+        self.assertRegex(self.connection.ask(b"?status\r\n"), rb",overheated,0\r\n")
+        self.assertEqual(self.connection.ask(b"?set-configuration,WIDE\r\n"), b"!set-configuration,ok\r\n")
+        self.assertRegex(self.connection.ask(b"?status\r\n"), rb",ok,0\r\n")
+
+    def test_the_reason_of_the_device(self) -> None:
+        self.device.next(b"error not locked")
+        reply = self.connection.ask(b"?set-configuration,WIDE\r\n")
+        self.assertEqual(reply, b"!set-configuration,fail,not locked\r\n")
+
+    def test_an_outage(self) -> None:
+        self.device.refusing = True
+        self.device.hang_up()
+        self.clock.pump([0.1] * 120)
+        down = b"link to simulated device is down since 12 s"
+        self.assertEqual(self.connection.ask(b"?start\r\n"), b"!start,fail," + down + b"\r\n")
+        self.connection.ask(b"?get-tpi\r\n")
+        self.clock.advance(0.1)
+        self.assertEqual(self.connection.received(), b"!get-tpi,fail," + down + b"\r\n")
+        self.assertRegex(self.connection.ask(b"?status\r\n"), rb"," + down + rb",0\r\n")
+        self.device.refusing = False
+        self.clock.pump([0.1] * 400)
+        self.assertEqual(self.connection.ask(b"?get-tpi\r\n"), b"!get-tpi,ok,812.5,799.25\r\n")
+
+    def test_the_gate(self) -> None:
+        for request in (b"start", b"stop"):
+            self.assertEqual(self.connection.ask(b"?%s\r\n" % request), b"!%s,ok\r\n" % request)
+        self.assertEqual(self.device.questions, [b"gate 1", b"gate 0"])
 
 
 class OwnCommandsBackendTests(unittest.TestCase):
