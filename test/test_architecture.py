@@ -281,6 +281,8 @@ class LoadingTests(unittest.TestCase):
                     self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
                     self.assertEqual(bool(simulator), wanted, simulator)
                     self.assertEqual(loaded & OF_FEW, set())
+                    # Their memory counts: a server needs neither.
+                    self.assertEqual(loaded & {"discosbackend.client", "decimal", "sysconfig"}, set())
 
 
 def normalized(distribution_name: str) -> str:

@@ -1,4 +1,4 @@
-"""What several command lines have in common: types of arguments, for argparse, and the option --version."""
+"""What several command lines have in common: a type of arguments, for argparse, and the option --version."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import argparse
 import math
 
 from discosbackend._version import __protocol_version__, __version__
-from discosbackend.client.command_line import host_and_port, positive_seconds
 
-__all__ = ["add_version", "host_and_port", "not_negative", "positive_seconds"]
+__all__ = ["add_version", "not_negative"]
 
 
 def not_negative(text: str, what: str) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from discosbackend._version import __version__
-from discosbackend.cli.argument_types import positive_seconds
+from discosbackend.client.command_line import positive_seconds
 from discosbackend.errors import Interrupted, reason_of
 from discosbackend.log import printable
 from discosbackend.signals import INTERRUPTED, interrupting
