@@ -20,7 +20,7 @@ from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
-from discosbackend.simulator.faults.kinds import KINDS, RULES
+from discosbackend.simulator.faults.kinds import KEYS, KINDS
 from discosbackend.standard_output import write_result
 
 __all__ = ["main"]
@@ -127,7 +127,7 @@ def _described(operation: Operation) -> str:
             f"  {row.name:{widest}}  {row.expected}{row.help and f'. {row.help}'}" for row in operation.parameters
         ]
     if operation.takes_fault:
-        keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
+        keys = [key for key in KEYS if key not in {parameter.name for parameter in operation.parameters}]
         lines += ["", f"Kinds: {', '.join(KINDS)}."]
         lines += ["", f"Keys: {', '.join(keys)}; an error message says which of them a kind takes."]
     if operation.result:
