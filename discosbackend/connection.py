@@ -21,7 +21,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend.errors import HandlerException
+from discosbackend.errors import STOPPING, HandlerException
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
 from discosbackend.grammar import INVALID
@@ -38,8 +38,6 @@ __all__ = ["DBProtocol", "Greeting", "State"]
 
 # One name for what is logged of connections and of their factory.
 logger = logging.getLogger("discosbackend.protocol")
-
-STOPPING = "server is stopping"
 
 # How many lines of a client without a backlog are answered at once, even while other clients have a backlog. This
 # lowered the p99 latency of such a client, beside 50 pipelining clients, from 48 ms to 2.5 ms.

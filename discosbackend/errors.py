@@ -7,6 +7,7 @@ and the conformance kit have their own errors.py.
 from __future__ import annotations
 
 __all__ = [
+    "STOPPING",
     "BackendError",
     "ClientError",
     "GrammarException",
@@ -24,6 +25,10 @@ __all__ = [
     "in_one_line",
     "reason_of",
 ]
+
+
+STOPPING = "server is stopping"
+"""The reason of the `fail` reply to a request that the server does not carry out because it shuts down."""
 
 
 def reason_of(problem: OSError) -> str:

@@ -30,7 +30,10 @@ class Exchange(NamedTuple):
     code: str
     """`ok`, `fail` or `invalid`; "" if there is no reply."""
     changes: bool
-    """Whether the command changes the state of the backend, according to its row in the table of commands."""
+    """Whether the command changes the state of the backend, according to its row in the table of commands.
+
+    True for an unknown command, which has no row. False if `code` is `invalid`, because then nothing was executed.
+    """
     seconds: float
     """The time from `begin` to the reply, in s."""
 

@@ -8,7 +8,7 @@ This module uses no bytes, no sockets and no commands. Each production of the gr
     <name>      ::= alpha (alpha | digit | "-")*            ASCII, at most 64 characters
     <arguments> ::= ("" | "," <argument>) [<arguments>]
     <argument>  ::= (<plain> | <escape>)+                   never empty
-    <plain>     ::= character / <special>                   latin-1
+    <plain>     ::= any character except <special>          latin-1
     <special>   ::= backslash | null | newline | carriage-return | escape (0x1B) | tab | comma
     <escape>    ::= "\" ( "\" | "t" | "," )
 
@@ -29,6 +29,7 @@ __all__ = [
     "FAIL",
     "INVALID",
     "LINEFEED",
+    "NO_NAME",
     "OK",
     "REPLY",
     "REQUEST",
@@ -66,6 +67,8 @@ FAIL = "fail"
 INVALID = "invalid"
 CODES = (OK, FAIL, INVALID)
 LINEFEED = "\r\n"
+NO_NAME = "undefined"
+"""The name in the reply to a line that has no name of a command (protocol section 5.2)."""
 
 # <type> ::= "?" | "!"
 type_re = r"(?P<type>[?!])"

@@ -19,7 +19,19 @@ from discosbackend.commands import Command
 from discosbackend.coroutines import asyncio_cure
 from discosbackend.errors import GrammarException, HandlerException, ReplyTooLong, UnsendableError
 from discosbackend.framing import Line
-from discosbackend.grammar import CODES, FAIL, INVALID, OK, REPLY, Message, escape, harmless, parse_message, write_reply
+from discosbackend.grammar import (
+    CODES,
+    FAIL,
+    INVALID,
+    NO_NAME,
+    OK,
+    REPLY,
+    Message,
+    escape,
+    harmless,
+    parse_message,
+    write_reply,
+)
 from discosbackend.log import shown_arguments
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.ticks import Ticks
@@ -53,9 +65,6 @@ UNEXPECTED = "Request could not be handled correctly"
 
 # A peer can invent any number of names.
 _MOST_TOLD = 100
-
-# The name in the reply to a line that has no name of a command.
-_UNDEFINED = "undefined"
 
 # More values, or longer replies, are left to values.texts(), which has bounds of its own.
 _MANY = 1000
@@ -310,7 +319,7 @@ class Failures:
         """Return the `invalid` for a line that is not a message."""
         text = line[:80].decode("latin-1")
         self._log(logging.INFO, "invalid", "%s sent an invalid line: %s: %r", peer, read.problem, text)
-        return refusal(read.name or _UNDEFINED, INVALID, f"syntax error: {read.problem}", limit_of(self._handler))
+        return refusal(read.name or NO_NAME, INVALID, f"syntax error: {read.problem}", limit_of(self._handler))
 
 
 def reason_in(reply: bytes) -> str:

@@ -33,7 +33,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, MISSING, dataclass, field, is_dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -113,6 +113,29 @@ class Allowed:
         above = self.above is None or value > self.above
         inside = not isinstance(value, (int, float)) or (above and self.least <= value <= self.most)
         return inside and (self.valid is None or bool(self.valid(value)))
+
+    def within(self, inner: Allowed) -> Allowed:
+        """Return what this allows of the values that `inner` allows: `Annotated[Kelvin, Allowed(most=5)]`.
+
+        Raises
+        ------
+        TypeError
+            If the units differ, or if only `inner` has a text `expected`, which does not describe the result.
+        """
+        if self.unit and inner.unit and self.unit != inner.unit:
+            raise TypeError(f"a key cannot have the units {self.unit} and {inner.unit}")
+        if inner.expected and not self.expected:
+            raise TypeError(f"an Allowed around one that expects {inner.expected!r} needs `expected` too")
+        bounds = [each.above for each in (self, inner) if each.above is not None]
+        return Allowed(
+            unit=self.unit or inner.unit,
+            above=max(bounds, default=None),
+            least=max(self.least, inner.least),
+            most=min(self.most, inner.most),
+            names={**(inner.names or {}), **(self.names or {})} or None,
+            valid=lambda value: all(each.valid is None or each.valid(value) for each in (self, inner)),
+            expected=self.expected,
+        )
 
 
 Range = Annotated[
@@ -243,8 +266,10 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 
 def from_text(hint: Any, text: str) -> Any:
-    """Convert a word of a command line to a number, if a number is demanded; return an invalid word unchanged."""
+    """Convert a word of a command line to a bool or a number, if one is demanded; return an invalid word unchanged."""
     kind, _, _ = _parts(hint)
+    if kind is bool:
+        return {"true": True, "false": False}.get(text, text)
     for number in (int, float) if kind in (int, float) else ():
         with suppress(ValueError):
             return number(text)
@@ -278,7 +303,7 @@ def _is_needed(record: Any, key: str, hint: Any) -> bool:
 
 
 def _parts(hint: Any) -> tuple[Any, Allowed, bool]:
-    """Return the type of an annotation, its outermost Allowed, and whether it may be None."""
+    """Return the type of an annotation, its Allowed, and whether it may be None. Several Allowed are combined."""
     found: list[Allowed] = []
     optional = False
     while get_origin(hint) in (Annotated, Union, UnionType):
@@ -288,7 +313,7 @@ def _parts(hint: Any) -> tuple[Any, Allowed, bool]:
         else:
             optional = True
             (hint,) = (each for each in get_args(hint) if each is not NoneType)
-    return object if hint is Any else hint, found[0] if found else Allowed(), optional
+    return object if hint is Any else hint, reduce(Allowed.within, found) if found else Allowed(), optional
 
 
 def _is_fixed(kind: Any) -> bool:

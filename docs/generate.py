@@ -92,6 +92,13 @@ def triggers() -> str:
     return "\n".join(lines)
 
 
+def matches() -> str:
+    """The sentence in docs/faults.md that names the kinds that apply to calls."""
+    *names, last = (f"`{name}`" for name, kind in KINDS.items() if kind.applies_to == "call")
+    which = f"{', '.join(names)} and {last}"
+    return f"A *match* is a reply that is about to be sent. For {which}, it is a call of a method of the backend."
+
+
 def kinds() -> str:
     """The table in docs/faults.md of the kinds of fault."""
     lines = ["| kind | its keys | what happens |", "|---|---|---|"]
@@ -126,7 +133,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/protocol.md": {"commands": reference},
     "README.md": {"commands": table},
     "docs/cases.md": {"commands": cases},
-    "docs/faults.md": {"triggers": triggers, "kinds": kinds},
+    "docs/faults.md": {"triggers": triggers, "matches": matches, "kinds": kinds},
     "docs/testing-your-backend.md": {"profile": profile},
     "docs/control.md": {"commands": operations},
 }

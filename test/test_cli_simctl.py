@@ -136,6 +136,17 @@ class RunTests(unittest.TestCase):
         told = "discos-backend-simctl: cannot write the answer to standard output: No space left on device\n"
         self.assertEqual((done.returncode, done.stderr), (1, told))
 
+    def test_help_that_cannot_be_written(self) -> None:
+        for words in (["5", "--help"], ["5", "diode", "--help"]):
+            with self.subTest(words):
+                command = [sys.executable, str(SCRIPT), *words]
+                with open("/dev/full", "wb") as full:
+                    done = subprocess.run(
+                        command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+                    )
+                told = "discos-backend-simctl: cannot write the answer to standard output: No space left on device\n"
+                self.assertEqual((done.returncode, done.stderr), (1, told))
+
     def test_without_a_standard_output(self) -> None:
         command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, str(SCRIPT), self.address, "state"]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unittest
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Everything:
     line: OneLine = "x"
     short: Annotated[str, one_line(3)] = "x"
     higher: Annotated[Kelvin, Allowed(above=5)] = 6.0
+    lower: Annotated[Annotated[Kelvin, Allowed(most=9)], Allowed(most=20, valid=lambda number: number != 7)] = 6.0
     over: Annotated[Kelvin | None, Allowed(valid=lambda number: number > 3, expected="above three")] = None
     band: Range[Kelvin] = (1.0, 2.0)
     items: tuple[Even, ...] = ()
@@ -129,7 +131,11 @@ class ReadTests(unittest.TestCase):
             ("text", 3, "text must be text, not 3"),
             ("line", " ", "line must be one line of text, not ' '"),
             ("short", "abcd", "short must be one line of text of at most 3 characters, not 'abcd'"),
-            ("higher", 2, "higher must be a number above 5, not 2"),
+            ("higher", 2, "higher must be a number of K above 5, at most 1000000, not 2"),
+            ("higher", 2e6, "higher must be a number of K above 5, at most 1000000, not 2000000.0"),
+            ("lower", 10, "lower must be a number of K above 0, at most 9, not 10"),
+            ("lower", 0, "lower must be a number of K above 0, at most 9, not 0"),
+            ("lower", 7, "lower must be a number of K above 0, at most 9, not 7"),
             ("line", "a\n", "line must be one line of text, not 'a\\n'"),
             ("over", 2, "over must be above three, not 2"),
             ("band", [2, 1], "band must be a pair [lowest, highest] of numbers of K above 0, at most 1000000, not"),
@@ -204,6 +210,32 @@ class ReadTests(unittest.TestCase):
 
         self.assertEqual(self.complaint({"first": 2, "last": 1}, Ordered, "a"), "a: last is before first")
         self.assertEqual(self.complaint({"first": 2, "last": 1}, Ordered), "last is before first")
+
+    def test_limits_in_limits(self) -> None:
+        for hint, good, bad, wanted in (
+            (Annotated[Even, Allowed(expected="2 or 4", valid=(2, 3, 4).__contains__)], 4, (3, 6), "2 or 4"),
+            (
+                Annotated[Annotated[float, Allowed(names={"HI": 1.0})], Allowed("MHz", names={"CO": 2.0})],
+                "HI",
+                ("OH",),
+                "a number of MHz, or one of HI, CO",
+            ),
+            (Annotated[Annotated[float, Allowed(above=3)] | None, Allowed(above=1)], 4, (2,), "a number above 3"),
+        ):
+            with self.subTest(wanted):
+                self.assertEqual(expected(hint), wanted)
+                checked(hint, good, "x", Wrong)
+                for value in bad:
+                    with self.assertRaisesRegex(Wrong, f"^x must be {re.escape(wanted)}, not "):
+                        checked(hint, value, "x", Wrong)
+
+    def test_limits_that_cannot_be_combined(self) -> None:
+        for hint, wanted in (
+            (Annotated[Annotated[float, Allowed("s")], Allowed("ms")], "the units ms and s"),
+            (Annotated[OneLine, Allowed(valid=str.islower)], "needs `expected`"),
+        ):
+            with self.subTest(wanted), self.assertRaisesRegex(TypeError, wanted):
+                expected(hint)
 
     def test_a_class_that_is_no_dataclass(self) -> None:
         class Plain:
@@ -301,6 +333,9 @@ class DescriptionTests(unittest.TestCase):
             (Kelvin, "soon", "soon"),
             (int, "1.5", 1.5),
             (str, "7", "7"),
+            (bool, "true", True),
+            (bool | None, "false", False),
+            (bool, "1", "1"),
         ):
             with self.subTest(hint, text=text):
                 self.assertEqual(from_text(hint, text), wanted)

@@ -70,6 +70,43 @@ class ClockTests(unittest.TestCase):
         self.later(200)
         self.assertEqual(self.ahead(), -50_000)
 
+    def test_an_error_is_added_to_its_own_offset_and_drift(self) -> None:
+        self.clock.set_offset(3)
+        self.clock.set_drift(50)
+        self.clock.set_error(2, 100)
+        self.assertEqual((self.clock.offset, self.clock.drift), (5, 150))
+        self.later(100)
+        self.assertEqual(self.ahead(), 50_000_000 + 150_000)
+        self.clock.set_error(0, 0)
+        self.assertEqual((self.ahead(), self.clock.drift), (30_000_000 + 150_000, 50))
+        self.clock.set_error(2, 100)
+        self.clock.set_offset(0)
+        self.clock.set_drift(0)
+        self.assertEqual((self.clock.offset, self.clock.drift), (2, 100))
+
+    def test_an_error_that_is_too_large_changes_nothing(self) -> None:
+        century = 36_600 * 86_400
+        for offset, drift, error in ((century, 0, (1, 0)), (0, -400_000, (0, -200_000)), (0, 0, (0, math.nan))):
+            with self.subTest(error):
+                clock = SimulatedClock(lambda: NOON)
+                clock.set_offset(offset)
+                clock.set_drift(drift)
+                with self.assertRaises(ValueError):
+                    clock.set_error(*error)
+                self.assertEqual((clock.offset, clock.drift), (offset, drift))
+
+    def test_with_an_error_a_setting_can_be_too_large(self) -> None:
+        self.clock.set_error(10, -400_000)
+        for call, value in (
+            (self.clock.set_offset, 36_600 * 86_400),
+            (self.clock.jump, 36_600 * 86_400),
+            (self.clock.set_drift, -200_000),
+            (self.clock.set_drift, -500_001),
+        ):
+            with self.subTest(call.__name__), self.assertRaises(ValueError):
+                call(value)
+        self.assertEqual((self.clock.offset, self.clock.drift), (10, -400_000))
+
     def test_the_steady_clock_knows_nothing_of_it(self) -> None:
         self.clock.set_drift(1000)
         self.clock.jump(3600)
@@ -86,11 +123,14 @@ class ClockTests(unittest.TestCase):
             self.clock.set_drift(-1_000_000)
         self.assertEqual((self.ahead(), self.clock.drift), (TICKS_PER_SECOND, 0.0))
 
-    @given(st.lists(st.tuples(st.sampled_from("jod"), st.integers(-1000, 1000), st.integers(0, 10**9))))
+    @given(st.lists(st.tuples(st.sampled_from("jode"), st.integers(-1000, 1000), st.integers(0, 10**9))))
     def test_it_never_runs_backwards_by_itself(self, steps: list[tuple[str, int, int]]) -> None:
         clock = SimulatedClock(lambda: self.true)
         for what, amount, pause in steps:
-            {"j": clock.jump, "o": clock.set_offset, "d": clock.set_drift}[what](amount)
+            if what == "e":
+                clock.set_error(0, amount)
+            else:
+                {"j": clock.jump, "o": clock.set_offset, "d": clock.set_drift}[what](amount)
             before = clock.now()
             self.true += pause
             self.assertGreaterEqual(clock.now(), before)

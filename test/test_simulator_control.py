@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Annotated, Any, cast
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -37,7 +37,7 @@ from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.clock import SimulatedClock
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.executor import OperationExecutor
-from discosbackend.simulator.control.operation import TYPES
+from discosbackend.simulator.control.operation import TYPES, Operation, StatusText
 from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS, Operations, find_operation, requested
 from discosbackend.simulator.control.server import ControlChannel, ControlProtocol, _ControlFactory
 from discosbackend.simulator.errors import ControlError
@@ -137,7 +137,7 @@ class OperationsTests(unittest.TestCase):
                     if kind is SimulatorControl or not open_ended:
                         self.assertEqual([p.name for p in named], [p.name for p in row.parameters])
                     if kind is SimulatorControl:
-                        self.assertEqual(bool(open_ended), row.open)
+                        self.assertEqual(bool(open_ended), row.takes_fault)
                     for there, wanted in zip(named, row.parameters, strict=False):
                         self.assertEqual(there.default is None, wanted.optional, there)
 
@@ -166,7 +166,7 @@ class OperationsTests(unittest.TestCase):
             int | Iterable[int]: ("0,3", [0, 3]),
             bool: ("on", True),
             str: ("W3", "W3"),
-            Annotated[str, "latin-1"]: ("too warm", "too warm"),
+            StatusText: ("too warm", "too warm"),
             float | str: ("HI", "HI"),
         }
         self.assertEqual(examples.keys(), TYPES.keys())
@@ -174,7 +174,7 @@ class OperationsTests(unittest.TestCase):
         fault = {"kind": ("late", "late"), "seconds": ("2", 2), "rate": ("0.5", 0.5)}
         control = SimulatorControl.__new__(SimulatorControl)
         for row in OPERATIONS.values():
-            given = fault if row.open else {p.name: by_type[p.type] for p in row.parameters}
+            given = fault if row.takes_fault else {p.name: by_type[p.type] for p in row.parameters}
             values = {key: value for key, (_, value) in given.items()}
             with self.subTest(row.name):
                 with mock.patch.object(control, "_exchange", return_value={"ok": 1}) as exchange:
@@ -272,6 +272,8 @@ class OperationsTests(unittest.TestCase):
             ("line W3 rest=hi width=3 peak=3", "a finite number in MHz or one of HI, methanol, water"),
             ("line W3 rest=HI width=3", "line needs peak: a finite number in K"),
             ("fault", "fault needs text: one line of at most 400 latin-1 characters"),
+            ("fault clear sky", "'sky' is one too many: fault clear: to set this text, write text=\"clear sky\""),
+            ("fault clear the \\ sky", 'write text="clear the \\ sky"'),
             ("fault \u2603", "text must be one line of at most 400 latin-1 characters"),
             ("clear-sky x=3", "'x' is not known: clear-sky takes nothing"),
             ("faults add seconds=3", "kind is needed: one of late,"),
@@ -284,6 +286,42 @@ class OperationsTests(unittest.TestCase):
                 operation, rest = find_operation(line.split(" "))
                 operation.read(rest)
             self.assertIn(told, str(caught.exception))
+
+    def test_wrong_declarations(self) -> None:
+        def reserved(self: object, do: str) -> None:
+            """Do it."""
+
+        def odd(self: object, size: bytes) -> None:
+            """Do it."""
+
+        def no_type(self: object, size) -> None:
+            """Do it."""
+
+        def default(self: object, size: int = 3) -> None:
+            """Do it."""
+
+        for method, told in (
+            (reserved, "reserved: no parameter may be called do"),
+            (odd, "odd: the annotation of size must be one of TYPES"),
+            (no_type, "no_type: the annotation of size must be one of TYPES"),
+            (default, "default: the default of size must be None"),
+        ):
+            with self.subTest(told), self.assertRaisesRegex(TypeError, re.escape(told)):
+                Operation(method, "test", changes=True)
+
+    def test_a_parameter_may_be_called_operation(self) -> None:
+        control = SimulatorControl.__new__(SimulatorControl)
+        with mock.patch.object(control, "_exchange", return_value={"ok": 1}) as exchange:
+            control.faults_add("late", operation=3)
+        ((line,), _) = exchange.call_args
+        self.assertEqual(json.loads(line), {"do": "faults-add", "kind": "late", "operation": 3})
+
+    def test_a_key_of_a_fault_sends_no_other_operation(self) -> None:
+        control = SimulatorControl.__new__(SimulatorControl)
+        told = "'do' is not known: faults add takes kind and the other keys of the fault"
+        with mock.patch.object(control, "_exchange") as exchange, self.assertRaisesRegex(ControlError, told):
+            control.faults_add("late", do="reset")
+        exchange.assert_not_called()
 
     def test_values_of_numpy(self) -> None:
         row = OPERATIONS["tsys"]
@@ -454,11 +492,9 @@ class OperationExecutorTests(unittest.TestCase):
         self.do("reset")
         self.assertEqual((self.backend.resets, self.server.paused), (1, False))
         self.do("pause")
-        with mock.patch.object(self.faults, "reapply") as renew:
-            self.do("reset")
+        self.do("reset")
         self.assertEqual((self.backend.resets, self.server.paused), (2, False))
         self.assertEqual(len(self.faults.armed), 1)
-        renew.assert_called_once_with()
         with mock.patch.object(self.backend, "start_over", side_effect=BackendError("busy with setup")):
             self.assertEqual(self.refused("reset"), "busy with setup")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from discosbackend.handlers import AlwaysOkHandler, Handler
+from discosbackend.backend import Backend
+from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler, Handler
 from discosbackend.protocol import DBFactory
+from discosbackend.schema import keys
 from discosbackend.simulator.clock import SimulatedClock
-from discosbackend.simulator.faults.protocol import FaultyFactory, FaultyProtocol
+from discosbackend.simulator.faults.kinds import KINDS
+from discosbackend.simulator.faults.protocol import FaultyFactory, FaultyProtocol, faulty_reply
 from discosbackend.simulator.faults.script import Fault, Faults
 
 from .in_memory import GREETING, Connection, Later, Narrow, Wire, greeted, measured_by, odd, ok, quiet
@@ -250,6 +254,53 @@ class ReplyTests(unittest.TestCase):
             for _ in range(20):
                 self.assertEqual(all_of(connection, b"?b,2\n"), B)
                 self.assertTrue(transport.reading)
+
+
+class KindTests(unittest.TestCase):
+    """A kind without a behaviour fails here."""
+
+    def of(self, applies_to: str) -> list[Fault]:
+        values: dict[str, Any] = {"seconds": 2.0, "ppm": 50.0}
+        return [
+            Fault(kind=name, nth=1, **{key: value for key, value in values.items() if key in keys(kind)})
+            for name, kind in KINDS.items()
+            if kind.applies_to == applies_to
+        ]
+
+    def test_every_kind_applies_to_something(self) -> None:
+        self.assertEqual({kind.applies_to for kind in KINDS.values()}, {"reply", "call", "moment"})
+
+    def test_every_kind_that_applies_to_a_reply_changes_it(self) -> None:
+        plain = faulty_reply(b"!a,ok,1", {}, 0.0)
+        for fault in self.of("reply"):
+            with self.subTest(fault.kind):
+                self.assertNotEqual(faulty_reply(b"!a,ok,1", {fault.kind: fault}, 0.0), plain)
+
+    def test_every_kind_that_applies_to_a_call_changes_it(self) -> None:
+        for fault in self.of("call"):
+            with self.subTest(fault.kind):
+                connection = connected(fault, handler=DBProtocolHandler(Backend()))
+                self.assertNotEqual(connection.ask(b"?version\n"), GREETING)
+
+    def test_every_kind_that_applies_at_a_moment_has_its_behaviour(self) -> None:
+        for fault in self.of("moment"):
+            with self.subTest(fault.kind):
+                clock = SimulatedClock(lambda: 0)
+                factory = factory_of(clock=clock)
+                with mock.patch.object(factory, "pausable_listener") as listener:
+                    factory.apply(fault)
+                    factory.reactor.advance(0)
+                self.assertEqual(bool(listener.pause.called), not fault.kind.startswith("clock-"))
+                self.assertEqual((clock.offset, clock.drift) != (0, 0), fault.kind.startswith("clock-"))
+
+    def test_a_kind_without_a_behaviour_is_refused(self) -> None:
+        clock = SimulatedClock(lambda: 0)
+        factory = factory_of(clock=clock)
+        fault = Fault(kind="clock-step", seconds=1, at=0)
+        object.__setattr__(fault, "kind", "new-kind")
+        with self.assertRaisesRegex(NotImplementedError, "new-kind"):
+            factory.apply(fault)
+        self.assertEqual(clock.offset, 0)
 
 
 class DropTests(unittest.TestCase):
@@ -624,13 +675,13 @@ class ClockTests(unittest.TestCase):
         """A clock that writes down what is done to it."""
 
         def __init__(self) -> None:
-            self.to_dict: list[tuple[str, float]] = []
+            self.to_dict: list[tuple[object, ...]] = []
 
         def jump(self, seconds: float) -> None:
             self.to_dict.append(("jump", seconds))
 
-        def set_drift(self, ppm: float) -> None:
-            self.to_dict.append(("drift", ppm))
+        def set_error(self, seconds: float, ppm: float) -> None:
+            self.to_dict.append(("error", seconds, ppm))
 
     def test_off_step_and_drift(self) -> None:
         hands = self.Hands()
@@ -643,10 +694,11 @@ class ClockTests(unittest.TestCase):
         )
         factory.reactor.pump([0.0, 1.0, 1.0])
         greeted(factory).ask(b"?a,1\n")
-        self.assertEqual(hands.to_dict, [("jump", -3), ("jump", 2), ("drift", 10.1), ("drift", 10.1 + 20.2)])
+        both = 10.1 + 20.2
+        self.assertEqual(hands.to_dict, [("error", -3, 0), ("jump", 2), ("error", -3, 10.1), ("error", -3, both)])
         hands.to_dict.clear()
         factory.faults.clear()
-        self.assertEqual(hands.to_dict, [("jump", 3), ("drift", 20.2), ("drift", 0)])
+        self.assertEqual(hands.to_dict, [("error", 0, both), ("error", 0, 20.2), ("error", 0, 0)])
 
     def test_more_than_a_clock_can_do_is_logged(self) -> None:
         clock = SimulatedClock(lambda: 0)
@@ -659,7 +711,63 @@ class ClockTests(unittest.TestCase):
             self.assertEqual(all_of(connection, b"?b,2\n" * 200), B * 200)
         self.assertIn("clock-drift does nothing: drift must be", logs.output[0])
         self.assertIn("clock-step does nothing: ", logs.output[1])
+        # The second did nothing, and does nothing later.
         factory.faults.remove(1)
+        self.assertEqual(clock.drift, 0)
+
+    def test_removing_a_clock_fault_takes_away_its_own_part(self) -> None:
+        century, year = 36_600 * 86_400, 366 * 86_400
+        off = {seconds: Fault(kind="clock-off", seconds=seconds, at=0) for seconds in (10, 20, year)}
+        drift = {ppm: Fault(kind="clock-drift", ppm=ppm, at=0) for ppm in (10, -10, -400_000)}
+        cases: list[tuple[list[Fault | int | tuple[str, float]], tuple[float, float], tuple[float, float]]] = [
+            # A fault to add, the number of a fault to remove or a call of the clock; offset and drift then, and when
+            # all faults are removed.
+            ([off[10]], (10, 0), (0, 0)),
+            ([("offset", century), off[year]], (century, 0), (century, 0)),
+            ([("offset", century), off[year], ("offset", 0)], (0, 0), (0, 0)),
+            ([("offset", 5), off[10]], (15, 0), (5, 0)),
+            ([off[10], ("offset", 0)], (10, 0), (0, 0)),
+            ([off[10], ("offset", 5)], (15, 0), (5, 0)),
+            ([off[10], ("jump", 3)], (13, 0), (3, 0)),
+            ([off[10], off[20], 1], (20, 0), (0, 0)),
+            ([off[10], off[10], 1], (10, 0), (0, 0)),
+            ([("offset", century - 15), off[10], off[10], 2], (century - 5, 0), (century - 15, 0)),
+            ([("offset", century - 15), off[10], off[10], 1], (century - 15, 0), (century - 15, 0)),
+            ([("drift", 5), drift[10]], (0, 15), (0, 5)),
+            ([drift[10], ("drift", 5)], (0, 15), (0, 5)),
+            ([drift[10], drift[-10]], (0, 0), (0, 0)),
+            ([drift[10], drift[-10], 1], (0, -10), (0, 0)),
+            ([drift[-400_000], drift[-400_000], 2], (0, -400_000), (0, 0)),
+            ([drift[-400_000], ("drift", -400_000)], (0, -400_000), (0, 0)),
+        ]
+        for steps, during, afterwards in cases:
+            with self.subTest(steps):
+                clock = SimulatedClock(lambda: 0)
+                factory = factory_of(clock=clock)
+                calls = {"offset": clock.set_offset, "drift": clock.set_drift, "jump": clock.jump}
+                for step in steps:
+                    if isinstance(step, Fault):
+                        factory.faults.add(step)
+                        factory.reactor.advance(0)
+                    elif isinstance(step, int):
+                        factory.faults.remove(step)
+                    else:
+                        with suppress(ValueError):
+                            calls[step[0]](step[1])
+                self.assertEqual((clock.offset, clock.drift), during)
+                factory.faults.clear()
+                self.assertEqual((clock.offset, clock.drift), afterwards)
+
+    def test_a_part_that_cannot_be_taken_away_alone(self) -> None:
+        clock = SimulatedClock(lambda: 0)
+        factory = factory_of(*(Fault(kind="clock-drift", ppm=ppm, at=0) for ppm in (400_000, -400_000)), clock=clock)
+        factory.reactor.advance(0)
+        clock.set_drift(-400_000)
+        with self.assertLogs("discosbackend.simulator.faults.protocol", "WARNING") as logs:
+            factory.faults.remove(1)
+        self.assertIn("clock-drift is not undone yet: drift must be", logs.output[0])
+        self.assertEqual(clock.drift, -400_000)
+        factory.faults.clear()
         self.assertEqual(clock.drift, -400_000)
 
     def test_what_lasts_does_so_after_a_reset(self) -> None:
@@ -670,7 +778,6 @@ class ClockTests(unittest.TestCase):
         self.assertEqual((clock.offset, clock.drift), (-2, 10))
         clock.set_drift(0)
         clock.set_offset(0)
-        factory.faults.reapply()
         self.assertEqual((clock.offset, clock.drift), (-3, 10))
         factory.faults.clear()
         self.assertEqual((clock.offset, clock.drift), (0, 0))

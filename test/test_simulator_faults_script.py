@@ -17,8 +17,15 @@ from twisted.internet.task import Clock
 from discosbackend.commands import COMMANDS
 from discosbackend.schema import keys
 from discosbackend.simulator.errors import FaultScriptError
-from discosbackend.simulator.faults.kinds import KINDS, Kind
-from discosbackend.simulator.faults.script import Fault, Faults, fault_from_texts, fault_of, load_faults
+from discosbackend.simulator.faults.kinds import KEYS, KINDS, Kind, keys_of
+from discosbackend.simulator.faults.script import (
+    Fault,
+    Faults,
+    check_fields,
+    fault_from_texts,
+    fault_of,
+    load_faults,
+)
 
 from .serving import ROOT
 
@@ -158,6 +165,41 @@ class FaultTests(unittest.TestCase):
             fault.kind = "lf"  # type: ignore[misc]  # which is what is tested
 
 
+class KeysTests(unittest.TestCase):
+    """Kinds whose keys could not be given are refused when the module is imported."""
+
+    def test_kinds_that_share_a_key_agree_on_its_type(self) -> None:
+        for name, kind in KINDS.items():
+            for key, hint in keys(kind, ranges=False).items():
+                with self.subTest(name, key=key):
+                    self.assertEqual(KEYS[key], hint)
+
+    def test_kinds_that_do_not_agree(self) -> None:
+        class Whole(Kind):
+            seconds: int
+
+        with self.assertRaisesRegex(TypeError, "seconds is <class 'float'> for late, but <class 'int'> for whole"):
+            keys_of({"late": KINDS["late"], "whole": Whole})
+
+    def test_a_type_that_no_command_line_can_give(self) -> None:
+        class Listed(Kind):
+            times: tuple[float, ...]
+
+        with self.assertRaisesRegex(TypeError, "times of the kind listed must be a bool, int, float or str"):
+            keys_of({"listed": Listed})
+
+    def test_the_types_that_a_command_line_can_give(self) -> None:
+        class Switched(Kind):
+            whole: bool | None = None
+
+        self.assertEqual(keys_of({"switched": Switched})["whole"], bool | None)
+
+    def test_a_key_without_a_field(self) -> None:
+        check_fields(KEYS)
+        with self.assertRaisesRegex(TypeError, "script.Fault needs a field for the key colour"):
+            check_fields({**KEYS, "colour": str})
+
+
 class TriggerTests(unittest.TestCase):
     def test_the_nth_match_of_a_command(self) -> None:
         faults, _, _ = begun(Fault(kind="cut", command="time", nth=2))
@@ -282,18 +324,11 @@ class ArmedTests(unittest.TestCase):
         self.assertEqual(sorted(hand.to_dict), [("apply", "clock-off"), ("apply", "clock-step"), ("undo", "clock-off")])
         self.assertEqual(faults.armed, [])
 
-    def test_what_lasts_is_renewed_if_it_has_struck(self) -> None:
-        faults, clock, hand = begun(
-            Fault(kind="clock-off", seconds=-3, at=0),
-            Fault(kind="clock-drift", ppm=10, at=5),
-            Fault(kind="clock-step", seconds=1, at=0),
-        )
-        clock.advance(1)
-        hand.to_dict.clear()
-        faults.reapply()
-        self.assertEqual(hand.to_dict, [("apply", "clock-off")])
-        self.assertEqual([armed.applied for armed in faults.armed], [1, 0, 1])
-        Faults(0, [Fault(kind="clock-off", seconds=1, nth=1)]).reapply()
+    def test_two_equal_faults_are_told_apart(self) -> None:
+        fault = Fault(kind="clock-off", seconds=1, nth=1)
+        first, second = (armed.fault for armed in Faults(0, [fault, fault]).armed)
+        self.assertEqual(first, second)
+        self.assertIsNot(first, second)
 
     def test_commands_that_there_are_not(self) -> None:
         faults = Faults(commands=COMMANDS)

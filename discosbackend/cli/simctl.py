@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from discosbackend._version import __version__
 from discosbackend.client.command_line import positive_seconds
@@ -20,7 +20,7 @@ from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.control.client import SimulatorControl, control_address
 from discosbackend.simulator.control.operations import OPERATIONS, Operation, find_operation
 from discosbackend.simulator.errors import ControlError
-from discosbackend.simulator.faults.kinds import KINDS, RULES
+from discosbackend.simulator.faults.kinds import KEYS, KINDS
 from discosbackend.standard_output import write_result
 
 __all__ = ["main"]
@@ -60,21 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = _parser()
     options = parser.parse_args(arguments)
     words = options.words or ["state"]
-    if words[0] in _HELP:
-        parser.print_help()
-        sys.exit(0)
-    if words[0].startswith("-"):
+    if words[0].startswith("-") and words[0] not in _HELP:
         parser.error(f"{words[0]}: write options before ADDRESS")
+    values: dict[str, Any] = {}
+    help_text = parser.format_help() if words[0] in _HELP else ""
     try:
-        control_address(options.address)
-        operation, rest = find_operation(words)
-        if any(word in _HELP for word in rest):
-            _say(_described(operation))
-            sys.exit(0)
-        values = operation.read(rest)
+        if not help_text:
+            control_address(options.address)
+            operation, rest = find_operation(words)
+            if any(word in _HELP for word in rest):
+                help_text = _described(operation)
+            else:
+                values = operation.read(rest)
     except ControlError as problem:
         parser.exit(2, f"{parser.prog}: {printable(str(problem))}\n")
     try:
+        if help_text:
+            _say(help_text)
+            sys.exit(0)
         with interrupting(), SimulatorControl(options.address, timeout=options.timeout) as control:
             answer = control.ask(operation.name, **values)
         if answer is not None:
@@ -123,8 +126,8 @@ def _described(operation: Operation) -> str:
         lines += [
             f"  {row.name:{widest}}  {row.expected}{row.help and f'. {row.help}'}" for row in operation.parameters
         ]
-    if operation.open:
-        keys = [key for key in RULES if key not in {parameter.name for parameter in operation.parameters}]
+    if operation.takes_fault:
+        keys = [key for key in KEYS if key not in {parameter.name for parameter in operation.parameters}]
         lines += ["", f"Kinds: {', '.join(KINDS)}."]
         lines += ["", f"Keys: {', '.join(keys)}; an error message says which of them a kind takes."]
     if operation.result:

@@ -259,7 +259,8 @@ class SimulatedBackend(Backend):
     def start_over(self) -> None:
         """Restore the initial state: power_cycle(), then no fault, the true time and the initial sky.
 
-        The same commands then give the same measurements again. Recordings are kept.
+        The same commands then give the same measurements again. Recordings are kept, and so is the error of the clock
+        that armed faults cause.
         """
         self.power_cycle()
         self._acquisitions = 0

@@ -25,8 +25,11 @@ _FARTHEST = 100 * 366 * 86400
 class SimulatedClock:
     """The UTC clock of the instrument, and a steady clock that is never stepped.
 
-    Both clocks count 100 ns as an integer. The attribute `true` is the function that returns the true UTC; `steady`
-    is the function that returns the steady clock.
+    The offset and the drift of the UTC clock are sums of two parts: its own values, which set_offset(), jump() and
+    set_drift() change, and an error, which set_error() sets.
+
+    Both clocks count 100 ns as an integer. The attribute `true` is the function that returns the true UTC; `steady` is
+    the function that returns the steady clock.
 
     Parameters
     ----------
@@ -38,23 +41,26 @@ class SimulatedClock:
     def __init__(self, now_ticks: Callable[[], int] | None = None) -> None:
         self.true: Callable[[], int] = utc_ticks if now_ticks is None else now_ticks
         self.steady: Callable[[], int] = _monotonic_ticks if now_ticks is None else now_ticks
+        # Its own offset, which includes the accumulated drift, and its own drift.
         self._offset = 0
         self._drift = 0.0
+        self._error = 0
+        self._error_drift = 0.0
         self._drifts_since = 0
 
     def now(self) -> Ticks:
         """Return the UTC of the instrument: the true UTC plus the offset and the drift."""
-        return Ticks(self.true() + self._offset + self._drifted())
+        return Ticks(self.true() + self._offset + self._error + self._drifted())
 
     @property
     def offset(self) -> float:
         """The current difference to the true UTC in seconds; positive if this clock is ahead."""
-        return (self._offset + self._drifted()) / TICKS_PER_SECOND
+        return (self._offset + self._error + self._drifted()) / TICKS_PER_SECOND
 
     @property
     def drift(self) -> float:
         """The drift in parts per million; positive if this clock runs fast."""
-        return self._drift
+        return self._drift + self._error_drift
 
     def jump(self, seconds: float) -> None:
         """Step the clock.
@@ -69,12 +75,10 @@ class SimulatedClock:
         ValueError
             If the number is not finite, or if the offset would exceed a century.
         """
-        offset = self._offset + _checked(seconds)
-        _checked(offset / TICKS_PER_SECOND)
-        self._offset = offset
+        self._offset = self._checked_offset(self._offset + _checked(seconds))
 
     def set_offset(self, seconds: float) -> None:
-        """Set the difference to the true UTC.
+        """Set the clock's own difference to the true UTC. The error is added to it.
 
         Parameters
         ----------
@@ -84,12 +88,12 @@ class SimulatedClock:
         Raises
         ------
         ValueError
-            If the number is not finite or exceeds a century.
+            If the number is not finite, or if the offset would exceed a century.
         """
-        self._offset = _checked(seconds) - self._drifted()
+        self._offset = self._checked_offset(_checked(seconds)) - self._drifted()
 
     def set_drift(self, ppm: float) -> None:
-        """Set how fast the clock drifts from now on.
+        """Set how fast the clock itself drifts from now on. The drift of the error is added to it.
 
         Parameters
         ----------
@@ -99,18 +103,50 @@ class SimulatedClock:
         Raises
         ------
         ValueError
-            If the number is out of this range.
+            If the number, or its sum with the drift of the error, is out of this range.
         """
-        if not -_PER_MILLION / 2 <= ppm <= 1000 * _PER_MILLION:
-            raise ValueError(f"drift must be -500000 to 1e9 parts in a million, not {ppm!r}")
-        self._offset += self._drifted()
+        _check_drift(ppm)
+        _check_drift(ppm + self._error_drift)
+        self._accumulate_drift()
         self._drift = float(ppm)
+
+    def set_error(self, seconds: float, ppm: float) -> None:
+        """Set the error that is added to the clock's own offset and drift. What has drifted so far stays.
+
+        Parameters
+        ----------
+        seconds
+            The error of the offset in seconds; positive: ahead.
+        ppm
+            The error of the drift in parts per million; positive: fast.
+
+        Raises
+        ------
+        ValueError
+            If the offset or the drift would be out of the range of jump() and set_drift().
+        """
+        error = _checked(seconds)
+        _checked((self._offset + error) / TICKS_PER_SECOND)
+        _check_drift(self._drift + ppm)
+        self._accumulate_drift()
+        self._error, self._error_drift = error, float(ppm)
+
+    def _checked_offset(self, offset: int) -> int:
+        """Return an own offset in ticks, if it is within a century both alone and with the error."""
+        for total in (offset, offset + self._error):
+            _checked(total / TICKS_PER_SECOND)
+        return offset
+
+    def _accumulate_drift(self) -> None:
+        """Add what the clock has drifted to its offset, before its drift is changed."""
+        self._offset += self._drifted()
         self._drifts_since = self.steady()
 
     def _drifted(self) -> int:
-        if not self._drift:
+        drift = self.drift
+        if not drift:
             return 0
-        return round((self.steady() - self._drifts_since) * self._drift / _PER_MILLION)
+        return round((self.steady() - self._drifts_since) * drift / _PER_MILLION)
 
 
 def ticks_of_fake(clock: object) -> Callable[[], int] | None:
@@ -119,6 +155,11 @@ def ticks_of_fake(clock: object) -> Callable[[], int] | None:
     if task is None or not isinstance(clock, task.Clock):
         return None
     return lambda: round(clock.seconds() * TICKS_PER_SECOND)
+
+
+def _check_drift(ppm: float) -> None:
+    if not -_PER_MILLION / 2 <= ppm <= 1000 * _PER_MILLION:
+        raise ValueError(f"drift must be -500000 to 1e9 parts in a million, not {ppm!r}")
 
 
 def _checked(seconds: float) -> int:

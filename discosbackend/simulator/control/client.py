@@ -102,7 +102,7 @@ class SimulatorControl(Operations):
         """Close the connection. All changes remain."""
         self._lines.close()
 
-    def ask(self, operation: str, **values: Any) -> Any:
+    def ask(self, operation: str, /, **values: Any) -> Any:
         """Execute an operation and return its result.
 
         The values are checked before they are sent.

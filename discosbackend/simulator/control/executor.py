@@ -111,12 +111,10 @@ class OperationExecutor:
     def reset(self) -> None:
         """Restore the initial state of the instrument and end a pause.
 
-        Armed faults remain. Faults that changed the clock are applied again, since start_over() has reset it.
+        Armed faults remain, and so does the error of the clock that they cause.
         """
         with _refusals():
             self._backend.start_over()
-        if self._given_faults is not None:
-            self._given_faults.reapply()
         if self._given_server is not None:
             self._given_server.resume()
 

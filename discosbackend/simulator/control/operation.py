@@ -14,7 +14,7 @@ from functools import reduce
 from numbers import Integral, Real
 from operator import or_
 from types import MappingProxyType, NoneType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from discosbackend.schema import shown as shown_value
 from discosbackend.simulator.errors import ControlError, FaultScriptError
@@ -22,7 +22,7 @@ from discosbackend.simulator.faults.script import fault_from_texts
 from discosbackend.simulator.signal.sky import REST_FREQUENCIES
 from discosbackend.toml import did_you_mean
 
-__all__ = ["TYPES", "Operation", "Parameter", "ValueType", "shown_value"]
+__all__ = ["TYPES", "Operation", "Parameter", "StatusText", "ValueType", "shown_value"]
 
 _LONGEST_NAME = 64
 
@@ -30,6 +30,9 @@ _LONGEST_NAME = 64
 _LONGEST_STATUS = 400
 
 _MOST = 999_999_999
+
+# The key of a request that has the name of the operation.
+_NAME_KEY = "do"
 
 
 # -- the types of values ------------------------------------------------------------------------------
@@ -93,6 +96,16 @@ def _rest(value: Any) -> float | str:
     return str(value) if value in REST_FREQUENCIES else _number(value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """In an annotation: the encoding that a text must have. A text in its place would be the unit."""
+
+    name: str
+
+
+StatusText = Annotated[str, _Encoding("latin-1")]
+"""The annotation of a text that `status` can report."""
+
 TYPES: Mapping[Any, ValueType] = MappingProxyType(
     {
         float: ValueType("a finite number", _number, float),
@@ -102,9 +115,7 @@ TYPES: Mapping[Any, ValueType] = MappingProxyType(
         ),
         bool: ValueType("on or off (true or false)", _switch, lambda text: {"on": True, "off": False}[text]),
         str: ValueType(f"one line of at most {_LONGEST_NAME} characters", _line, separator=" "),
-        Annotated[str, "latin-1"]: ValueType(
-            f"one line of at most {_LONGEST_STATUS} latin-1 characters", _status, separator=" "
-        ),
+        StatusText: ValueType(f"one line of at most {_LONGEST_STATUS} latin-1 characters", _status, separator=" "),
         float | str: ValueType(f"a finite number or one of {', '.join(REST_FREQUENCIES)}", _rest, float),
     }
 )
@@ -112,11 +123,16 @@ TYPES: Mapping[Any, ValueType] = MappingProxyType(
 
 
 def _type_and_unit(annotation: Any) -> tuple[ValueType, str]:
-    """Return the type and the unit of `float`, of `Annotated[float, "K"]`, or of `Annotated[float, "K"] | None`."""
+    """Return the type and the unit of `float`, of `Annotated[float, "K"]`, or of `Annotated[float, "K"] | None`.
+
+    LookupError for an annotation that is not one of TYPES.
+    """
     if NoneType in get_args(annotation):
         annotation = reduce(or_, (part for part in get_args(annotation) if part is not NoneType))
     if annotation in TYPES:
         return TYPES[annotation], ""
+    if get_origin(annotation) is not Annotated:
+        raise LookupError(annotation)
     annotation, unit = get_args(annotation)
     return TYPES[annotation], unit
 
@@ -172,6 +188,19 @@ class Parameter:
         return f"[{text}]" if self.optional else text
 
 
+def _declared(method: Callable[..., Any], parameter: inspect.Parameter, annotation: Any) -> tuple[ValueType, str]:
+    """Return the type and the unit of a parameter. Raise TypeError if an operation cannot have it."""
+    name = parameter.name
+    if name == _NAME_KEY:
+        raise TypeError(f"{method.__name__}: no parameter may be called {name}, which is the key of the operation")
+    if parameter.default not in (None, parameter.empty):
+        raise TypeError(f"{method.__name__}: the default of {name} must be None, not {parameter.default!r}")
+    try:
+        return _type_and_unit(annotation)
+    except (LookupError, ValueError):
+        raise TypeError(f"{method.__name__}: the annotation of {name} must be one of TYPES, not {annotation}") from None
+
+
 class Operation:
     """An operation, as its method declares it.
 
@@ -185,10 +214,18 @@ class Operation:
         The name on a command line.
     changes
         Whether the operation changes the simulator. The log names the client that requested such an operation.
+    text_key
+        For an operation without parameters: the parameter of another operation, whose text can begin like `words`.
+
+    Raises
+    ------
+    TypeError
+        If a parameter cannot be one of an operation.
     """
 
-    def __init__(self, method: Callable[..., Any], words: str, *, changes: bool) -> None:
+    def __init__(self, method: Callable[..., Any], words: str, *, changes: bool, text_key: str = "") -> None:
         self.words = words
+        self._text_key = text_key
         self.name = words.replace(" ", "-")
         """The name in the key `do` of a request."""
         self.method = method.__name__
@@ -202,15 +239,15 @@ class Operation:
         self.result = hints["return"] is not NoneType
         """Whether it has a result."""
         _, *declared = inspect.signature(method).parameters.values()
-        self.open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared)
+        self.takes_fault = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared)
         """Whether it accepts further keys: those of a fault."""
         self._known: dict[str, Parameter] = {}
-        for parameter in declared[: -1 if self.open else None]:
-            kind, unit = _type_and_unit(hints[parameter.name])
+        for parameter in declared[: -1 if self.takes_fault else None]:
+            kind, unit = _declared(method, parameter, hints.get(parameter.name))
             optional = parameter.default is None
             separator = kind.separator if parameter is declared[-1] else ""
             # Written without their names: the first value, and what takes all remaining words.
-            keyword = self.open or (not separator and (optional or parameter is not declared[0]))
+            keyword = self.takes_fault or (not separator and (optional or parameter is not declared[0]))
             help_text = " ".join(helps.get(parameter.name, "").split())
             self._known[parameter.name] = Parameter(parameter.name, kind, unit, help_text, optional, keyword, separator)
         self.parameters = tuple(self._known.values())
@@ -218,13 +255,13 @@ class Operation:
     @property
     def usage(self) -> str:
         """The usage line for a command line."""
-        further = ["[KEY=VALUE ...]"] if self.open else []
+        further = ["[KEY=VALUE ...]"] if self.takes_fault else []
         return " ".join([self.words, *(parameter.usage for parameter in self.parameters), *further])
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the converted values of a request. Raise ControlError for an unknown, missing or invalid one."""
         for key in values:
-            if key not in self._known and not self.open:
+            if key not in self._known and (not self.takes_fault or key == _NAME_KEY):
                 raise self._unknown(key)
         for parameter in self.parameters:
             if parameter.name not in values and not parameter.optional:
@@ -243,7 +280,7 @@ class Operation:
             If a key or a value is unknown, missing or invalid.
         """
         texts = self._texts(words)
-        if self.open:
+        if self.takes_fault:
             try:
                 return fault_from_texts(texts).table
             except FaultScriptError as problem:
@@ -258,7 +295,7 @@ class Operation:
             waiting = [parameter for parameter in waiting if parameter.name not in texts]
             separator = waiting[0].separator if waiting else ""
             key, equals, text = word.partition("=")
-            if equals and (key in self._known or (self.open and key)):
+            if equals and (key in self._known or (self.takes_fault and key)):
                 if key in texts:
                     raise ControlError(f"{key} is there twice")
                 texts[key] = text
@@ -270,9 +307,12 @@ class Operation:
             elif waiting:
                 texts[waiting[0].name] = word
             else:
-                raise ControlError(f"{shown_value(word)} is one too many: {self.usage}")
+                text = " ".join([self.words.rpartition(" ")[2], *words])
+                hint = f': to set this text, write {self._text_key}="{text}"' if self._text_key else ""
+                raise ControlError(f"{shown_value(word)} is one too many: {self.usage}{hint}")
         return texts
 
     def _unknown(self, key: Any) -> ControlError:
         takes = f": {self.words} takes {', '.join(self._known) or 'nothing'}"
+        takes += " and the other keys of the fault" if self.takes_fault else ""
         return ControlError(f"{shown_value(key)} is not known{did_you_mean(str(key), self._known) or takes}")

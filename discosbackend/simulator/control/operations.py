@@ -12,7 +12,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, cast
 
-from discosbackend.simulator.control.operation import Operation, shown_value
+from discosbackend.simulator.control.operation import Operation, StatusText, shown_value
 from discosbackend.simulator.errors import ControlError
 from discosbackend.toml import did_you_mean
 
@@ -29,11 +29,11 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(_OPERATIONS)
 """All operations, by the name in the key `do` of a request."""
 
 
-def operation(words: str, *, changes: bool = True) -> Callable[[MethodT], MethodT]:
+def operation(words: str, *, changes: bool = True, text_key: str = "") -> Callable[[MethodT], MethodT]:
     """Make a method an operation: a call passes its arguments to ask(). For the parameters see Operation."""
 
     def decorate(method: MethodT) -> MethodT:
-        row = Operation(method, words, changes=changes)
+        row = Operation(method, words, changes=changes, text_key=text_key)
         _OPERATIONS[row.name] = row
         signature = inspect.signature(method)
         names = [parameter.name for parameter in row.parameters]
@@ -57,7 +57,7 @@ class Operations:
     operation, add a method here and one with the same name to OperationExecutor, and run `python docs/generate.py`.
     """
 
-    def ask(self, operation: str, **values: Any) -> Any:
+    def ask(self, operation: str, /, **values: Any) -> Any:
         """Execute the operation with this name and return its result."""
         raise NotImplementedError
 
@@ -185,10 +185,10 @@ class Operations:
     # -- server -----------------------------------------------------------------------------------------
 
     @operation("fault")
-    def fault(self, text: Annotated[str, "latin-1"]) -> None:
+    def fault(self, text: StatusText) -> None:
         """Make `status` report this text instead of `ok`."""
 
-    @operation("fault clear")
+    @operation("fault clear", text_key="text")
     def fault_clear(self) -> None:
         """Make `status` report no fault."""
 

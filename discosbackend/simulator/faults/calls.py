@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from discosbackend.coroutines import deferred_of
-from discosbackend.errors import BackendError
+from discosbackend.errors import STOPPING, BackendError
 from discosbackend.handlers import BackendCommand, Handler
 from discosbackend.simulator.faults.script import Fault, Faults
 
@@ -131,4 +131,4 @@ def _result_of(call: Callable[[], Any]) -> Any:
 
 
 def _released() -> BackendError:
-    return BackendError("server is stopping")
+    return BackendError(STOPPING)

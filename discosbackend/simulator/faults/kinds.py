@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from discosbackend.grammar import name_pattern
 from discosbackend.schema import YEAR, Allowed, OneLine, keys
 
-__all__ = ["KINDS", "RULES", "Kind"]
+__all__ = ["KEYS", "KINDS", "Kind", "keys_of"]
 
 CommandName = Annotated[str, Allowed(valid=name_pattern.fullmatch, expected='the name of a command, such as "status"')]
 Count = Annotated[int, Allowed(above=0)]
@@ -38,8 +39,9 @@ Drift = Annotated[
 class Kind:
     """The keys of every kind of fault; script.Fault describes them.
 
-    A fault applies to a "reply", to a "call" of a command, or at a "moment", also when a reply is sent. A fault that
-    `lasts` is applied once and stays in effect until it is removed.
+    `applies_to` is "reply", "call" (of a command) or "moment". A "moment" fault applies at its time `at`, or, with
+    `rate`, `nth` or `command`, when a reply is about to be sent. A fault that `lasts` is applied once and stays in
+    effect until it is removed.
     """
 
     # Without annotations, because they are no keys.
@@ -114,8 +116,8 @@ class Refuse(Kind):
 class Restart(Kind):
     """Every connection is closed, running commands are abandoned, and connections are refused for this time.
 
-    Afterwards the instrument is in its initial state. If the fault applies together with a reply, this reply is not
-    sent.
+    The instrument is power-cycled: its settings are lost, but the sky, the fault text and the clock are kept. If the
+    fault applies together with a reply, this reply is not sent.
     """
 
     applies_to = "moment"
@@ -173,5 +175,29 @@ KINDS: Mapping[str, type[Kind]] = {
 }
 """All kinds of fault by name: `drop-before` is the class DropBefore."""
 
-RULES: Mapping[str, Any] = {key: hint for kind in KINDS.values() for key, hint in keys(kind).items()}
-"""All keys, each with an annotation of a kind that has it."""
+
+def keys_of(kinds: Mapping[str, type[Kind]]) -> Mapping[str, Any]:
+    """Return all keys of these kinds with their types.
+
+    A text of a command line is converted to the type of its key before the kind is known. Therefore, all kinds that
+    have a key must agree on its type, and a text must be convertible to it.
+
+    Raises
+    ------
+    TypeError
+        If kinds do not agree, or if a type is not bool, int, float or str.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    for name, kind in kinds.items():
+        for key, hint in keys(kind, ranges=False).items():
+            first, declared = found.setdefault(key, (name, hint))
+            if hint != declared:
+                raise TypeError(f"{key} is {declared} for {first}, but {hint} for {name}: give it one type")
+            types = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) - {NoneType}
+            if len(types) != 1 or not types <= {bool, int, float, str}:
+                raise TypeError(f"{key} of the kind {name} must be a bool, int, float or str, not {hint}")
+    return {key: hint for key, (_, hint) in found.items()}
+
+
+KEYS: Mapping[str, Any] = keys_of(KINDS)
+"""All keys with their types."""

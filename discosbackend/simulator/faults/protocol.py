@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,6 +85,8 @@ _SWAP_PATIENCE = 1.0
 # Seconds between single bytes of a reply; without a pause the system would combine several.
 _BETWEEN_BYTES = 0.001
 
+_CLOCK_KINDS = ("clock-off", "clock-drift", "clock-step")
+
 # Bytes. If more are queued, no further requests are read.
 _OUTBOX_LIMIT = 65536
 
@@ -95,8 +97,8 @@ class AdjustableClock(Protocol):
     def jump(self, seconds: float) -> None:
         """Step the clock by this many seconds. Raise ValueError if its offset would be too large."""
 
-    def set_drift(self, ppm: float) -> None:
-        """Set the drift in parts per million. Raise ValueError if it is too large."""
+    def set_error(self, seconds: float, ppm: float) -> None:
+        """Set what is added to its own offset and to its own drift. Raise ValueError if a sum is too large."""
 
 
 class FaultyOutput(Output):
@@ -356,6 +358,8 @@ class FaultyFactory(DBFactory):
         self.pausable_listener: PausableListener | None = None
         self.paused = False
         self._clock = clock
+        # The lasting faults that are in effect. A fault that did nothing is not one of them.
+        self._clock_faults: list[Fault] = []
         self._reset = reset
         self._calls = FaultyCalls(handler, self.faults, lambda: self.reactor)
 
@@ -443,10 +447,10 @@ class FaultyFactory(DBFactory):
     def _all(self) -> list[FaultyProtocol]:
         return [connection for connection in self.connections if isinstance(connection, FaultyProtocol)]
 
-    # -- faults of the kind "moment" ------------------------------------------------------------------
+    # -- faults that apply at a moment ----------------------------------------------------------------
 
     def apply(self, fault: Fault) -> None:
-        """Apply a fault of the kind "moment"."""
+        """Apply a fault that applies at a moment."""
         seconds = fault.seconds or 0.0
         if fault.kind == "restart":
             # In a later call of the reactor, because a connection may be processing its lines now.
@@ -456,28 +460,42 @@ class FaultyFactory(DBFactory):
                 logger.warning("connections cannot be refused: the server does not listen on a pausable endpoint")
             else:
                 self.pausable_listener.pause(seconds)
-        elif self._clock is None:
-            logger.warning("%s does nothing: this server has no simulated clock", fault.kind)
+        elif fault.kind in _CLOCK_KINDS:
+            self._change_clock(fault)
         else:
-            logger.info("fault: changing the clock: %s", fault.table)
-            self._adjust(self._clock, fault, fault.seconds or 0.0)
+            raise NotImplementedError(f"faults of the kind {fault.kind} cannot be applied at a moment")
 
-    def _adjust(self, clock: AdjustableClock, fault: Fault, seconds: float) -> None:
-        """Set the drift of the clock to the sum of all drift faults, or step the clock."""
-        drifts = [armed.fault.ppm or 0.0 for armed in self.faults.armed if armed.applied]
+    def _change_clock(self, fault: Fault) -> None:
+        if self._clock is None:
+            logger.warning("%s does nothing: this server has no simulated clock", fault.kind)
+            return
+        logger.info("fault: changing the clock: %s", fault.table)
         try:
-            if fault.kind == "clock-drift":
-                clock.set_drift(sum(drifts))
+            if fault.kind == "clock-step":
+                self._clock.jump(fault.seconds or 0.0)
             else:
-                clock.jump(seconds)
+                _set_error(self._clock, [*self._clock_faults, fault])
+                self._clock_faults.append(fault)
         except ValueError as problem:
             # Each fault is valid, but not their sum. The reply that triggered it is sent all the same.
             logger.warning("%s does nothing: %s", fault.kind, problem)
 
     def undo(self, fault: Fault) -> None:
-        """Undo a lasting fault: step the clock back, or end the drift, which keeps the accumulated difference."""
-        if self._clock is not None:
-            self._adjust(self._clock, fault, -(fault.seconds or 0.0))
+        """Undo a lasting fault: take its part away from the clock, if it has one. What has drifted so far stays."""
+        left = [each for each in self._clock_faults if each is not fault]
+        if self._clock is None or len(left) == len(self._clock_faults):
+            return
+        self._clock_faults = left
+        try:
+            _set_error(self._clock, left)
+        except ValueError as problem:
+            # Two faults, or a fault and the clock's own drift, can compensate each other.
+            logger.warning("%s is not undone yet: %s", fault.kind, problem)
+
+
+def _set_error(clock: AdjustableClock, faults: Sequence[Fault]) -> None:
+    """Make the sum of these faults the error of the clock."""
+    clock.set_error(sum(fault.seconds or 0.0 for fault in faults), sum(fault.ppm or 0.0 for fault in faults))
 
 
 def _abort(connections: list[FaultyProtocol]) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from discosbackend.grammar import NO_NAME
 from discosbackend.schema import from_text, keys, read, read_values, shown
 from discosbackend.simulator.errors import FaultScriptError
-from discosbackend.simulator.faults.kinds import KINDS, RULES, Kind
+from discosbackend.simulator.faults.kinds import KEYS, KINDS, Kind
 from discosbackend.toml import did_you_mean, read_toml
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Fault",
     "Faults",
     "FaultTarget",
+    "check_fields",
     "fault_from_texts",
     "fault_of",
     "load_faults",
@@ -33,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 # How often the application of one fault is logged: enough to find the relevant one, too few to fill a disk.
 _LOGGED = 1000
-
-# The name in a reply to a line that has no command name (protocol section 5.2).
-_NO_NAME = "undefined"
 
 _TRIGGERS = ("rate", "at", "nth")
 
@@ -52,7 +51,7 @@ class _Script:
 class Fault:
     """A fault and when it applies. Give exactly one of `rate`, `at` and `nth`.
 
-    A match is a reply, or, for the kinds `fail`, `hang` and `slow`, a call of a command.
+    A match is a reply, or, for the kinds that apply to a call, a call of a command. Each key of a kind is a field here.
 
     Parameters
     ----------
@@ -137,6 +136,16 @@ class Fault:
         return {key: value for key, value in values.items() if value is not None}
 
 
+def check_fields(names: Iterable[str]) -> None:
+    """Raise TypeError if Fault has no field for one of these keys of kinds."""
+    missing = set(names) - {field.name for field in fields(Fault)}
+    if missing:
+        raise TypeError(f"script.Fault needs a field for the key {', '.join(sorted(missing))}")
+
+
+check_fields(KEYS)
+
+
 @dataclass(frozen=True, slots=True)
 class Armed:
     """The state of an armed fault: its number, and how often it has matched and was applied."""
@@ -148,13 +157,13 @@ class Armed:
 
 
 class FaultTarget(Protocol):
-    """The interface of the object that applies faults of the kind "moment"; FaultyFactory implements it."""
+    """The interface of the object that applies the faults that apply at a moment; FaultyFactory implements it."""
 
     def apply(self, fault: Fault) -> None:
         """Apply the fault now."""
 
     def undo(self, fault: Fault) -> None:
-        """Undo a lasting fault that was applied and is removed."""
+        """Undo a lasting fault that was applied and is removed. It is the same object as for apply()."""
 
 
 class _Slot:
@@ -227,7 +236,7 @@ class Faults:
         self.seed = seed
         self.on_replies = False
         self.on_calls = False
-        self._commands = None if commands is None else frozenset(commands) | {_NO_NAME}
+        self._commands = None if commands is None else frozenset(commands) | {NO_NAME}
         self._slots: dict[int, _Slot] = {}
         self._last = 0
         self._clock: Any = None
@@ -248,7 +257,8 @@ class Faults:
             raise FaultScriptError(f"command {name!r} is none of this instrument's{near}")
         with self._lock:
             self._last += 1
-            slot = self._slots[self._last] = _Slot(self._last, fault, self.seed)
+            # A copy, so that FaultTarget.undo() can tell it from an equal fault.
+            slot = self._slots[self._last] = _Slot(self._last, replace(fault), self.seed)
             self._update_flags()
         if self._clock is not None:
             self._start(slot)
@@ -277,12 +287,6 @@ class Faults:
         if seed is not None:
             self.seed = seed
 
-    def reapply(self) -> None:
-        """Apply lasting faults again, after a reset of the clock."""
-        for slot in self._slots.values():
-            if slot.applied and KINDS[slot.fault.kind].lasts and self._target is not None:
-                self._target.apply(slot.fault)
-
     @property
     def armed(self) -> list[Armed]:
         """All armed faults, also those that will not apply any more."""
@@ -298,7 +302,7 @@ class Faults:
         clock
             A reactor.
         target
-            Applies the faults of the kind "moment".
+            Applies the faults that apply at a moment.
         """
         self._clock, self._target = clock, target
         with self._lock:
@@ -317,7 +321,7 @@ class Faults:
             self._stop(slot)
 
     def on_reply(self, name: str) -> list[Fault]:
-        """Return the faults that apply to the next reply to this command, including those of the kind "moment"."""
+        """Return the faults that apply to the next reply to this command, including those that apply at a moment."""
         return self._applying("reply", name)
 
     def on_call(self, name: str) -> list[Fault]:
@@ -374,8 +378,8 @@ def _drawn_on(fault: Fault) -> str:
 def fault_of(table: Mapping[str, Any]) -> Fault:
     """Make a Fault from a table of a script. Raise FaultScriptError, with what is accepted, for an invalid one."""
     for key in table:
-        if key not in RULES:
-            raise FaultScriptError(f"{key} is not known{did_you_mean(key, RULES, listed=True)}")
+        if key not in KEYS:
+            raise FaultScriptError(f"{key} is not known{did_you_mean(key, KEYS, listed=True)}")
     if "kind" not in table:
         raise FaultScriptError(f"kind is needed: one of {', '.join(KINDS)}")
     return Fault(**table)
@@ -383,7 +387,7 @@ def fault_of(table: Mapping[str, Any]) -> Fault:
 
 def fault_from_texts(texts: Mapping[str, str]) -> Fault:
     """Make a Fault from texts, as on a command line: `{"kind": "late", "seconds": "2", ...}`; like fault_of()."""
-    return fault_of({key: from_text(RULES.get(key, str), text) for key, text in texts.items()})
+    return fault_of({key: from_text(KEYS.get(key, str), text) for key, text in texts.items()})
 
 
 def load_faults(path: str | Path, commands: Iterable[str] | None = None, *, seed: int = 0) -> Faults:
