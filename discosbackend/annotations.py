@@ -22,7 +22,7 @@ __all__ = ["arguments_of"]
 
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path", Ticks: "timestamp"}
 
-# The classes of a default, for each type. A bool is an int, but never an integer or a float.
+# The classes of a default, for each type. A bool fits "boolean" only, though it is an int.
 _DEFAULTS: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "float": (int, float),
@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, tuple[type, ...]] = {
     "timestamp": (Ticks,),
 }
 
-# The types that Argument(type=...) may name although the annotation has another one: the method gets a str or an int.
+# Pairs (type of the annotation, type that Argument may give instead). The method gets a str or Ticks.
 _ALSO = {("text", "path"), ("integer", "timestamp")}
 
 _INSTEAD = "or list the arguments in @command"

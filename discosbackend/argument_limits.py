@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["check_limits", "checked_choices", "choice_of", "choices_text", "wire_value"]
 
-# The types of the limits and of the choices, for each type of an argument that may have them. The type of an Argument
-# inside of `Annotated` is not known yet.
+# The Python types of the limits and of the choices, by argument type. "annotation": the type is not known yet, because
+# the Argument is inside of `Annotated`.
 _NUMBERS: dict[str, Any] = {"integer": int, "float": (int, float), "annotation": (int, float)}
 _CHOICES: dict[str, Any] = {**_NUMBERS, "text": str, "annotation": object}
 
-# A reply has 511 bytes.
+# A reply has at most 511 bytes.
 _MOST_SHOWN = 10
 
 
 def wire_value(choice: Any) -> Any:
-    """Return the value that a client sends for a choice of an argument: the value of a member of an Enum."""
+    """Return the value that a client sends for a choice: the choice itself, or the value of an Enum member."""
     return choice.value if isinstance(choice, Enum) else choice
 
 
@@ -41,7 +41,7 @@ def choice_of(choices: Iterable[Any], value: Any) -> Any:
 
 
 def choices_text(choices: Iterable[Any]) -> str:
-    """Return the choices in words, for a reason. Of many choices, the first ones."""
+    """Return the choices in words, for a reason. Of many choices: the first 10, and "N others"."""
     texts = [plain(str(wire_value(choice))) for choice in choices]
     if len(texts) > _MOST_SHOWN:
         texts[_MOST_SHOWN:] = [f"{len(texts) - _MOST_SHOWN} others"]
@@ -73,7 +73,7 @@ def check_limits(argument: Argument) -> None:
 
 
 def checked_choices(argument: Argument) -> Sequence[Any]:
-    """Return the choices of an argument as a tuple. ValueError if a client could not send them."""
+    """Return the choices of an argument as a tuple. ValueError if they are not valid."""
     whose = f"of argument {argument.name!r}"
     if argument.choices == ():
         return ()

@@ -1,6 +1,6 @@
-"""Background tasks: coroutines that a backend starts with spawn(), and that run until the server stops.
+"""Background tasks: coroutines that a backend starts with spawn(), and that are cancelled when the server stops.
 
-A task that fails ends nothing else. The failure is logged, and the task stays in the list of the backend's tasks.
+A failed task does not stop others. The failure is logged, and the task stays in the list of the backend's tasks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BackgroundTask:
         return f"<background task {self.name}, {self.state}{problem}>"
 
     def cancel(self) -> None:
-        """Cancel the coroutine: the `await` that it waits for raises CancelledError."""
+        """Cancel the coroutine: its pending `await` raises CancelledError."""
         if self._source is not None and self.state == "running":
             self._source.cancel()
 
@@ -88,7 +88,7 @@ class BackgroundTasks:
         task = BackgroundTask(name or coroutine.__qualname__)
         source = deferred_of(coroutine, task.name)
         task._source = source  # noqa: SLF001  # of this module
-        # Fires when the task has ended, and never fails.
+        # Fires when the task ends. Fails only if the Deferred of cancel_all() is cancelled.
         ended: Deferred[None] = Deferred()
         self._running[task] = ended
         source.addBoth(self._end, task, ended)
@@ -114,5 +114,5 @@ class BackgroundTasks:
         ends = list(self._running.values())
         for task in list(self._running):
             task.cancel()
-        # The failure of an end is that of a stop that was given up.
+        # If the returned Deferred is cancelled, `ends` fail: ignore that.
         return DeferredList(ends, consumeErrors=True)

@@ -54,7 +54,7 @@ def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:
     result
         The awaitable.
     name
-        What it does, such as the name of a command. It names the task of asyncio, and is in the reason of a refusal.
+        The name for the asyncio task and for error texts, such as the name of a command.
 
     Returns
     -------
@@ -89,7 +89,7 @@ async def _run(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventL
 
 @types.coroutine
 def _steps(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Generator[Any, Any, Any]:
-    """Run a coroutine step by step. Futures are passed on to the task, which waits for them; Deferreds are not."""
+    """Run a coroutine step by step. Futures are passed on to the task; Deferreds are first converted to futures."""
     problem: BaseException | None = None
     try:
         while True:
@@ -109,14 +109,14 @@ def _steps(coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop)
             except BaseException as caught:  # noqa: BLE001  # the coroutine gets it
                 problem = caught
     finally:
-        # An exception refers to this frame by its traceback.
+        # Avoid a reference cycle: the traceback of the exception refers to this frame.
         problem = None
 
 
 def future_of(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Any]:
     """Return a future with the result of a Deferred. If the future is cancelled, the Deferred is cancelled.
 
-    Deferred.asFuture() is not used: with it, the Deferred loses its result, which `await deferred` then returns.
+    Deferred.asFuture() is not used: it sets the Deferred's result to None, also for a later `await`.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def future_of(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop | None = 
                 future.set_result(result)
             return result
         if future.done():
-            # Cancelled. The failure is that of the cancellation, in the form that the Deferred gives it.
+            # Cancelled. The failure is the Deferred's own report of it.
             logger.debug("a Deferred failed after its await was cancelled: %s", result.getErrorMessage())
             return None
         future.set_exception(_exception_of(result))
@@ -173,7 +173,7 @@ def _refuse_if_cancelled(failure: Failure, task: asyncio.Task[Any], name: str) -
 
 
 def asyncio_cure(problem: BaseException) -> str:
-    """Return a correction for an exception that occurs because asyncio is not running. "" for other exceptions."""
+    """Return how to correct the asyncio mistake that raised an exception. "" for other exceptions."""
     if not isinstance(problem, RuntimeError) or not any(text in str(problem) for text in _ASYNCIO):
         return ""
     if not runs_on_asyncio():

@@ -38,7 +38,7 @@ _LONGEST_PAUSE = 30.0
 _STABLE = 1.0
 # By default, a serial line counts as quiet after this time.
 _QUIET = 0.25
-# How long a question takes to fail if the link is down.
+# How long a question takes to fail if `_refusing`.
 _REFUSAL = 0.01
 # How often a thread that waits for an answer checks that the reactor is still running.
 _THREAD_CHECK = 1.0
@@ -77,23 +77,24 @@ class Link:
         `stopbits`, `xonxoff` and `rtscts`. Serial links need pyserial: `pip install 'discosbackend[serial]'`. It can
         also be an endpoint of Twisted, or a `discosbackend.testing.LinkSimulator`.
     timeout
-        How long the device may take to answer, in s. Also how long the first waiting question waits for a connection.
+        How long the device may take to answer, in s. Also the maximum wait of the first question for a connection.
     terminator
         The bytes that end each question and each answer. They are not a part of the answer. Default: a line feed. With
-        `length` or `framing`, it only ends the questions, and the default is nothing.
+        `length` or `framing`, it only ends the questions, and the default is `b""`.
     prompt
         If given, an answer ends with this prompt instead, and can have several lines.
     length
         If given, each answer has this number of bytes.
     framing
         If given, a function that finds the answer in the received bytes. It returns the answer and the bytes after
-        it, or None if the answer is not complete. It is called each time bytes arrive.
+        it, or None if the answer is not complete. It is called each time bytes arrive, so it gets the same bytes more
+        than once and must not keep a state.
     max_answer
-        The length of the longest answer in bytes, with everything that marks its end.
+        The maximum length of a message in bytes, with its terminator or prompt.
     unsolicited
-        A function for messages that are not answers, such as alarms. It is called with every message, and returns
-        whether the message is unsolicited. A message for which it returns false is the answer to the outstanding
-        question, or is discarded if there is none.
+        A function that is called with every message. It returns whether the message is unsolicited, such as an alarm.
+        A message for which it returns false is the answer to the outstanding question, or is discarded if there is
+        none.
     quiet
         After connecting, a link discards what it receives until nothing has arrived for this time, in s. A serial link
         also does this after a question that was not answered in time. Default: 0.25 for a serial link, else 0.
@@ -142,7 +143,7 @@ class Link:
         quiet: float | None = None,
         reactor: Any = None,
     ) -> None:
-        # For pickle and copy: a link in use cannot be copied, but its copy can connect by itself.
+        # For pickle and copy: the copy is a new, unconnected Link with the same arguments.
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
@@ -174,18 +175,19 @@ class Link:
         # Limits the time of the question that was sent, or else of the first one that waits.
         self._timer: Any = None
         self._connection: Connection | None = None
-        # Ends the time after which a connection counts as working. None: it works, or there is none.
+        # Timer: when it fires, the connection counts as working. None: it works, or there is none.
         self._stable: Any = None
-        # Ends the discarding of what is received. None: nothing is discarded.
+        # Timer: when it fires, discarding ends. None: nothing is discarded.
         self._discarding: Any = None
         self._reading = False
         # Whether the message that is being received began before the question was sent.
         self._is_stale = False
-        # Whether questions fail at once, because the link is down and did not come back at the first attempt.
+        # Whether questions fail unsent (after _REFUSAL): the link is closed, an attempt to connect failed, or the
+        # connection was lost again before it worked.
         self._refusing = False
         # The call that lets the waiting questions fail.
         self._refusal: Any = None
-        # How often the link was lost or not connected since it last worked.
+        # Lost connections and failed attempts since the link last worked.
         self._failures = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,7 +201,7 @@ class Link:
 
     @property
     def name(self) -> str:
-        """The name of the device in messages: its host and port, or its path."""
+        """The device's name in messages: host:port, the path, or the text of the endpoint."""
         return self._name
 
     @property
@@ -217,8 +219,7 @@ class Link:
     def ask(self, question: bytes) -> Deferred[bytes]:
         """Send a question, and return its answer. Questions are sent one at a time, in order.
 
-        If the Deferred is cancelled, a question that was not sent yet is not sent, and the answer to another one is
-        discarded.
+        If the Deferred is cancelled, an unsent question is dropped; if it was sent, its answer is discarded.
 
         Parameters
         ----------
@@ -311,7 +312,7 @@ class Link:
             return
         if self._connection is None or self._discarding is not None:
             if self._timer is None:
-                # A link that discards does so for `quiet` at least.
+                # Discarding takes `quiet` at least.
                 extra = 0.0 if self._discarding is None else self._quiet
                 self._timer = self._call_later(self._timeout + extra, self._time_is_up)
             return
@@ -440,7 +441,7 @@ class Link:
             self._works()
 
     def _works(self) -> None:
-        """The connection has been used, or has lasted: the next pause is a short one again."""
+        """The device has answered, or the connection has lasted: the next pause is a short one again."""
         if self._stable is not None:
             _cancel(self._stable)
             self._stable = None
@@ -479,7 +480,7 @@ class Link:
         if connection is not None and self._serial and not connection.full:
             self._discard()
         elif connection is not None:
-            # Opening a serial port again also discards the questions that the device did not read.
+            # A full serial port is closed too: reopening it discards the unsent questions.
             self._abort(reason)
 
     def _discard(self) -> None:
@@ -510,7 +511,7 @@ class Link:
         """Let questions fail until the link is connected again."""
         self._refusing = True
         self._health.refuses()
-        # Not at once: the ClientService must not be called by callbacks of a question while it calls the link.
+        # Later: callbacks of questions must not call the ClientService while it is calling the link.
         self._fail_soon(0)
 
     # -- answers --------------------------------------------------------------------------------------

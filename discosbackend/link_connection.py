@@ -37,7 +37,7 @@ class Connection(Protocol):
     def __init__(self, events: Events) -> None:
         self._events = events
         self.full = False
-        """Whether the device does not accept what was written."""
+        """Whether the transport's write buffer is full."""
 
     def connectionMade(self) -> None:
         transport = cast(Any, self.transport)
@@ -111,7 +111,7 @@ class _NoLog:
 class Connector(ClientService):
     """A ClientService that makes the connections of a link.
 
-    It does not log each attempt, as ClientService does. The link logs when it is down and when it is up again.
+    Unlike ClientService, it does not log each attempt. The link logs when it is down and when it is up again.
 
     Parameters
     ----------

@@ -183,7 +183,7 @@ class SerialEndpoint:
             """A serial port that can be closed at once, also if the device does not accept what was written."""
 
             def abortConnection(self) -> None:
-                """Close the port in the next turn of the reactor, as a TCP connection does."""
+                """Close the port in the next reactor iteration, as a TCP connection does."""
                 self.stopReading()
                 self.stopWriting()
                 self.reactor.callLater(0, self.connectionLost, Failure(ConnectionAborted()))

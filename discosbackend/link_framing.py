@@ -14,7 +14,8 @@ Framing: TypeAlias = "Callable[[bytes], tuple[bytes, bytes] | None]"
 """A function that finds the first message in the received bytes.
 
 It returns the message and the bytes after it, or None if the message is not complete yet. It is called with all bytes
-that were received since the previous message, each time more of them arrive."""
+that were received since the previous message, each time more of them arrive. It gets the same bytes more than once, so
+it must not keep a state."""
 
 # Each message copies the bytes after it. Splitting this many bytes at a time limits the copies, if a device sends a
 # large number of short messages at once.
@@ -32,7 +33,7 @@ def by_terminator(terminator: bytes) -> Framing:
 
 
 def by_prompt(prompt: bytes, terminator: bytes) -> Framing:
-    """Return the Framing of messages that end with a prompt, and of which the last line may end with `terminator`."""
+    """Return the Framing of messages that end with a prompt. A `terminator` right before it is removed."""
 
     def split(data: bytes) -> tuple[bytes, bytes] | None:
         message, end, rest = data.partition(prompt)
@@ -53,7 +54,7 @@ def by_length(length: int) -> Framing:
 def framing_of(
     terminator: bytes | None, prompt: bytes | None, length: int | None, framing: Framing | None
 ) -> tuple[bytes, Framing]:
-    """Return the end of the questions, and the function that finds the answers, from the arguments of a Link.
+    """Return the questions' terminator and the Framing of messages, from the arguments of a Link.
 
     Raises
     ------
@@ -95,7 +96,7 @@ class MessageSplitter:
     framing
         The function that finds a message.
     limit
-        The length of the longest message in bytes, with everything that marks its end.
+        The maximum length of a message in bytes, with its terminator or prompt.
     """
 
     def __init__(self, framing: Framing, limit: int) -> None:
@@ -105,7 +106,7 @@ class MessageSplitter:
         """The bytes of the incomplete message."""
 
     def split(self, data: bytes) -> Iterator[bytes]:
-        """Yield the messages that are complete with `data`.
+        """Add `data`; yield the messages that are complete by now.
 
         Raises
         ------

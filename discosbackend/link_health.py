@@ -18,7 +18,7 @@ logger = logging.getLogger("discosbackend.link")
 
 
 class LinkHealth:
-    """Knows since when a link is down, or gives no answer. It logs each outage once.
+    """Knows since when a link is down, or gives no answer. It logs outages.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class LinkHealth:
         # Why the last connection was lost.
         self._reason = ""
         self._logged_down = False
-        # Not a number while the link works.
+        # NaN while the link works.
         self._down_since = 0.0
         self._silent_since: float | None = None
 
@@ -60,7 +60,7 @@ class LinkHealth:
         return f"link to {self._name} is down since {self._outage():.0f} s"
 
     def closed(self) -> str:
-        """Return that the link is closed, in one sentence."""
+        """Return the sentence for a closed link."""
         return f"link to {self._name} is closed"
 
     def _outage(self) -> float:
@@ -79,7 +79,7 @@ class LinkHealth:
         self._is_unreachable = False
 
     def works(self) -> None:
-        """The connection has been used, or has lasted."""
+        """The device has answered, or the connection has lasted."""
         if self._logged_down:
             self._logged_down = False
             self.log(logging.INFO, "up", "link to %s is up again after %.0f s", self._name, self._outage())
@@ -112,7 +112,7 @@ class LinkHealth:
             self.log(logging.WARNING, "down", text, self._name, self._reason)
 
     def no_answer(self, since: float, limit: float, question: object) -> None:
-        """A question that was sent at the time `since` has no answer after `limit` s."""
+        """A question has no answer `limit` s after the time `since`."""
         if self._silent_since is None:
             self._silent_since = since
             text = "link to %s gave no answer within %g s: %.80r"

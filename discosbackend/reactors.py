@@ -123,7 +123,7 @@ def loop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
 
 
 def installed_reactor() -> Any:
-    """Return the installed reactor, or None. Does not install one, as importing it would."""
+    """Return the installed reactor, or None. Unlike an import, this installs none."""
     return getattr(sys.modules.get("twisted.internet"), "reactor", None)
 
 
@@ -161,7 +161,7 @@ def reactor_for(backend: object, chosen: str | None) -> str:
     Raises
     ------
     ValueError
-        If the user has chosen another reactor than the class needs, or one that does not exist.
+        If `"default"` is chosen but the class needs `"asyncio"`, or if a name is not in REACTORS.
     """
     if chosen is not None and chosen not in REACTORS:
         raise ValueError(f'reactor must be "default" or "asyncio", not {chosen!r}')

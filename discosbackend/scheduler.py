@@ -1,6 +1,6 @@
 """Scheduler: decides when a command runs and how long its client waits for it (protocol section 6).
 
-A command that can run and end at once does so. Any other becomes a Job, which acquires its locks (for its lane, a named
+A command that need not wait is run directly. Any other becomes a Job, which acquires its locks (for its lane, a named
 lock, a thread), each in order of arrival, then runs, then releases them. Each client that waits for the result has a
 time limit. Everything runs in the reactor's thread, except the blocking methods. handlers.py determines the locks of a
 command.
@@ -121,14 +121,15 @@ class Job:
     """One execution of a command, from its arrival to its end.
 
     - It waits for a lock, or it has just got one and is in Scheduler._ready: `begun` is None.
-    - It runs: `begun` is set. `source` is the Deferred that it waits for. `source` is None if it runs in a thread, and
-      while its method is being called.
-    - Its thread has run for longer than its limit: `overdue`. Jobs that need its locks are refused. If its clients have
-      reached their limits before, it has no `waiters` any more.
+    - It runs: `begun` is set; run() sets it only after the call of the method. `source` is the Deferred that it waits
+      for. It is None if the job runs in a thread, and while its method is being called.
+    - Its thread has run for longer than its limit: `overdue`. Jobs that need its locks are refused. If all its clients
+      have timed out, `waiters` is empty.
     - It is over: `done`. Its locks are released. A later result is only logged.
 
     _advance() and _begin() lead from the first state to the second one, _mark_overdue() to the third, _end() to the
-    last one. If no client waits any more (_expire), a job that waits is over at once; _cancel() cancels its Deferred.
+    last one. After the last waiter, _expire() ends a job that does not run in a thread; _cancel() removes it from its
+    queue, or cancels its Deferred.
     """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
@@ -236,13 +237,18 @@ class Scheduler:
         values
             The arguments of its method.
         texts
-            The arguments as the client has sent them. Equal reads in a thread share one call.
+            The arguments as the client has sent them. Equal blocking reads share one call.
 
         Returns
         -------
         reply
             The reply, or a Deferred that fires with it. The Deferred fails with the exception of the method, or with
             HandlerException at the time limit, or if a lock is held by a thread that is overdue.
+
+        Raises
+        ------
+        Exception
+            The exception of the method, if the method is called at once and raises it itself.
         """
         self.used = True
         if command.worker is not None:
@@ -271,7 +277,7 @@ class Scheduler:
     def _call(self, command: Runnable, values: Sequence[Any]) -> bytes | Deferred[bytes]:
         """Call the method of a command in the reactor's thread."""
         if command.changes and self._shared:
-            # Before the call, because the method may raise. Meanwhile no other request is handled.
+            # Before the call, because the method may raise.
             self._shared.clear()
         result = command.method(*values)
         # An ordinary method may return an awaitable too. The first test is the faster one.
@@ -291,7 +297,7 @@ class Scheduler:
         return outcome
 
     def _submit(self, command: Runnable, values: Sequence[Any], share: Hashable = None) -> Deferred[bytes]:
-        """Queue a job that has to wait for a lock or for a thread, or share one that runs already."""
+        """Queue a job that has to wait for a lock or for a thread, or join the job of an equal read."""
         job = self._shared.get(share) if share is not None else None
         if job is not None and not job.overdue:
             return self._add_waiter(job).deferred
@@ -305,7 +311,7 @@ class Scheduler:
         return waiter.deferred
 
     def _adopt(self, job: Job, source: Deferred[bytes]) -> Deferred[bytes]:
-        """Let a job run that has its locks, whose method has been called, and that waits for `source`."""
+        """Continue a job that holds its locks: its method has returned `source`."""
         job.begun = self._monotonic()
         job.source = source
         waiter = self._add_waiter(job)

@@ -20,7 +20,7 @@ These types can be used:
 - `X | None`: in JSON, the value may be null;
 - tuple[X, ...], Sequence[X] or Container[X], a list; tuple[X, Y], a list of that length; Range[X], a pair;
 - Mapping[str, X], a table with any keys;
-- another record, a table; tuple[record, ...], a list of tables; Mapping[str, record], a table of tables.
+- another dataclass D, a table; tuple[D, ...], a list of tables; Mapping[str, D], a table of tables.
 
 A function in `Allowed` must be defined outside of the record: a lambda in the annotation itself finds no global names.
 """
@@ -66,11 +66,11 @@ RecordT = TypeVar("RecordT")
 # A key that needs no quotes in TOML.
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
-# The characters of a value that an error message shows.
+# The maximum number of characters of a value in an error message.
 _SHOWN = 60
 
 DAY, YEAR = 86400.0, 366 * 86400.0
-"""Limits of numbers with the unit "seconds", which are described by these words."""
+"""Limits in "seconds", which messages show as "a day" and "a year"."""
 
 NEEDED = "needed"
 """In the annotation of a key: a table needs it, although the record has a default for it."""
@@ -115,7 +115,7 @@ class Allowed:
         return inside and (self.valid is None or bool(self.valid(value)))
 
     def within(self, inner: Allowed) -> Allowed:
-        """Return what this allows of the values that `inner` allows: `Annotated[Kelvin, Allowed(most=5)]`.
+        """Return an Allowed that requires this one and `inner`: `Annotated[Kelvin, Allowed(most=5)]`.
 
         Raises
         ------
@@ -181,7 +181,7 @@ def read(
     error
         The exception to raise.
     behind
-        The path of another table and this table. It has the values of the keys that `table` does not have.
+        The path and the content of a second table, used for the keys that `table` does not have.
     ranges
         Whether the values must be as Allowed demands. Otherwise only their types are checked.
 
@@ -200,7 +200,7 @@ def read(
 def read_values(
     record: Any, table: Any, where: str, error: type[Exception], behind: Any = None, ranges: bool = True
 ) -> dict[str, Any]:
-    """Return the values of the keys that a table has, instead of a record; like read()."""
+    """Like read(), but return a dict of the keys that are in a table."""
     known = keys(record, ranges)
     places = [(where, table), *([] if behind is None else [behind])]
     for path, values in places:
@@ -221,7 +221,7 @@ def read_values(
 
 
 def check(record: Any, error: type[Exception]) -> None:
-    """Check and convert the values of a record that has been made by a call, in its `__post_init__`."""
+    """Check and convert the values of a record made in code. Call it in `__post_init__`."""
     for key, hint in keys(type(record)).items():
         object.__setattr__(record, key, checked(hint, getattr(record, key), key, error))
 

@@ -82,10 +82,10 @@ class Sensor:
     type
         The type of the values: float, int, bool or str, or "float", "integer", "boolean" or "text".
     warn, error
-        Limits: the largest value that is still nominal, and the largest that is not yet an error. It can also be a pair
-        of the smallest and the largest one, of which each can be None. None: no limit.
+        Limits: the largest value that is still nominal, and the largest that is not yet an error. Each can also be a
+        pair (smallest, largest), where either can be None. None: no limit.
     timeout
-        If the sensor is not set for this time, in s, its state becomes "unknown". None: never.
+        Seconds without set() until the state is "unknown", except if the state is "inactive". None: no timeout.
     clock
         Returns the seconds by which the timeout is measured. Default: time.monotonic.
 
@@ -170,7 +170,7 @@ class Sensor:
         raise AttributeError(f"{attribute} is a sensor: write .{attribute}.set({value!r})")
 
     def reading_of(self, value: object, state: State | None, when: object) -> Reading:
-        """Return the reading of a value. TypeError or ValueError if set() cannot have it."""
+        """Return the reading of a value. TypeError or ValueError if set() refuses it."""
         plain = self._plain(value)
         if state is not None and state not in STATES:
             raise ValueError(f"sensor {self.name}: state {state!r} is none of {', '.join(STATES)}")
@@ -189,7 +189,7 @@ class Sensor:
         return "nominal"
 
     def _plain(self, value: object) -> Value:
-        """Return a value as a value of the type, None for None and for a number that is not finite."""
+        """Convert a value to the sensor's type; None for None and for a number that is not finite."""
         if value is None:
             return None
         if self.type == "text":
@@ -332,7 +332,7 @@ class BoundSensor:
         return without_commas(f"{text} {self.unit}".rstrip())
 
     def summary(self, reading: Reading) -> str:
-        """Return the name and the state of a reading, and its value if it is outside of the limits."""
+        """Return the name and the state of a reading, and its value if the state is nominal, warn or error."""
         value = f" {self._value_text(reading.value)}" if reading.state in _MEASURED else ""
         return f"{self.name} {reading.state}{value}"
 
@@ -356,7 +356,7 @@ class BoundSensor:
 
 
 class _Pending:
-    """A call that is due at a time, as RateLimitedLogger handles it."""
+    """A delayed call, as RateLimitedLogger expects from callLater. It is run when the sensor is used."""
 
     def __init__(self, sensor: BoundSensor, due: float, function: Callable[[], Any]) -> None:
         self.due = due
@@ -372,7 +372,7 @@ class _Pending:
 
 
 class _Bound:
-    """The sensors of one instance, which a shallow copy of the instance shares until it uses its own."""
+    """The sensors of one instance, which a shallow copy of the instance shares until it uses one."""
 
     def __init__(self, backend: object) -> None:
         # id() of the instance. None: the sensors were pickled, and the instance has not used them since.
@@ -497,8 +497,8 @@ def status_text(backend: object, *, longest: int = 80) -> str:
     backend
         The backend.
     longest
-        The maximum length of the text. If it is too short for all sensors, the others are counted. The worst sensor is
-        always in the text.
+        The maximum length of the text. If not all sensors fit, it ends with "and N more". The worst one is shown even
+        if it alone is too long.
 
     Returns
     -------

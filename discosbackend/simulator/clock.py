@@ -28,8 +28,8 @@ class SimulatedClock:
     The offset and the drift of the UTC clock are sums of two parts: its own values, which set_offset(), jump() and
     set_drift() change, and an error, which set_error() sets.
 
-    Both clocks count 100 ns as an integer. The attribute `true` is the function that returns the true UTC; `steady` is
-    the function that returns the steady clock.
+    The times of both clocks are integers in 100 ns. The attribute `true` is the function that returns the true UTC;
+    `steady` is the function that returns the steady clock.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def _monotonic_ticks() -> int:
     return time.monotonic_ns() // 100
 
 
-# Ticks. The server notices a step of the clock within a second (protocol section 7.5). If a transition is later than
+# Ticks. The server notices a step of the clock within a second (protocol section 7.5). If a begin or end is later than
 # this, the clock was stepped over its instant.
 _LATEST = 2 * TICKS_PER_SECOND
 

@@ -67,10 +67,10 @@ class LinkSimulator(Factory):
         What the device does after each question: a mapping from the question, or a function that is called with it. The
         device is silent after a question that is not in the mapping.
     terminator
-        The bytes that end each question and each answer.
+        The bytes that end each answer and, without `framing`, each question.
     framing
-        A function that finds a question in the received bytes, for a device without terminators. It has the same form
-        as that of a Link.
+        A function that finds a question in the received bytes, for questions that do not end with the terminator. It
+        has the same form as that of a Link.
     greeting
         What the device does when a client connects.
     reactor
@@ -153,7 +153,7 @@ class LinkSimulator(Factory):
             device.perform(list(actions))
 
     def hang_up(self) -> None:
-        """Close all connections at once."""
+        """Close all connections."""
         for device in list(self._devices):
             device.hang_up()
 
@@ -215,7 +215,7 @@ class LinkSimulator(Factory):
 
     @property
     def terminator(self) -> bytes:
-        """The bytes that end each question and each answer."""
+        """The bytes that end each answer and, without `framing`, each question."""
         return self._terminator
 
 
@@ -251,7 +251,7 @@ class _Device(Protocol):
         self._simulator.closed(self)
 
     def perform(self, actions: Iterable[Action]) -> None:
-        """Do this after what is still to be done."""
+        """Queue these actions after the others."""
         self._todo.extend(actions)
         if self._waiting is None:
             self._go_on()
@@ -270,14 +270,14 @@ class _Device(Protocol):
                 cast(Any, self.transport).write(data)
 
     def hang_up(self) -> None:
-        """Close the connection after everything was sent."""
+        """Drop the pending actions, and close the connection after the written data is sent."""
         self._todo.clear()
         cast(Any, self.transport).loseConnection()
 
 
 @implementer(ITransport)
 class _End:
-    """One end of a connection in memory. What is written arrives in the next turn of the reactor."""
+    """One end of a connection in memory. What is written arrives in the next reactor iteration."""
 
     peer: _End
     disconnecting = False
@@ -330,7 +330,7 @@ class _End:
         """Return None: this end has no address."""
 
     def schedule(self) -> None:
-        """Deliver what has arrived, in the next turn of the reactor."""
+        """Deliver what has arrived, in the next reactor iteration."""
         if not self._scheduled and not self._lost:
             self._scheduled = True
             self._call_later(0, self._deliver)

@@ -33,8 +33,7 @@ _RIGHT = "a port such as 4321, or the path of a Unix socket such as ./control.so
 class SimulatorControl(Operations):
     """A connection to the control channel of a simulated instrument; a context manager.
 
-    It has one method per operation. If an optional argument is omitted, its setting is not changed. Several threads may
-    share the connection.
+    It has one method per operation. Several threads may share the connection.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ def _rest(value: Any) -> float | str:
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """In an annotation: the encoding that a text must have. A text in its place would be the unit."""
+    """In an annotation: the encoding of a string. A plain str there would be the unit."""
 
     name: str
 
@@ -144,9 +144,9 @@ def _type_and_unit(annotation: Any) -> tuple[ValueType, str]:
 class Parameter:
     """One parameter of an operation.
 
-    `unit` and `help` are texts for the user. An `optional` parameter need not be given; then the setting is not
-    changed. The usage of a command line shows a `keyword` parameter as KEY=VALUE. If `separator` is not empty, the
-    parameter takes all remaining words of a command line, joined by it.
+    `unit` and `help` are texts for the user. An `optional` parameter need not be given. The usage of a command line
+    shows a `keyword` parameter as KEY=VALUE. If `separator` is not empty, the parameter takes all remaining words of a
+    command line, joined by it.
     """
 
     name: str
@@ -215,12 +215,13 @@ class Operation:
     changes
         Whether the operation changes the simulator. The log names the client that requested such an operation.
     text_key
-        For an operation without parameters: the parameter of another operation, whose text can begin like `words`.
+        For an operation without parameters: the parameter that the error suggests if words follow. `fault clear x`
+        suggests `text="clear x"`.
 
     Raises
     ------
     TypeError
-        If a parameter cannot be one of an operation.
+        If a parameter is not valid.
     """
 
     def __init__(self, method: Callable[..., Any], words: str, *, changes: bool, text_key: str = "") -> None:
