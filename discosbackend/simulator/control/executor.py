@@ -109,7 +109,7 @@ class OperationExecutor:
         return {**self._backend.state(), "paused": paused, "faults": armed, **extra}
 
     def reset(self) -> None:
-        """Restore the initial state of the instrument and end a pause.
+        """Reset instrument, sky, clock and fault text, and end a pause.
 
         Armed faults remain, and so does the error of the clock that they cause.
         """
@@ -137,7 +137,7 @@ class OperationExecutor:
         self._backend.fault = text
 
     def fault_clear(self) -> None:
-        """Make status report no fault."""
+        """Clear the text set by fault()."""
         self._backend.fault = ""
 
     # -- receiver and sky -------------------------------------------------------------------------------

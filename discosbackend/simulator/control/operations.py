@@ -1,6 +1,6 @@
 """The operations that control a simulated instrument: one method per operation, which everything else is derived from.
 
-These are the methods of SimulatorControl (client), the JSON requests (server), the command lines of
+Derived are the methods of SimulatorControl (client), the JSON requests (server), the command lines of
 `discos-backend-simctl` (cli/simctl), and the table in docs/control.md. executor executes the operations.
 """
 
@@ -190,7 +190,7 @@ class Operations:
 
     @operation("fault clear", text_key="text")
     def fault_clear(self) -> None:
-        """Make `status` report no fault."""
+        """Clear the text set by `fault`."""
 
     @operation("pause")
     def pause(self) -> None:
@@ -202,7 +202,7 @@ class Operations:
 
     @operation("reset")
     def reset(self) -> None:
-        """Restore the initial state of the instrument and end a pause; armed faults remain."""
+        """Reset instrument, sky, clock and fault text, and end a pause; armed faults remain."""
 
     # -- faults of the protocol -------------------------------------------------------------------------
 
