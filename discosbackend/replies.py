@@ -280,6 +280,9 @@ class Failures:
         self, name: str, problem: BaseException, peer: Peer, line: bytes, began: float, traceback: Any
     ) -> bytes:
         """Return the `fail` for an exception. An unexpected exception is logged with its traceback."""
+        if isinstance(problem, BaseExceptionGroup) and (refusals := _refusals_in(problem)):
+            # Of an asyncio.TaskGroup: two boards that do not answer are one refusal.
+            problem = refusals[0]
         if isinstance(problem, ReplyTooLong):
             text = "%s from %s%s -> fail %r"
             self._log(logging.WARNING, "too long", text, name, peer, shown_arguments(line), str(problem))
@@ -326,6 +329,17 @@ def reason_in(reply: bytes) -> str:
     """Return the first argument of a valid `fail` or `invalid` reply, "" if it has none."""
     arguments = parse_message(reply.decode("latin-1")).arguments
     return arguments[0] if arguments else ""
+
+
+def _refusals_in(group: BaseExceptionGroup[Any]) -> list[HandlerException]:
+    """Return the refusals in a group; none if the group has any other exception too."""
+    found: list[HandlerException] = []
+    for problem in group.exceptions:
+        inner = _refusals_in(problem) if isinstance(problem, BaseExceptionGroup) else [problem]
+        if not inner or not all(isinstance(each, HandlerException) for each in inner):
+            return []
+        found += inner
+    return found
 
 
 def _reason(problem: HandlerException) -> str:

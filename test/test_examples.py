@@ -108,6 +108,16 @@ SESSIONS: dict[str, tuple[str, list[tuple[bytes, bytes]]]] = {
             (b"?stop", rb"!stop,ok"),
         ],
     ),
+    "on_asyncio": (
+        "AsyncioBackend",
+        [
+            (b"?status", rb"!status,ok," + NOW + rb",ok,0"),
+            (b"?get-tpi", rb"!get-tpi,ok,812\.5,799\.25"),
+            (b"?set-integration,40", rb"!set-integration,ok"),
+            (b"?get-tpi", rb"!get-tpi,ok,812\.5,799\.25"),
+            (b"?start", rb"!start,fail,not supported by this backend"),
+        ],
+    ),
     "own_commands": (
         "OwnCommandsBackend",
         [

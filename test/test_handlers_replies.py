@@ -370,6 +370,9 @@ class ExceptionTests(StyleTestCase):
             (BackendError(), GENERIC),
             (BackendError("x" * 600), b"x" * (511 - len(b"!set-shift,fail,\r\n"))),
             (UnprintableRefusal("x"), GENERIC),
+            # As an asyncio.TaskGroup raises them.
+            (ExceptionGroup("", [BackendError("no answer")]), b"no answer"),
+            (ExceptionGroup("", [ExceptionGroup("", [BackendError("first")]), BackendError("second")]), b"first"),
         ]:
             for midway in (raising, raising_midway):
                 for style, reply in self.replies(midway(problem), b"?set-shift,1"):
@@ -395,6 +398,8 @@ class ExceptionTests(StyleTestCase):
             CancelledError("internal"),
             asyncio.CancelledError("internal"),
             SomethingElse("internal"),
+            ExceptionGroup("", [BackendError("no answer"), ValueError("internal")]),
+            BaseExceptionGroup("", [ExceptionGroup("", [BackendError("no answer")]), SystemExit(3)]),
             Unprintable(),
         ):
             for midway in (raising, raising_midway):

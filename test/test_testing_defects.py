@@ -21,10 +21,10 @@ from .verdicts import client_of, tried
 _NOT_JUDGED = (Verdict.SKIPPED, Verdict.UNSUPPORTED)
 
 # In seconds. Some defects show by a missing reply, others by a transition that does not happen. With short limits they
-# are found quickly. A busy host delays correct replies as well, so if a defect is not found, the case is run again with
-# longer limits.
+# are found quickly. A busy host delays replies and requests as well, so if a defect is not found, the case is run again
+# with longer limits.
 _HASTE: dict[str, Any] = {"reply_timeout": 0.5, "late_tolerance": 0.1}
-_CALM: dict[str, Any] = {"reply_timeout": 10.0, "late_tolerance": 1.0}
+_CALM: dict[str, Any] = {"reply_timeout": 10.0, "late_tolerance": 1.0, "lead": 2.0}
 
 
 def _but(pattern: str) -> list[str]:

@@ -1,0 +1,102 @@
+"""A backend that awaits asyncio code: two boards on TCP, each with a protocol of its own, asked at the same time.
+
+    python examples/on_asyncio.py [port]
+    cd examples && discos-backend-server --backend on_asyncio:AsyncioBackend
+
+The class says which reactor it needs. Without boards, the simulated ones at the end of this file are started and used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from discosbackend import Backend, BackendError, DBProtocolHandler, Ticks, run_server
+
+
+class Board:
+    """The client side of a connection: the board answers each line with one line."""
+
+    def __init__(self, name: str, host: str, port: int) -> None:
+        self.name = name
+        self.address = host, port
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        # One question at a time, so that no answer is taken for another one's.
+        self.lock = asyncio.Lock()
+
+    async def ask(self, text: str) -> str:
+        async with self.lock:
+            try:
+                async with asyncio.timeout(2.0):
+                    reader, writer = self.streams = self.streams or await asyncio.open_connection(*self.address)
+                    writer.write(text.encode("ascii") + b"\n")
+                    answer = await reader.readuntil(b"\n")
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                self.close()
+                raise BackendError(f"board {self.name} does not answer") from None
+            except asyncio.CancelledError:
+                # The time limit of the command: the late answer must not be taken for the next one.
+                self.close()
+                raise
+        return answer.decode("ascii").strip()
+
+    def close(self) -> None:
+        streams, self.streams = self.streams, None
+        if streams is not None:
+            streams[1].close()
+
+
+class AsyncioBackend(Backend):
+    """Asks two boards, one for each polarisation, and watches their temperatures in the background."""
+
+    reactor = "asyncio"
+
+    def __init__(self, boards: list[Board] | None = None) -> None:
+        self.boards = boards or []
+        self.problem = ""
+
+    async def server_started(self) -> None:
+        if not self.boards:
+            self.boards = [await simulated_board(name, power) for name, power in (("L", 812.5), ("R", 799.25))]
+        self.spawn(self.watch())
+
+    async def server_stopping(self) -> None:
+        for board in self.boards:
+            board.close()
+
+    async def watch(self) -> None:
+        """Ask for the temperatures, until the server stops."""
+        while True:
+            try:
+                hot = [board.name for board in self.boards if float(await board.ask("temperature?")) > 70.0]
+                self.problem = f"board {' and '.join(hot)} too hot" if hot else ""
+            except BackendError as problem:
+                self.problem = str(problem)
+            await asyncio.sleep(1.0)
+
+    def status(self) -> tuple[Ticks, str, bool]:
+        return Ticks.now(), self.problem or "ok", False
+
+    async def get_tpi(self) -> list[float]:
+        return [float(text) for text in await asyncio.gather(*(board.ask("power?") for board in self.boards))]
+
+    async def set_integration(self, integration: int) -> None:
+        await asyncio.gather(*(board.ask(f"integration {integration}") for board in self.boards))
+
+
+async def simulated_board(name: str, power: float) -> Board:
+    """Start a simulated board in this process, for this example."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            answers = {b"power?\n": power, b"temperature?\n": 41.5}
+            writer.write(f"{answers.get(line, 'done')}\n".encode("ascii"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    return Board(name, host, port)
+
+
+if __name__ == "__main__":
+    run_server(int(sys.argv[1]) if len(sys.argv) > 1 else 8978, DBProtocolHandler(AsyncioBackend()), "127.0.0.1")
