@@ -30,7 +30,7 @@ from discosbackend.commands import COMMANDS, Command
 from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
 from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
-from discosbackend.reactors import installed_reactor, loop_of, running_loop, runs_on_asyncio
+from discosbackend.reactors import installed_reactor, loop_of, reactor_or_default, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
 from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
@@ -490,9 +490,7 @@ class DBProtocolHandler(Handler):
 
     def _reactor(self) -> ReactorLike:
         if self._given_reactor is None:
-            from twisted.internet import reactor
-
-            self._given_reactor = reactor
+            self._given_reactor = reactor_or_default()
         return cast(ReactorLike, self._given_reactor)
 
     def _import_astropy_when_idle(self) -> None:

@@ -27,6 +27,7 @@ from discosbackend.link_connection import Connection, Connector, Events
 from discosbackend.link_endpoints import address_from
 from discosbackend.link_framing import Framing, MessageSplitter, MessageTooLong, framing_of
 from discosbackend.link_health import LinkHealth
+from discosbackend.reactors import reactor_or_default
 
 __all__ = ["Link", "LinkDown", "LinkTimeout", "links_of"]
 
@@ -576,9 +577,7 @@ class Link:
 
     def _find_reactor(self) -> Any:
         if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
+            self._reactor = reactor_or_default()
         return self._reactor
 
     def _call_later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:

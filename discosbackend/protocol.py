@@ -20,6 +20,7 @@ from discosbackend.descriptors import DescriptorWatch
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.handlers import BackendCommand, Handler, execute_of
 from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.reactors import reactor_or_default
 from discosbackend.replies import GREETING, UNEXPECTED, Failures
 from discosbackend.round_robin import RoundRobin
 
@@ -97,9 +98,7 @@ class DBFactory(Factory):
     def reactor(self) -> Any:
         """The given reactor, or else Twisted's."""
         if self._reactor is None:
-            from twisted.internet import reactor
-
-            self._reactor = reactor
+            self._reactor = reactor_or_default()
         return self._reactor
 
     def _call_later(self, delay: float, function: Callable[..., Any], *args: Any) -> Any:

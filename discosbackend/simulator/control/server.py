@@ -25,6 +25,7 @@ from zope.interface import implementer
 from discosbackend.errors import reason_of
 from discosbackend.log import address_text
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+from discosbackend.reactors import reactor_or_default
 from discosbackend.simulator.control.client import control_address
 from discosbackend.simulator.control.executor import OperationExecutor
 from discosbackend.simulator.control.operations import LONGEST_LINE, OPERATIONS
@@ -224,12 +225,8 @@ class ControlChannel:
 
     def __init__(self, executor: OperationExecutor, address: str | int, *, reactor: Any = None) -> None:
         self._where = control_address(address)
-        if reactor is None:
-            from twisted.internet import reactor as default
-
-            reactor = default
-        self._reactor = reactor
-        self._factory = _ControlFactory(executor, reactor)
+        self._reactor = reactor_or_default(reactor)
+        self._factory = _ControlFactory(executor, self._reactor)
         self._port: IListeningPort | None = None
 
     @property
