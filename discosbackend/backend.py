@@ -340,7 +340,7 @@ class Backend:
     def server_started(self) -> Awaitable[object] | None:
         """Called once, when the server listens. An exception is logged, and the server continues.
 
-        The method can be `async def`, or return a Deferred.
+        The method can be `async def`, or return a Deferred. While it waits, clients can already send commands.
         """
 
     def server_stopping(self) -> Awaitable[object] | None:

@@ -28,7 +28,7 @@ class Board:
         async with self.lock:
             try:
                 async with asyncio.timeout(2.0):
-                    reader, writer = self.streams = self.streams or await asyncio.open_connection(*self.address)
+                    reader, writer = self.streams = self.streams or await self.connect()
                     writer.write(text.encode("ascii") + b"\n")
                     answer = await reader.readuntil(b"\n")
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -39,6 +39,9 @@ class Board:
                 self.close()
                 raise
         return answer.decode("ascii").strip()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.address)
 
     def close(self) -> None:
         streams, self.streams = self.streams, None
@@ -52,12 +55,10 @@ class AsyncioBackend(Backend):
     reactor = "asyncio"
 
     def __init__(self, boards: list[Board] | None = None) -> None:
-        self.boards = boards or []
+        self.boards = boards or [SimulatedBoard("L", 812.5), SimulatedBoard("R", 799.25)]
         self.problem = ""
 
-    async def server_started(self) -> None:
-        if not self.boards:
-            self.boards = [await simulated_board(name, power) for name, power in (("L", 812.5), ("R", 799.25))]
+    def server_started(self) -> None:
         self.spawn(self.watch())
 
     async def server_stopping(self) -> None:
@@ -84,18 +85,23 @@ class AsyncioBackend(Backend):
         await asyncio.gather(*(board.ask(f"integration {integration}") for board in self.boards))
 
 
-async def simulated_board(name: str, power: float) -> Board:
-    """Start a simulated board in this process, for this example."""
+class SimulatedBoard(Board):
+    """A board that answers in this process, for this example. It starts at the first question."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, name: str, power: float) -> None:
+        super().__init__(name, "127.0.0.1", 0)
+        self.answers = {b"power?\n": power, b"temperature?\n": 41.5}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not self.address[1]:
+            server = await asyncio.start_server(self.serve, *self.address)
+            self.address = server.sockets[0].getsockname()
+        return await super().connect()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
-            answers = {b"power?\n": power, b"temperature?\n": 41.5}
-            writer.write(f"{answers.get(line, 'done')}\n".encode("ascii"))
+            writer.write(f"{self.answers.get(line, 'done')}\n".encode("ascii"))
         writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    return Board(name, host, port)
 
 
 if __name__ == "__main__":
