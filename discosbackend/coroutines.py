@@ -11,7 +11,7 @@ import inspect
 import logging
 import types
 from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -19,9 +19,11 @@ from twisted.python.failure import Failure
 from discosbackend.errors import HandlerException
 from discosbackend.reactors import running_loop, runs_on_asyncio
 
-__all__ = ["NOT_RUNNING", "GivenUp", "asyncio_cure", "deferred_of", "future_of"]
+__all__ = ["NOT_RUNNING", "AnyTaskDeferred", "GivenUp", "asyncio_cure", "deferred_of", "future_of"]
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 # Error messages of asyncio, and of libraries based on it, if its loop does not run or does not run this coroutine.
@@ -44,6 +46,17 @@ NOT_RUNNING = (
 
 class GivenUp(HandlerException):
     """The task of a coroutine was cancelled, by the server or by somebody else."""
+
+
+class AnyTaskDeferred(Deferred[Result]):
+    """A Deferred that every task of asyncio can await, also one that `gather`, a `TaskGroup` or a library started."""
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        loop = running_loop()
+        if loop is None or asyncio.current_task(loop) is None:
+            # Twisted runs the coroutine.
+            return super().__await__()
+        return future_of(self, loop).__await__()
 
 
 def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:

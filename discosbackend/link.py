@@ -22,6 +22,7 @@ from twisted.internet.task import Clock
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
+from discosbackend.coroutines import AnyTaskDeferred
 from discosbackend.errors import LinkDown, LinkTimeout
 from discosbackend.link_connection import Connection, Connector, Events
 from discosbackend.link_endpoints import address_from
@@ -54,7 +55,7 @@ class _Question:
         self.text = text
         self.sent = 0.0
         """When it was sent."""
-        self.deferred: Deferred[bytes] = Deferred(lambda _: give_up(self))
+        self.deferred: Deferred[bytes] = AnyTaskDeferred(lambda _: give_up(self))
 
     def end(self, outcome: bytes | Exception) -> None:
         """Fire the Deferred, unless it was cancelled."""

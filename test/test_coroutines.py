@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from discosbackend import Backend, BackendError, DBProtocolHandler, command
-from discosbackend.coroutines import GivenUp, deferred_of, future_of
+from discosbackend.coroutines import AnyTaskDeferred, GivenUp, deferred_of, future_of
 
 from .in_memory import greeted
 
@@ -166,6 +166,83 @@ class DeferredTests(unittest.IsolatedAsyncioTestCase):
         await turns()
         self.assertIs(outcome[0].type, GivenUp)
         self.assertEqual(deferred.result, 7)
+
+
+class AnyTaskDeferredTests(unittest.IsolatedAsyncioTestCase):
+    """What Link.ask() returns. Tasks that were started by asyncio itself can await it."""
+
+    async def test_gather(self) -> None:
+        first, second = AnyTaskDeferred[int](), AnyTaskDeferred[int]()
+
+        async def wait() -> list[int]:
+            return await asyncio.gather(first, second)
+
+        outcome = outcome_of(deferred_of(wait()))
+        await turns()
+        second.callback(2)
+        first.callback(1)
+        await turns()
+        self.assertEqual(outcome, [[1, 2]])
+
+    async def test_a_failure_in_a_task_group(self) -> None:
+        first, second = AnyTaskDeferred[int](), AnyTaskDeferred[int]()
+
+        async def ask(deferred: Deferred[int]) -> int:
+            return await deferred
+
+        async def wait() -> str:
+            reason = ""
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ask(first))
+                    group.create_task(ask(second))
+            except* BackendError as problems:
+                reason = str(problems.exceptions[0])
+            return reason
+
+        outcome = outcome_of(deferred_of(wait()))
+        await turns()
+        first.errback(BackendError("the link is down"))
+        await turns(10)
+        self.assertEqual(outcome, ["the link is down"])
+        # Its task was cancelled by the group.
+        self.assertTrue(second.called)
+
+    async def test_in_the_method_itself_and_twice(self) -> None:
+        deferred = AnyTaskDeferred[int]()
+
+        async def wait() -> tuple[int, int]:
+            return await deferred, await deferred
+
+        outcome = outcome_of(deferred_of(wait()))
+        await turns()
+        deferred.callback(7)
+        await turns()
+        self.assertEqual(outcome, [(7, 7)])
+
+    async def test_a_coroutine_that_twisted_runs_beside_the_loop(self) -> None:
+        deferred = AnyTaskDeferred[int]()
+
+        async def wait() -> int:
+            return await deferred
+
+        outcome: list[Any] = []
+        # As a callback of the loop, which is no task.
+        asyncio.get_running_loop().call_soon(lambda: Deferred.fromCoroutine(wait()).addBoth(outcome.append))
+        await turns()
+        deferred.callback(7)
+        await turns()
+        self.assertEqual(outcome, [7])
+
+    async def test_a_timeout_cancels_it(self) -> None:
+        cancelled: list[Any] = []
+        deferred = AnyTaskDeferred[int](cancelled.append)
+        waiting = asyncio.ensure_future(asyncio.wait_for(deferred, 60.0))
+        await turns()
+        waiting.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+        self.assertEqual(cancelled, [deferred])
 
 
 class TaskTests(unittest.IsolatedAsyncioTestCase):
