@@ -99,6 +99,11 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def imports_of(path: Path) -> tuple[tuple[str, bool], ...]:
+    return tuple(imports(tree_of(path)))
+
+
 class ImportTests(unittest.TestCase):
     def setUp(self) -> None:
         self.files = files()
@@ -109,7 +114,7 @@ class ImportTests(unittest.TestCase):
         self.listed = set(self.files) - empty - {"__init__"}
         (block,) = re.findall(r"```text layers\n(.*?)```", PAGE, re.DOTALL)
         self.layers = Layers.read(block)
-        self.found = [(name, *each) for name, path in self.files.items() for each in imports(tree_of(path))]
+        self.found = [(name, *each) for name, path in self.files.items() for each in imports_of(path)]
         self.assertGreater(len(self.found), 400)
 
     def module_of(self, name: str) -> str | None:
@@ -307,8 +312,7 @@ class RequirementsTests(unittest.TestCase):
 
     def test_what_is_imported_is_declared(self) -> None:
         known = {*sys.stdlib_module_names, PACKAGE.name}
-        trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
-        found = {".".join(name.split(".")[:2]) for tree in trees for name, _ in imports(tree)}
+        found = {".".join(name.split(".")[:2]) for path in files().values() for name, _ in imports_of(path)}
         modules = {name for name in found if name.split(".")[0] not in known}
         lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
         declared = {normalized(line.partition(">=")[0]) for line in lines}
