@@ -20,6 +20,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from discosbackend.monitor import metrics
 from discosbackend.monitor.slices import SlicedText
 from discosbackend.monitor.snapshot import Snapshot
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
@@ -341,4 +342,15 @@ def resources_of(snapshot: Snapshot, reactor: Any) -> dict[bytes, Resource]:
     return {
         b"/health": Health(snapshot, reactor),
         b"/status.json": Text(document, json_type, snapshot.refresh_status, reactor=reactor),
+        b"/metrics": _metrics(snapshot, reactor),
     }
+
+
+def _metrics(snapshot: Snapshot, reactor: Any) -> Resource:
+    try:
+        # Here, because the first import takes too long while the reactor runs.
+        kind = metrics.content_type()
+    except ImportError:
+        return _Refusal(501, "metrics need the package prometheus-client: pip install 'discosbackend[metrics]'")
+    text = SlicedText(reactor, lambda: metrics.pieces(snapshot))
+    return Text(text, kind.encode(), snapshot.refresh_status, reactor=reactor)
