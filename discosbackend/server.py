@@ -15,9 +15,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -42,13 +42,18 @@ from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
+
 __all__ = [
     "BACKLOG",
     "DEFAULT_PORT",
     "DBService",
+    "access_rules",
     "endpoint_from",
     "greeting_delay_of",
     "listen",
+    "name_of",
     "run_server",
     "tcp_endpoint",
 ]
@@ -332,7 +337,27 @@ def greeting_delay_of(handler: Handler) -> float:
     raise ValueError(f"{type(backend).__name__}.greeting_delay must be a number of seconds, 0 or more, not {delay!r}")
 
 
-def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
+def access_rules(allow: str | Iterable[str], read_only: str | Iterable[str]) -> AccessRules | None:
+    """Return the rules for DBFactory; None if there are none, so that they cost nothing.
+
+    The parameters and the exception are those of AccessRules.
+    """
+    if not allow and not read_only:
+        return None
+    from discosbackend.access import AccessRules
+
+    return AccessRules(allow, read_only)
+
+
+def listen(
+    handler: Handler,
+    port: int = DEFAULT_PORT,
+    interface: str = "",
+    *,
+    reactor: Any = None,
+    allow: str | Iterable[str] = (),
+    read_only: str | Iterable[str] = (),
+) -> IListeningPort:
     """Listen with a reactor that the caller runs. Several servers can share one reactor.
 
     Parameters
@@ -345,6 +370,10 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     reactor
         The reactor. Default: Twisted's.
+    allow
+        The addresses and networks that may connect, such as `["192.168.200.0/24"]`. Default: all.
+    read_only
+        The addresses and networks that may only send commands of the lane `reads`. AccessRules describes both.
 
     Returns
     -------
@@ -356,14 +385,22 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
     twisted.internet.error.CannotListenError
         If the port is in use.
     ValueError
-        If `greeting_delay` of the backend is not valid.
+        If `greeting_delay` of the backend, `allow` or `read_only` is not valid.
     """
-    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler), reactor=reactor)
+    delay, access = greeting_delay_of(handler), access_rules(allow, read_only)
+    factory = DBFactory(handler, greeting_delay=delay, reactor=reactor, access=access)
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
 def run_server(
-    port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT, reactor: str | None = None
+    port: int,
+    handler: Handler,
+    interface: str = "",
+    *,
+    watchdog: float = LIMIT,
+    reactor: str | None = None,
+    allow: str | Iterable[str] = (),
+    read_only: str | Iterable[str] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP arrives, and return after the shutdown.
 
@@ -389,6 +426,10 @@ def run_server(
     reactor
         `"asyncio"`: methods can await what asyncio provides. `"default"`: the reactor that Twisted chooses. Default:
         the attribute `reactor` of the backend's class, or else `"default"`.
+    allow
+        The addresses and networks that may connect, such as `["192.168.200.0/24"]`. Default: all.
+    read_only
+        The addresses and networks that may only send commands of the lane `reads`. AccessRules describes both.
 
     Raises
     ------
@@ -398,7 +439,7 @@ def run_server(
         If the reactor is running, or has run, in this process. Also if the asyncio reactor is needed, but another one
         is installed, or an event loop of asyncio is running.
     ValueError
-        If `watchdog`, `reactor`, or `greeting_delay` of the backend, is not valid.
+        If `watchdog`, `reactor`, `allow`, `read_only`, or `greeting_delay` of the backend, is not valid.
     """
     chosen = reactor_for(getattr(handler, "backend", None), reactor)
     if chosen == "asyncio" and running_loop() is not None:
@@ -410,7 +451,8 @@ def run_server(
     from twisted.internet import reactor as installed
 
     check_can_run(installed)
-    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler))
+    delay, access = greeting_delay_of(handler), access_rules(allow, read_only)
+    factory = DBFactory(handler, greeting_delay=delay, access=access)
     service = DBService(tcp_endpoint(installed, port, interface), factory)
     run_service(service, installed, watchdog=watchdog)
 
@@ -571,7 +613,12 @@ def announcement(service: DBService, port: IListeningPort) -> str:
     line
         The line, without its end. The backend is named by its `__str__`, or else by its class.
     """
-    handler = service.factory.handler
+    name = name_of(service.factory.handler)
+    return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
+
+
+def name_of(handler: Handler) -> str:
+    """Return the name of the backend of a handler: its `__str__`, or else its class. It is one line."""
     backend = getattr(handler, "backend", handler)
     name = type(backend).__name__
     if type(backend).__str__ is not object.__str__:
@@ -579,7 +626,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
             name = " ".join(str(backend).split()) or name
         except Exception:  # the __str__ of a backend may raise anything
             logger.exception("str() of the backend failed, its class %s is announced instead", name)
-    return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
+    return name
 
 
 def address_of(port: IListeningPort) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend.cli.argument_types import add_version, not_negative
+from discosbackend.cli.monitor_options import access_of, add_access_options
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.errors import in_one_line, reason_of
@@ -42,6 +43,7 @@ from discosbackend.watchdog import LIMIT
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
 
+    from discosbackend.access import AccessRules
     from discosbackend.cli.simulated import Simulation
 
 __all__ = ["main"]
@@ -62,6 +64,8 @@ examples:
   %(prog)s --sky maser.toml --control 0       with radio sources, and with control by discos-backend-simctl
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
                                               serve your own class, on all IPv4 interfaces
+  %(prog)s --interface 0.0.0.0 --allow 192.168.200.5 --read-only 192.168.200.0/24
+                                              one host commands, its network may only read
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -94,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--data and --no-data contradict each other: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
+    access = access_of(parser, options)
+    if access is not None and (options.listen or "").startswith("haproxy:"):
+        parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
     limited = _configure_logging(options.log_level)
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
@@ -105,14 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, limited, load(options.backend, lambda kind: _install_reactor(options, kind)))
+            backend = load(options.backend, lambda kind: _install_reactor(options, kind))
+            _serve(options, limited, access, backend)
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
             if wrong := unknown(options.simulate):
                 parser.error(wrong)
             simulated = simulation(options)
-            _serve(options, limited, simulated.backend, simulated)
+            _serve(options, limited, access, simulated.backend, simulated)
     except CannotServe as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     except KeyboardInterrupt:
@@ -171,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     _add_limits(parser)
+    add_access_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -273,7 +282,11 @@ def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
 
 
 def _serve(
-    options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
+    options: argparse.Namespace,
+    limited: RateLimitedLogger,
+    access: AccessRules | None,
+    backend: Any,
+    simulation: Simulation | None = None,
 ) -> None:
     _install_reactor(options, backend)
     from twisted.internet import reactor
@@ -288,7 +301,7 @@ def _serve(
     reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
-    factory = make(handler, greeting_delay=delay)
+    factory = make(handler, greeting_delay=delay, access=access)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
