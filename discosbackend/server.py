@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -224,6 +225,11 @@ _EXAMPLES = {
 }
 
 
+# In an endpoint string, a backslash precedes a colon that is part of a value.
+_CLIENT_CA = re.compile(r":clientCA=((?:[^:\\]|\\.)*)")
+_QUOTED = re.compile(r"\\(.)")
+
+
 def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     """Return the endpoint for a Twisted endpoint string.
 
@@ -233,6 +239,7 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
         The reactor.
     description
         The endpoint string, such as `tcp:8978:interface=127.0.0.1`. Without `backlog=`, the listen backlog is BACKLOG.
+        An `ssl:` endpoint can have `clientCA=FILE`: only clients with a certificate of this authority can connect.
 
     Returns
     -------
@@ -248,6 +255,11 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     inner = rest.partition(":")[0] if kind == "haproxy" else kind
     if inner == "stdio":
         raise ValueError(f"a server needs a port or a socket of its own, such as {_EXAMPLES['tcp']}")
+    client_ca = _CLIENT_CA.search(description) if kind == "ssl" else None
+    if client_ca is not None:
+        if ":sslmethod=" in description:
+            raise ValueError("sslmethod cannot be combined with clientCA: leave it out")
+        description = description.replace(client_ca[0], "")
     if kind in ("tcp", "tcp6", "ssl", "unix") and rest and ":backlog=" not in rest:
         description += f":backlog={BACKLOG}"
     try:
@@ -257,6 +269,10 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     number = getattr(endpoint, "_port", 0)
     if isinstance(number, int) and not 0 <= number <= 65535:
         raise ValueError(f"a port is a number from 0 to 65535, such as {_EXAMPLES.get(kind, _EXAMPLES['tcp'])}")
+    if client_ca is not None:
+        from discosbackend.client_certificates import require_client_certificates
+
+        require_client_certificates(endpoint, _QUOTED.sub(r"\1", client_ca[1]))
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         _check_handed_over(endpoint)
     return cast(IStreamServerEndpoint, endpoint)

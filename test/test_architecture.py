@@ -36,7 +36,7 @@ ASTROPY = {"layout", "metadata"}
 # What a server imports only if its backend uses it.
 OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
 # What a server imports only if an option asks for it.
-OF_OPTIONS = {f"discosbackend.{name}" for name in ("access", "unix_peer")}
+OF_OPTIONS = {f"discosbackend.{name}" for name in ("access", "client_certificates", "unix_peer")}
 
 
 @dataclass
