@@ -14,11 +14,20 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend.cli.argument_types import add_version, not_negative
-from discosbackend.cli.monitor_options import access_of, add_access_options
+from discosbackend.cli.monitor_options import (
+    access_of,
+    add_access_options,
+    add_log_format,
+    add_record_options,
+    check_record_options,
+    log_formatter,
+    recorder_of,
+)
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.errors import in_one_line, reason_of
@@ -33,6 +42,7 @@ from discosbackend.server import (
     DBService,
     endpoint_from,
     greeting_delay_of,
+    name_of,
     run_service,
     tcp_endpoint,
 )
@@ -66,6 +76,7 @@ examples:
                                               serve your own class, on all IPv4 interfaces
   %(prog)s --interface 0.0.0.0 --allow 192.168.200.5 --read-only 192.168.200.0/24
                                               one host commands, its network may only read
+  %(prog)s --record exchanges.jsonl           record every request with its reply
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -101,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     access = access_of(parser, options)
     if access is not None and (options.listen or "").startswith("haproxy:"):
         parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
-    limited = _configure_logging(options.log_level)
+    check_record_options(parser, options)
+    limited = _configure_logging(options.log_level, log_formatter(options))
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
         try:
@@ -180,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     _add_limits(parser)
     add_access_options(parser)
+    add_record_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -235,6 +248,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default="info",
         help="the lowest level that is logged to standard error; debug logs every request (default: %(default)s)",
     )
+    add_log_format(how)
 
 
 def _seconds(text: str) -> float:
@@ -258,11 +272,11 @@ def _reply_limit(text: str) -> int | None:
     return limit or None
 
 
-def _configure_logging(level: str) -> RateLimitedLogger:
+def _configure_logging(level: str, formatter: logging.Formatter | None) -> RateLimitedLogger:
     """Configure the log, and return what counts the omitted messages of Twisted."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    log_to_stderr(level.upper())
+    log_to_stderr(level.upper(), formatter=formatter)
     log_what_python_prints()
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
@@ -305,6 +319,11 @@ def _serve(
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
+    recorder = recorder_of(options, partial(name_of, handler))
+    if recorder is not None:
+        factory.listeners.append(recorder)
+        # After the connections are closed.
+        reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
     channel = None if simulation is None else simulation.control(factory)
     if channel is not None:
         # After the server's own line, which scripts wait for.
@@ -313,6 +332,8 @@ def _serve(
     try:
         run_service(service, reactor, watchdog=options.watchdog)
     except Exception as problem:
+        if recorder is not None:
+            recorder.close()
         if channel is not None:
             channel.close()
         raise CannotServe(_why_not_listening(options, problem)) from problem

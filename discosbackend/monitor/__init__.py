@@ -1,0 +1,1 @@
+"""Monitoring: what listens to the exchanges of a server."""
