@@ -8,11 +8,12 @@ connections.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, INegotiated, ITCPTransport
@@ -107,6 +108,8 @@ class DBProtocol(LineReceiver):
     MAX_LENGTH = LONGEST_LINE
     output_class: type[Output] = Output
     """The class of `output`, through which all replies are sent."""
+    # The function that executes requests: all of them, or only those that this client may send.
+    _execute: Callable[[str, Sequence[str]], bytes | Deferred[bytes]]
 
     def __init__(self) -> None:
         self._splitter = LineSplitter(self.MAX_LENGTH)
@@ -151,19 +154,32 @@ class DBProtocol(LineReceiver):
 
     @property
     def peer(self) -> str:
-        """The client's address as a text, for the log and the listeners."""
+        """The client's address, or the user at a Unix socket, as a text. It is for the log and the listeners."""
         return self._peer
 
     # -- calls of the transport -----------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Twisted's hook: register the connection, and send the greeting, now or after the greeting delay."""
+        """Twisted's hook: register the connection, and send the greeting, now or after the greeting delay.
+
+        A client that may not connect is disconnected. It is not registered, and gets nothing.
+        """
         transport = self._transport()
-        self._peer = address_text(transport.getPeer())
+        address = transport.getPeer()
+        execute = self.factory.execute_for(address)
+        if execute is None:
+            self._refusing = True
+            self._advance(State.LOST)
+            transport.abortConnection()
+            return
+        self._execute = execute
+        self._peer = address_text(address)
         self.host = self._peer.rpartition(":")[0] or self._peer
+        if isinstance(address, UNIXAddress):
+            self._name_unix_peer(transport)
         self._number = next(self.factory.numbers)
         is_tcp = ITCPTransport.providedBy(transport)
-        if is_tcp and isinstance(transport.getPeer(), _TCP):
+        if is_tcp and isinstance(address, _TCP):
             # Clients may send nothing for hours. Keepalive detects those whose network connection was lost.
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
@@ -176,6 +192,15 @@ class DBProtocol(LineReceiver):
             self._delay_greeting()
         else:
             self.sendLine(GREETING)
+
+    def _name_unix_peer(self, transport: Any) -> None:
+        """Name the client of a Unix socket after its user."""
+        from discosbackend.unix_peer import peer_of
+
+        handle = getattr(transport, "getHandle", None)
+        names = None if handle is None else peer_of(handle())
+        if names is not None:
+            self.host, self._peer = names
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
@@ -211,6 +236,9 @@ class DBProtocol(LineReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's hook: the connection is closed."""
+        if not self._number:
+            # It was refused.
+            return
         self._advance(State.LOST)
         self.paused = False
         self.output.lost()
@@ -426,7 +454,7 @@ class DBProtocol(LineReceiver):
         try:
             if factory.stopping:
                 raise HandlerException(STOPPING)
-            result = factory.execute(name, read.arguments)
+            result = self._execute(name, read.arguments)
         except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
             self._finish(name, line, factory.failures.failed(name, problem, self, line, began), began)
             return

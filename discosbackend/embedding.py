@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from discosbackend.coroutines import future_of
 from discosbackend.handlers import DBProtocolHandler, Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, install_reactor, loop_of
-from discosbackend.server import DEFAULT_PORT, STOP_TIMEOUT, DBService, greeting_delay_of, tcp_endpoint
+from discosbackend.server import DEFAULT_PORT, STOP_TIMEOUT, DBService, access_rules, greeting_delay_of, tcp_endpoint
+
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
 
 __all__ = ["EmbeddedServer", "serve"]
 
@@ -33,9 +37,13 @@ class EmbeddedServer:
         The IPv4 or IPv6 address to listen on. "": all IPv4 interfaces.
     stop_timeout
         How long running commands may take to finish when the server is stopped, in s.
+    access
+        The addresses that may connect, and those that may only read. None: everybody may do everything.
     """
 
-    def __init__(self, handler: Handler, port: int, interface: str, stop_timeout: float) -> None:
+    def __init__(
+        self, handler: Handler, port: int, interface: str, stop_timeout: float, access: AccessRules | None = None
+    ) -> None:
         self.handler = handler
         """The handler of the requests."""
         self.port = port
@@ -44,6 +52,7 @@ class EmbeddedServer:
         """The address on which the server listens, such as `127.0.0.1:8978`."""
         self._interface = interface
         self._stop_timeout = stop_timeout
+        self._access = access
         self._service: DBService | None = None
 
     @property
@@ -63,7 +72,8 @@ class EmbeddedServer:
         if self._service is not None:
             raise RuntimeError("this server runs already: call serve() for each server")
         reactor = _reactor_of_this_loop()
-        factory = DBFactory(self.handler, greeting_delay=greeting_delay_of(self.handler), reactor=reactor)
+        delay = greeting_delay_of(self.handler)
+        factory = DBFactory(self.handler, greeting_delay=delay, reactor=reactor, access=self._access)
         service = DBService(tcp_endpoint(reactor, self.port, self._interface), factory, stop_timeout=self._stop_timeout)
         service.startService()
         port = await future_of(service.listening)
@@ -93,7 +103,13 @@ class EmbeddedServer:
 
 
 def serve(
-    backend: Any, port: int = DEFAULT_PORT, interface: str = "", *, stop_timeout: float = STOP_TIMEOUT
+    backend: Any,
+    port: int = DEFAULT_PORT,
+    interface: str = "",
+    *,
+    stop_timeout: float = STOP_TIMEOUT,
+    allow: str | Iterable[str] = (),
+    read_only: str | Iterable[str] = (),
 ) -> EmbeddedServer:
     """Serve a backend in a running asyncio program.
 
@@ -114,6 +130,10 @@ def serve(
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     stop_timeout
         How long running commands may take to finish when the server is stopped, in s.
+    allow
+        The addresses and networks that may connect, such as `["192.168.200.0/24"]`. Default: all.
+    read_only
+        The addresses and networks that may only send commands of the lane `reads`. AccessRules describes both.
 
     Returns
     -------
@@ -125,9 +145,11 @@ def serve(
     ------
     TypeError
         If `backend` is a class instead of an instance.
+    ValueError
+        If `allow` or `read_only` is not valid.
     """
     handler = backend if isinstance(backend, Handler) else DBProtocolHandler(backend)
-    return EmbeddedServer(handler, port, interface, stop_timeout)
+    return EmbeddedServer(handler, port, interface, stop_timeout, access_rules(allow, read_only))
 
 
 def _reactor_of_this_loop() -> Any:

@@ -7,6 +7,7 @@ and the conformance kit have their own errors.py.
 from __future__ import annotations
 
 __all__ = [
+    "NOT_ALLOWED",
     "STOPPING",
     "BackendError",
     "ClientError",
@@ -29,6 +30,9 @@ __all__ = [
 
 STOPPING = "server is stopping"
 """The reason of the `fail` reply to a request that the server does not carry out because it shuts down."""
+
+NOT_ALLOWED = "not allowed from this address"
+"""The reason of the `fail` reply to a command that the address of the client does not permit."""
 
 
 def reason_of(problem: OSError) -> str:

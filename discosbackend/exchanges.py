@@ -18,7 +18,7 @@ class Exchange(NamedTuple):
     connection: int
     """The number of the connection, from 1. No number is reused."""
     peer: str
-    """The client's address, such as `10.0.0.7:4711`."""
+    """The client's address, such as `10.0.0.7:4711`. At a Unix socket its user, such as `user discos, pid 4711`."""
     begin: Ticks
     """The time at which the server began to handle the line."""
     request: bytes
@@ -44,7 +44,7 @@ class ConnectionEvent(NamedTuple):
     connection: int
     """The number of the connection, as in Exchange."""
     peer: str
-    """The client's address, such as `10.0.0.7:4711`."""
+    """The client's address, such as `10.0.0.7:4711`. At a Unix socket its user, such as `user discos, pid 4711`."""
     time: Ticks
     """The time of the event."""
     event: str

@@ -28,7 +28,7 @@ from discosbackend.advice import asyncio_methods, misspelt_methods, not_a_method
 from discosbackend.backend import Backend, blocking_of, commands_of, declared_commands
 from discosbackend.commands import COMMANDS, Command
 from discosbackend.coroutines import GivenUp, asyncio_cure, deferred_of
-from discosbackend.errors import HandlerException, NotSupportedError
+from discosbackend.errors import NOT_ALLOWED, HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
 from discosbackend.reactors import installed_reactor, loop_of, reactor_or_default, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
@@ -47,6 +47,7 @@ __all__ = [
     "Handler",
     "HandlerException",
     "execute_of",
+    "execute_reads_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,37 @@ def execute_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Defer
     if getattr(handle, "__func__", None) is DBProtocolHandler.handle and handle.__self__ is handler:
         return MethodType(DBProtocolHandler.execute, handler)
     return MethodType(Handler.execute, handler)
+
+
+def execute_reads_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Deferred[bytes]]:
+    """Return the function by which the server executes the requests of a client that may only read.
+
+    It refuses every command that is not in the lane `reads`, and does not ask the handler. A name that no command has
+    is answered as for other clients. But if the handler answers requests itself, with its own `handle`, the name is
+    refused too, because the handler may carry it out.
+
+    Parameters
+    ----------
+    handler
+        As for execute_of().
+    """
+    execute = execute_of(handler)
+    answers_itself = getattr(execute, "__func__", None) is not DBProtocolHandler.execute
+
+    def may_read(name: str) -> bool:
+        command = getattr(handler, "commands", {}).get(name)
+        if isinstance(command, BackendCommand):
+            return not command.changes
+        if name in COMMANDS:
+            return COMMANDS[name].lane == "reads"
+        return command is None and not answers_itself
+
+    def execute_reads(name: str, arguments: Sequence[str]) -> bytes | Deferred[bytes]:
+        if not may_read(name):
+            raise HandlerException(NOT_ALLOWED)
+        return execute(name, arguments)
+
+    return execute_reads
 
 
 class BackendCommand:

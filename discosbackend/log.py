@@ -324,7 +324,7 @@ class _Sink:
         self.write = self._write_if_ready
 
 
-def log_to_stderr(level: str | int, layout: str = SERVER_LINE) -> None:
+def log_to_stderr(level: str | int, layout: str = SERVER_LINE, *, formatter: logging.Formatter | None = None) -> None:
     """Configure logging to write to standard error. A second call in the same process has no effect.
 
     Parameters
@@ -333,9 +333,11 @@ def log_to_stderr(level: str | int, layout: str = SERVER_LINE) -> None:
         The lowest level that is logged, as for `logging.basicConfig`.
     layout
         The format of a line, in the %-style of logging.
+    formatter
+        The formatter of the lines. Default: a LineFormatter with this layout.
     """
     handler = _handler_of(sys.stderr)
-    handler.setFormatter(LineFormatter(layout))
+    handler.setFormatter(formatter or LineFormatter(layout))
     logging.basicConfig(level=level, handlers=[handler])
 
 

@@ -6,10 +6,11 @@ The factory calls the listeners (DBFactory.listeners). server.py listens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -18,15 +19,21 @@ from discosbackend.commands import COMMANDS
 from discosbackend.connection import DBProtocol
 from discosbackend.descriptors import DescriptorWatch
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.handlers import BackendCommand, Handler, execute_of
-from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.handlers import BackendCommand, Handler, execute_of, execute_reads_of
+from discosbackend.log import address_text
+from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.reactors import reactor_or_default
 from discosbackend.replies import GREETING, UNEXPECTED, Failures
 from discosbackend.round_robin import RoundRobin
 
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
+
 __all__ = ["GREETING", "UNEXPECTED", "ConnectionEvent", "DBFactory", "DBProtocol", "Exchange"]
 
 logger = logging.getLogger(__name__)
+
+Execute = Callable[[str, Sequence[str]], "bytes | Deferred[bytes]"]
 
 
 def _reads_of(handler: object) -> frozenset[str]:
@@ -54,6 +61,8 @@ class DBFactory(Factory):
         Protocol section 9.2 lists the clients that need a delay.
     reactor
         The reactor. Default: Twisted's.
+    access
+        The addresses that may connect, and those that may only read. Default: everybody may do everything.
 
     Raises
     ------
@@ -66,7 +75,14 @@ class DBFactory(Factory):
     protocol: Callable[[], DBProtocol] = DBProtocol  # type: ignore[assignment]  # Twisted declares no type
     noisy = False
 
-    def __init__(self, handler: Handler, *, greeting_delay: float = 0.0, reactor: Any = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        greeting_delay: float = 0.0,
+        reactor: Any = None,
+        access: AccessRules | None = None,
+    ) -> None:
         if not callable(getattr(handler, "handle", None)):
             raise TypeError(f"a handler is needed, such as DBProtocolHandler(backend), not {handler!r}")
         if not greeting_delay >= 0:
@@ -83,7 +99,9 @@ class DBFactory(Factory):
         self.rate_limited_logger = RateLimitedLogger(logger, self._call_later)
         self._descriptors = DescriptorWatch(self.rate_limited_logger)
         self.round_robin = RoundRobin(self._call_later)
-        self.execute = execute_of(handler)
+        self._access = access
+        self.execute: Execute = execute_of(handler)
+        self._execute_reads: Execute | None = None if access is None else execute_reads_of(handler)
         self.failures = Failures(handler, self.rate_limited_logger)
         self._reactor = reactor
         # The Deferred of finish(), until it fires.
@@ -121,6 +139,28 @@ class DBFactory(Factory):
         protocol = self.protocol()
         protocol.factory = self
         return protocol
+
+    def execute_for(self, address: IAddress) -> Execute | None:
+        """Return the function that executes the requests of a new client. None: the client may not connect.
+
+        A client of a Unix socket has no address. The permissions of the socket decide who may connect, and every client
+        may do everything.
+
+        Parameters
+        ----------
+        address
+            The address of the client.
+        """
+        if self._access is None or isinstance(address, UNIXAddress):
+            return self.execute
+        access = self._access.access_of(str(getattr(address, "host", "")))
+        if access.may_command:
+            return self.execute
+        if access.may_read:
+            return self._execute_reads
+        text = "refused a connection from %s, which is not allowed to connect"
+        self.rate_limited_logger.log(logging.WARNING, "connections refused", text, address_text(address), window=MINUTE)
+        return None
 
     def notify(self, exchange: Exchange | ConnectionEvent) -> None:
         """Call the listeners. An exception of a listener is logged, and the other listeners are still called.

@@ -11,13 +11,14 @@ import inspect
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -42,10 +43,14 @@ from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
+
 __all__ = [
     "BACKLOG",
     "DEFAULT_PORT",
     "DBService",
+    "access_rules",
     "endpoint_from",
     "greeting_delay_of",
     "listen",
@@ -227,6 +232,11 @@ _EXAMPLES = {
 }
 
 
+# In an endpoint string, a backslash precedes a colon that is part of a value.
+_CLIENT_CA = re.compile(r":clientCA=((?:[^:\\]|\\.)*)")
+_QUOTED = re.compile(r"\\(.)")
+
+
 def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     """Return the endpoint for a Twisted endpoint string.
 
@@ -236,6 +246,7 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
         The reactor.
     description
         The endpoint string, such as `tcp:8978:interface=127.0.0.1`. Without `backlog=`, the listen backlog is BACKLOG.
+        An `ssl:` endpoint can have `clientCA=FILE`: only clients with a certificate of this authority can connect.
 
     Returns
     -------
@@ -251,6 +262,11 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     inner = rest.partition(":")[0] if kind == "haproxy" else kind
     if inner == "stdio":
         raise ValueError(f"a server needs a port or a socket of its own, such as {_EXAMPLES['tcp']}")
+    client_ca = _CLIENT_CA.search(description) if kind == "ssl" else None
+    if client_ca is not None:
+        if ":sslmethod=" in description:
+            raise ValueError("sslmethod cannot be combined with clientCA: leave it out")
+        description = description.replace(client_ca[0], "")
     if kind in ("tcp", "tcp6", "ssl", "unix") and rest and ":backlog=" not in rest:
         description += f":backlog={BACKLOG}"
     try:
@@ -260,6 +276,10 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     number = getattr(endpoint, "_port", 0)
     if isinstance(number, int) and not 0 <= number <= 65535:
         raise ValueError(f"a port is a number from 0 to 65535, such as {_EXAMPLES.get(kind, _EXAMPLES['tcp'])}")
+    if client_ca is not None:
+        from discosbackend.client_certificates import require_client_certificates
+
+        require_client_certificates(endpoint, _QUOTED.sub(r"\1", client_ca[1]))
     if isinstance(endpoint, AdoptedStreamServerEndpoint):
         _check_handed_over(endpoint)
     return cast(IStreamServerEndpoint, endpoint)
@@ -340,7 +360,27 @@ def greeting_delay_of(handler: Handler) -> float:
     raise ValueError(f"{type(backend).__name__}.greeting_delay must be a number of seconds, 0 or more, not {delay!r}")
 
 
-def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, reactor: Any = None) -> IListeningPort:
+def access_rules(allow: str | Iterable[str], read_only: str | Iterable[str]) -> AccessRules | None:
+    """Return the rules for DBFactory; None if there are none, so that they cost nothing.
+
+    The parameters and the exception are those of AccessRules.
+    """
+    if not allow and not read_only:
+        return None
+    from discosbackend.access import AccessRules
+
+    return AccessRules(allow, read_only)
+
+
+def listen(
+    handler: Handler,
+    port: int = DEFAULT_PORT,
+    interface: str = "",
+    *,
+    reactor: Any = None,
+    allow: str | Iterable[str] = (),
+    read_only: str | Iterable[str] = (),
+) -> IListeningPort:
     """Listen with a reactor that the caller runs. Several servers can share one reactor.
 
     Parameters
@@ -353,6 +393,10 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
         The IPv4 or IPv6 address to listen on. Default: all IPv4 interfaces.
     reactor
         The reactor. Default: Twisted's.
+    allow
+        The addresses and networks that may connect, such as `["192.168.200.0/24"]`. Default: all.
+    read_only
+        The addresses and networks that may only send commands of the lane `reads`. AccessRules describes both.
 
     Returns
     -------
@@ -364,14 +408,22 @@ def listen(handler: Handler, port: int = DEFAULT_PORT, interface: str = "", *, r
     twisted.internet.error.CannotListenError
         If the port is in use.
     ValueError
-        If `greeting_delay` of the backend is not valid.
+        If `greeting_delay` of the backend, `allow` or `read_only` is not valid.
     """
-    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler), reactor=reactor)
+    delay, access = greeting_delay_of(handler), access_rules(allow, read_only)
+    factory = DBFactory(handler, greeting_delay=delay, reactor=reactor, access=access)
     return cast(IListeningPort, factory.reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface))
 
 
 def run_server(
-    port: int, handler: Handler, interface: str = "", *, watchdog: float = LIMIT, reactor: str | None = None
+    port: int,
+    handler: Handler,
+    interface: str = "",
+    *,
+    watchdog: float = LIMIT,
+    reactor: str | None = None,
+    allow: str | Iterable[str] = (),
+    read_only: str | Iterable[str] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP arrives, and return after the shutdown.
 
@@ -397,6 +449,10 @@ def run_server(
     reactor
         `"asyncio"`: methods can await what asyncio provides. `"default"`: the reactor that Twisted chooses. Default:
         the attribute `reactor` of the backend's class, or else `"default"`.
+    allow
+        The addresses and networks that may connect, such as `["192.168.200.0/24"]`. Default: all.
+    read_only
+        The addresses and networks that may only send commands of the lane `reads`. AccessRules describes both.
 
     Raises
     ------
@@ -406,7 +462,7 @@ def run_server(
         If the reactor is running, or has run, in this process. Also if the asyncio reactor is needed, but another one
         is installed, or an event loop of asyncio is running.
     ValueError
-        If `watchdog`, `reactor`, or `greeting_delay` of the backend, is not valid.
+        If `watchdog`, `reactor`, `allow`, `read_only`, or `greeting_delay` of the backend, is not valid.
     """
     chosen = reactor_for(getattr(handler, "backend", None), reactor)
     if chosen == "asyncio" and running_loop() is not None:
@@ -418,7 +474,8 @@ def run_server(
     from twisted.internet import reactor as installed
 
     check_can_run(installed)
-    factory = DBFactory(handler, greeting_delay=greeting_delay_of(handler))
+    delay, access = greeting_delay_of(handler), access_rules(allow, read_only)
+    factory = DBFactory(handler, greeting_delay=delay, access=access)
     service = DBService(tcp_endpoint(installed, port, interface), factory)
     run_service(service, installed, watchdog=watchdog)
 

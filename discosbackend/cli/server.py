@@ -14,9 +14,20 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
+from discosbackend.cli.access_options import (
+    access_of,
+    add_access_options,
+    add_log_format,
+    add_record_options,
+    check_record_options,
+    log_formatter,
+    recorder_of,
+)
 from discosbackend.cli.argument_types import add_version, not_negative
 from discosbackend.cli.monitor_options import add_http_options, start_http
 from discosbackend.cli.own_backend import CannotServe, load
@@ -34,6 +45,7 @@ from discosbackend.server import (
     DBService,
     endpoint_from,
     greeting_delay_of,
+    name_of,
     run_service,
     tcp_endpoint,
 )
@@ -44,8 +56,10 @@ from discosbackend.watchdog import LIMIT
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
 
+    from discosbackend.access import AccessRules
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.cli.simulated import Simulation
+    from discosbackend.monitor.recorder import Recorder
 
 __all__ = ["main"]
 
@@ -66,6 +80,9 @@ examples:
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
                                               serve your own class, on all IPv4 interfaces
   %(prog)s --http 8080                        with a web server for monitoring, on http://127.0.0.1:8080/
+  %(prog)s --interface 0.0.0.0 --allow 192.168.200.5 --read-only 192.168.200.0/24
+                                              one host commands, its network may only read
+  %(prog)s --record exchanges.jsonl           record every request with its reply
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -100,7 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
     if options.http_host is not None and options.http is None:
         parser.error("--http-host is for the web server: add --http")
-    limited = _configure_logging(options.log_level)
+    access = access_of(parser, options)
+    if access is not None and (options.listen or "").startswith("haproxy:"):
+        parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
+    check_record_options(parser, options)
+    limited = _configure_logging(options.log_level, log_formatter(options))
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
         try:
@@ -111,14 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ticks.astropy_may_download = False
     try:
         if options.backend is not None:
-            _serve(options, limited, load(options.backend, lambda kind: _install_reactor(options, kind)))
+            backend = load(options.backend, lambda kind: _install_reactor(options, kind))
+            _serve(options, limited, access, backend)
         else:
             from discosbackend.cli.simulated import simulation, unknown
 
             if wrong := unknown(options.simulate):
                 parser.error(wrong)
             simulated = simulation(options)
-            _serve(options, limited, simulated.backend, simulated)
+            _serve(options, limited, access, simulated.backend, simulated)
     except CannotServe as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     except KeyboardInterrupt:
@@ -178,6 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     _add_limits(parser)
     add_http_options(parser)
+    add_access_options(parser)
+    add_record_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -233,6 +257,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default="info",
         help="the lowest level that is logged to standard error; debug logs every request (default: %(default)s)",
     )
+    add_log_format(how)
 
 
 def _seconds(text: str) -> float:
@@ -256,11 +281,11 @@ def _reply_limit(text: str) -> int | None:
     return limit or None
 
 
-def _configure_logging(level: str) -> RateLimitedLogger:
+def _configure_logging(level: str, formatter: logging.Formatter | None) -> RateLimitedLogger:
     """Configure the log, and return what counts the omitted messages of Twisted."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    log_to_stderr(level.upper())
+    log_to_stderr(level.upper(), formatter=formatter)
     log_what_python_prints()
     # At level info, Twisted logs every port that opens or closes.
     logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
@@ -280,7 +305,11 @@ def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
 
 
 def _serve(
-    options: argparse.Namespace, limited: RateLimitedLogger, backend: Any, simulation: Simulation | None = None
+    options: argparse.Namespace,
+    limited: RateLimitedLogger,
+    access: AccessRules | None,
+    backend: Any,
+    simulation: Simulation | None = None,
 ) -> None:
     _install_reactor(options, backend)
     from twisted.internet import reactor
@@ -295,33 +324,33 @@ def _serve(
     reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     reactor.addSystemEventTrigger("during", "shutdown", _leave_soon)
     make = DBFactory if simulation is None else simulation.factory
-    factory = make(handler, greeting_delay=delay)
+    factory = make(handler, greeting_delay=delay, access=access)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
-    channel = None if simulation is None else simulation.control(factory)
-    if channel is not None:
-        # After the server's own line, which scripts wait for.
-        reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
-        reactor.addSystemEventTrigger("before", "shutdown", channel.close)
-    web = None
-    try:
+    with ExitStack() as on_failure:
+        recorder = recorder_of(options, partial(name_of, handler))
+        if recorder is not None:
+            on_failure.callback(recorder.close)
+            factory.listeners.append(recorder)
+            # After the connections are closed.
+            reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
+        channel = None if simulation is None else simulation.control(factory)
+        if channel is not None:
+            on_failure.callback(channel.close)
+            # After the server's own line, which scripts wait for.
+            reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
+            reactor.addSystemEventTrigger("before", "shutdown", channel.close)
         if options.http is not None:
-            web = _start_http(options, service)
-        run_service(service, reactor, watchdog=options.watchdog)
-    except CannotServe:
-        if channel is not None:
-            channel.close()
-        raise
-    except Exception as problem:
-        if channel is not None:
-            channel.close()
-        if web is not None:
-            web.close()
-        raise CannotServe(_why_not_listening(options, problem)) from problem
+            on_failure.callback(_start_http(options, service, recorder).close)
+        try:
+            run_service(service, reactor, watchdog=options.watchdog)
+        except Exception as problem:
+            raise CannotServe(_why_not_listening(options, problem)) from problem
+        on_failure.pop_all()
 
 
-def _start_http(options: argparse.Namespace, service: DBService) -> WebServer:
+def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import ServerState
 
@@ -329,6 +358,8 @@ def _start_http(options: argparse.Namespace, service: DBService) -> WebServer:
     state = ServerState(service)
     names = getattr(factory.handler, "commands", COMMANDS)
     web = start_http(options, factory.reactor, factory.listeners, lambda: state.about, names=names, state=state)
+    if recorder is not None:
+        web.snapshot.recorder = lambda: {"file": options.record, "problem": recorder.problem, "lost": recorder.lost}
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 

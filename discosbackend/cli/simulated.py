@@ -25,6 +25,7 @@ from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.simulator.instrument.profiles import INSTRUMENTS, instrument_of, profile_text
 
 if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
     from discosbackend.simulator.control.server import ControlChannel
     from discosbackend.simulator.faults.protocol import FaultyFactory
     from discosbackend.simulator.faults.script import Faults
@@ -39,10 +40,12 @@ class Simulation(NamedTuple):
     faults: Faults | None
     address: str | None
 
-    def factory(self, handler: DBProtocolHandler, greeting_delay: float) -> DBFactory:
+    def factory(
+        self, handler: DBProtocolHandler, greeting_delay: float, access: AccessRules | None = None
+    ) -> DBFactory:
         """Return the factory of its connections: a plain DBFactory if faults are not enabled."""
         if self.faults is None:
-            return DBFactory(handler, greeting_delay=greeting_delay)
+            return DBFactory(handler, greeting_delay=greeting_delay, access=access)
         from discosbackend.simulator.faults.protocol import FaultyFactory
 
         return FaultyFactory(
@@ -51,6 +54,7 @@ class Simulation(NamedTuple):
             clock=self.backend.clock,
             reset=self.backend.power_cycle,
             greeting_delay=greeting_delay,
+            access=access,
         )
 
     def control(self, factory: DBFactory) -> ControlChannel | None:

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -24,6 +24,9 @@ from discosbackend.simulator.faults.calls import FaultyCalls
 from discosbackend.simulator.faults.kinds import KINDS
 from discosbackend.simulator.faults.listener import PausableEndpoint, PausableListener
 from discosbackend.simulator.faults.script import Fault, Faults
+
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
 
 __all__ = ["AdjustableClock", "FaultyFactory", "FaultyProtocol", "FaultyReply", "faulty_reply"]
 
@@ -339,6 +342,8 @@ class FaultyFactory(DBFactory):
         As for DBFactory, in seconds.
     reactor
         Default: the global reactor.
+    access
+        As for DBFactory.
     """
 
     protocol = FaultyProtocol
@@ -352,8 +357,9 @@ class FaultyFactory(DBFactory):
         reset: Callable[[], object] | None = None,
         greeting_delay: float = 0.0,
         reactor: Any = None,
+        access: AccessRules | None = None,
     ) -> None:
-        super().__init__(handler, greeting_delay=greeting_delay, reactor=reactor)
+        super().__init__(handler, greeting_delay=greeting_delay, reactor=reactor, access=access)
         self.faults = Faults() if faults is None else faults
         self.pausable_listener: PausableListener | None = None
         self.paused = False

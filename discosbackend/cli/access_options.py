@@ -1,0 +1,146 @@
+"""The options of the programs that serve clients: who may connect, the flight recorder, and the format of the log.
+
+Each part of a program has a function that adds its options, and one that makes what they ask for. A module that an
+option needs is imported only if the option is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from discosbackend.cli.own_backend import CannotServe
+
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
+    from discosbackend.monitor.recorder import Recorder
+
+__all__ = [
+    "access_of",
+    "add_access_options",
+    "add_log_format",
+    "add_record_options",
+    "check_record_options",
+    "log_formatter",
+    "recorder_of",
+]
+
+# In MB.
+_SIZE = 100
+_LARGEST = 10**6
+
+
+def add_access_options(parser: argparse.ArgumentParser) -> None:
+    """Add --allow and --read-only. access_of() makes the rules."""
+    group = parser.add_argument_group(
+        "access",
+        "NET is an address, such as 192.168.200.5 or 2001:db8::7, or a network, such as\n192.168.200.0/24. The longest "
+        "prefix decides, so that a host can be an exception to\nits network.",
+    )
+    group.add_argument(
+        "--allow",
+        metavar="NET",
+        action="append",
+        type=_network,
+        help="let only the clients of NET connect, and those of --read-only; can be repeated (default: everybody)",
+    )
+    group.add_argument(
+        "--read-only",
+        metavar="NET",
+        action="append",
+        type=_network,
+        help="refuse the clients of NET every command that uses the device or files; can be repeated. Without --allow, "
+        "all other clients may do everything",
+    )
+
+
+def access_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> AccessRules | None:
+    """Return the rules of --allow and --read-only; None if there are none. Exit if they contradict each other."""
+    if not options.allow and not options.read_only:
+        return None
+    from discosbackend.access import AccessRules
+
+    try:
+        return AccessRules(options.allow or (), options.read_only or ())
+    except ValueError as problem:
+        parser.error(f"--allow and --read-only: {problem}")
+
+
+def _network(text: str) -> str:
+    from discosbackend.access import network_of
+
+    try:
+        network_of(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+    return text
+
+
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """Add --record and --record-size. recorder_of() makes the recorder."""
+    group = parser.add_argument_group("the flight recorder")
+    group.add_argument(
+        "--record",
+        metavar="FILE",
+        help="record every request with its reply, as lines of JSON; a recording that exists is continued (default: "
+        "no recording)",
+    )
+    group.add_argument(
+        "--record-size",
+        metavar="MB",
+        type=_megabytes,
+        help=f"rename FILE to FILE.1 and begin a new one when it has this size (default: {_SIZE})",
+    )
+
+
+def check_record_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit if the options contradict each other."""
+    if options.record_size is not None and options.record is None:
+        parser.error("--record-size needs --record")
+
+
+def recorder_of(options: argparse.Namespace, name: Callable[[], str]) -> Recorder | None:
+    """Return the recorder of --record; None without this option. Raise CannotServe if its file cannot be used.
+
+    Parameters
+    ----------
+    options
+        The options.
+    name
+        Returns the name of the server.
+    """
+    if options.record is None:
+        return None
+    from discosbackend.monitor.recorder import Recorder, RecordingError
+
+    try:
+        return Recorder(options.record, server=name(), limit=(options.record_size or _SIZE) * 10**6)
+    except RecordingError as problem:
+        raise CannotServe(f"--record {options.record!r}: {problem}") from None
+
+
+def _megabytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= _LARGEST):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number of MB from 1 to {_LARGEST}")
+    return int(text)
+
+
+def add_log_format(group: argparse._ArgumentGroup) -> None:
+    """Add --log-format. log_formatter() makes the formatter."""
+    group.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json writes each message of the log as one line of JSON (default: %(default)s)",
+    )
+
+
+def log_formatter(options: argparse.Namespace) -> logging.Formatter | None:
+    """Return the formatter of --log-format; None for that of the text."""
+    if options.log_format == "text":
+        return None
+    from discosbackend.json_log import JsonFormatter
+
+    return JsonFormatter()

@@ -1,0 +1,221 @@
+"""Recorder: a flight recorder. It writes every exchange of a server to a file.
+
+A Recorder is a listener of a DBFactory. It only appends the exchange to a queue; a thread makes the lines and writes
+them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread writes at
+once, without a buffer of its own: when a process is killed, the system keeps what was written.
+
+There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
+something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
+disk is slow: then nothing is waited for until the queue is empty again. A crash loses what is in the queue: usually
+nothing, or the last read. A loss of power can lose what the system has not written to the disk yet, by default the
+last 30 s.
+
+The queue is limited. If the disk is too slow for longer, further exchanges are not recorded, but counted (`lost`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+
+from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile, line_of
+
+__all__ = ["SIZE", "Recorder", "RecordingError"]
+
+logger = logging.getLogger(__name__)
+
+SIZE = 100
+"""The default size of a recording, in MB."""
+
+# How many bytes the queue may have, and how many are written at once.
+_MOST_WAITING = 2**22
+_AT_ONCE = 2**16
+# What an exchange occupies in addition to its request and its reply, roughly.
+_OVERHEAD = 300
+# How many s the reply to a change waits until its line is written.
+_CHANGE_PATIENCE = 0.001
+# How many s close() waits until the queue is written.
+_LAST_PATIENCE = 1.0
+
+
+class Recorder:
+    """Writes exchanges to a file. To use it, append it to the `listeners` of a DBFactory, and close() it at the end.
+
+    Parameters
+    ----------
+    path
+        The file. If it exists, it must be a recording, and is continued.
+    server
+        The name of the server, for the header.
+    limit
+        The size at which the file is renamed to `<path>.1`, replacing that, and a new file is begun, in bytes.
+    most
+        The size of the queue, in bytes.
+
+    Raises
+    ------
+    RecordingError
+        If the file cannot be used. The text is one sentence.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        server: str = "",
+        limit: int = SIZE * 10**6,
+        most: int = _MOST_WAITING,
+    ) -> None:
+        self._file = RecordingFile(path, limit=limit, server=server)
+        self._most = most
+        # Exchanges, and after each change an Event that the thread sets when everything before it is written.
+        self._waiting: deque[Exchange | ConnectionEvent | threading.Event] = deque()
+        # Bytes that were put into the queue and taken out of it. Each number is written by one thread only.
+        self._added = self._taken = 0
+        # Lines that were lost because the queue was full, and because they could not be written. As above.
+        self._overflowed = self._failed = 0
+        self._dropping = False
+        self._before = 0
+        self._failure = ""
+        self._failed_before = 0
+        self._rotation_problem = ""
+        # Whether the disk is fast enough to wait for it.
+        self._prompt = True
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        if self._file.removed:
+            logger.warning(
+                "%s ended with an incomplete line of %d bytes, which was removed", self.path, self._file.removed
+            )
+        self._write(b"")
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self._file.path
+
+    @property
+    def lost(self) -> int:
+        """How many exchanges and connection events were not recorded."""
+        return self._overflowed + self._failed
+
+    @property
+    def problem(self) -> str:
+        """What is wrong at the moment, in one sentence; "" if nothing is."""
+        if self._failure:
+            return self._failure
+        if self._dropping and self._added - self._taken >= self._most // 2:
+            return f"{self.path} is written too slowly: lines are lost"
+        return self._file.problem
+
+    # -- the reactor's side ---------------------------------------------------------------------------
+
+    def __call__(self, event: Exchange | ConnectionEvent) -> None:
+        """Record an exchange or a connection event. Called by DBFactory."""
+        size = _OVERHEAD
+        if isinstance(event, Exchange):
+            size += len(event.request) + len(event.reply or b"")
+        waiting = self._added - self._taken
+        if self._dropping and waiting < self._most // 2:
+            self._dropping = False
+            logger.warning("%s: recording again, %d lines were lost", self.path, self._overflowed - self._before)
+        if self._closing or self._dropping or waiting + size > self._most:
+            self._drop()
+            return
+        self._added += size
+        self._waiting.append(event)
+        if self._thread is None and not self._start():
+            return
+        if not self._wake.is_set():
+            self._wake.set()
+        if self._prompt and isinstance(event, Exchange) and event.changes and event.code == "ok":
+            written = threading.Event()
+            self._waiting.append(written)
+            self._wake.set()
+            self._prompt = written.wait(_CHANGE_PATIENCE)
+
+    def _drop(self) -> None:
+        if not self._dropping and not self._closing:
+            self._dropping, self._before = True, self._overflowed
+            logger.error("%s is written too slowly: lines are lost until the disk is faster", self.path)
+        self._overflowed += 1
+
+    def _start(self) -> bool:
+        """Start the thread with the first exchange, because a process that becomes a daemon would lose it earlier."""
+        thread = threading.Thread(target=self._run, name="discos-recorder", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system has no thread left. The next exchange tries again.
+            return False
+        self._thread = thread
+        return True
+
+    def close(self) -> None:
+        """Write what is in the queue, for at most 1 s, and close the file. Later exchanges are not recorded."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._thread is None:
+            if self._waiting:
+                self._write_some()
+            self._file.close()
+            return
+        self._wake.set()
+        self._thread.join(_LAST_PATIENCE)
+        if self._thread.is_alive():
+            logger.error("%s is written too slowly: the last lines are lost", self.path)
+
+    # -- the thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            if self._waiting:
+                self._write_some()
+            elif self._closing:
+                self._file.close()
+                return
+            else:
+                self._prompt = True
+                self._wake.wait()
+
+    def _write_some(self) -> None:
+        """Write the first exchanges of the queue."""
+        lines, written, size = [], [], 0
+        while self._waiting and size < _AT_ONCE:
+            event = self._waiting.popleft()
+            if isinstance(event, threading.Event):
+                written.append(event)
+                continue
+            size += _OVERHEAD
+            if isinstance(event, Exchange):
+                size += len(event.request) + len(event.reply or b"")
+            lines.append(line_of(event))
+        if lines:
+            self._write(b"".join(lines))
+        self._taken += size
+        for event in written:
+            event.set()
+
+    def _write(self, lines: bytes) -> None:
+        """Write lines, and log the first failure, and the first success after it."""
+        try:
+            self._file.write(lines)
+        except NotWritten as problem:
+            self._failed += problem.lost
+            if not self._failure:
+                self._failed_before = self._failed - problem.lost
+                logger.error("cannot record to %s: %s: lines are lost", self.path, problem.reason)
+            self._failure = f"cannot record to {self.path}: {problem.reason}"
+            return
+        if self._failure:
+            self._failure = ""
+            logger.warning("%s: recording again, %d lines were lost", self.path, self._failed - self._failed_before)
+        if self._file.problem and not self._rotation_problem:
+            logger.error("%s", self._file.problem)
+        self._rotation_problem = self._file.problem
