@@ -23,7 +23,7 @@ from typing import cast
 
 from discosbackend.signals import ENDING
 
-__all__ = ["ForcedExit"]
+__all__ = ["ForcedExit", "standard_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class ForcedExit:
     def _set(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST)
         self._deadline = time.monotonic() + seconds
-        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True, file=_standard_error())
+        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True, file=standard_error())
 
     def _watch(self) -> None:
         while True:
@@ -155,7 +155,7 @@ class ForcedExit:
 
     def _end(self, why: str) -> None:
         # If writing to the log blocks, faulthandler ends the process.
-        faulthandler.dump_traceback_later(_GRACE, exit=True, file=_standard_error())
+        faulthandler.dump_traceback_later(_GRACE, exit=True, file=standard_error())
         frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
         stack = list(traceback.walk_stack(frames[cast(int, threading.main_thread().ident)]))
         # A signal may have interrupted the handler of an earlier one: the outermost handler counts.
@@ -174,7 +174,7 @@ class ForcedExit:
         os._exit(_STATUS)
 
 
-def _standard_error() -> int:
+def standard_error() -> int:
     """Return the file descriptor of standard error, also if the program has replaced the stream."""
     try:
         return sys.stderr.fileno()

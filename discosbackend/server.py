@@ -16,8 +16,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -42,6 +42,9 @@ from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
+if TYPE_CHECKING:
+    from discosbackend.systemd import SystemdNotifier
+
 __all__ = [
     "BACKLOG",
     "DEFAULT_PORT",
@@ -49,6 +52,8 @@ __all__ = [
     "endpoint_from",
     "greeting_delay_of",
     "listen",
+    "longest_exit",
+    "longest_stop",
     "run_server",
     "tcp_endpoint",
 ]
@@ -73,6 +78,8 @@ _SWITCH_INTERVAL = 2e-4
 _LINGER = 1.0
 # After that, how many s Twisted's own threads have to end before the process is terminated.
 _THREADS = 3.0
+# After the shutdown of the service, how many s the process may still take until it ends.
+_AFTER_SHUTDOWN = _THREADS + 2.0
 
 
 class DBService(Service):
@@ -118,12 +125,7 @@ class DBService(Service):
     @property
     def longest_stop(self) -> float:
         """The longest time that stopping the service can take, in s. It is valid if nothing blocks the reactor."""
-        return self.stop_timeout + self._backend_patience + _LINGER
-
-    @property
-    def _backend_patience(self) -> float:
-        """How many s stopping the acquisition and server_stopping() may take together."""
-        return max(self.stop_timeout, _LINGER)
+        return longest_stop(self.stop_timeout)
 
     def startService(self) -> None:
         """Start to listen."""
@@ -161,7 +163,7 @@ class DBService(Service):
         await self.factory.finish(self.stop_timeout)
         self.factory.doStop()  # type: ignore[no-untyped-call]
         # A limit, because the backend's stop() may never finish, for example if its device is stuck.
-        patience = self._backend_patience
+        patience = _backend_patience(self.stop_timeout)
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
         except Exception:  # the shutdown continues after any failure
@@ -180,6 +182,24 @@ class DBService(Service):
         else:
             self.factory.abort()
             done.callback(None)
+
+
+def _backend_patience(stop_timeout: float) -> float:
+    """Return how many s stopping the acquisition and server_stopping() may take together."""
+    return max(stop_timeout, _LINGER)
+
+
+def longest_stop(stop_timeout: float) -> float:
+    """Return the longest time that stopping a service can take, in s. It is valid if nothing blocks the reactor."""
+    return stop_timeout + _backend_patience(stop_timeout) + _LINGER
+
+
+def longest_exit(stop_timeout: float) -> float:
+    """Return the longest time from a signal to the end of the process, in s.
+
+    A method may block the reactor when the signal arrives. Then the shutdown begins after `longest_stop` at the latest.
+    """
+    return 2 * longest_stop(stop_timeout) + _AFTER_SHUTDOWN
 
 
 def _log_not_listening(failure: Failure) -> Failure:
@@ -439,6 +459,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     check_can_run(reactor)
     own_after_fork(reactor)
     dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
+    notifier = _systemd_notifier(service, reactor)
     problems: list[Failure] = []
 
     def fail(problem: Failure) -> None:
@@ -451,13 +472,19 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     def announce_when_running(port: IListeningPort | None) -> None:
         if port is not None:
             reactor.callWhenRunning(lambda: announce(announcement(service, port)))
+            if notifier is not None:
+                reactor.callWhenRunning(notifier.begin)
 
-    with kept(), _stop_signals(service, reactor) as signals:
+    with kept(), _stop_signals(service, reactor) as signals, ExitStack() as after:
+        if notifier is not None:
+            after.callback(notifier.close)
         service.startService()
         service.listening.addErrback(fail)
         if problems:
             problems[0].raiseException()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        if notifier is not None:
+            reactor.addSystemEventTrigger("before", "shutdown", notifier.stop, service.longest_stop + _AFTER_SHUTDOWN)
         reactor.callWhenRunning(signals.install)
         reactor.callWhenRunning(dog.begin)
         # After the signal handlers are installed: a program that reads the line may send a signal immediately. The
@@ -474,6 +501,15 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
             sys.setswitchinterval(interval)
         if problems:
             problems[0].raiseException()
+
+
+def _systemd_notifier(service: DBService, reactor: Any) -> SystemdNotifier | None:
+    """Return what notifies systemd. None if systemd has not started this process, or not with `Type=notify`."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from discosbackend.systemd import notifier_from, status_of
+
+    return notifier_from(os.environ, reactor, lambda: status_of(service))
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
