@@ -21,7 +21,7 @@ from contextlib import suppress
 from select import select
 from typing import cast
 
-from discosbackend.signals import ENDING
+from discosbackend.signals import ENDING, STATE
 
 __all__ = ["ForcedExit", "standard_error"]
 
@@ -69,6 +69,8 @@ class ForcedExit:
     handler
         The function that handles the signals in the main thread. The stack in the log does not show it, nor the
         functions that it has called.
+    state_wanted
+        A function that is called in the thread for each signal STATE, also if the main thread is blocked.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class ForcedExit:
         within: float,
         child_ended: Callable[[], object] = lambda: None,
         handler: Callable[..., object] | None = None,
+        state_wanted: Callable[[], object] = lambda: None,
     ) -> None:
         self._within = within
         self._child_ended = child_ended
+        self._state_wanted = state_wanted
         self._handler = getattr(handler, "__code__", None)
         # The time of the first signal, and the time at which the process is ended. None before the first signal.
         self._first: float | None = None
@@ -146,6 +150,11 @@ class ForcedExit:
     def _heard(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._child_ended()
+        elif number == STATE:
+            try:
+                self._state_wanted()
+            except Exception:  # this thread must remain, for the signals that follow
+                logger.exception("%s: the state cannot be logged", STATE.name)
         elif number in ENDING:
             with self._lock:
                 again = self._first is not None and time.monotonic() >= self._first + _MEANT

@@ -37,12 +37,13 @@ from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, install_reactor, loop_of, own_after_fork, reactor_for, running_loop
-from discosbackend.signals import ENDING, heard, install, kept
+from discosbackend.signals import ENDING, STATE, heard, install, kept
 from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
 if TYPE_CHECKING:
+    from discosbackend.state_report import StateReport
     from discosbackend.systemd import SystemdNotifier
 
 __all__ = [
@@ -533,16 +534,29 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
-    """Install the handlers of the signals that stop a service, and a ForcedExit in case they have no effect."""
+    """Install the handlers of signals that stop a service or log its state, and a ForcedExit."""
     if not _in_main_thread():
         yield _StopSignals(reactor)
         return
     from twisted.internet.process import reapAllProcesses
 
+    reports: list[StateReport] = []
+
+    def state_wanted() -> None:
+        if signal.getsignal(STATE) is not _do_nothing:
+            # It is a signal for the program's own handler.
+            return
+        from discosbackend.state_report import StateReport
+
+        if not reports:
+            reports.append(StateReport(service, reactor))
+        reports[0].request()
+
     forced = ForcedExit(
         service.longest_stop,
         child_ended=lambda: reactor.callFromThread(reapAllProcesses),
         handler=_StopSignals._stop,  # noqa: SLF001  # of this module
+        state_wanted=state_wanted,
     )
     signals = _StopSignals(reactor, forced)
     signals.install()
@@ -553,11 +567,15 @@ def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
         forced.close()
 
 
+def _do_nothing(number: int, _: Any) -> None:
+    """Handle a signal that the thread of ForcedExit acts on."""
+
+
 class _StopSignals:
-    """Stops the reactor on the first signal of ENDING. Later signals are only logged.
+    """Stops the reactor on the first signal of ENDING. Later signals are only logged. STATE logs the state.
 
     Signals that are ignored stay ignored. If the program has its own handler for SIGHUP, that is kept too, because
-    many programs reload their settings on SIGHUP.
+    many programs reload their settings on SIGHUP. For the same reason its own handler for STATE is kept.
     """
 
     def __init__(self, reactor: Any, forced: ForcedExit | None = None) -> None:
@@ -578,6 +596,9 @@ class _StopSignals:
             for number in self._ignored:
                 signal.signal(number, signal.SIG_IGN)
             if self._forced is not None:
+                # Python reports the signal to the thread of ForcedExit only if it has a handler.
+                if signal.getsignal(STATE) is signal.SIG_DFL:
+                    install(STATE, _do_nothing)
                 self._forced.hear()
         if self._stopping and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
