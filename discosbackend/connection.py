@@ -617,7 +617,7 @@ class DBProtocol(LineReceiver):
         """Return the client, and what it is waiting for, in one line for the log."""
         text = f"{self._peer}, connection {self._number}"
         if self._pending is not None:
-            text += f", waits {perf_counter() - self._pending.began:.1f} s for the reply to {self._pending.name}"
+            text += f", has waited {perf_counter() - self._pending.began:.1f} s for the reply to {self._pending.name}"
         if count := len(self._lines) - self._at:
             text += f", {count} more lines wait"
         if not self.output.ready:

@@ -17,6 +17,7 @@ from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from discosbackend import coroutines
 from discosbackend.errors import in_one_line
 from discosbackend.reactors import loop_of
 from discosbackend.scheduler import Job, Lock
@@ -28,6 +29,7 @@ __all__ = ["StateReport", "stacks", "state_of"]
 
 logger = logging.getLogger(__name__)
 
+_OUTERMOST = ("_bootstrap", "_bootstrap_inner", "run")
 _THREAD = "discos-state-report"
 # How long the thread waits for the reactor, in s.
 _PATIENCE = 1.0
@@ -167,8 +169,8 @@ def _job(job: Job, now: float) -> str:
         # Either it waits for its next lock, or its method is being called just now.
         blocker = job.blocker()
         return f"{job.command.name}, which {'runs' if blocker is None else f'waits for {blocker.command.name}'}"
-    where = "in its thread" if job.command.worker is not None else "in the reactor's thread"
-    return f"{job.command.name}, which runs {where} for {job.ran(now):.1f} s{' and is overdue' * job.overdue}"
+    what = "awaited its result" if job.command.worker is None else "run in its thread"
+    return f"{job.command.name}, which has {what} for {job.ran(now):.1f} s{' and is overdue' * job.overdue}"
 
 
 def _connections(service: DBService) -> Iterator[str]:
@@ -186,8 +188,21 @@ def _asyncio_tasks(reactor: Any) -> Iterator[str]:
     loop = loop_of(reactor)
     if loop is not None:
         for task in asyncio.all_tasks(loop):
-            frames = task.get_stack(limit=1)
-            yield f"{task.get_name()}{', waits in ' + _place(frames[0]) if frames else ''}"
+            frame = _waits_in(task.get_coro())
+            yield f"{task.get_name()}{'' if frame is None else f', waits in {_place(frame)}'}"
+
+
+def _waits_in(awaited: Any) -> FrameType | None:
+    """Return the innermost function of a coroutine that waits. Task.get_stack() returns only the outermost one."""
+    found = None
+    while (frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)) is not None:
+        found = frame
+        if frame.f_code.co_filename == coroutines.__file__ and "coroutine" in frame.f_locals:
+            # The coroutine of the backend, which coroutines.py runs step by step.
+            awaited = frame.f_locals["coroutine"]
+        else:
+            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return found
 
 
 # -- the stacks ---------------------------------------------------------------------------------------
@@ -200,18 +215,24 @@ def stacks() -> str:
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found = []
-    # Documented, in spite of its name.
-    for number, frame in sorted(sys._current_frames().items()):  # noqa: SLF001
+    main = threading.main_thread().ident
+    # The main thread comes first. _current_frames() is documented, in spite of its name.
+    frames = sorted(sys._current_frames().items(), key=lambda item: (item[0] != main, item[0]))  # noqa: SLF001
+    for number, frame in frames:
         name = names.get(number, str(number))
         if name != _THREAD:
-            places = [_place(each) for each in _frames(frame) if each.f_code.co_filename != __file__]
-            found += [f"thread {name}:", *(f"  {place}" for place in _shortened(places))]
+            found += [f"thread {name}:", *(f"  {place}" for place in _shortened(list(map(_place, _frames(frame)))))]
     return "\n".join(found)
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """The functions of a stack, innermost first, without those that every thread has."""
     while frame is not None:
-        yield frame
+        code = frame.f_code
+        if not (
+            code.co_filename == __file__ or (code.co_filename == threading.__file__ and code.co_name in _OUTERMOST)
+        ):
+            yield frame
         frame = frame.f_back
 
 

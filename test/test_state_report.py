@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from discosbackend import Acquisition, Backend, DBProtocolHandler, blocking
+from discosbackend.coroutines import deferred_of, future_of
 from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
@@ -102,15 +104,15 @@ class StateTests(unittest.TestCase):
             self.clock.advance(12.34)
             state = self.state()
         lines = [line for line in state if line.startswith("lanes")]
-        wanted = "lane device: held by set-configuration, which runs in the reactor's thread for 12.3 s; waiting: start"
+        wanted = "lane device: held by set-configuration, which has awaited its result for 12.3 s; waiting: start"
         self.assertEqual(lines, [f"lanes and locks: {wanted}"])
         at = state.index("connections: 2")
         peer = first.protocol.peer
         self.assertEqual(
             sorted(state[at + 1 : at + 3]),
             [
-                f"  {peer}, connection 1, waits 12.3 s for the reply to set-configuration, 2 more lines wait",
-                f"  {peer}, connection 2, waits 12.3 s for the reply to start",
+                f"  {peer}, connection 1, has waited 12.3 s for the reply to set-configuration, 2 more lines wait",
+                f"  {peer}, connection 2, has waited 12.3 s for the reply to start",
             ],
         )
         self.backend.configured.callback(None)
@@ -126,11 +128,11 @@ class StateTests(unittest.TestCase):
         self.clock.advance(5)
         state = self.state()
         at = state.index("lanes and locks: 2")
-        runs = "held by get-rms, which runs in its thread for 5.0 s"
+        runs = "held by get-rms, which has run in its thread for 5.0 s"
         names = ("lane device", "a lock of get-rms")
         self.assertEqual(state[at + 1 : at + 3], [f"  {name}: {runs}; waiting: none" for name in names])
         self.clock.pump([1.0] * 60)
-        self.assertIn("in its thread for 65.0 s and is overdue; waiting: none", self.state()[at + 1])
+        self.assertIn("has run in its thread for 65.0 s and is overdue; waiting: none", self.state()[at + 1])
         self.backend.go.set()
         wait_until(lambda: self.clock.called)
         self.clock.turn()
@@ -160,6 +162,28 @@ class StateTests(unittest.TestCase):
         self.assertIn("acquisition: idle, start at 2001-09-09 01:46:45.0000000 UT", self.state())
         self.backend.acquisition._last_lateness = 0.000123
         self.assertRegex("\n".join(self.state()), "UT, the last timed start or stop was 0.000123 s late")
+
+    def test_where_the_tasks_of_asyncio_wait(self) -> None:
+        async def ask_the_device(event: asyncio.Event) -> None:
+            await event.wait()
+
+        async def poll(event: asyncio.Event) -> None:
+            await ask_the_device(event)
+
+        async def program() -> list[str]:
+            event = asyncio.Event()
+            done = deferred_of(poll(event), "poll")
+            await asyncio.sleep(0)
+            with mock.patch("discosbackend.state_report.loop_of", lambda _: asyncio.get_running_loop()):
+                state = self.state()
+            event.set()
+            await future_of(done)
+            return state
+
+        state = asyncio.run(program())
+        at = state.index("tasks of asyncio: 2")
+        (line,) = [line for line in state[at + 1 :] if line.startswith("  poll, ")]
+        self.assertRegex(line, r"^  poll, waits in Event\.wait\(\) at line \d+ of .*asyncio/locks\.py$")
 
     def test_a_part_that_fails_leaves_the_others(self) -> None:
         with mock.patch.object(DBFactory, "stopping", property(lambda _: 1 / 0), create=True):
@@ -203,7 +227,8 @@ class StackTests(unittest.TestCase):
         # The innermost function first.
         self.assertIn("Condition.wait() at line", places[0])
         self.assertRegex(rest, rf"wait_for_go\(\) at line \d+ of {__file__}")
-        self.assertIn("thread MainThread:\n", text)
+        self.assertTrue(text.startswith("thread MainThread:\n"), text)
+        self.assertNotIn("_bootstrap", text)
         self.assertIn(f"{self.id().rpartition('.')[2]}() at line", text)
         self.assertNotIn("state_report.py", text.replace(__file__, ""))
 

@@ -372,13 +372,28 @@ class ProcessTests(Listening):
             if wanted in message.split(b"\n"):
                 return message
 
-    def test_a_server_that_is_blocked_and_stopped(self) -> None:
+    PERIOD = 0.1
+
+    def serve(self) -> Server:
         os.mkfifo(self.folder / "pipe")
-        period = 0.1
-        variables = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": f"{2e6 * period:.0f}"}
+        variables = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": f"{2e6 * self.PERIOD:.0f}"}
         command = [sys.executable, "-c", textwrap.dedent(BLOCKED)]
         server = Server(command, self.folder, {**environment(), **variables})
         self.addCleanup(server.end)
+        return server
+
+    def test_the_stacks_of_a_server_that_the_watchdog_aborts(self) -> None:
+        server = self.serve()
+        self.until(b"READY=1")
+        with server.connect() as connection:
+            connection.sendall(b"?get-tpi\r\n")
+            with open(self.folder / "pipe", "wb"):
+                self.assertEqual(server.stop(signal.SIGABRT), -signal.SIGABRT)
+        self.assertIn("Fatal Python error: Aborted", server.log())
+        self.assertRegex(server.log(), r"line \d+ in get_tpi\n")
+
+    def test_a_server_that_is_blocked_and_stopped(self) -> None:
+        server = self.serve()
         self.assertIn(b"STATUS=no clients", self.until(b"READY=1"))
         self.until(b"WATCHDOG=1")
         with server.connect() as connection:
@@ -389,7 +404,7 @@ class ProcessTests(Listening):
             writer = wait_until(self.writer)
             assert writer is not None
             self.received()
-            self.systemd.settimeout(10 * period)
+            self.systemd.settimeout(10 * self.PERIOD)
             with self.assertRaises(TimeoutError):
                 # The method has opened the pipe, and waits for its end.
                 self.systemd.recv(100)
