@@ -19,7 +19,7 @@ from discosbackend.reactors import reactor_or_default
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.ticks import now_ticks as utc_ticks
 
-__all__ = ["Acquisition", "CallsLater", "FinalWait", "single_delay_wait"]
+__all__ = ["Acquisition", "CallsLater", "FinalWait", "acquisition_of", "single_delay_wait"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +183,15 @@ class Acquisition:
         self._pending_start: Ticks | None = None
         self._pending_stop: Ticks | None = None
         self._last_lateness: float | None = None
+
+    def __str__(self) -> str:
+        """The state in words, such as `idle, start at 2026-11-28 10:55:50.1234567 UT`."""
+        state = ["acquiring" if self._acquiring else "idle"]
+        for verb, instant in (("start", self._pending_start), ("stop", self._pending_stop)):
+            if instant is not None:
+                seconds, fraction = divmod(instant, TICKS_PER_SECOND)
+                state.append(f"{verb} at {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{fraction:07} UT")
+        return ", ".join(state)
 
     @property
     def acquiring(self) -> bool:
@@ -446,3 +455,14 @@ class Acquisition:
         self._acquiring = verb == "start"
         if late <= _LATE:
             logger.debug("timed %s at %s, late by %.6f s", verb, instant.unix_text(), late)
+
+
+def acquisition_of(backend: object) -> Acquisition | None:
+    """Return the Acquisition of a backend: its attribute `acquisition`, or else its first attribute of this class.
+
+    None if it has none. No attribute is computed, because a property of a backend may ask its hardware.
+    """
+    attributes = getattr(backend, "__dict__", {})
+    found = [value for value in attributes.values() if isinstance(value, Acquisition)]
+    named = attributes.get("acquisition")
+    return named if isinstance(named, Acquisition) else next(iter(found), None)

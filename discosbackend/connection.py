@@ -641,5 +641,16 @@ class DBProtocol(LineReceiver):
         self._lines, self._at, self._backlog = (), 0, 0
         return None if pending is None else pending.source
 
+    def describe(self) -> str:
+        """Return the client, and what it is waiting for, in one line for the log."""
+        text = f"{self._peer}, connection {self._number}"
+        if self._pending is not None:
+            text += f", has waited {perf_counter() - self._pending.began:.1f} s for the reply to {self._pending.name}"
+        if count := len(self._lines) - self._at:
+            text += f", {count} more lines wait"
+        if not self.output.ready:
+            text += ", does not read its replies"
+        return text if self._state is State.OPEN else f"{text}, {self._state.name.lower()}"
+
     def _transport(self) -> Any:
         return self.transport

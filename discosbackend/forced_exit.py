@@ -21,9 +21,9 @@ from contextlib import suppress
 from select import select
 from typing import cast
 
-from discosbackend.signals import ENDING
+from discosbackend.signals import ENDING, STATE
 
-__all__ = ["ForcedExit"]
+__all__ = ["ForcedExit", "standard_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class ForcedExit:
     handler
         The function that handles the signals in the main thread. The stack in the log does not show it, nor the
         functions that it has called.
+    state_wanted
+        A function that is called in the thread for each signal STATE, also if the main thread is blocked.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class ForcedExit:
         within: float,
         child_ended: Callable[[], object] = lambda: None,
         handler: Callable[..., object] | None = None,
+        state_wanted: Callable[[], object] = lambda: None,
     ) -> None:
         self._within = within
         self._child_ended = child_ended
+        self._state_wanted = state_wanted
         self._handler = getattr(handler, "__code__", None)
         # The time of the first signal, and the time at which the process is ended. None before the first signal.
         self._first: float | None = None
@@ -126,7 +130,7 @@ class ForcedExit:
     def _set(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST)
         self._deadline = time.monotonic() + seconds
-        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True, file=_standard_error())
+        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True, file=standard_error())
 
     def _watch(self) -> None:
         while True:
@@ -146,6 +150,11 @@ class ForcedExit:
     def _heard(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._child_ended()
+        elif number == STATE:
+            try:
+                self._state_wanted()
+            except Exception:  # this thread must remain, for the signals that follow
+                logger.exception("%s: the state cannot be logged", STATE.name)
         elif number in ENDING:
             with self._lock:
                 again = self._first is not None and time.monotonic() >= self._first + _MEANT
@@ -155,7 +164,7 @@ class ForcedExit:
 
     def _end(self, why: str) -> None:
         # If writing to the log blocks, faulthandler ends the process.
-        faulthandler.dump_traceback_later(_GRACE, exit=True, file=_standard_error())
+        faulthandler.dump_traceback_later(_GRACE, exit=True, file=standard_error())
         frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
         stack = list(traceback.walk_stack(frames[cast(int, threading.main_thread().ident)]))
         # A signal may have interrupted the handler of an earlier one: the outermost handler counts.
@@ -174,7 +183,7 @@ class ForcedExit:
         os._exit(_STATUS)
 
 
-def _standard_error() -> int:
+def standard_error() -> int:
     """Return the file descriptor of standard error, also if the program has replaced the stream."""
     try:
         return sys.stderr.fileno()

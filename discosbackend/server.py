@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -38,13 +38,15 @@ from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, install_reactor, loop_of, own_after_fork, reactor_for, running_loop
-from discosbackend.signals import ENDING, heard, install, kept
+from discosbackend.signals import ENDING, STATE, heard, install, kept
 from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
 from discosbackend.watchdog import LIMIT, Watchdog, commands_of
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
+    from discosbackend.state_report import StateReport
+    from discosbackend.systemd import SystemdNotifier
 
 __all__ = [
     "BACKLOG",
@@ -55,6 +57,8 @@ __all__ = [
     "greeting_delay_of",
     "listen",
     "name_of",
+    "longest_exit",
+    "longest_stop",
     "run_server",
     "tcp_endpoint",
 ]
@@ -79,6 +83,8 @@ _SWITCH_INTERVAL = 2e-4
 _LINGER = 1.0
 # After that, how many s Twisted's own threads have to end before the process is terminated.
 _THREADS = 3.0
+# After the shutdown of the service, how many s the process may still take until it ends.
+_AFTER_SHUTDOWN = _THREADS + 2.0
 
 
 class DBService(Service):
@@ -131,12 +137,7 @@ class DBService(Service):
     @property
     def longest_stop(self) -> float:
         """The longest time that stopping the service can take, in s. It is valid if nothing blocks the reactor."""
-        return self.stop_timeout + self._backend_patience + _LINGER
-
-    @property
-    def _backend_patience(self) -> float:
-        """How many s stopping the acquisition and server_stopping() may take together."""
-        return max(self.stop_timeout, _LINGER)
+        return longest_stop(self.stop_timeout)
 
     def startService(self) -> None:
         """Start to listen."""
@@ -174,7 +175,7 @@ class DBService(Service):
         await self.factory.finish(self.stop_timeout)
         self.factory.doStop()  # type: ignore[no-untyped-call]
         # A limit, because the backend's stop() may never finish, for example if its device is stuck.
-        patience = self._backend_patience
+        patience = _backend_patience(self.stop_timeout)
         try:
             await self.factory.stopped.addTimeout(patience, reactor)
         except Exception:  # the shutdown continues after any failure
@@ -193,6 +194,24 @@ class DBService(Service):
         else:
             self.factory.abort()
             done.callback(None)
+
+
+def _backend_patience(stop_timeout: float) -> float:
+    """Return how many s stopping the acquisition and server_stopping() may take together."""
+    return max(stop_timeout, _LINGER)
+
+
+def longest_stop(stop_timeout: float) -> float:
+    """Return the longest time that stopping a service can take, in s. It is valid if nothing blocks the reactor."""
+    return stop_timeout + _backend_patience(stop_timeout) + _LINGER
+
+
+def longest_exit(stop_timeout: float) -> float:
+    """Return the longest time from a signal to the end of the process, in s.
+
+    A method may block the reactor when the signal arrives. Then the shutdown begins after `longest_stop` at the latest.
+    """
+    return 2 * longest_stop(stop_timeout) + _AFTER_SHUTDOWN
 
 
 def _log_not_listening(failure: Failure) -> Failure:
@@ -504,6 +523,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     check_can_run(reactor)
     own_after_fork(reactor)
     service.watchdog = dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
+    notifier = _systemd_notifier(service, reactor)
     problems: list[Failure] = []
 
     def fail(problem: Failure) -> None:
@@ -516,13 +536,19 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     def announce_when_running(port: IListeningPort | None) -> None:
         if port is not None:
             reactor.callWhenRunning(lambda: announce(announcement(service, port)))
+            if notifier is not None:
+                reactor.callWhenRunning(notifier.begin)
 
-    with kept(), _stop_signals(service, reactor) as signals:
+    with kept(), _stop_signals(service, reactor) as signals, ExitStack() as after:
+        if notifier is not None:
+            after.callback(notifier.close)
         service.startService()
         service.listening.addErrback(fail)
         if problems:
             problems[0].raiseException()
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        if notifier is not None:
+            reactor.addSystemEventTrigger("before", "shutdown", notifier.stop, service.longest_stop + _AFTER_SHUTDOWN)
         reactor.callWhenRunning(signals.install)
         reactor.callWhenRunning(dog.begin)
         # After the signal handlers are installed: a program that reads the line may send a signal immediately. The
@@ -539,6 +565,15 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
             sys.setswitchinterval(interval)
         if problems:
             problems[0].raiseException()
+
+
+def _systemd_notifier(service: DBService, reactor: Any) -> SystemdNotifier | None:
+    """Return what notifies systemd. None if systemd has not started this process, or not with `Type=notify`."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from discosbackend.systemd import notifier_from, status_of
+
+    return notifier_from(os.environ, reactor, lambda: status_of(service))
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -562,16 +597,29 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
-    """Install the handlers of the signals that stop a service, and a ForcedExit in case they have no effect."""
+    """Install the handlers of signals that stop a service or log its state, and a ForcedExit."""
     if not _in_main_thread():
         yield _StopSignals(reactor)
         return
     from twisted.internet.process import reapAllProcesses
 
+    reports: list[StateReport] = []
+
+    def state_wanted() -> None:
+        if signal.getsignal(STATE) is not _do_nothing:
+            # It is a signal for the program's own handler.
+            return
+        from discosbackend.state_report import StateReport
+
+        if not reports:
+            reports.append(StateReport(service, reactor))
+        reports[0].request()
+
     forced = ForcedExit(
         service.longest_stop,
         child_ended=lambda: reactor.callFromThread(reapAllProcesses),
         handler=_StopSignals._stop,  # noqa: SLF001  # of this module
+        state_wanted=state_wanted,
     )
     signals = _StopSignals(reactor, forced)
     signals.install()
@@ -582,11 +630,15 @@ def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
         forced.close()
 
 
+def _do_nothing(number: int, _: Any) -> None:
+    """Handle a signal that the thread of ForcedExit acts on."""
+
+
 class _StopSignals:
-    """Stops the reactor on the first signal of ENDING. Later signals are only logged.
+    """Stops the reactor on the first signal of ENDING. Later signals are only logged. STATE logs the state.
 
     Signals that are ignored stay ignored. If the program has its own handler for SIGHUP, that is kept too, because
-    many programs reload their settings on SIGHUP.
+    many programs reload their settings on SIGHUP. For the same reason its own handler for STATE is kept.
     """
 
     def __init__(self, reactor: Any, forced: ForcedExit | None = None) -> None:
@@ -607,6 +659,9 @@ class _StopSignals:
             for number in self._ignored:
                 signal.signal(number, signal.SIG_IGN)
             if self._forced is not None:
+                # Python reports the signal to the thread of ForcedExit only if it has a handler.
+                if signal.getsignal(STATE) is signal.SIG_DFL:
+                    install(STATE, _do_nothing)
                 self._forced.hear()
         if self._stopping and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)

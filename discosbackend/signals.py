@@ -15,13 +15,16 @@ from typing import Any, NoReturn
 
 from discosbackend.errors import Interrupted
 
-__all__ = ["ENDING", "INTERRUPTED", "handling", "heard", "install", "interrupting", "kept"]
+__all__ = ["ENDING", "INTERRUPTED", "STATE", "handling", "heard", "install", "interrupting", "kept"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a program: from Ctrl-C, from `kill` or a service manager, and from a terminal that is closed."""
 
 INTERRUPTED = 130
 """The exit status of a program, other than the server, after one of these signals."""
+
+STATE = signal.SIGUSR1
+"""The signal at which a server logs its state."""
 
 _installed: dict[int, Callable[..., object]] = {}
 
@@ -59,7 +62,7 @@ def kept() -> Iterator[None]:
         yield
         return
     # Twisted installs a handler for SIGCHLD as well.
-    before = {number: signal.getsignal(number) for number in (*ENDING, signal.SIGCHLD)}
+    before = {number: signal.getsignal(number) for number in (*ENDING, STATE, signal.SIGCHLD)}
     descriptor = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(descriptor)
     try:

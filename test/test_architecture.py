@@ -37,8 +37,14 @@ ASTROPY = {"layout", "metadata"}
 
 # What a server imports only if its backend uses it.
 OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
-# What a server imports only if an option asks for it.
-OF_OPTIONS = {f"discosbackend.{name}" for name in ("access", "client_certificates", "json_log", "monitor", "unix_peer")}
+# What a server imports only if an option asks for it, under systemd, or at SIGUSR1.
+WHEN_NEEDED = {
+    f"discosbackend.{name}"
+    for name in (
+        *("access", "client_certificates", "json_log", "monitor", "unix_peer"),
+        *("systemd", "state_report", "cli.config_file", "cli.unit"),
+    )
+}
 
 # What a server imports only for --http.
 OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util")
@@ -292,7 +298,7 @@ class LoadingTests(unittest.TestCase):
                     simulator = {name for name in loaded if name.startswith("discosbackend.simulator")}
                     self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
                     self.assertEqual(bool(simulator), wanted, simulator)
-                    self.assertEqual(loaded & (OF_FEW | OF_OPTIONS), set())
+                    self.assertEqual(loaded & (OF_FEW | WHEN_NEEDED), set())
                     # Their memory counts. Coverage needs the last two itself.
                     unneeded = {"discosbackend.client", *([] if "coverage" in loaded else ["decimal", "sysconfig"])}
                     self.assertEqual(loaded & unneeded, set())

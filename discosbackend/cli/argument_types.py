@@ -1,13 +1,15 @@
-"""What several command lines have in common: a type of arguments, for argparse, and the option --version."""
+"""What several command lines have in common: a type of arguments, and the options --config and --version."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
+from collections.abc import Sequence
 
 from discosbackend._version import __protocol_version__, __version__
 
-__all__ = ["add_version", "not_negative"]
+__all__ = ["add_config", "add_version", "not_negative", "parse"]
 
 
 def not_negative(text: str, what: str) -> float:
@@ -28,3 +30,37 @@ def add_version(parser: argparse.ArgumentParser) -> None:
         action="version",
         version=f"%(prog)s {__version__}, protocol version {__protocol_version__}",
     )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the option --config. parse() reads the file."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a TOML file with the values of other options, by their names without the dashes; options on the command "
+        "line have precedence",
+    )
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, rivals: Sequence[tuple[str, str]] = ()
+) -> argparse.Namespace:
+    """Parse a command line, and the file of its option --config if it has this option.
+
+    Parameters
+    ----------
+    parser
+        The parser, with the option of add_config().
+    arguments
+        The command line without the program's name. Default: that of the process.
+    rivals
+        Pairs of options that contradict each other, as in config_file.parse_with_file().
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # argparse accepts the beginning of an option's name, too.
+    names = [text.partition("=")[0] for text in arguments]
+    if not any(len(name) > 2 and "--config".startswith(name) for name in names):
+        return parser.parse_args(arguments)
+    from discosbackend.cli.config_file import parse_with_file
+
+    return parse_with_file(parser, arguments, rivals)

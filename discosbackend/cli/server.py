@@ -28,7 +28,7 @@ from discosbackend.cli.access_options import (
     log_formatter,
     recorder_of,
 )
-from discosbackend.cli.argument_types import add_version, not_negative
+from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
 from discosbackend.cli.monitor_options import add_http_options, start_http
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
@@ -45,6 +45,7 @@ from discosbackend.server import (
     DBService,
     endpoint_from,
     greeting_delay_of,
+    longest_exit,
     name_of,
     run_service,
     tcp_endpoint,
@@ -68,6 +69,12 @@ logger = logging.getLogger(__name__)
 # How many s the threads of the backend have to end after the server has stopped.
 _LAST_PATIENCE = 2.0
 
+# The shortest WatchdogSec= that --print-unit writes, in s.
+_SHORTEST_WATCHDOG = 60.0
+
+CONTRADICTORY = (("listen", "port"), ("listen", "interface"), ("data", "no_data"))
+"""Pairs of options that main() refuses together. One on the command line replaces the other one in a --config file."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 EXAMPLES = """\
@@ -84,6 +91,9 @@ examples:
                                               one host commands, its network may only read
   %(prog)s --record exchanges.jsonl           record every request with its reply
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
+  %(prog)s --config server.toml --port 8979   options from a file; those on the command line have precedence
+  %(prog)s --backend mybackend:MyBackend --print-unit > discos-backend.service
+                                              write a systemd unit
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
 """
@@ -100,15 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         The command line without the program's name. Default: that of the process.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments, CONTRADICTORY)
     if options.list is not None or options.show is not None:
         from discosbackend.cli.simulated import listing
 
-        try:
-            write_result(listing(parser, options))
-        except OSError as problem:
-            parser.exit(1, f"{parser.prog}: cannot write to standard output: {reason_of(problem)}\n")
-        sys.exit(0)
+        _print(parser, listing(parser, options))
     if options.backend is not None and (wrong := misplaced(options)):
         parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
     if options.data is not None and options.no_data:
@@ -121,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if access is not None and (options.listen or "").startswith("haproxy:"):
         parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
     check_record_options(parser, options)
+    if options.print_unit is not None:
+        _print(parser, _unit(parser, options, sys.argv[1:] if arguments is None else arguments))
     limited = _configure_logging(options.log_level, log_formatter(options))
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
@@ -147,6 +155,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # From then on, the server handles SIGINT.
         parser.exit(1, f"{parser.prog}: interrupted before it was listening\n")
     sys.exit(0)
+
+
+def _print(parser: argparse.ArgumentParser, text: str) -> NoReturn:
+    """Write a text to standard output, and exit."""
+    try:
+        write_result(text)
+    except OSError as problem:
+        parser.exit(1, f"{parser.prog}: cannot write to standard output: {reason_of(problem)}\n")
+    sys.exit(0)
+
+
+def _unit(parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Return the systemd unit of this command line. Exit with an error if there can be none."""
+    from discosbackend.cli.unit import this_unit
+
+    if options.print_unit == "template" and options.config is not None:
+        parser.error("--print-unit template adds --config, with a file for each instance: leave out --config")
+    # A method that blocks the server for longer than the time limit of a command is certainly stuck.
+    watchdog = max(options.command_timeout or 0.0, _SHORTEST_WATCHDOG)
+    try:
+        return str(this_unit(arguments, options.print_unit, watchdog=watchdog, stop=longest_exit(options.stop_timeout)))
+    except CannotServe as problem:
+        parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,6 +216,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="INSTRUMENT",
         help="print the profile (a TOML file) of a simulated instrument, to copy and edit, and exit",
     )
+    instead.add_argument(
+        "--print-unit",
+        nargs="?",
+        const="service",
+        choices=("service", "template"),
+        help="print the systemd unit that starts the server with this command line, and exit; with template, the unit "
+        "of several instruments, each with a file for --config",
+    )
     where = parser.add_argument_group("where")
     where.add_argument(
         "--listen", metavar="ENDPOINT", help="a Twisted endpoint string, such as tcp:8978:interface=127.0.0.1"
@@ -208,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the event loop: with asyncio, methods can await asyncio code (default: what the backend's class says in "
         "its attribute reactor, or else default, the choice of Twisted)",
     )
+    add_config(parser)
     add_version(parser)
     return parser
 

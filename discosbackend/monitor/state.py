@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__, __version__
-from discosbackend.acquisition import Acquisition
+from discosbackend.acquisition import acquisition_of
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.log import LogWriter
 from discosbackend.scheduler import LaneState
@@ -136,9 +136,7 @@ class ServerState:
     @property
     def acquisition(self) -> AcquisitionState | None:
         """The state of the backend's Acquisition. None if the backend has none as an attribute."""
-        # Not by getattr(), because a backend may ask its hardware for attributes that it does not have.
-        attributes = getattr(self._backend, "__dict__", {})
-        found = next((value for value in attributes.values() if isinstance(value, Acquisition)), None)
+        found = acquisition_of(self._backend)
         if found is None:
             return None
         return AcquisitionState(

@@ -1,0 +1,242 @@
+"""Logs what a server is doing when SIGUSR1 arrives: its state, and the stacks of all threads.
+
+server.py imports this module when the first SIGUSR1 arrives. The state is made in the reactor's thread. If the reactor
+is blocked, the stacks are logged by another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from discosbackend import coroutines
+from discosbackend.errors import in_one_line
+from discosbackend.reactors import loop_of
+from discosbackend.scheduler import Job, Lock
+
+if TYPE_CHECKING:
+    from discosbackend.server import DBService
+
+__all__ = ["StateReport", "stacks", "state_of"]
+
+logger = logging.getLogger(__name__)
+
+_OUTERMOST = ("_bootstrap", "_bootstrap_inner", "run")
+_THREAD = "discos-state-report"
+# How long the thread waits for the reactor, in s.
+_PATIENCE = 1.0
+# How many lines a list of clients, commands, tasks or threads has at most, and how many functions a stack.
+_MOST = 100
+
+
+class StateReport:
+    """Logs the state of a server when it is requested.
+
+    Parameters
+    ----------
+    service
+        The server.
+    reactor
+        The reactor.
+    patience
+        For how long the reactor may be blocked before the stacks are logged without the state, in s.
+    """
+
+    def __init__(self, service: DBService, reactor: Any, patience: float = _PATIENCE) -> None:
+        self._service = service
+        self._reactor = reactor
+        self._patience = patience
+        self._lock = threading.Lock()
+        # Whether the thread runs, and whether the reactor has been asked to log the state but has not done it yet.
+        self._requested = False
+        self._asked = False
+        self._answered = threading.Event()
+
+    def request(self) -> None:
+        """Log the state soon. Can be called in any thread. A request during another one has no effect."""
+        with self._lock:
+            if self._requested:
+                return
+            self._requested = True
+        # Its own thread, because it waits for the reactor, and because writing the log may take long.
+        threading.Thread(target=self._report, name=_THREAD, daemon=True).start()
+
+    def _report(self) -> None:
+        """Have the reactor log the state. If it does not, log the stacks. This is the function of the thread."""
+        try:
+            if not self._asked:
+                self._answered.clear()
+                self._asked = True
+                self._reactor.callFromThread(self._log_state)
+            if not self._answered.wait(self._patience):
+                text = "SIGUSR1: the reactor is blocked for %g s, the state follows when it answers; the threads:\n%s"
+                logger.warning(text, self._patience, stacks())
+        finally:
+            with self._lock:
+                self._requested = False
+
+    def _log_state(self) -> None:
+        """Log the state and the stacks. Called in the reactor's thread."""
+        self._asked = False
+        logger.warning("SIGUSR1: the state of the server:\n%s", state_of(self._service, self._reactor))
+        logger.warning("SIGUSR1: the threads:\n%s", stacks())
+        self._answered.set()
+
+
+# -- the state ----------------------------------------------------------------------------------------
+
+
+def state_of(service: DBService, reactor: Any, now: Callable[[], float] = time.monotonic) -> str:
+    """Return the state of a server, in several lines. Call it in the reactor's thread.
+
+    Parameters
+    ----------
+    service
+        The server.
+    reactor
+        The reactor.
+    now
+        A function that returns the time of the monotonic clock that the handler uses, in s.
+    """
+    parts: tuple[tuple[str, Callable[[], Iterable[str]]], ...] = (
+        ("server", lambda: _server(service, reactor)),
+        ("acquisition", lambda: _acquisition(service)),
+        ("lanes and locks", lambda: _locks(service, now())),
+        ("connections", lambda: _connections(service)),
+        ("background tasks", lambda: _background_tasks(service)),
+        ("tasks of asyncio", lambda: _asyncio_tasks(reactor)),
+    )
+    lines = []
+    for title, part in parts:
+        try:
+            found = list(part())
+        except Exception as problem:  # noqa: BLE001  # the other parts are still useful
+            found = [f"cannot be shown: {in_one_line(problem)}"]
+        lines.append(f"{title}: {'none' if not found else found[0] if len(found) == 1 else len(found)}")
+        if len(found) > 1:
+            lines += [f"  {line}" for line in _shortened(found)]
+    return "\n".join(lines)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST} more"]
+
+
+def _server(service: DBService, reactor: Any) -> Iterator[str]:
+    backend = getattr(service.factory.handler, "backend", service.factory.handler)
+    state = "stopping" if service.factory.stopping else "running"
+    calls = len(reactor.getDelayedCalls())
+    yield f"{type(backend).__name__} in process {os.getpid()}, {state}, {type(reactor).__name__}, {calls} delayed calls"
+
+
+def _acquisition(service: DBService) -> Iterator[str]:
+    if "discosbackend.acquisition" not in sys.modules:
+        return
+    from discosbackend.acquisition import acquisition_of
+
+    acquisition = acquisition_of(getattr(service.factory.handler, "backend", None))
+    if acquisition is not None:
+        late = acquisition.last_lateness
+        yield f"{acquisition}{'' if late is None else f', the last timed start or stop was {late:.6f} s late'}"
+
+
+def _locks(service: DBService, now: float) -> Iterator[str]:
+    """The locks that are held, each with its holder and the commands that wait for it."""
+    seen: set[Lock] = set()
+    for command in list(getattr(service.factory.handler, "commands", {}).values()):
+        # A user may have put any callable into `commands`.
+        for number, lock in enumerate(getattr(command, "locks", ())):
+            if lock.holder is None or lock in seen:
+                continue
+            seen.add(lock)
+            lane = command.row.lane
+            name = f"lane {lane}" if number == 0 and lane != "reads" else f"a lock of {command.name}"
+            waiting = [job.command.name for job in islice(lock.queue, _MOST)]
+            more = f" and {len(lock.queue) - _MOST} more" if len(lock.queue) > _MOST else ""
+            yield f"{name}: held by {_job(lock.holder, now)}; waiting: {', '.join(waiting) or 'none'}{more}"
+
+
+def _job(job: Job, now: float) -> str:
+    if job.begun is None:
+        # Either it waits for its next lock, or its method is being called just now.
+        blocker = job.blocker()
+        return f"{job.command.name}, which {'runs' if blocker is None else f'waits for {blocker.command.name}'}"
+    what = "awaited its result" if job.command.worker is None else "run in its thread"
+    return f"{job.command.name}, which has {what} for {job.ran(now):.1f} s{' and is overdue' * job.overdue}"
+
+
+def _connections(service: DBService) -> Iterator[str]:
+    for connection in list(service.factory.connections):
+        yield connection.describe()
+
+
+def _background_tasks(service: DBService) -> Iterator[str]:
+    tasks = getattr(getattr(service.factory.handler, "backend", None), "__dict__", {}).get("_background_tasks")
+    if tasks is not None:
+        yield from map(repr, tasks.shown)
+
+
+def _asyncio_tasks(reactor: Any) -> Iterator[str]:
+    loop = loop_of(reactor)
+    if loop is not None:
+        for task in asyncio.all_tasks(loop):
+            frame = _waits_in(task.get_coro())
+            yield f"{task.get_name()}{'' if frame is None else f', waits in {_place(frame)}'}"
+
+
+def _waits_in(awaited: Any) -> FrameType | None:
+    """Return the innermost function of a coroutine that waits. Task.get_stack() returns only the outermost one."""
+    found = None
+    while (frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)) is not None:
+        found = frame
+        if frame.f_code.co_filename == coroutines.__file__ and "coroutine" in frame.f_locals:
+            # The coroutine of the backend, which coroutines.py runs step by step.
+            awaited = frame.f_locals["coroutine"]
+        else:
+            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return found
+
+
+# -- the stacks ---------------------------------------------------------------------------------------
+
+
+def stacks() -> str:
+    """Return the stacks of all threads, innermost function first, as faulthandler writes them.
+
+    The functions and the thread of this module are left out.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = []
+    main = threading.main_thread().ident
+    # The main thread comes first. _current_frames() is documented, in spite of its name.
+    frames = sorted(sys._current_frames().items(), key=lambda item: (item[0] != main, item[0]))  # noqa: SLF001
+    for number, frame in frames:
+        name = names.get(number, str(number))
+        if name != _THREAD:
+            found += [f"thread {name}:", *(f"  {place}" for place in _shortened(list(map(_place, _frames(frame)))))]
+    return "\n".join(found)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """The functions of a stack, innermost first, without those that every thread has."""
+    while frame is not None:
+        code = frame.f_code
+        if not (
+            code.co_filename == __file__ or (code.co_filename == threading.__file__ and code.co_name in _OUTERMOST)
+        ):
+            yield frame
+        frame = frame.f_back
+
+
+def _place(frame: FrameType) -> str:
+    # Without the source line, because reading a file may block.
+    code = frame.f_code
+    return f"{code.co_qualname}() at line {frame.f_lineno} of {code.co_filename}"
