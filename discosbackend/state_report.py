@@ -11,16 +11,13 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from discosbackend import coroutines
 from discosbackend.errors import in_one_line
 from discosbackend.reactors import loop_of
-from discosbackend.scheduler import Job, Lock
 
 if TYPE_CHECKING:
     from discosbackend.server import DBService
@@ -94,7 +91,7 @@ class StateReport:
 # -- the state ----------------------------------------------------------------------------------------
 
 
-def state_of(service: DBService, reactor: Any, now: Callable[[], float] = time.monotonic) -> str:
+def state_of(service: DBService, reactor: Any) -> str:
     """Return the state of a server, in several lines. Call it in the reactor's thread.
 
     Parameters
@@ -103,13 +100,11 @@ def state_of(service: DBService, reactor: Any, now: Callable[[], float] = time.m
         The server.
     reactor
         The reactor.
-    now
-        A function that returns the time of the monotonic clock that the handler uses, in s.
     """
     parts: tuple[tuple[str, Callable[[], Iterable[str]]], ...] = (
         ("server", lambda: _server(service, reactor)),
         ("acquisition", lambda: _acquisition(service)),
-        ("lanes and locks", lambda: _locks(service, now())),
+        ("lanes, threads and locks", lambda: _lanes(service)),
         ("connections", lambda: _connections(service)),
         ("background tasks", lambda: _background_tasks(service)),
         ("tasks of asyncio", lambda: _asyncio_tasks(reactor)),
@@ -148,29 +143,14 @@ def _acquisition(service: DBService) -> Iterator[str]:
         yield f"{acquisition}{'' if late is None else f', the last timed start or stop was {late:.6f} s late'}"
 
 
-def _locks(service: DBService, now: float) -> Iterator[str]:
-    """The locks that are held, each with its holder and the commands that wait for it."""
-    seen: set[Lock] = set()
-    for command in list(getattr(service.factory.handler, "commands", {}).values()):
-        # A user may have put any callable into `commands`.
-        for number, lock in enumerate(getattr(command, "locks", ())):
-            if lock.holder is None or lock in seen:
-                continue
-            seen.add(lock)
-            lane = command.row.lane
-            name = f"lane {lane}" if number == 0 and lane != "reads" else f"a lock of {command.name}"
-            waiting = [job.command.name for job in islice(lock.queue, _MOST)]
-            more = f" and {len(lock.queue) - _MOST} more" if len(lock.queue) > _MOST else ""
-            yield f"{name}: held by {_job(lock.holder, now)}; waiting: {', '.join(waiting) or 'none'}{more}"
-
-
-def _job(job: Job, now: float) -> str:
-    if job.begun is None:
-        # Either it waits for its next lock, or its method is being called just now.
-        blocker = job.blocker()
-        return f"{job.command.name}, which {'runs' if blocker is None else f'waits for {blocker.command.name}'}"
-    what = "awaited its result" if job.command.worker is None else "run in its thread"
-    return f"{job.command.name}, which has {what} for {job.ran(now):.1f} s{' and is overdue' * job.overdue}"
+def _lanes(service: DBService) -> Iterator[str]:
+    """The lanes, threads and named locks that a command holds, with the commands that wait for them."""
+    for lane in getattr(service.factory.handler, "lanes", ()):
+        if lane.holder is not None:
+            waiting = [name for name, _ in lane.waiting]
+            more = f" and {lane.queued - len(waiting)} more" if lane.queued > len(waiting) else ""
+            long = "" if lane.seconds is None else f" for {lane.seconds:.1f} s{', overdue' if lane.overdue else ''}"
+            yield f"{lane.name}: held by {lane.holder}{long}; waiting: {', '.join(waiting) or 'none'}{more}"
 
 
 def _connections(service: DBService) -> Iterator[str]:

@@ -81,7 +81,7 @@ class StateTests(unittest.TestCase):
         self.service = DBService(mock.Mock(), self.factory)
 
     def state(self) -> list[str]:
-        return state_of(self.service, self.clock, self.clock.seconds).splitlines()
+        return state_of(self.service, self.clock).splitlines()
 
     def test_an_idle_server(self) -> None:
         self.assertEqual(
@@ -89,7 +89,7 @@ class StateTests(unittest.TestCase):
             [
                 f"server: Instrument in process {os.getpid()}, running, ThreadedClock, 0 delayed calls",
                 "acquisition: idle",
-                "lanes and locks: none",
+                "lanes, threads and locks: none",
                 "connections: none",
                 "background tasks: none",
                 "tasks of asyncio: none",
@@ -104,8 +104,8 @@ class StateTests(unittest.TestCase):
             self.clock.advance(12.34)
             state = self.state()
         lines = [line for line in state if line.startswith("lanes")]
-        wanted = "lane device: held by set-configuration, which has awaited its result for 12.3 s; waiting: start"
-        self.assertEqual(lines, [f"lanes and locks: {wanted}"])
+        wanted = "device: held by set-configuration for 12.3 s; waiting: start"
+        self.assertEqual(lines, [f"lanes, threads and locks: {wanted}"])
         at = state.index("connections: 2")
         peer = first.protocol.peer
         self.assertEqual(
@@ -117,7 +117,7 @@ class StateTests(unittest.TestCase):
         )
         self.backend.configured.callback(None)
         self.clock.advance(1)
-        self.assertIn("lanes and locks: none", self.state())
+        self.assertIn("lanes, threads and locks: none", self.state())
         self.assertIn("acquisition: acquiring", self.state())
         for each in (first, second):
             each.lose()
@@ -127,16 +127,16 @@ class StateTests(unittest.TestCase):
         connection.send(b"?get-rms\r\n")
         self.clock.advance(5)
         state = self.state()
-        at = state.index("lanes and locks: 2")
-        runs = "held by get-rms, which has run in its thread for 5.0 s"
-        names = ("lane device", "a lock of get-rms")
+        at = state.index("lanes, threads and locks: 2")
+        runs = "held by get-rms for 5.0 s"
+        names = ("device", "lock serial")
         self.assertEqual(state[at + 1 : at + 3], [f"  {name}: {runs}; waiting: none" for name in names])
         self.clock.pump([1.0] * 60)
-        self.assertIn("has run in its thread for 65.0 s and is overdue; waiting: none", self.state()[at + 1])
+        self.assertIn("for 65.0 s, overdue; waiting: none", self.state()[at + 1])
         self.backend.go.set()
         wait_until(lambda: self.clock.called)
         self.clock.turn()
-        self.assertIn("lanes and locks: none", self.state())
+        self.assertIn("lanes, threads and locks: none", self.state())
         connection.lose()
 
     def test_background_tasks(self) -> None:

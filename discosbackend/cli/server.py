@@ -368,26 +368,28 @@ def _serve(
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(_log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
-    with ExitStack() as on_failure:
+    started = ExitStack()
+    try:
         recorder = recorder_of(options, partial(name_of, handler))
         if recorder is not None:
-            on_failure.callback(recorder.close)
+            started.callback(recorder.close)
             factory.listeners.append(recorder)
             # After the connections are closed.
             reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
         channel = None if simulation is None else simulation.control(factory)
         if channel is not None:
-            on_failure.callback(channel.close)
+            started.callback(channel.close)
             # After the server's own line, which scripts wait for.
             reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
             reactor.addSystemEventTrigger("before", "shutdown", channel.close)
         if options.http is not None:
-            on_failure.callback(_start_http(options, service, recorder).close)
-        try:
-            run_service(service, reactor, watchdog=options.watchdog)
-        except Exception as problem:
-            raise CannotServe(_why_not_listening(options, problem)) from problem
-        on_failure.pop_all()
+            started.callback(_start_http(options, service, recorder).close)
+        run_service(service, reactor, watchdog=options.watchdog)
+    except Exception as problem:
+        started.close()
+        if isinstance(problem, CannotServe):
+            raise
+        raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
 def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
