@@ -179,6 +179,7 @@ class Acquisition:
         self._alarm: Any = None
         self._in_transition = False
         self._acquiring = False
+        self._since: Ticks | None = None
         self._pending_start: Ticks | None = None
         self._pending_stop: Ticks | None = None
         self._last_lateness: float | None = None
@@ -187,6 +188,11 @@ class Acquisition:
     def acquiring(self) -> bool:
         """Whether an acquisition is running."""
         return self._acquiring
+
+    @property
+    def since(self) -> Ticks | None:
+        """The time that `begin` was called with, while an acquisition is running. None while there is none."""
+        return self._since if self._acquiring else None
 
     @property
     def pending_start(self) -> Ticks | None:
@@ -318,6 +324,8 @@ class Acquisition:
             result = transition(instant)
         finally:
             self._in_transition = False
+        if transition is self._begin:
+            self._since = instant
         if inspect.isawaitable(result) or hasattr(type(result), "addCallback"):
             if inspect.iscoroutine(result):
                 result.close()

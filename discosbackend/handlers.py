@@ -32,7 +32,7 @@ from discosbackend.errors import HandlerException, NotSupportedError
 from discosbackend.grammar import OK, REPLY, REQUEST, Message, parse_message, quoted
 from discosbackend.reactors import installed_reactor, loop_of, reactor_or_default, running_loop, runs_on_asyncio
 from discosbackend.replies import REPLY_LIMIT, Limits, ReplyWriter, limit_of, message_line
-from discosbackend.scheduler import Lock, ReactorLike, Scheduler, Worker
+from discosbackend.scheduler import LaneState, Lock, ReactorLike, Scheduler, Worker
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
@@ -369,6 +369,11 @@ class DBProtocolHandler(Handler):
         limit = self._timeouts.get(row.name, row.timeout or self._command_timeout)
         write = ReplyWriter(row, self).write
         return BackendCommand(row, method, read, write, locks=locks, worker=worker, limit=limit)
+
+    @property
+    def lanes(self) -> list[LaneState]:
+        """Which command holds, and which commands wait for, each lane, thread and named lock: for monitors."""
+        return self._scheduler.lanes
 
     # -- handling -------------------------------------------------------------------------------------
 

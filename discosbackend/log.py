@@ -148,10 +148,17 @@ class LogWriter(logging.Handler):
         self._waiting: deque[tuple[bytes, int]] = deque()
         self._size = 0
         self._dropped = 0
+        # The dropped lines whose number was logged.
+        self._logged_gaps = 0
         self._dropping = False
         self._writing = False
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped so far."""
+        return self._logged_gaps + self._dropped
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, store it, or drop it. Called by logging."""
@@ -166,6 +173,7 @@ class LogWriter(logging.Handler):
             return
         gap, self._dropped = self._dropped, 0
         if gap:
+            self._logged_gaps += gap
             line = self._line(_record(logging.WARNING, _GAP, gap)) + line
         self._waiting.append((line, gap + 1))
         self._size += len(line)
@@ -189,7 +197,7 @@ class LogWriter(logging.Handler):
     def _begin_anew(self) -> None:
         """Reset the state after a fork: the stored lines and the thread belong to the parent process."""
         self._waiting.clear()
-        self._size = self._dropped = 0
+        self._size = self._dropped = self._logged_gaps = 0
         self._dropping = self._writing = False
         self._thread = None
         self._process = os.getpid()
@@ -211,6 +219,8 @@ class LogWriter(logging.Handler):
                     # The pipe is closed, or the disk is full. The next line is tried again.
                     written = len(line)
                     self._dropped += lost
+                    # All but the line itself are counted there already.
+                    self._logged_gaps -= lost - 1
                 self._size -= written
                 if written < len(line):
                     self._waiting[0] = (line[written:], lost)

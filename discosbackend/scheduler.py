@@ -14,8 +14,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 from weakref import WeakSet
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,7 +27,7 @@ from discosbackend.errors import HandlerException, UnsendableError
 from discosbackend.rate_limited_logger import RateLimitedLogger
 from discosbackend.ticks import Ticks
 
-__all__ = ["Scheduler", "ReactorLike", "Lock", "Worker"]
+__all__ = ["Scheduler", "LaneState", "ReactorLike", "Lock", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ WorkItem: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], None]]"
 
 # The usual types of results, none of which can be awaited.
 _VALUES = frozenset((type(None), tuple, list, str, int, float, bool, Ticks))
+
+# How many of the jobs that wait for a lock LaneState lists.
+_MOST_LISTED = 20
 
 # Time limits use a monotonic clock, but the reactor's timers use the host's clock, which may be stepped.
 _LONGEST_SLEEP = 1.0
@@ -57,6 +61,23 @@ class Lock:
     def __init__(self) -> None:
         self.holder: Job | None = None
         self.queue: deque[Job] = deque()
+
+
+class LaneState(NamedTuple):
+    """A lock as a monitor sees it: which command holds it, and which wait for it."""
+
+    name: str
+    """The name of the lane; `thread NAME` or `lock NAME` for the lock of a thread or of `@blocking(lock=...)`."""
+    holder: str | None
+    """The command that holds it. None: it is free."""
+    seconds: float | None
+    """For how long the command has run, or has waited for its other locks, in s. None if this is not known."""
+    overdue: bool
+    """Whether the thread of the command has run for longer than its limit."""
+    waiting: list[tuple[str, float | None]]
+    """The first commands that wait, each with the time that it has waited, in s."""
+    queued: int
+    """How many commands wait."""
 
 
 class Worker:
@@ -156,6 +177,14 @@ class Job:
         """Return for how many s the job has been running, 0 if it has not begun."""
         return 0.0 if self.begun is None else now - self.begun
 
+    def age(self, now: float) -> float | None:
+        """Return for how many s the job has been running, or waiting if it has not begun. None if this is not known."""
+        if self.begun is not None:
+            return now - self.begun
+        # A waiter without a time limit does not know when it began to wait.
+        waiter = self.waiters[0] if self.waiters else None
+        return None if waiter is None or waiter.deadline is None else now - waiter.deadline + (waiter.limit or 0.0)
+
     def blocker(self) -> Job | None:
         """Return the job that this one waits for, or None if it holds all its locks."""
         locks = self.command.locks
@@ -217,6 +246,21 @@ class Scheduler:
     def lock(self, name: str) -> Lock:
         """Return the lock of this name. It is created at the first call."""
         return self._locks.setdefault(name, Lock())
+
+    @property
+    def lanes(self) -> list[LaneState]:
+        """Who holds and who waits for each lock, for monitors."""
+        now = self._monotonic()
+        found = []
+        for name, lock in self._locks.items():
+            holder = lock.holder
+            waiting = [(job.command.name, job.age(now)) for job in islice(lock.queue, _MOST_LISTED)]
+            if holder is None:
+                found.append(LaneState(name, None, None, False, waiting, len(lock.queue)))
+            else:
+                state = LaneState(name, holder.command.name, holder.age(now), holder.overdue, waiting, len(lock.queue))
+                found.append(state)
+        return found
 
     def worker(self, name: str) -> Worker:
         """Return the worker of this name. It is created at the first call."""

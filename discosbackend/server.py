@@ -49,6 +49,7 @@ __all__ = [
     "endpoint_from",
     "greeting_delay_of",
     "listen",
+    "name_of",
     "run_server",
     "tcp_endpoint",
 ]
@@ -113,7 +114,14 @@ class DBService(Service):
         self.factory = factory
         self.stop_timeout = stop_timeout
         self.listening: Deferred[IListeningPort] = Deferred()
+        self.watchdog: Watchdog | None = None
+        """What watches the reactor. None unless run_service() runs it."""
         self._port: IListeningPort | None = None
+
+    @property
+    def address(self) -> str:
+        """The address on which it listens, `127.0.0.1:8978`, or the path of a Unix socket. "" if it does not listen."""
+        return "" if self._port is None else address_of(self._port)
 
     @property
     def longest_stop(self) -> float:
@@ -438,7 +446,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     """
     check_can_run(reactor)
     own_after_fork(reactor)
-    dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
+    service.watchdog = dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
     problems: list[Failure] = []
 
     def fail(problem: Failure) -> None:
@@ -571,7 +579,12 @@ def announcement(service: DBService, port: IListeningPort) -> str:
     line
         The line, without its end. The backend is named by its `__str__`, or else by its class.
     """
-    handler = service.factory.handler
+    name = name_of(service.factory.handler)
+    return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
+
+
+def name_of(handler: Handler) -> str:
+    """Return the name of the backend of a handler: its `__str__` in one line, or else its class."""
     backend = getattr(handler, "backend", handler)
     name = type(backend).__name__
     if type(backend).__str__ is not object.__str__:
@@ -579,7 +592,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
             name = " ".join(str(backend).split()) or name
         except Exception:  # the __str__ of a backend may raise anything
             logger.exception("str() of the backend failed, its class %s is announced instead", name)
-    return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
+    return name
 
 
 def address_of(port: IListeningPort) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import twisted
 
-__all__ = ["LIMIT", "Finding", "Place", "Watchdog", "codes_of", "commands_of", "judge", "stack_of"]
+__all__ = ["LIMIT", "Blockage", "Finding", "Place", "Watchdog", "codes_of", "commands_of", "judge", "stack_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,17 @@ class Finding(NamedTuple):
         if self.command:
             return f"write @blocking above `def {name}`"
         return "run it in a thread, for example with twisted.internet.threads.deferToThread"
+
+
+class Blockage(NamedTuple):
+    """The last time that the reactor was blocked, for monitors."""
+
+    time: float
+    """When it was noticed, or when it ended, in Unix seconds."""
+    seconds: float
+    """How long it lasted, or has lasted until it was noticed, in s."""
+    text: str
+    """The text of the finding."""
 
 
 def judge(
@@ -198,6 +209,29 @@ class Watchdog:
         # The time at which each function was logged, and how often and for how long it has blocked since then.
         self._told: dict[CodeType | None, float] = {}
         self._untold: dict[CodeType | None, tuple[int, float]] = {}
+        self._findings = 0
+        self._blocked = 0.0
+        self._last: Blockage | None = None
+
+    @property
+    def limit(self) -> float:
+        """How long the reactor may be blocked before this is logged, in s. 0: it is not watched."""
+        return self._limit
+
+    @property
+    def findings(self) -> int:
+        """How many times the reactor was found blocked."""
+        return self._findings
+
+    @property
+    def blocked(self) -> float:
+        """For how long the reactor was blocked, in s, in total over all findings."""
+        return self._blocked
+
+    @property
+    def last(self) -> Blockage | None:
+        """The last finding. None before the first one."""
+        return self._last
 
     def begin(self) -> None:
         """Start to watch the reactor. The calling thread is taken as the reactor's thread."""
@@ -251,6 +285,11 @@ class Watchdog:
         """Log a finding, unless the same function was logged recently. Return whether it was logged now."""
         if finding is None:
             return False
+        self._findings += 1
+        self._last = Blockage(time.time(), finding.seconds, str(finding))
+        if finding.method is None:
+            # The time of any other finding is added when it has ended.
+            self._blocked += finding.seconds
         key = None if finding.method is None else finding.method.code
         now = time.monotonic()
         if now < self._told.get(key, -_QUIET) + _QUIET:
@@ -264,6 +303,8 @@ class Watchdog:
         return True
 
     def _report_the_end(self, finding: Finding, seconds: float, *, told: bool) -> None:
+        self._blocked += seconds
+        self._last = Blockage(time.time(), seconds, str(finding))
         if self._over.is_set():
             return
         assert finding.method is not None

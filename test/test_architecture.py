@@ -36,6 +36,9 @@ ASTROPY = {"layout", "metadata"}
 # What a server imports only if its backend uses it.
 OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
 
+# What a server imports only for --http.
+OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util")
+
 
 @dataclass
 class Layers:
@@ -284,6 +287,16 @@ class LoadingTests(unittest.TestCase):
                     # Their memory counts. Coverage needs the last two itself.
                     unneeded = {"discosbackend.client", *([] if "coverage" in loaded else ["decimal", "sysconfig"])}
                     self.assertEqual(loaded & unneeded, set())
+                    self.assertEqual({name for name in loaded if name.startswith(OF_MONITORS)}, set())
+
+    def test_a_server_with_a_monitor_loads_no_more_than_it_needs(self) -> None:
+        serve = "from discosbackend.cli import server; server.run_service = lambda *_, **__: None; server.main"
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
+            loaded = self.loaded(f"{serve}(['--backend', 'mine:Mine', '--http', '0'])", folder)
+        self.assertIn("discosbackend.monitor.site", loaded)
+        unneeded = ("discosbackend.simulator", "discosbackend.sensors", "prometheus_client", "astropy", "numpy")
+        self.assertEqual({name for name in loaded if name.startswith(unneeded)}, set())
 
 
 def normalized(distribution_name: str) -> str:

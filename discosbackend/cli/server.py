@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend.cli.argument_types import add_version, not_negative
+from discosbackend.cli.monitor_options import add_http_options, start_http
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
+from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
 from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
@@ -42,6 +44,7 @@ from discosbackend.watchdog import LIMIT
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamServerEndpoint
 
+    from discosbackend.cli.monitor_options import WebServer
     from discosbackend.cli.simulated import Simulation
 
 __all__ = ["main"]
@@ -62,6 +65,7 @@ examples:
   %(prog)s --sky maser.toml --control 0       with radio sources, and with control by discos-backend-simctl
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
                                               serve your own class, on all IPv4 interfaces
+  %(prog)s --http 8080                        with a web server for monitoring, on http://127.0.0.1:8080/
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -94,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--data and --no-data contradict each other: leave out one of them")
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
+    if options.http_host is not None and options.http is None:
+        parser.error("--http-host is for the web server: add --http")
     limited = _configure_logging(options.log_level)
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
@@ -171,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     _add_limits(parser)
+    add_http_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -297,12 +304,33 @@ def _serve(
         # After the server's own line, which scripts wait for.
         reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
+    web = None
     try:
+        if options.http is not None:
+            web = _start_http(options, service)
         run_service(service, reactor, watchdog=options.watchdog)
+    except CannotServe:
+        if channel is not None:
+            channel.close()
+        raise
     except Exception as problem:
         if channel is not None:
             channel.close()
+        if web is not None:
+            web.close()
         raise CannotServe(_why_not_listening(options, problem)) from problem
+
+
+def _start_http(options: argparse.Namespace, service: DBService) -> WebServer:
+    """Start the web server for monitoring. It is closed at the shutdown."""
+    from discosbackend.monitor.state import ServerState
+
+    factory = service.factory
+    state = ServerState(service)
+    names = getattr(factory.handler, "commands", COMMANDS)
+    web = start_http(options, factory.reactor, factory.listeners, lambda: state.about, names=names, state=state)
+    factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
+    return web
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:

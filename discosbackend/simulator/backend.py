@@ -234,6 +234,11 @@ class SimulatedBackend(Backend):
             self._recordings.change_sky(sky)
 
     @property
+    def recordings(self) -> RecordingQueue | None:
+        """The recordings. None if nothing is recorded."""
+        return self._recordings
+
+    @property
     def status_text(self) -> str:
         """The text that status reports: a fault, the state of a task, or `ok`."""
         return self._status_text(self.acquisition.acquiring)

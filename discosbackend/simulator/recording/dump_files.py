@@ -183,6 +183,11 @@ class RecordingWriter:
         self._end += wanted
 
     @property
+    def size(self) -> int:
+        """The size of the dumps that are on disk, in bytes."""
+        return self._end
+
+    @property
     def in_place(self) -> bool:
         """Whether the recording is still in its folder: neither removed nor moved. Valid until finish()."""
         try:

@@ -94,6 +94,11 @@ class DumpThread:
         return str(self._recording.folder)
 
     @property
+    def size(self) -> int:
+        """The size of the dumps that are on disk, in bytes."""
+        return self._recording.size
+
+    @property
     def problem(self) -> str:
         """The text for status if the recording fails, else ""."""
         return f"recording: removed or moved: {self.folder}" if self._gone else self._problem

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from discosbackend.errors import BackendError, reason_of
 from discosbackend.grammar import plain
@@ -31,7 +31,7 @@ from discosbackend.simulator.recording.output_paths import checked_name
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 
-__all__ = ["RecordingQueue"]
+__all__ = ["Recorded", "RecordingQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,21 @@ class _Entry:
         return dump_thread is None or dump_thread.wait(seconds)
 
 
+class Recorded(NamedTuple):
+    """How much a server has recorded since its start, for monitors."""
+
+    dumps: int
+    """How many dumps were made, the lost ones included."""
+    lost: int
+    """How many of them could not be computed or written."""
+    size: int
+    """The size of the others, in bytes."""
+
+    def plus(self, dump_thread: DumpThread) -> Recorded:
+        """Return the sum of these and of the dumps of a recording."""
+        return Recorded(self.dumps + dump_thread.made, self.lost + dump_thread.lost, self.size + dump_thread.size)
+
+
 class RecordingQueue:
     """Records acquisitions and converts the recordings to FITS files.
 
@@ -85,6 +100,9 @@ class RecordingQueue:
         self._entries: list[_Entry] = []
         self._in_conversion: list[_Entry] = []
         self._latest: DumpThread | None = None
+        # What the recordings contain whose thread has ended, and the threads whose dumps this does not count.
+        self._recorded = Recorded(0, 0, 0)
+        self._uncounted: list[DumpThread] = []
         # The recording that the next name applies to; None if it applies to a future recording.
         self._newest: _Entry | None = None
         self._next_name: str | None = None
@@ -162,6 +180,7 @@ class RecordingQueue:
             self._tidy()
             self._entries.append(entry)
             self._latest, self._newest = dump_thread, entry
+            self._uncounted.append(dump_thread)
 
     def _not_begun(self, problem: str) -> BackendError:
         self._newest = None
@@ -188,6 +207,9 @@ class RecordingQueue:
         for entry in self._entries:
             if entry.ended and entry.dump_thread is not None and not entry.dump_thread.running:
                 entry.dump_thread = None
+        for dump_thread in [each for each in self._uncounted if not each.running]:
+            self._recorded = self._recorded.plus(dump_thread)
+            self._uncounted.remove(dump_thread)
 
     # -- names ----------------------------------------------------------------------------------------
 
@@ -285,6 +307,19 @@ class RecordingQueue:
             logger.warning("a conversion is terminated, its recordings are kept")
 
     # -- state and shutdown ---------------------------------------------------------------------------
+
+    @property
+    def recorded(self) -> Recorded:
+        """How much was recorded since the start of the server."""
+        total = self._recorded
+        for dump_thread in self._uncounted:
+            total = total.plus(dump_thread)
+        return total
+
+    @property
+    def latest(self) -> DumpThread | None:
+        """The thread that records, or that has recorded the latest acquisition."""
+        return self._latest
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait at most `seconds` until all dumps of ended acquisitions are on disk; return whether they are."""

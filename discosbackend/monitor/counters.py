@@ -1,0 +1,215 @@
+"""Counters: a listener that counts requests, failures, latencies, connections and bytes.
+
+Append it to the `listeners` of a DBFactory. It runs in the turn of the reactor that answers, so it only adds integers
+and keeps references. Its memory is bounded by the number of commands and of open connections.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterator
+from itertools import islice
+
+from discosbackend.commands import COMMANDS
+from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.ticks import Ticks
+
+__all__ = ["BOUNDS", "HISTORY", "UNKNOWN", "ClientCounts", "CommandCounts", "Counters", "percentile"]
+
+BOUNDS = (
+    5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 100.0,
+)  # fmt: skip
+"""The upper bounds of the buckets of latencies, in s. One more bucket has all that took longer."""
+
+HISTORY = 60
+"""The length of the history of a command, in s."""
+
+UNKNOWN = "(unknown)"
+"""Stands for all names that are no commands, because clients can invent any number of them."""
+
+_LONGEST_NAME = 40
+
+# The counts of the last seconds are in a ring. It is longer than the history, which leaves out the current second.
+_RING = HISTORY + 4
+
+
+class CommandCounts:
+    """The counts of one command."""
+
+    __slots__ = ("requests", "ok", "fail", "invalid", "seconds", "buckets", "_ring", "_second")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.ok = 0
+        self.fail = 0
+        self.invalid = 0
+        # The sum of the latencies, in s.
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self._ring = [0] * _RING
+        # The second of the monotonic clock that was counted last.
+        self._second = 0
+
+    def add(self, exchange: Exchange, second: int) -> None:
+        """Count an exchange that ends in this second of the monotonic clock."""
+        self.requests += 1
+        code = exchange.code
+        if code == "ok":
+            self.ok += 1
+        elif code == "fail":
+            self.fail += 1
+        elif code == "invalid":
+            self.invalid += 1
+        seconds = exchange.seconds
+        self.seconds += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        if second != self._second:
+            self._advance(second)
+        self._ring[second % _RING] += 1
+
+    def _advance(self, second: int) -> None:
+        """Set the seconds without requests to 0."""
+        for passed in range(max(self._second, second - _RING) + 1, second + 1):
+            self._ring[passed % _RING] = 0
+        self._second = second
+
+    def history(self, second: int) -> list[int]:
+        """Return the requests in each of the seconds before this one, the oldest first."""
+        if second != self._second:
+            self._advance(second)
+        return [self._ring[each % _RING] for each in range(second - HISTORY, second)]
+
+
+class ClientCounts:
+    """The counts of one open connection."""
+
+    __slots__ = ("peer", "since", "requests", "failures", "bytes_in", "bytes_out", "last")
+
+    def __init__(self, peer: str, since: float) -> None:
+        self.peer = peer
+        # In Unix seconds.
+        self.since = since
+        self.requests = 0
+        self.failures = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        # The name, the code and the time of the last request.
+        self.last: tuple[str, str, Ticks] | None = None
+
+
+def percentile(buckets: list[int], share: float) -> float | None:
+    """Return the latency that this share of the requests did not exceed, in s, by linear interpolation in its bucket.
+
+    None if there are no requests. The upper bound of the last bucket is not known: its lower bound is returned.
+    """
+    total = sum(buckets)
+    if not total:
+        return None
+    wanted = share * total
+    below = 0
+    for number, count in enumerate(buckets[:-1]):
+        if count and below + count >= wanted:
+            low = BOUNDS[number - 1] if number else 0.0
+            return low + (BOUNDS[number] - low) * (wanted - below) / count
+        below += count
+    return BOUNDS[-1]
+
+
+class Counters:
+    """Counts what the clients of a server do.
+
+    Parameters
+    ----------
+    names
+        The names of the commands. All other names are counted as one, UNKNOWN. Default: the commands of the protocol.
+    monotonic
+        Returns the time of a monotonic clock, in s.
+
+    Attributes
+    ----------
+    commands
+        The counts by the names of the commands, in the order of their first request.
+    open, total
+        The number of open connections, and of all since the start.
+    bytes_in, bytes_out
+        The bytes of all requests and of all replies, with their line ends.
+    status
+        The last reply to `status`, with its request.
+    """
+
+    def __init__(self, names: Container[str] = COMMANDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._names = names
+        self._monotonic = monotonic
+        self.commands: dict[str, CommandCounts] = {}
+        self.open = 0
+        self.total = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status: Exchange | None = None
+        # The open connections by their numbers. The one that was heard last is the last one.
+        self._clients: dict[int, ClientCounts] = {}
+        self._latest = 0
+
+    def __call__(self, event: Exchange | ConnectionEvent) -> None:
+        """Count an exchange, or the opening or closing of a connection."""
+        if isinstance(event, ConnectionEvent):
+            self._connection(event)
+            return
+        name = event.name
+        bytes_in = len(event.request) + 2
+        bytes_out = 0 if event.reply is None else len(event.reply) + 2
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        client = self._clients.get(event.connection)
+        if client is not None:
+            client.bytes_in += bytes_in
+            client.bytes_out += bytes_out
+        if not name and event.reply is None:
+            # Not a request.
+            return
+        counts = self.commands.get(name)
+        if counts is None:
+            counts = self._counts(name)
+        counts.add(event, int(self._monotonic()))
+        if name == "status":
+            self.status = event
+        if client is not None:
+            client.requests += 1
+            code = event.code
+            if code != "ok":
+                client.failures += 1
+                # A peer may send long ones, which must not be kept for each of its connections.
+                name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
+            client.last = (name, code, event.begin)
+            if event.connection != self._latest:
+                self._latest = event.connection
+                self._clients[event.connection] = self._clients.pop(event.connection)
+
+    def _counts(self, name: str) -> CommandCounts:
+        """Return the counts of a command that has none yet, or those of all unknown ones."""
+        if name not in self._names:
+            name = UNKNOWN
+        counts = self.commands.get(name)
+        if counts is None:
+            counts = self.commands[name] = CommandCounts()
+        return counts
+
+    def _connection(self, event: ConnectionEvent) -> None:
+        if event.event == "open":
+            self.open += 1
+            self.total += 1
+            self._clients[event.connection] = ClientCounts(event.peer, event.time.unix)
+            self._latest = event.connection
+        elif self._clients.pop(event.connection, None) is not None:
+            # A connection that was open before this listener was added is not counted.
+            self.open -= 1
+
+    def clients(self, most: int) -> Iterator[tuple[int, ClientCounts]]:
+        """Return the open connections that were active last, at most so many, with their numbers."""
+        return islice(((number, self._clients[number]) for number in reversed(self._clients)), most)
+
+    @property
+    def second(self) -> int:
+        """The current second of the monotonic clock, for CommandCounts.history()."""
+        return int(self._monotonic())
