@@ -130,6 +130,8 @@ function addHistories(status) {
     sensor.history = history;
   }
   lastStep = step;
+  // The document has the most active ones first; on the page each keeps its place.
+  status.clients.sort((one, other) => one.connection - other.connection);
   const known = new Set(status.clients.map(client => client.connection));
   for (const number of clientHistories.keys()) if (!known.has(number)) clientHistories.delete(number);
   for (const client of status.clients) {
@@ -233,7 +235,7 @@ function drawSpectrum(input) {
     context.stroke();
   }
   context.fillStyle = style.getPropertyValue("--quiet");
-  context.fillText(value(high), 0, 12);
+  context.fillText(value(Number(high.toPrecision(3))), 0, 12);
   drawFrequencies(picture);
 }
 
