@@ -8,6 +8,7 @@ import socket
 import tempfile
 import unittest
 from signal import SIGTERM
+from typing import Any
 from urllib.request import urlopen
 
 from discosbackend.cli import server
@@ -54,13 +55,13 @@ class OptionTests(unittest.TestCase):
 
     def test_a_name_that_is_given(self) -> None:
         with served_in_memory("--no-data", "--http", "8080", "--http-host", "Proxy.Example.Org.") as running:
-            site = running.reactor.tcpServers[0][1]
+            site: Any = running.reactor.tcpServers[0][1]
             self.assertIn("proxy.example.org", site._names)
 
     def test_what_clients_do_is_counted(self) -> None:
         with served_in_memory("--no-data", "--http", "8080") as running:
             running.ask(b"?status", b"?nonesuch")
-            (counters,) = running.factory.listeners
+            counters: Any = running.factory.listeners[0]
             self.assertEqual(
                 {name: each.requests for name, each in counters.commands.items()}, {"status": 1, "(unknown)": 1}
             )

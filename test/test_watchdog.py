@@ -264,6 +264,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self.now
 
+    def time(self) -> float:
+        return 1.8e9 + self.now
+
 
 BLOCKING = """
     import asyncio, threading
