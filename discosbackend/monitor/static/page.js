@@ -149,9 +149,13 @@ function showStatus(status) {
   addHistories(status);
   status.exchanges = latest?.exchanges ?? [];
   latest = status;
-  fillPage(status);
-  const fine = status.health.ok && (status.status?.text ?? "ok") === "ok";
-  document.title = `${fine ? "✓" : "✕"} ${status.server.name}`;
+  show();
+}
+
+function show() {
+  fillPage(latest);
+  const fine = latest.health.ok && (latest.status?.text ?? "ok") === "ok";
+  document.title = `${fine ? "✓" : "✕"} ${latest.server.name}`;
 }
 
 // -- exchanges ----------------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ function showExchanges() {
     .filter(each => `${each.peer} ${each.q} ${each.a}`.toLowerCase().includes(wanted))
     .sort((one, other) => other.t - one.t).slice(0, 100);
   latest.exchanges = shown;
-  fillPage(latest);
+  show();
 }
 
 function showExchangesSoon() {
