@@ -274,9 +274,9 @@ class BoundTests(unittest.TestCase):
         self.server.wait(0.1)
         events = reader.new()
         shown = [data["q"] for name, data in events if name == "exchange"]
-        self.assertEqual(len(shown), 60)
-        self.assertEqual((shown[0], shown[39], shown[59]), ("?start,960", "?start,999", "?status,999"))
-        self.assertEqual(dict(events)["missed"], {"total": 1940})
+        self.assertEqual(len(shown), 40)
+        self.assertEqual((shown[0], shown[29], shown[39]), ("?start,970", "?start,999", "?status,999"))
+        self.assertEqual(dict(events)["missed"], {"total": 1960})
         self.server.wait(0.1)
         self.assertNotIn("missed", dict(reader.new()))
 

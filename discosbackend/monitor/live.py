@@ -11,6 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -47,8 +48,11 @@ _MOST_CHANGES = 300
 _MOST_READS = 100
 
 # How many exchanges are sent in a tick. A page cannot show more.
-_CHANGES_PER_TICK = 40
-_READS_PER_TICK = 20
+_CHANGES_PER_TICK = 30
+_READS_PER_TICK = 10
+
+# How long a slice of the work takes, in s.
+_SLICE = 3e-4
 
 # How many ticks wait for a slow page, and for how long, in s. Then its connection is closed.
 _MOST_BATCHES = 20
@@ -217,15 +221,23 @@ class Live:
         self._making.add(name)
 
         def made(text: bytes) -> None:
-            self._making.discard(name)
-            for reader in list(self._readers):
-                reader.send(name, b"event: %b\ndata: %b\n\n" % (name.encode(), text))
+            self._send_to_all(name, b"event: %b\ndata: %b\n\n" % (name.encode(), text), list(self._readers))
 
         def failed(failure: Failure) -> None:
             self._making.discard(name)
             self._log_failure(failure)
 
         SlicedText(self._reactor, pieces, 0.0).get().addCallbacks(made, failed)
+
+    def _send_to_all(self, name: str, event: bytes, readers: list[_Reader]) -> None:
+        """Send an event to these pages, in slices, because copying a long one takes some time."""
+        end = perf_counter() + _SLICE
+        while readers:
+            readers.pop().send(name, event)
+            if perf_counter() >= end and readers:
+                self._reactor.callLater(0, self._send_to_all, name, event, readers)
+                return
+        self._making.discard(name)
 
     def _log_failure(self, failure: Failure) -> None:
         text = "an event for the page cannot be made"

@@ -264,8 +264,10 @@ function drawWaterfall(input) {
   context.strokeStyle = style.getPropertyValue("--line");
   context.strokeRect(0.5, 0.5, width - 1, height - 1);
   drawFrequencies(picture);
-  put($("period"), `the lower edge is ${age(most)} old`);
-  $("ramp").textContent = isChange ? `${(100 * low).toFixed(1)} % to ${(100 * high).toFixed(1)} %` : `${value(low)} to ${value(high)}`;
+  const level = v => isChange ? `${(100 * v).toFixed(1)} %` : value(Number(v.toPrecision(3)));
+  put($("period"), `${age(most)} to the bottom`);
+  put($("low"), level(low));
+  put($("high"), level(high));
 }
 
 function drawLook() {
