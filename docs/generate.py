@@ -22,6 +22,7 @@ from discosbackend.argument_limits import wire_value  # noqa: E402
 from discosbackend.backend import Backend  # noqa: E402
 from discosbackend.commands import COMMANDS, Argument, Command, Field  # noqa: E402
 from discosbackend.errors import HandlerException  # noqa: E402
+from discosbackend.monitor.metrics import METRICS  # noqa: E402
 from discosbackend.schema import expected, keys  # noqa: E402
 from discosbackend.simulator.control.operations import OPERATIONS  # noqa: E402
 from discosbackend.simulator.faults.kinds import KINDS, Kind  # noqa: E402
@@ -129,6 +130,15 @@ def profile() -> str:
     return "\n".join(lines)
 
 
+def metrics() -> str:
+    """The table of metrics in docs/monitoring.md."""
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "—"
+        lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/protocol.md": {"commands": reference},
     "README.md": {"commands": table},
@@ -136,6 +146,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/faults.md": {"triggers": triggers, "matches": matches, "kinds": kinds},
     "docs/testing-your-backend.md": {"profile": profile},
     "docs/control.md": {"commands": operations},
+    "docs/monitoring.md": {"metrics": metrics},
 }
 """Every file with generated parts, and the functions that make the parts, by their names in the markers."""
 

@@ -11,18 +11,20 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tomllib
 import unittest
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+from typing import BinaryIO
 
 import discosbackend
 from discosbackend.errors import reason_of
 
 from .serving import ROOT
-from .settings import PATIENCE
+from .settings import PATIENCE, needs_prometheus
 
 # The one that is tested, which may be installed.
 PACKAGE = Path(discosbackend.__file__).parent
@@ -295,7 +297,7 @@ class LoadingTests(unittest.TestCase):
             Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
             loaded = self.loaded(f"{serve}(['--backend', 'mine:Mine', '--http', '0'])", folder)
         self.assertIn("discosbackend.monitor.site", loaded)
-        unneeded = ("discosbackend.simulator", "discosbackend.sensors", "prometheus_client", "astropy", "numpy")
+        unneeded = ("discosbackend.simulator", "discosbackend.sensors", "astropy", "numpy")
         self.assertEqual({name for name in loaded if name.startswith(unneeded)}, set())
 
 
@@ -315,9 +317,16 @@ def distribution_with(module: str, of_packages: Mapping[str, list[str]]) -> str:
     return normalized(name)
 
 
+def extras(file: BinaryIO) -> dict[str, list[str]]:
+    """The optional dependencies in pyproject.toml."""
+    found: dict[str, list[str]] = tomllib.load(file)["project"]["optional-dependencies"]
+    return found
+
+
 class RequirementsTests(unittest.TestCase):
     """requirements.txt declares every distribution that the package imports, and nothing else."""
 
+    @needs_prometheus
     def test_what_is_imported_is_declared(self) -> None:
         known = {*sys.stdlib_module_names, PACKAGE.name}
         trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
@@ -325,6 +334,9 @@ class RequirementsTests(unittest.TestCase):
         modules = {name for name in found if name.split(".")[0] not in known}
         lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
         declared = {normalized(line.partition(">=")[0]) for line in lines}
+        # Those of an option, which the module that imports them does without.
+        with (ROOT / "pyproject.toml").open("rb") as file:
+            declared |= {normalized(each.partition(">=")[0]) for each in extras(file)["metrics"]}
         of_packages = packages_distributions()
         self.assertEqual(declared, {distribution_with(module, of_packages) for module in modules})
 

@@ -20,6 +20,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from discosbackend.monitor import metrics
 from discosbackend.monitor.slices import SlicedText
 from discosbackend.monitor.snapshot import Snapshot
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
@@ -230,12 +231,12 @@ class MonitorSite(Site):
 
 
 def send(request: Any, body: bytes, content_type: bytes = _TEXT, code: int = 200) -> int:
-    """Send a whole response, without its body if it was asked with HEAD. Return what a render method has to return."""
+    """Send a whole response. Return what a render method has to return. Twisted leaves out the body of HEAD."""
     # Twisted does not know the text of 421.
     request.setResponseCode(code, b"Misdirected Request" if code == 421 else None)
     request.setHeader(b"Content-Type", content_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
-    request.write(b"" if request.method == b"HEAD" else body)
+    request.write(body)
     request.finish()
     return NOT_DONE_YET
 
@@ -341,4 +342,15 @@ def resources_of(snapshot: Snapshot, reactor: Any) -> dict[bytes, Resource]:
     return {
         b"/health": Health(snapshot, reactor),
         b"/status.json": Text(document, json_type, snapshot.refresh_status, reactor=reactor),
+        b"/metrics": _metrics(snapshot, reactor),
     }
+
+
+def _metrics(snapshot: Snapshot, reactor: Any) -> Resource:
+    try:
+        # Here, because the first import takes too long while the reactor runs.
+        kind = metrics.content_type()
+    except ImportError:
+        return _Refusal(501, "metrics need the package prometheus-client: pip install 'discosbackend[metrics]'")
+    text = SlicedText(reactor, lambda: metrics.pieces(snapshot))
+    return Text(text, kind.encode(), snapshot.refresh_status, reactor=reactor)
