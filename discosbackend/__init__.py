@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.monitor.quick_look import QuickLook
     from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
@@ -29,6 +30,7 @@ __all__ = [
     "BackendError",
     "DBProtocolHandler",
     "Field",
+    "QuickLook",
     "Sensor",
     "Ticks",
     "__protocol_version__",
@@ -47,6 +49,7 @@ _MODULE_OF = {
     "BackendError": "errors",
     "DBProtocolHandler": "handlers",
     "Field": "commands",
+    "QuickLook": "monitor.quick_look",
     "Sensor": "sensors",
     "Ticks": "ticks",
     "blocking": "backend",

@@ -19,6 +19,7 @@ from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
     from discosbackend.background import BackgroundTask
+    from discosbackend.monitor.quick_look import QuickLook
     from discosbackend.sensors import BoundSensor
 
 __all__ = [
@@ -303,6 +304,17 @@ class Backend:
         The handler calls this once, when it is created.
         """
         return ()
+
+    # -- the page of --http ---------------------------------------------------------------------------
+
+    def quick_look(self) -> Awaitable[QuickLook | None] | QuickLook | None:
+        """Return the present spectra, which the page of `--http` draws. None: there is nothing to show now.
+
+        The server calls this at most once a second, in the reactor's thread, and only while somebody looks at the page.
+        The method must return within a millisecond and must not access the device: return what was read last. It can be
+        `async def`, or return a Deferred; it is then not called again before it has finished. An exception is logged
+        once a minute.
+        """
 
     # -- background tasks -----------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 # Inside a function, when a Time is asked for: the only import that goes down.
 ON_DEMAND = ("ticks", "timediscos")
-NUMPY = {"passband", "mean", "spectra", "total_power", "pointing", "layout", "metadata"}
+NUMPY = {"passband", "mean", "spectra", "total_power", "quick_look", "pointing", "layout", "metadata"}
 ASTROPY = {"layout", "metadata"}
 
 # What a server imports only if its backend uses it.

@@ -24,7 +24,7 @@ from discosbackend.commands import COMMANDS, Argument, Command, Field
 from discosbackend.grammar import parse_message
 from discosbackend.handlers import DBProtocolHandler
 
-HOOKS = ("server_started", "server_stopping")
+HOOKS = ("server_started", "server_stopping", "quick_look")
 
 # How a method's author reads an argument's type.
 ANNOTATIONS = {"integer": "int", "float": "float", "text": "str", "path": "str", "timestamp": "Ticks"}

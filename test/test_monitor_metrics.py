@@ -64,6 +64,8 @@ class FormatTests(unittest.TestCase):
         for request in (b"?status", b"?status", b"?nonesuch", b"?start", b"nothing"):
             server.ask(request)
         found = scraped(server)[f"{PREFIX}requests_total"]
+        # Also the metrics that are made in several pieces have their comments once.
+        self.assertEqual(server.get("/metrics")[2].count("# TYPE"), len(METRICS))
         counted = {(dict(labels)["command"], dict(labels)["code"]): value for labels, value in found.items() if value}
         wanted = {("status", "ok"): 2, ("(unknown)", "fail"): 1, ("(unknown)", "invalid"): 1, ("start", "fail"): 1}
         self.assertEqual(counted, wanted)

@@ -289,6 +289,7 @@ class RecordingTests(unittest.TestCase):
         self.assertIsNone(self.server.snapshot.document()["recordings"]["recording"])
         # The counts go on with the next recording.
         self.backend.start()
+        self.assertGreaterEqual(queue.recorded.size, first.size)
         wait_until(lambda: queue.recorded.dumps > first.dumps, "another dump")
         self.backend.stop()
         self.assertTrue(queue.wait(PATIENCE))

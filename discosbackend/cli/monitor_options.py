@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
 
     from discosbackend.monitor.clock_health import ClockHealth
+    from discosbackend.monitor.live import Live
     from discosbackend.monitor.snapshot import Snapshot
     from discosbackend.monitor.state import About, ServerState
 
@@ -34,9 +35,9 @@ def add_http_options(parser: argparse.ArgumentParser) -> None:
         "--http",
         metavar="[HOST:]PORT",
         type=_place,
-        help="a web server for monitoring: /health, /status.json and /metrics. It listens on 127.0.0.1 unless HOST is "
-        "given, such as 0.0.0.0:8080 or [::]:8080 for all addresses; 0 is a free port, which the log names (default: "
-        "no web server)",
+        help="a web server for monitoring: a page for the browser, /health, /status.json and /metrics. It listens on "
+        "127.0.0.1 unless HOST is given, such as 0.0.0.0:8080 or [::]:8080 for all addresses; 0 is a free port, which "
+        "the log names (default: no web server)",
     )
     group.add_argument(
         "--http-host",
@@ -77,14 +78,16 @@ def _host_name(text: str) -> str:
 class WebServer:
     """The web server of --http, while it listens."""
 
-    def __init__(self, port: IListeningPort, snapshot: Snapshot, clock: ClockHealth) -> None:
+    def __init__(self, port: IListeningPort, snapshot: Snapshot, clock: ClockHealth, live: Live) -> None:
         self.port = port
         self.snapshot = snapshot
         self._clock = clock
+        self._live = live
 
     def close(self) -> Any:
         """Stop to listen, and close the connections. Return a Deferred that fires when it is done, or None."""
         self._clock.end()
+        self._live.stop()
         return self.port.stopListening()
 
 
@@ -128,21 +131,26 @@ def start_http(
 
     from discosbackend.monitor.clock_health import ClockHealth
     from discosbackend.monitor.counters import Counters
+    from discosbackend.monitor.live import Live
+    from discosbackend.monitor.page import page_resources
     from discosbackend.monitor.site import MonitorSite, host_names, resources_of
     from discosbackend.monitor.snapshot import Snapshot
 
     counters, clock = Counters(names), ClockHealth(reactor)
     snapshot = Snapshot(counters, clock, about, state)
-    site = MonitorSite(resources_of(snapshot, reactor), host_names(options.http_host or ()), reactor)
+    live = Live(snapshot, reactor, None if state is None else state.quick_look)
+    resources = {**resources_of(snapshot, reactor), **page_resources(snapshot, live, reactor)}
+    site = MonitorSite(resources, host_names(options.http_host or ()), reactor)
     host, number = options.http
     try:
         port = reactor.listenTCP(number, site, interface=host)
     except CannotListenError as problem:
         raise CannotServe(_why_not(host, number, problem.socketError)) from problem
-    listeners.append(counters)
+    listeners += [counters, live]
     clock.begin()
+    live.start()
     logger.info("monitoring on http://%s/", address_text(port.getHost()))
-    return WebServer(port, snapshot, clock)
+    return WebServer(port, snapshot, clock, live)
 
 
 def _why_not(host: str, number: int, reason: OSError) -> str:

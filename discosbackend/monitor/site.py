@@ -231,12 +231,12 @@ class MonitorSite(Site):
 
 
 def send(request: Any, body: bytes, content_type: bytes = _TEXT, code: int = 200) -> int:
-    """Send a whole response, without its body if it was asked with HEAD. Return what a render method has to return."""
+    """Send a whole response. Return what a render method has to return. Twisted leaves out the body of HEAD."""
     # Twisted does not know the text of 421.
     request.setResponseCode(code, b"Misdirected Request" if code == 421 else None)
     request.setHeader(b"Content-Type", content_type)
     request.setHeader(b"Content-Length", b"%d" % len(body))
-    request.write(b"" if request.method == b"HEAD" else body)
+    request.write(body)
     request.finish()
     return NOT_DONE_YET
 

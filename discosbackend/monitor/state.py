@@ -8,13 +8,14 @@ and has no ServerState. The fields of the records are those of /status.json, exc
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred
@@ -22,6 +23,7 @@ from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__, __version__
 from discosbackend.acquisition import acquisition_of
+from discosbackend.backend import Backend
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.log import LogWriter
 from discosbackend.scheduler import LaneState
@@ -159,6 +161,15 @@ class ServerState:
             yield SensorState(
                 sensor.name, sensor.description, sensor.unit, reading.value, reading.state, _unix(reading.time)
             )
+
+    @property
+    def quick_look(self) -> Callable[[], Any] | None:
+        """The method of the backend that returns a QuickLook. None if its class has none."""
+        # Not by getattr(), because a backend may ask its hardware for attributes that it does not have.
+        method = inspect.getattr_static(type(self._backend), "quick_look", None)
+        if method is None or method is vars(Backend)["quick_look"]:
+            return None
+        return cast("Callable[[], Any]", self._backend.quick_look)
 
     @property
     def queue(self) -> RecordingQueue | None:

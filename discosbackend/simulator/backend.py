@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from twisted.internet.task import deferLater
 
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
@@ -39,6 +42,8 @@ from discosbackend.simulator.signal.sky import Sky, checked_sky, load_sky
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
+    from discosbackend.monitor.quick_look import QuickLook
+    from discosbackend.simulator.signal.quick_look import Picture
     from discosbackend.simulator.signal.total_power import Meter
 
 __all__ = ["SimulatedBackend"]
@@ -169,6 +174,7 @@ class SimulatedBackend(Backend):
         if data is not None and self.instrument.records:
             self._recordings = RecordingQueue(Path(data), None if root is None else Path(root))
         self._meter: Meter | None = None
+        self._picture: Picture | None = None
         self._acquisitions = 0
         self._load(self.instrument.unconfigured)
         self._timing = AcquisitionTiming(self.clock)
@@ -474,6 +480,31 @@ class SimulatedBackend(Backend):
 
             self._meter = Meter(self._seed)
         return self._meter
+
+    def quick_look(self) -> QuickLook | Awaitable[QuickLook | None] | None:
+        """Return a picture of the present configuration and sky, against sky frequency; None until there is one.
+
+        It is computed for the page, with few bins, and is no dump of an acquisition. It shows the inputs that have the
+        band of the first one.
+        """
+        # Importing numpy would block the server. set_configuration() imports it in a thread.
+        if not self._sections or "discosbackend.simulator.signal.total_power" not in sys.modules:
+            return None
+        if self._picture is None:
+            from discosbackend.simulator.signal.quick_look import Picture
+
+            self._picture = Picture(self._seed)
+        return self._look(self._picture) or self._prepared_look(self._picture)
+
+    def _look(self, picture: Picture) -> QuickLook | None:
+        dump = self._timing.dump if self.acquisition.acquiring else None
+        return picture.look(self._setup(measured=True), self.sky, dump=dump)
+
+    async def _prepared_look(self, picture: Picture) -> QuickLook | None:
+        """Prepare the picture in steps, so that the server is not blocked. None if the settings change meanwhile."""
+        for _ in picture.prepare(self._setup(measured=True)):
+            await deferLater(reactor_or_default(self._given_clock), 0)
+        return self._look(picture)
 
     def _setup(self, *, measured: bool = False) -> Setup:
         """Return the settings for an acquisition that begins now.

@@ -59,6 +59,7 @@ class Purpose(IntEnum):
     SHAPE = 2
     CROSS = 3
     METER = 4
+    QUICK_LOOK = 5
 
 
 def stream(seed: int, purpose: Purpose, acquisition: int = 0, number: int = 0) -> numpy.random.Generator:

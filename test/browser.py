@@ -1,0 +1,105 @@
+"""A browser without a window, controlled by its driver: Debian's packages chromium and chromium-driver.
+
+The driver speaks the WebDriver protocol, JSON over HTTP, so that no library is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import unittest
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from .settings import PATIENCE
+
+__all__ = ["Browser", "needs_browser"]
+
+_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_DRIVER = shutil.which("chromedriver")
+
+needs_browser = unittest.skipUnless(
+    _BROWSER and _DRIVER, "needs a browser and its driver: apt-get install chromium chromium-driver"
+)
+"""Decorator of a test that looks at a page in a browser."""
+
+# Tests may run as root, in a container with little shared memory.
+_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+
+
+class Browser:
+    """A browser with one empty page. Call its end()."""
+
+    def __init__(self) -> None:
+        assert _DRIVER is not None
+        self._driver = subprocess.Popen([_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+        self._session = ""
+        try:
+            assert self._driver.stdout is not None
+            found = None
+            for line in self._driver.stdout:
+                if found := re.search(r"started successfully on port (\d+)", line):
+                    break
+            assert found is not None, "chromedriver did not start"
+            self._base = f"http://127.0.0.1:{found[1]}"
+            options = {"binary": _BROWSER, "args": list(_FLAGS)}
+            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            self._session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        except BaseException:
+            self.end()
+            raise
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self._base}{path}", data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with urlopen(request, timeout=PATIENCE) as reply:
+                return json.load(reply)["value"]
+        except HTTPError as problem:
+            raise AssertionError(f"{path}: {problem.read().decode()}") from None
+
+    def _of_session(self, path: str, body: Any) -> Any:
+        return self._ask("POST", f"/session/{self._session}{path}", body)
+
+    def open(self, url: str) -> None:
+        """Open a page."""
+        self._of_session("/url", {"url": url})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The value that a script in the page returns; `arguments` are its arguments."""
+        return self._of_session("/execute/sync", {"script": script, "args": arguments})
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """The result of a command of the devtools protocol."""
+        return self._of_session("/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def resize(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Show a page of this size in pixels; on a narrow one as a phone does."""
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    def problems(self) -> list[str]:
+        """What the console shows since the last call: errors of scripts, and what the content policy has refused."""
+        return [each["message"] for each in self._of_session("/se/log", {"type": "browser"})]
+
+    def screenshot(self) -> bytes:
+        """The page as a PNG."""
+        return base64.b64decode(self._ask("GET", f"/session/{self._session}/screenshot"))
+
+    def end(self) -> None:
+        """Close the browser."""
+        try:
+            if self._session:
+                self._ask("DELETE", f"/session/{self._session}")
+        finally:
+            self._driver.terminate()
+            self._driver.wait(PATIENCE)
+            assert self._driver.stdout is not None
+            self._driver.stdout.close()
