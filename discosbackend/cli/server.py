@@ -27,6 +27,7 @@ from discosbackend.cli.monitor_options import (
     check_record_options,
     log_formatter,
     recorder_of,
+    without_addresses,
 )
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
@@ -110,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.listen is not None and (options.port is not None or options.interface is not None):
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
     access = access_of(parser, options)
-    if access is not None and (options.listen or "").startswith("haproxy:"):
-        parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
+    if access is not None and (why := without_addresses(options.listen or "")):
+        parser.error(f"--allow and --read-only have no effect with --listen {options.listen}: {why}")
     check_record_options(parser, options)
     limited = _configure_logging(options.log_level, log_formatter(options))
     # Before the module of the backend is imported, which may import the reactor.
