@@ -18,7 +18,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discosbackend.cli import server
+from discosbackend.cli import monitor_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
 from discosbackend.monitor.recorder import Recorder, RecordingError
@@ -554,6 +554,10 @@ class OptionTests(RecorderTestCase):
                 self.assertIn(text, found.err.splitlines()[-1])
                 if status == 1:
                     self.assertEqual(len(found.err.splitlines()), 1, found.err)
+
+    def test_the_default_size(self) -> None:
+        """The program does not import the recorder for its help, so the number is written twice."""
+        self.assertEqual(recorder_module.SIZE, monitor_options._SIZE)
 
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:
