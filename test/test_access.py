@@ -21,16 +21,18 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 
+from discosbackend import server as server_module
 from discosbackend import unix_peer
 from discosbackend.access import Access, AccessRules, network_of
 from discosbackend.backend import Backend, command
 from discosbackend.cli import server
 from discosbackend.commands import COMMANDS, Field
+from discosbackend.embedding import serve
 from discosbackend.exchanges import ConnectionEvent
 from discosbackend.grammar import Message
 from discosbackend.handlers import DBProtocolHandler, Handler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import listen
+from discosbackend.server import listen, run_server
 from discosbackend.simulator.faults.protocol import FaultyFactory
 from discosbackend.unix_peer import peer_of
 
@@ -358,7 +360,9 @@ class OptionTests(unittest.TestCase):
             (["--allow", "localhost"], "argument --allow: 'localhost' is neither an address nor a network, such as"),
             (["--read-only", "10.0.0.7/8"], "argument --read-only: '10.0.0.7/8' is an address inside of a network"),
             (["--allow", "::1", "--read-only", "::1"], "::1/128 cannot be both allowed and read-only: leave out one"),
-            (["--allow", "::1", "--listen", "haproxy:tcp:0"], "see only the address of the proxy"),
+            (["--allow", "::1", "--listen", "haproxy:tcp:0"], "every client has the address of the proxy, so set the"),
+            (["--read-only", "::1", "--listen", "unix:/x"], "the permissions of the socket decide who may connect"),
+            (["--allow", "::1", "--listen", "systemd:domain=UNIX:index=0"], "the permissions of the socket decide"),
         ):
             with self.subTest(options):
                 found = run_program(server.main, *options)
@@ -389,6 +393,17 @@ class OptionTests(unittest.TestCase):
             ("10.0.0.9", b""),
         ):
             self.assertEqual(connection(factory, host).ask(b"?start\r\n"), received)
+        rules: list[Any] = [serve(Scripted(ok), 0, allow=["10.0.0.7"], read_only=["10.0.0.8"])._access]
+        with (
+            mock.patch.object(server_module, "run_service") as run_service,
+            mock.patch.object(server_module, "check_can_run"),
+        ):
+            run_server(0, Scripted(ok), allow=["10.0.0.7"], read_only=["10.0.0.8"])
+            rules.append(run_service.call_args.args[0].factory._access)
+            run_server(0, Scripted(ok))
+            self.assertIsNone(run_service.call_args.args[0].factory._access)
+        for each in rules:
+            self.assertEqual(repr(each), "AccessRules(allow=['10.0.0.7/32'], read_only=['10.0.0.8/32'])")
         with self.assertRaisesRegex(ValueError, "'10.0.0.7/8' is an address inside of a network"):
             listen(Scripted(ok), 0, reactor=reactor, allow="10.0.0.7/8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discosbackend.cli import server
+from discosbackend.cli import monitor_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
 from discosbackend.monitor.recorder import Recorder, RecordingError
@@ -213,6 +214,7 @@ class ContinueTests(RecorderTestCase):
             (b"[1]\n", "is not a recording"),
             (b"\n", "is not a recording"),
             (b"{" * 70000 + b"\n", "is not a recording"),
+            (WHOLE[:30] + b"x" * 70000, "is not a recording"),
             (WHOLE.replace(b": 1", b": 2", 1), "is a recording of another version"),
         ):
             self.path.write_bytes(content)
@@ -309,9 +311,14 @@ class RotationTests(RecorderTestCase):
         record(4)
         os.truncate(self.path, 0)
         record(5)
+        self.assertEqual([line.get("c") for line in objects(self.path)], [None, 5])
+        another = self.folder / "another"
+        another.write_bytes(WHOLE)
+        another.replace(self.path)
+        record(6)
         recorder.close()
         self.assertEqual([line["c"] for line in exchanges(self.folder / "moved")], [1])
-        self.assertEqual([line.get("c") for line in objects(self.path)], [None, 5])
+        self.assertEqual([line.get("c") for line in objects(self.path)], [None, None, 6])
         self.assertEqual(recorder.lost, 0)
 
 
@@ -332,11 +339,21 @@ class Disk:
         return written
 
 
+class Counted(threading.Event):
+    """Counts how many were made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Counted.made += 1
+
+
 class DiskTests(RecorderTestCase):
     def test_a_full_disk_is_said_once(self) -> None:
         """For every amount of space that may be left; the file consists of whole lines, and the count is right."""
         size = len(line_of(exchange(1)))
-        for left in range(2 * size + 2):
+        for left, together in itertools.product(range(2 * size + 2), (False, True)):
             self.path.unlink(missing_ok=True)
             recorder, disk = self.recorder(), Disk(self.path)
             recorder._start = lambda: False  # type: ignore[method-assign]  # close() writes
@@ -344,9 +361,10 @@ class DiskTests(RecorderTestCase):
                 disk.left = left
                 for number in range(3):
                     recorder(exchange(number))
-                    recorder._write_some()
+                    if not together or number == 2:
+                        recorder._write_some()
                 lost = 3 - left // size
-                with self.subTest(left):
+                with self.subTest(left, together=together):
                     self.assertEqual(recorder.problem, f"cannot record to {recorder.path}: No space left on device")
                     self.assertEqual(recorder.lost, lost)
                     self.assertEqual(len(exchanges(self.path)), 3 - lost)
@@ -384,17 +402,20 @@ class DiskTests(RecorderTestCase):
         self.assertEqual(recorder.lost, 4)
 
     def test_a_disk_that_is_full_at_the_start(self) -> None:
-        """The server starts, and the header is written later."""
-        disk = Disk(self.path)
-        disk.left = 0
-        with mock.patch.object(os, "write", disk), self.assertLogs("discosbackend.monitor") as logs:
-            recorder = self.recorder()
-            self.assertIn("No space left on device", recorder.problem)
-            disk.left = 10**9
-            recorder(exchange(1))
-            recorder.close()
-        self.assertEqual([next(iter(line)) for line in objects(self.path)], ["discos-recording", "t"])
-        self.assertEqual((recorder.lost, len(logs.output)), (0, 2))
+        """The server starts, and the header is written later, for a new file and for one that is continued."""
+        for content in (b"", WHOLE):
+            self.path.write_bytes(content)
+            disk = Disk(self.path)
+            disk.left = 0
+            with mock.patch.object(os, "write", disk), self.assertLogs("discosbackend.monitor") as logs:
+                recorder = self.recorder()
+                self.assertIn("No space left on device", recorder.problem)
+                disk.left = 10**9
+                recorder(exchange(1))
+                recorder.close()
+            new = objects(self.path)[content.count(b"\n") :]
+            self.assertEqual([next(iter(line)) for line in new], ["discos-recording", "t"])
+            self.assertEqual((recorder.lost, len(logs.output)), (0, 2))
 
     def test_a_real_limit(self) -> None:
         """The system lets the files of the process not grow further, and then does."""
@@ -431,11 +452,11 @@ class DiskTests(RecorderTestCase):
             write(lines)
 
         with mock.patch.object(recorder._file, "write", slow), self.assertLogs("discosbackend.monitor") as logs:
-            # The second wait is left out, because the first was too short: otherwise 1000 changes would take 1 s.
-            with mock.patch.object(recorder_module, "_CHANGE_PATIENCE", 0.001):
-                for number in range(1000):
+            recorder(exchange(0))
+            with mock.patch.object(threading, "Event", Counted):
+                for number in range(1, 1000):
                     recorder(exchange(number, changes=True))
-            self.assertFalse(recorder._prompt)
+            self.assertEqual(Counted.made, 1, "after the first wait there is no other one")
             self.assertGreater(recorder.lost, 900)
             self.assertRegex(recorder.problem, "is written too slowly: lines are lost")
             lost = recorder.lost
@@ -533,6 +554,10 @@ class OptionTests(RecorderTestCase):
                 self.assertIn(text, found.err.splitlines()[-1])
                 if status == 1:
                     self.assertEqual(len(found.err.splitlines()), 1, found.err)
+
+    def test_the_default_size(self) -> None:
+        """The program does not import the recorder for its help, so the number is written twice."""
+        self.assertEqual(recorder_module.SIZE, monitor_options._SIZE)
 
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:

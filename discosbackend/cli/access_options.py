@@ -25,6 +25,7 @@ __all__ = [
     "check_record_options",
     "log_formatter",
     "recorder_of",
+    "without_addresses",
 ]
 
 # In MB.
@@ -66,6 +67,16 @@ def access_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> A
         return AccessRules(options.allow or (), options.read_only or ())
     except ValueError as problem:
         parser.error(f"--allow and --read-only: {problem}")
+
+
+def without_addresses(endpoint: str) -> str:
+    """Return why the clients of an endpoint string have no addresses of their own; "" if they have."""
+    kind, _, rest = endpoint.partition(":")
+    if kind == "haproxy":
+        return "every client has the address of the proxy, so set the rules in the proxy"
+    if kind == "unix" or (kind == "systemd" and "domain=UNIX" in rest.split(":")):
+        return "the permissions of the socket decide who may connect, see mode="
+    return ""
 
 
 def _network(text: str) -> str:

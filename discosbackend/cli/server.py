@@ -27,6 +27,7 @@ from discosbackend.cli.access_options import (
     check_record_options,
     log_formatter,
     recorder_of,
+    without_addresses,
 )
 from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
 from discosbackend.cli.monitor_options import add_http_options, start_http
@@ -124,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if options.http_host is not None and options.http is None:
         parser.error("--http-host is for the web server: add --http")
     access = access_of(parser, options)
-    if access is not None and (options.listen or "").startswith("haproxy:"):
-        parser.error("--allow and --read-only see only the address of the proxy: set the rules in the proxy")
+    if access is not None and (why := without_addresses(options.listen or "")):
+        parser.error(f"--allow and --read-only have no effect with --listen {options.listen}: {why}")
     check_record_options(parser, options)
     if options.print_unit is not None:
         _print(parser, _unit(parser, options, sys.argv[1:] if arguments is None else arguments))
