@@ -18,7 +18,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discosbackend.cli import monitor_options, server
+from discosbackend.cli import access_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
 from discosbackend.monitor.recorder import Recorder, RecordingError
@@ -557,7 +557,7 @@ class OptionTests(RecorderTestCase):
 
     def test_the_default_size(self) -> None:
         """The program does not import the recorder for its help, so the number is written twice."""
-        self.assertEqual(recorder_module.SIZE, monitor_options._SIZE)
+        self.assertEqual(recorder_module.SIZE, access_options._SIZE)
 
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:
