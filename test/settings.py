@@ -10,7 +10,17 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-__all__ = ["HAS_TLS", "LONG", "PATIENCE", "REACTOR", "long_only", "needs_pyserial", "needs_tls", "wait_until"]
+__all__ = [
+    "HAS_TLS",
+    "LONG",
+    "PATIENCE",
+    "REACTOR",
+    "long_only",
+    "needs_aiokatcp",
+    "needs_pyserial",
+    "needs_tls",
+    "wait_until",
+]
 
 T = TypeVar("T")
 
@@ -36,6 +46,9 @@ needs_pyserial = unittest.skipUnless(
     importlib.util.find_spec("serial"), "needs pyserial: pip install 'discosbackend[serial]'"
 )
 """Decorator of a test that opens a serial port."""
+
+needs_aiokatcp = unittest.skipUnless(importlib.util.find_spec("aiokatcp"), "needs aiokatcp: pip install aiokatcp")
+"""Decorator of a test of the example that drives a KATCP board."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""
