@@ -175,7 +175,7 @@ class AnyTaskDeferredTests(unittest.IsolatedAsyncioTestCase):
         first, second = AnyTaskDeferred[int](), AnyTaskDeferred[int]()
 
         async def wait() -> list[int]:
-            return await asyncio.gather(first, second)
+            return list(await asyncio.gather(first, second))
 
         outcome = outcome_of(deferred_of(wait()))
         await turns()
