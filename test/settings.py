@@ -17,6 +17,7 @@ __all__ = [
     "REACTOR",
     "long_only",
     "needs_prometheus",
+    "needs_aiokatcp",
     "needs_pyserial",
     "needs_tls",
     "wait_until",
@@ -51,6 +52,8 @@ needs_prometheus = unittest.skipUnless(
     importlib.util.find_spec("prometheus_client"), "needs prometheus-client: pip install 'discosbackend[metrics]'"
 )
 """Decorator of a test that uses prometheus-client, which /metrics needs."""
+needs_aiokatcp = unittest.skipUnless(importlib.util.find_spec("aiokatcp"), "needs aiokatcp: pip install aiokatcp")
+"""Decorator of a test of the example that drives a KATCP board."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

@@ -1502,7 +1502,7 @@ class TurnsOnly:
 
     def run(self) -> None:
         """Turn until nothing is left."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while self.entries:
             function = self.entries.pop(0).function
             if function is not None:

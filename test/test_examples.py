@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import queue
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from signal import SIGTERM
 from typing import Any, NamedTuple
+from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -22,16 +24,20 @@ from twisted.python.failure import Failure
 
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.ticks import Ticks
 
 from .in_memory import Connection, greeted, quiet
 from .program_in_memory import served_in_memory
 from .serving import ROOT, SCRIPT, Server, ask
-from .settings import PATIENCE
+from .settings import PATIENCE, needs_aiokatcp
 
 EXAMPLES = ROOT / "examples"
 
 # These need neither sockets nor threads: the program can serve them in memory.
 WITHOUT_REACTOR = ("own_commands", "plain")
+
+# These need a library that is not installed everywhere.
+WITH_AIOKATCP = ("katcp_board",)
 
 NOW = rb"\d{10}\.\d{7}"
 
@@ -89,6 +95,18 @@ SESSIONS: dict[str, tuple[str, list[tuple[bytes, bytes]]]] = {
             (b"?set-configuration,12", rb"!set-configuration,ok"),
             (b"?get-configuration", rb"!get-configuration,ok,12"),
             (b"?get-tpi,0,0", rb"!get-tpi,ok,2048\.0,2051\.0"),
+            (b"?start", rb"!start,ok"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
+            (b"?stop", rb"!stop,ok"),
+        ],
+    ),
+    "katcp_board": (
+        "KatcpBackend",
+        [
+            (b"?set-configuration,NONE", rb"!set-configuration,fail,invalid configuration"),
+            (b"?status", rb"!status,ok," + NOW + rb",ok,0"),
+            (b"?set-configuration,WIDE", rb"!set-configuration,ok"),
+            (b"?get-tpi,0,0", rb"!get-tpi,ok,812\.5,799\.25"),
             (b"?start", rb"!start,ok"),
             (b"?status", rb"!status,ok," + NOW + rb",ok,1"),
             (b"?stop", rb"!stop,ok"),
@@ -191,15 +209,23 @@ def play(command: list[str], requests: list[bytes]) -> Played:
 
 class EveryExampleTests(unittest.TestCase):
     def test_every_example_is_tested(self) -> None:
-        # The telescope's are no servers: see test_examples_pictures.
-        servers = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("telescope")}
+        # The telescope's are no servers: see test_examples_pictures. The fake board is a part of katcp_board.
+        servers = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith(("telescope", "fake_"))}
         self.assertEqual(servers, set(SESSIONS))
 
     def test_as_a_script_and_under_the_program(self) -> None:
+        self.check_in_processes(*(name for name in SESSIONS if name not in WITH_AIOKATCP))
+
+    @needs_aiokatcp
+    def test_with_aiokatcp_as_a_script_and_under_the_program(self) -> None:
+        self.check_in_processes(*WITH_AIOKATCP)
+
+    def check_in_processes(self, *names: str) -> None:
         plays: dict[tuple[str, str], Future[Played]] = {}
         # All of them at the same time: it is Python's start that takes long.
-        with ThreadPoolExecutor(2 * len(SESSIONS)) as pool:
-            for name, (backend, session) in SESSIONS.items():
+        with ThreadPoolExecutor(2 * len(names)) as pool:
+            for name in names:
+                backend, session = SESSIONS[name]
                 requests = [request for request, _ in session]
                 plays[name, "script"] = pool.submit(play, [f"{name}.py", "0"], requests)
                 if name not in WITHOUT_REACTOR:
@@ -354,6 +380,126 @@ class SerialBackendTests(unittest.TestCase):
         self.assertTrue(link.gate)
         connection.ask(b"?stop\r\n")
         self.assertFalse(link.gate)
+
+
+@needs_aiokatcp
+class KatcpBackendTests(unittest.IsolatedAsyncioTestCase):
+    """The backend and the board are in this process: what the clients get, and what the board was asked."""
+
+    async def asyncSetUp(self) -> None:
+        class Board(load("fake_katcp_board").FakeBoard):  # type: ignore[misc]
+            def __init__(self, *address: Any) -> None:
+                super().__init__(*address)
+                self.answers = asyncio.Event()
+                self.answers.set()
+
+            async def request_mode(self, ctx, mode):
+                """Answer when the test lets it."""
+                await self.answers.wait()
+                await super().request_mode(ctx, mode.decode())
+
+        self.board_class = Board
+        self.board = await self.started_board(0)
+        self.port = self.board.sockets[0].getsockname()[1]
+        self.module = load("katcp_board")
+        self.backend = self.module.KatcpBackend(f"127.0.0.1:{self.port}")
+        self.clock = Clock()
+        factory = DBFactory(DBProtocolHandler(self.backend, reactor=self.clock), reactor=self.clock)
+        factory.doStart()
+        self.addAsyncCleanup(self.stop, factory)
+        # Its requests are sent before server_started() has run.
+        self.connection = greeted(factory)
+
+    async def started_board(self, port: int) -> Any:
+        board = self.board_class("127.0.0.1", port)
+        await board.start()
+        self.addAsyncCleanup(board.stop)
+        return board
+
+    async def stop(self, factory: DBFactory) -> None:
+        factory.doStop()
+        await self.backend.client.wait_closed()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110  # any condition
+                await asyncio.sleep(0.001)
+
+    async def ask(self, request: bytes) -> bytes:
+        received = self.connection.ask(request + b"\r\n")
+
+        def has_ended() -> bool:
+            nonlocal received
+            self.clock.advance(0)
+            received += self.connection.received()
+            return received.endswith(b"\r\n")
+
+        await self.until(has_ended)
+        return received
+
+    def status(self) -> str:
+        return self.connection.ask(b"?status\r\n").split(b",")[3].decode()
+
+    async def test_both_sides_of_an_acquisition(self) -> None:
+        for request in (b"set-configuration,ZOOM", b"start", b"stop"):
+            reply = await self.ask(b"?" + request)
+            self.assertEqual(reply, b"!%s,ok\r\n" % request.partition(b",")[0])
+        await self.until(lambda: len(self.board.requests) == 3)
+        self.assertEqual(self.board.requests, ["mode ZOOM", "capture-start", "capture-stop"])
+        self.assertEqual(self.status(), "ok")
+
+    async def test_the_board_refuses(self) -> None:
+        # Blanks and backslashes are escaped on the wire of KATCP.
+        for configuration in (b"NONE", b"WIDE ZOOM", b"WIDE\\\\_"):
+            reply = await self.ask(b"?set-configuration," + configuration)
+            self.assertEqual(reply, b"!set-configuration,fail,invalid configuration\r\n")
+        self.assertEqual(await self.ask(b"?start"), b"!start,ok\r\n")
+        await self.until(lambda: self.status() == "capture-start: no mode is loaded")
+        self.assertEqual(self.board.requests, [])
+        for request in (b"?stop", b"?set-configuration,WIDE", b"?start"):
+            await self.ask(request)
+        await self.until(lambda: self.status() == "ok")
+
+    async def test_the_sensors_of_the_board(self) -> None:
+        # The library would log the exception of a reading that is not wanted, such as that of fan.speed.
+        self.enterContext(self.assertNoLogs("aiokatcp", "WARNING"))
+        await self.ask(b"?get-tpi")
+        self.assertEqual(self.status(), "ok")
+        self.assertEqual(self.backend.temperature.reading.value, 41.5)
+        self.assertIs(self.backend.locked.reading.value, True)
+        for degrees, state in ((75.0, "warn 75"), (91.0, "error 91")):
+            self.board.temperature.set_value(degrees)
+            await self.until(lambda: self.status() == f"fpga.temperature {state} degC")
+        took = Ticks.of(self.board.temperature.timestamp)
+        self.assertAlmostEqual(self.backend.temperature.reading.time, took, delta=20)
+        self.board.temperature.set_value(40.0)
+        self.board.locked.set_value(False, type(self.board.locked).Status.ERROR)
+        await self.until(lambda: self.status() == "pll.locked error 0")
+
+    async def test_an_outage(self) -> None:
+        await self.ask(b"?set-configuration,WIDE")
+        away = f"board 127.0.0.1:{self.port} is not connected"
+        await self.board.stop()
+        await self.until(lambda: self.status() == away)
+        self.assertEqual(self.backend.temperature.reading.state, "unreachable")
+        for request in (b"get-tpi", b"start", b"start,%d" % (Ticks.now() + 10**9)):
+            reply = await self.ask(b"?" + request)
+            self.assertEqual(reply, b"!%s,fail,%s\r\n" % (request.partition(b",")[0], away.encode()))
+        board = await self.started_board(self.port)
+        await self.until(lambda: self.status() == "ok")
+        self.assertEqual(await self.ask(b"?set-configuration,ZOOM"), b"!set-configuration,ok\r\n")
+        self.assertEqual(board.requests, ["mode ZOOM"])
+
+    async def test_a_late_reply_is_not_taken_for_the_next_one(self) -> None:
+        await self.ask(b"?get-tpi")
+        self.board.answers.clear()
+        soon = mock.Mock(wraps=asyncio, timeout=lambda _: asyncio.timeout(0.01))
+        with mock.patch.object(self.module, "asyncio", soon):
+            reply = await self.ask(b"?set-configuration,WIDE")
+        self.assertEqual(reply, b"!set-configuration,fail,board 127.0.0.1:%d does not answer\r\n" % self.port)
+        self.board.answers.set()
+        self.assertEqual(await self.ask(b"?get-tpi"), b"!get-tpi,ok,812.5,799.25\r\n")
+        self.assertEqual(self.board.requests, ["mode WIDE"])
 
 
 class LinkedBackendTests(unittest.TestCase):

@@ -78,9 +78,12 @@ class TransportTests(unittest.TestCase):
         self.assertEqual(await deferToThreadPool(reactor, threads, link.ask_blocking, b"ver?"), b"1.2")
         with self.assertRaisesRegex(RuntimeError, "belongs to the reactor's thread"):
             await deferToThreadPool(reactor, threads, link.ask, b"ver?")
+        # On a busy machine, any answer can take long. Only this one must be late.
+        link._timeout = 0.3
         device.next([Wait(0.5), b"late"])
         with self.assertRaises(LinkTimeout):
             await link.ask(b"ver?")
+        link._timeout = PATIENCE
         self.assertEqual(await self.patiently(link, b"ver?", reactor), b"1.2")
 
     async def patiently(self, link: Link, question: bytes, reactor: Any) -> bytes:
@@ -99,14 +102,14 @@ class TransportTests(unittest.TestCase):
             device = self.device(reactor)
             port = reactor.listenTCP(0, device, interface="127.0.0.1")
             number = port.getHost().port
-            link = Link(f"tcp://127.0.0.1:{number}", timeout=0.3, reactor=reactor)
+            link = Link(f"tcp://127.0.0.1:{number}", timeout=PATIENCE, reactor=reactor)
             await self.converse(reactor, link, device)
             connection: Any = link._connection
             self.assertTrue(connection.transport.getTcpNoDelay() and connection.transport.getTcpKeepAlive())
             # By name, and a half answer.
-            other = Link(f"tcp://localhost:{number}", reactor=reactor)
+            other = Link(f"tcp://localhost:{number}", timeout=PATIENCE, reactor=reactor)
             device.next([Part(b"1."), HangUp()])
-            with self.assertRaisesRegex(LinkDown, rf"\Alink to localhost:{number} is down since 0 s\Z"):
+            with self.assertRaisesRegex(LinkDown, rf"\Alink to localhost:{number} is down since \d+ s\Z"):
                 await other.ask(b"ver?")
             self.assertEqual(await other.ask(b"ver?"), b"1.2")
             await other.close()
@@ -114,7 +117,7 @@ class TransportTests(unittest.TestCase):
             device.hang_up()
             while not link.problem:
                 await deferLater(reactor, 0.01)
-            with self.assertRaisesRegex(LinkDown, "is down since 0 s"):
+            with self.assertRaisesRegex(LinkDown, r"is down since \d+ s"):
                 while True:
                     await link.ask(b"ver?")
             port = reactor.listenTCP(number, device, interface="127.0.0.1")
@@ -131,7 +134,7 @@ class TransportTests(unittest.TestCase):
             device = self.device(reactor)
             path = str(Path(self.folder, "a b.sock"))
             port = reactor.listenUNIX(path, device)
-            link = Link(f"unix://{path.replace(' ', '%20')}", timeout=0.3, reactor=reactor)
+            link = Link(f"unix://{path.replace(' ', '%20')}", timeout=PATIENCE, reactor=reactor)
             self.assertEqual(link.name, path)
             await self.converse(reactor, link, device)
             await link.close()
@@ -154,7 +157,7 @@ class TransportTests(unittest.TestCase):
             path = os.ttyname(end)
             # The other end of the pair, read and written by the reactor.
             feeder = Feeder(reactor, control, device)
-            link = Link(f"serial://{path}?baudrate=115200", timeout=0.3, quiet=0.3, reactor=reactor)
+            link = Link(f"serial://{path}?baudrate=115200", timeout=PATIENCE, quiet=0.5, reactor=reactor)
             self.assertEqual(link.name, path)
             await self.converse(reactor, link, device)
             connection: Any = link._connection
