@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from discosbackend.embedding import serve
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
+    from discosbackend.monitor.telemetry import TelemetryChannel
     from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
@@ -30,6 +31,7 @@ __all__ = [
     "DBProtocolHandler",
     "Field",
     "Sensor",
+    "TelemetryChannel",
     "Ticks",
     "__protocol_version__",
     "__version__",
@@ -48,6 +50,7 @@ _MODULE_OF = {
     "DBProtocolHandler": "handlers",
     "Field": "commands",
     "Sensor": "sensors",
+    "TelemetryChannel": "monitor.telemetry",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",

@@ -16,7 +16,11 @@ from discosbackend.coroutines import NOT_RUNNING
 
 __all__ = ["asyncio_methods", "misspelt_methods", "not_a_method", "signature_problems"]
 
-_HOOKS = {"server_started": "when the server listens", "server_stopping": "when the server shuts down"}
+_HOOKS = {
+    "server_started": "when the server listens",
+    "server_stopping": "when the server shuts down",
+    "telemetry_channels": "for each message of DISCOS telemetry",
+}
 
 # A name with at least this many letters is compared by its similarity; a shorter one may differ by one typing error.
 _LONG = 8

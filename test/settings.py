@@ -10,7 +10,17 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-__all__ = ["HAS_TLS", "LONG", "PATIENCE", "REACTOR", "long_only", "needs_pyserial", "needs_tls", "wait_until"]
+__all__ = [
+    "HAS_TLS",
+    "LONG",
+    "PATIENCE",
+    "REACTOR",
+    "long_only",
+    "needs_pyserial",
+    "needs_pyzmq",
+    "needs_tls",
+    "wait_until",
+]
 
 T = TypeVar("T")
 
@@ -36,6 +46,11 @@ needs_pyserial = unittest.skipUnless(
     importlib.util.find_spec("serial"), "needs pyserial: pip install 'discosbackend[serial]'"
 )
 """Decorator of a test that opens a serial port."""
+
+needs_pyzmq = unittest.skipUnless(
+    importlib.util.find_spec("zmq"), "needs pyzmq: pip install 'discosbackend[telemetry]'"
+)
+"""Decorator of a test that opens a socket of ZeroMQ."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

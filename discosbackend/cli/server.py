@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from discosbackend import ticks
 from discosbackend.cli.argument_types import add_version, not_negative
-from discosbackend.cli.monitor_options import add_http_options, start_http
+from discosbackend.cli.monitor_options import (
+    add_http_options,
+    add_telemetry_options,
+    misplaced_telemetry,
+    start_http,
+    start_telemetry,
+)
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.commands import COMMANDS
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
 
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.cli.simulated import Simulation
+    from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
 
 __all__ = ["main"]
 
@@ -66,6 +73,7 @@ examples:
   %(prog)s --backend mybackend:MyBackend --interface 0.0.0.0
                                               serve your own class, on all IPv4 interfaces
   %(prog)s --http 8080                        with a web server for monitoring, on http://127.0.0.1:8080/
+  %(prog)s --telemetry proxy.example.org      publish the state to the telemetry proxy of DISCOS
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
 
 Then, from another terminal:  printf '?status\\r\\n' | nc -N 127.0.0.1 8978
@@ -100,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         parser.error("--listen includes the port and the interface: leave out --port and --interface")
     if options.http_host is not None and options.http is None:
         parser.error("--http-host is for the web server: add --http")
+    if wrong := misplaced_telemetry(options):
+        parser.error(wrong)
     limited = _configure_logging(options.log_level)
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
@@ -178,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     _add_limits(parser)
     add_http_options(parser)
+    add_telemetry_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -304,20 +315,25 @@ def _serve(
         # After the server's own line, which scripts wait for.
         reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
         reactor.addSystemEventTrigger("before", "shutdown", channel.close)
-    web = None
+    web = telemetry = None
     try:
         if options.http is not None:
             web = _start_http(options, service)
+        if options.telemetry is not None or options.telemetry_bind is not None:
+            name = type(backend).__name__ if simulation is None else simulation.backend.instrument.name
+            telemetry = _start_telemetry(options, service, name)
+            if web is not None:
+                web.snapshot.telemetry = telemetry.to_dict
         run_service(service, reactor, watchdog=options.watchdog)
-    except CannotServe:
-        if channel is not None:
-            channel.close()
-        raise
     except Exception as problem:
         if channel is not None:
             channel.close()
         if web is not None:
             web.close()
+        if telemetry is not None:
+            telemetry.stop()
+        if isinstance(problem, CannotServe):
+            raise
         raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
@@ -331,6 +347,18 @@ def _start_http(options: argparse.Namespace, service: DBService) -> WebServer:
     web = start_http(options, factory.reactor, factory.listeners, lambda: state.about, names=names, state=state)
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
+
+
+def _start_telemetry(options: argparse.Namespace, service: DBService, name: str) -> TelemetryPublisher:
+    """Start to publish telemetry. It ends with the shutdown. `name` is that of the instrument or of the class."""
+
+    def source() -> TelemetrySource:
+        from discosbackend.monitor.state import ServerState
+        from discosbackend.monitor.telemetry_publisher import ServerSource
+
+        return ServerSource(ServerState(service), service.factory.handler)
+
+    return start_telemetry(options, name, source, service.factory.listeners, service.factory.reactor)
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:

@@ -1,1 +1,1 @@
-"""What watches a server while it runs: counters, the health of the clock, and the pages of --http."""
+"""What watches a server while it runs: counters, the health of the clock, the pages of --http, and DISCOS telemetry."""
