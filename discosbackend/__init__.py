@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from discosbackend.errors import BackendError
     from discosbackend.handlers import DBProtocolHandler
     from discosbackend.monitor.quick_look import QuickLook
+    from discosbackend.monitor.telemetry import TelemetryChannel
     from discosbackend.sensors import Sensor, status_text
     from discosbackend.server import run_server
     from discosbackend.ticks import Ticks
@@ -32,6 +33,7 @@ __all__ = [
     "Field",
     "QuickLook",
     "Sensor",
+    "TelemetryChannel",
     "Ticks",
     "__protocol_version__",
     "__version__",
@@ -51,6 +53,7 @@ _MODULE_OF = {
     "Field": "commands",
     "QuickLook": "monitor.quick_look",
     "Sensor": "sensors",
+    "TelemetryChannel": "monitor.telemetry",
     "Ticks": "ticks",
     "blocking": "backend",
     "command": "backend",

@@ -20,6 +20,7 @@ _HOOKS = {
     "server_started": "when the server listens",
     "server_stopping": "when the server shuts down",
     "quick_look": "while a page of --http is open",
+    "telemetry_channels": "for each message of DISCOS telemetry",
 }
 
 # A name with at least this many letters is compared by its similarity; a shorter one may differ by one typing error.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -20,6 +20,7 @@ from discosbackend.ticks import Ticks
 if TYPE_CHECKING:
     from discosbackend.background import BackgroundTask
     from discosbackend.monitor.quick_look import QuickLook
+    from discosbackend.monitor.telemetry import TelemetryChannel
     from discosbackend.sensors import BoundSensor
 
 __all__ = [
@@ -360,6 +361,17 @@ class Backend:
 
         The method can be `async def`, or return a Deferred, for which the server waits.
         """
+
+    # -- monitoring -----------------------------------------------------------------------------------
+
+    def telemetry_channels(self) -> Sequence[TelemetryChannel]:
+        """Return the channels of the backend for DISCOS telemetry. Default: none.
+
+        It is called in the reactor's thread once a second, and at changes up to 20 times a second, if the server has
+        the option `--telemetry` or `--telemetry-bind`. It must return at once: return what the backend knows, without
+        asking the device. An exception is logged once, and the messages are then sent without channels.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ __all__ = [
     "needs_prometheus",
     "needs_aiokatcp",
     "needs_pyserial",
+    "needs_pyzmq",
     "needs_tls",
     "wait_until",
 ]
@@ -54,6 +55,10 @@ needs_prometheus = unittest.skipUnless(
 """Decorator of a test that uses prometheus-client, which /metrics needs."""
 needs_aiokatcp = unittest.skipUnless(importlib.util.find_spec("aiokatcp"), "needs aiokatcp: pip install aiokatcp")
 """Decorator of a test of the example that drives a KATCP board."""
+needs_pyzmq = unittest.skipUnless(
+    importlib.util.find_spec("zmq"), "needs pyzmq: pip install 'discosbackend[telemetry]'"
+)
+"""Decorator of a test that opens a socket of ZeroMQ."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

@@ -78,6 +78,7 @@ class MisspeltTests(unittest.TestCase):
         "get_dcoffset": "get_ddcoffset",
         "server_start": "server_started",
         "server_stoping": "server_stopping",
+        "telemetry_channel": "telemetry_channels",
     }
 
     def test_what_was_meant(self) -> None:
@@ -92,6 +93,7 @@ class MisspeltTests(unittest.TestCase):
             ("set_configration", "set_configuration(), which answers set-configuration?"),
             ("backend_park", "park(), which answers backend-park?"),
             ("server_start", "server_started(), which is called when the server listens?"),
+            ("telemetryChannels", "telemetry_channels(), which is called for each message of DISCOS telemetry?"),
         ):
             self.assertTrue(warnings_of(with_method(name))[0].endswith(said))
 

@@ -348,7 +348,9 @@ class RequirementsTests(unittest.TestCase):
         declared = {normalized(line.partition(">=")[0]) for line in lines}
         # Those of an option, which the module that imports them does without.
         with (ROOT / "pyproject.toml").open("rb") as file:
-            declared |= {normalized(each.partition(">=")[0]) for each in extras(file)["metrics"]}
+            optional = extras(file)
+            lines = [*optional["metrics"], *optional["telemetry"]]
+            declared |= {normalized(line.partition(">=")[0]) for line in lines}
         of_packages = packages_distributions()
         self.assertEqual(declared, {distribution_with(module, of_packages) for module in modules})
 

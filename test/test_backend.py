@@ -49,7 +49,8 @@ class BackendTests(unittest.TestCase):
 
     def test_one_method_a_command_and_the_hooks(self) -> None:
         self.assertEqual(
-            set(methods_of(Backend)), {row.method for row in self.rows} | {*HOOKS, "own_commands", "spawn"}
+            set(methods_of(Backend)),
+            {row.method for row in self.rows} | {*HOOKS, "own_commands", "spawn", "telemetry_channels"},
         )
 
     def test_parameters_and_their_order(self) -> None:
@@ -111,6 +112,7 @@ class BackendTests(unittest.TestCase):
         for name in HOOKS:
             self.assertIsNone(getattr(Backend(), name)())
             self.assertEqual(list(inspect.signature(getattr(Backend, name)).parameters), ["self"])
+        self.assertEqual(Backend().telemetry_channels(), ())
 
     def test_everything_is_documented_and_typed(self) -> None:
         for name, method in methods_of(Backend).items():

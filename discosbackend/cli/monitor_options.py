@@ -1,5 +1,6 @@
-"""The options for monitoring, --http and --http-host, and what starts the web server. The modules of monitor are
-imported only if it is asked for.
+"""The options for monitoring, which the server and the tap share: the web server of --http, and DISCOS telemetry.
+
+The modules of monitor are imported only if an option asks for them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ import argparse
 import errno
 import ipaddress
 import logging
+import os
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from discosbackend.cli.own_backend import CannotServe
@@ -22,10 +25,28 @@ if TYPE_CHECKING:
     from discosbackend.monitor.live import Live
     from discosbackend.monitor.snapshot import Snapshot
     from discosbackend.monitor.state import About, ServerState
+    from discosbackend.monitor.telemetry_publisher import Outlet, TelemetryPublisher, TelemetrySource
+    from discosbackend.monitor.telemetry_socket import Keys
 
-__all__ = ["WebServer", "add_http_options", "start_http"]
+__all__ = [
+    "WebServer",
+    "add_http_options",
+    "add_telemetry_options",
+    "misplaced_telemetry",
+    "start_http",
+    "start_telemetry",
+]
 
 logger = logging.getLogger(__name__)
+
+# The port of the telemetry proxy for publishers.
+_PROXY_PORT = 16001
+
+_KEYS = "~/.config/discos/telemetry/client"
+
+_COMPRESSIONS = ("none", "zlib")
+
+_Address = tuple[str, int]
 
 
 def add_http_options(parser: argparse.ArgumentParser) -> None:
@@ -160,3 +181,178 @@ def _why_not(host: str, number: int, reason: OSError) -> str:
         errno.EACCES: ": only root can use a port below 1024",
     }.get(reason.errno or 0, "")
     return f"the web server of --http cannot listen on {address_text((host, number))}: {reason_of(reason)}{advice}"
+
+
+# -- DISCOS telemetry ---------------------------------------------------------------------------------
+
+
+def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of DISCOS telemetry. Without them their values are None."""
+    group = parser.add_argument_group("DISCOS telemetry (pip install 'discosbackend[telemetry]')")
+    group.add_argument(
+        "--telemetry",
+        metavar="HOST[:PORT]",
+        type=_proxy_address,
+        help=f"publish the state of the backend to the telemetry proxy of DISCOS (default port: {_PROXY_PORT})",
+    )
+    group.add_argument(
+        "--telemetry-name",
+        metavar="NAME",
+        type=_name,
+        help="the name of the backend in telemetry: letters, digits and _ (default: by instrument, such as Sardara, or "
+        "the name of the backend's class)",
+    )
+    group.add_argument(
+        "--telemetry-compression",
+        choices=_COMPRESSIONS,
+        help="how messages are compressed (default: none; the deployed clients cannot read zlib)",
+    )
+    group.add_argument(
+        "--telemetry-keys",
+        metavar="FOLDER",
+        help=f"the folder with identity.key_secret and server.key for the proxy (default: {_KEYS} if it has them, or "
+        "else no keys)",
+    )
+    group.add_argument(
+        "--telemetry-bind",
+        metavar="[HOST:]PORT",
+        type=_own_address,
+        help="serve telemetry to clients without a proxy, which uses port 16000 (default host: 127.0.0.1; port 0: any "
+        "free port)",
+    )
+
+
+def misplaced_telemetry(options: argparse.Namespace) -> str:
+    """Return an error if a telemetry option is given without the option that it belongs to; else ""."""
+    for name, needed in (("name", ""), ("compression", ""), ("keys", "--telemetry")):
+        if getattr(options, f"telemetry_{name}") is None or options.telemetry is not None:
+            continue
+        if needed or options.telemetry_bind is None:
+            return f"--telemetry-{name} has no effect without {needed or '--telemetry or --telemetry-bind'}"
+    return ""
+
+
+def start_telemetry(
+    options: argparse.Namespace,
+    default_name: str,
+    make_source: Callable[[], TelemetrySource],
+    listeners: list[Callable[[Any], object]],
+    reactor: Any,
+) -> TelemetryPublisher:
+    """Start to publish telemetry when the reactor runs, and until it stops.
+
+    Parameters
+    ----------
+    options
+        The options of the command line.
+    default_name
+        The name of the instrument, or of the class of the backend.
+    make_source
+        Makes what the telemetry reads.
+    listeners
+        The list of the functions that get every exchange.
+    reactor
+        The reactor.
+
+    Returns
+    -------
+    publisher
+        The publisher. Call its stop() if the reactor never runs.
+
+    Raises
+    ------
+    CannotServe
+        If pyzmq is not installed, a key cannot be read or the port is not free.
+    """
+    try:
+        import zmq  # noqa: F401  # for the error message: the next imports need it
+    except ImportError as problem:
+        raise CannotServe(
+            f"telemetry needs the package pyzmq: pip install 'discosbackend[telemetry]' ({problem})"
+        ) from None
+    from discosbackend.monitor import telemetry, telemetry_publisher, telemetry_socket
+
+    name = options.telemetry_name or telemetry.default_name(default_name)
+    compression = options.telemetry_compression or "none"
+    outlets: list[Outlet] = []
+    try:
+        if options.telemetry is not None:
+            host, port = options.telemetry
+            proxy = telemetry_socket.ProxyConnection(host, port, _keys(options), reactor=reactor)
+            outlets.append(proxy)
+            proxy.open()
+        if options.telemetry_bind is not None:
+            empty = telemetry.encode({}, compression)
+            host, port = options.telemetry_bind
+            server = telemetry_socket.TelemetryServer(host, port, empty, reactor=reactor)
+            outlets.append(server)
+            server.open()
+    except telemetry_socket.TelemetryError as problem:
+        for outlet in outlets:
+            outlet.close()
+        raise CannotServe(f"telemetry: {problem}") from None
+    publisher = telemetry_publisher.TelemetryPublisher(
+        name, make_source(), outlets, reactor=reactor, compression=compression
+    )
+    listeners.append(publisher.on_exchange)
+    reactor.callWhenRunning(publisher.start)
+    reactor.addSystemEventTrigger("after", "shutdown", publisher.stop)
+    return publisher
+
+
+def _keys(options: argparse.Namespace) -> Keys | None:
+    """Return the keys for the proxy. Raise TelemetryError if they cannot be read.
+
+    The default folder need not exist, because a proxy on a desk may use no keys.
+    """
+    from discosbackend.monitor.telemetry_socket import IDENTITY, SERVER_KEY, Keys
+
+    if options.telemetry_keys is not None:
+        return Keys.load(Path(options.telemetry_keys))
+    folder = Path(os.path.expanduser(_KEYS))
+    if not any(os.path.lexists(folder / name) for name in (IDENTITY, SERVER_KEY)):
+        return None
+    return Keys.load(folder)
+
+
+def _name(text: str) -> str:
+    if not (text.isascii() and text.replace("_", "a").isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of letters, digits and _")
+    return text
+
+
+def _proxy_address(text: str) -> _Address:
+    host, port = _split(text)
+    if not host or port == "":
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST or HOST:PORT")
+    return host, _port(text, port, 1) if port is not None else _PROXY_PORT
+
+
+def _own_address(text: str) -> _Address:
+    host, port = _split(text)
+    if port is None:
+        host, port = "127.0.0.1", host
+    if not host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PORT or HOST:PORT")
+    return host, _port(text, port, 0)
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Split an address into the host and the port, which is None if there is none. An IPv6 host is in brackets."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or ":" not in host or rest[:1] not in ("", ":"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not [HOST]:PORT, such as [::1]:16000")
+        return host, rest[1:] if rest else None
+    host, colon, port = text.partition(":")
+    if ":" in port:
+        raise argparse.ArgumentTypeError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:16000")
+    if not all(each.isalnum() or each in ".-_" for each in host):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host and a port")
+    return host, port if colon else None
+
+
+def _port(text: str, port: str, least: int) -> int:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and least <= int(port) <= 65535):
+        raise argparse.ArgumentTypeError(f"the port of {text!r} is not a number from {least} to 65535")
+    return int(port)

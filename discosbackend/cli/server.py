@@ -30,7 +30,13 @@ from discosbackend.cli.access_options import (
     without_addresses,
 )
 from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
-from discosbackend.cli.monitor_options import add_http_options, start_http
+from discosbackend.cli.monitor_options import (
+    add_http_options,
+    add_telemetry_options,
+    misplaced_telemetry,
+    start_http,
+    start_telemetry,
+)
 from discosbackend.cli.own_backend import CannotServe, load
 from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.commands import COMMANDS
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.cli.simulated import Simulation
     from discosbackend.monitor.recorder import Recorder
+    from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
 
 __all__ = ["main"]
 
@@ -91,6 +98,7 @@ examples:
   %(prog)s --interface 0.0.0.0 --allow 192.168.200.5 --read-only 192.168.200.0/24
                                               one host commands, its network may only read
   %(prog)s --record exchanges.jsonl           record every request with its reply
+  %(prog)s --telemetry proxy.example.org      publish the state to the telemetry proxy of DISCOS
   %(prog)s --listen unix:/run/discos.sock     any Twisted endpoint: unix:, ssl:, systemd:, tcp6:
   %(prog)s --config server.toml --port 8979   options from a file; those on the command line have precedence
   %(prog)s --backend mybackend:MyBackend --print-unit > discos-backend.service
@@ -116,18 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from discosbackend.cli.simulated import listing
 
         _print(parser, listing(parser, options))
-    if options.backend is not None and (wrong := misplaced(options)):
-        parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
-    if options.data is not None and options.no_data:
-        parser.error("--data and --no-data contradict each other: leave out one of them")
-    if options.listen is not None and (options.port is not None or options.interface is not None):
-        parser.error("--listen includes the port and the interface: leave out --port and --interface")
-    if options.http_host is not None and options.http is None:
-        parser.error("--http-host is for the web server: add --http")
-    access = access_of(parser, options)
-    if access is not None and (why := without_addresses(options.listen or "")):
-        parser.error(f"--allow and --read-only have no effect with --listen {options.listen}: {why}")
-    check_record_options(parser, options)
+    access = _checked(parser, options)
     if options.print_unit is not None:
         _print(parser, _unit(parser, options, sys.argv[1:] if arguments is None else arguments))
     limited = _configure_logging(options.log_level, log_formatter(options))
@@ -156,6 +153,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # From then on, the server handles SIGINT.
         parser.exit(1, f"{parser.prog}: interrupted before it was listening\n")
     sys.exit(0)
+
+
+def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> AccessRules | None:
+    """Exit with an error if options contradict each other. Return the rules of --allow and --read-only."""
+    if options.backend is not None and (wrong := misplaced(options)):
+        parser.error(f"{wrong} is for simulated instruments only: leave it out with --backend")
+    if options.data is not None and options.no_data:
+        parser.error("--data and --no-data contradict each other: leave out one of them")
+    if options.listen is not None and (options.port is not None or options.interface is not None):
+        parser.error("--listen includes the port and the interface: leave out --port and --interface")
+    if options.http_host is not None and options.http is None:
+        parser.error("--http-host is for the web server: add --http")
+    access = access_of(parser, options)
+    if access is not None and (why := without_addresses(options.listen or "")):
+        parser.error(f"--allow and --read-only have no effect with --listen {options.listen}: {why}")
+    check_record_options(parser, options)
+    if wrong := misplaced_telemetry(options):
+        parser.error(wrong)
+    return access
 
 
 def _print(parser: argparse.ArgumentParser, text: str) -> NoReturn:
@@ -242,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     add_http_options(parser)
     add_access_options(parser)
     add_record_options(parser)
+    add_telemetry_options(parser)
     parser.add_argument(
         "--reactor",
         choices=REACTORS,
@@ -383,8 +400,16 @@ def _serve(
             # After the server's own line, which scripts wait for.
             reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
             reactor.addSystemEventTrigger("before", "shutdown", channel.close)
+        web = None
         if options.http is not None:
-            started.callback(_start_http(options, service, recorder).close)
+            web = _start_http(options, service, recorder)
+            started.callback(web.close)
+        if options.telemetry is not None or options.telemetry_bind is not None:
+            name = type(backend).__name__ if simulation is None else simulation.backend.instrument.name
+            telemetry = _start_telemetry(options, service, name)
+            started.callback(telemetry.stop)
+            if web is not None:
+                web.snapshot.telemetry = telemetry.to_dict
         run_service(service, reactor, watchdog=options.watchdog)
     except Exception as problem:
         started.close()
@@ -405,6 +430,18 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
         web.snapshot.recorder = lambda: {"file": options.record, "problem": recorder.problem, "lost": recorder.lost}
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
+
+
+def _start_telemetry(options: argparse.Namespace, service: DBService, name: str) -> TelemetryPublisher:
+    """Start to publish telemetry. It ends with the shutdown. `name` is that of the instrument or of the class."""
+
+    def source() -> TelemetrySource:
+        from discosbackend.monitor.state import ServerState
+        from discosbackend.monitor.telemetry_publisher import ServerSource
+
+        return ServerSource(ServerState(service), service.factory.handler)
+
+    return start_telemetry(options, name, source, service.factory.listeners, service.factory.reactor)
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:

@@ -1,1 +1,1 @@
-"""What watches a server while it runs: the flight recorder, counters, the clock, and the pages of --http."""
+"""What watches a server: the flight recorder, counters, the clock, the pages of --http, and DISCOS telemetry."""

@@ -43,6 +43,7 @@ from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
     from discosbackend.monitor.quick_look import QuickLook
+    from discosbackend.monitor.telemetry import TelemetryChannel
     from discosbackend.simulator.signal.quick_look import Picture
     from discosbackend.simulator.signal.total_power import Meter
 
@@ -525,6 +526,15 @@ class SimulatedBackend(Backend):
             channels=tuple((inputs if measured else channels)(configuration, self._feeds, self._sections)),
             tsys=tsys,
             marks=marks,
+        )
+
+    def telemetry_channels(self) -> list[TelemetryChannel]:
+        """Return a channel for each channel that is recorded. Before a configuration is loaded, there is none."""
+        from discosbackend.simulator.instrument.telemetry_channels import telemetry_channels
+
+        tsys, _ = levels(self._configuration.receiver, self._seed)
+        return telemetry_channels(
+            self._configuration, self._feeds, self._sections, {**dict(enumerate(tsys)), **self._sky.tsys}
         )
 
     # -- acquisition and files ------------------------------------------------------------------------
