@@ -39,7 +39,7 @@ ASTROPY = {"layout", "metadata"}
 OF_FEW = {f"discosbackend.{name}" for name in ("sensors", "annotations", "argument_limits")}
 
 # What a server imports only for --http.
-OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util")
+OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util", "zmq")
 
 
 @dataclass
