@@ -63,12 +63,16 @@ class FakeProxy:
     With `refuses`, it knows nobody's key.
     """
 
-    def __init__(self, keys: Path | None = None, *, port: int = 0, refuses: bool = False) -> None:
+    def __init__(
+        self, keys: Path | None = None, *, port: int = 0, refuses: bool = False, host: str = "127.0.0.1"
+    ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._door: zmq.Socket[bytes] | None = None
         self._refuses = refuses
+        self._host = host
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IPV6, 1)
         if keys is not None:
             # The protocol by which ZeroMQ asks who may connect, RFC 27.
             self._door = self._context.socket(zmq.REP)
@@ -83,7 +87,7 @@ class FakeProxy:
 
     def _binds(self, port: int) -> bool:
         try:
-            self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+            self._socket.bind(f"tcp://{self._host}:{port or '*'}")
         except zmq.ZMQError as problem:
             if problem.errno != zmq.EADDRINUSE:
                 raise

@@ -47,7 +47,7 @@ WHEN_NEEDED = {
 }
 
 # What a server imports only for --http.
-OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util")
+OF_MONITORS = ("discosbackend.monitor", "twisted.web", "prometheus_client", "ctypes.util", "zmq")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from discosbackend.monitor.telemetry import BackendState, encode, message
 from discosbackend.ticks import Ticks
 
 from .serving import refusing
-from .settings import needs_pyzmq
+from .settings import needs_pyzmq, wait_until
 
 try:
     import zmq
@@ -202,6 +202,13 @@ class ProxyTests(unittest.TestCase):
             (line,) = logs.output
             self.assertIn(f"telemetry is published to the proxy at 127.0.0.1:{proxy.port}", line)
 
+    @unittest.skipUnless(socket.has_ipv6, "needs IPv6")
+    def test_ipv6(self) -> None:
+        proxy = self.proxy(self.folder, host="[::1]")
+        with self.assertLogs("discosbackend.monitor", "INFO") as logs:
+            self.receives(self.connection(proxy.port, self.keys, "::1"), proxy)
+        self.assertIn(f"to the proxy at [::1]:{proxy.port}", logs.output[0])
+
     def test_a_proxy_that_is_absent_and_comes(self) -> None:
         with refusing() as port:
             with self.assertLogs("discosbackend.monitor") as logs:
@@ -361,6 +368,17 @@ class ServerTests(unittest.TestCase):
         self.until_snapshot(client)
         self.assertEqual(client.snapshot, {"Mine": client.snapshot and client.snapshot["Mine"]})
         self.until_message(client)
+
+    def test_a_subscription_that_arrives_during_a_send(self) -> None:
+        # A send takes the signal of the descriptor, so the reactor is not told of the subscription.
+        client = self.client()
+
+        def publish() -> bool:
+            self.server.send(PAYLOAD)
+            client.turn()
+            return client.snapshot is not None
+
+        wait_until(publish, "the snapshot")
 
     def test_many_clients_with_the_same_identity(self) -> None:
         self.server.send(PAYLOAD)
