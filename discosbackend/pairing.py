@@ -1,0 +1,279 @@
+"""Pairing: from the bytes that a server sends to events: which reply belongs to which request (protocol section 1.8).
+
+It uses no sockets. The clients use it, and everything that watches a connection. The protocol has no message numbers,
+so a reply belongs to the oldest request that has none. Pairing reports each line that contradicts this: a reply too
+many, another name, an incomplete or overlong line. One case cannot be detected: if a server repeats a reply, and the
+repetition begins after the next request of the same name was sent, it is taken for the reply to this request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from discosbackend.errors import GrammarException
+from discosbackend.grammar import REPLY, REQUEST, Message, named_in, parse_message
+
+__all__ = [
+    "GREETING_NAME",
+    "LONGEST_REPLY",
+    "Answer",
+    "Ended",
+    "Event",
+    "Greeting",
+    "Malformed",
+    "Misnamed",
+    "OutOfOrder",
+    "Pairing",
+    "Received",
+    "Surplus",
+    "TooLong",
+]
+
+RequestT = TypeVar("RequestT")
+
+GREETING_NAME = "version"
+"""The name of the greeting, which is the reply to this command (protocol section 1.2)."""
+
+LONGEST_REPLY = 65536
+"""The length of the longest accepted line, in bytes, with CR, without LF. By default, a server sends at most 511."""
+
+# How much of an overlong line is kept. It is enough for a name.
+_BEGINNING = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A line that the server has sent."""
+
+    line: bytes
+    """The line without its end. Of an overlong line, the first bytes."""
+    crlf: bool
+    """Whether the line ends in CR LF, as every line of a server must. False: in LF alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting(Received):
+    """The greeting. It may arrive late, also after the first requests."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Received, Generic[RequestT]):
+    """The reply to a request: to the oldest request without one, and with its name."""
+
+    message: Message
+    request: RequestT
+
+
+@dataclass(frozen=True, slots=True)
+class Surplus(Received):
+    """A reply too many: no request was waiting when it began, or it repeats the name of the previous reply."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfOrder(Received, Generic[RequestT]):
+    """A reply to a later request. The requests before it are still waiting."""
+
+    message: Message
+    request: RequestT
+
+
+@dataclass(frozen=True, slots=True)
+class Misnamed(Received, Generic[RequestT]):
+    """A reply with a name that no waiting request has. It is counted as the reply to the oldest request."""
+
+    message: Message
+    request: RequestT
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed(Received, Generic[RequestT]):
+    """A line that is not a reply."""
+
+    problem: str
+    """Why it is not a reply."""
+    request: RequestT | None
+    """The request to which it is counted as the reply. None: no request was waiting when the line began."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong(Received, Generic[RequestT]):
+    """A line that is longer than accepted. It is reported before its end, and the rest of the line is skipped."""
+
+    longest: int
+    """The length of the longest accepted line, in bytes, with CR, without LF."""
+    request: RequestT | None
+    """The request to which it is counted as the reply. None: no request was waiting when the line began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[RequestT]):
+    """The server has closed its half of the connection."""
+
+    rest: bytes
+    """The beginning of a line that was not completed."""
+    unanswered: tuple[RequestT, ...]
+    """The requests that got no reply."""
+
+
+Event: TypeAlias = (
+    Greeting
+    | Answer[RequestT]
+    | Surplus
+    | OutOfOrder[RequestT]
+    | Misnamed[RequestT]
+    | Malformed[RequestT]
+    | TooLong[RequestT]
+)
+"""What a line is."""
+
+
+class Pairing(Generic[RequestT]):
+    """Finds the request of each reply on one connection.
+
+    Call expect() before a request is sent, and feed() with the bytes that are received. The events do not depend on how
+    the bytes are divided into chunks. At most one line of the longest length is stored.
+
+    Parameters
+    ----------
+    longest
+        The length of the longest accepted line, in bytes, with CR, without LF.
+    """
+
+    def __init__(self, longest: int = LONGEST_REPLY) -> None:
+        self.greeting: Message | None = None
+        """The greeting, or None if none has arrived."""
+        self._longest = longest
+        self._waiting: deque[tuple[str, RequestT]] = deque()
+        self._previous = ""
+        self._rest = bytearray()
+        # Whether the rest of a line is skipped that was too long.
+        self._skipping = False
+        # Whether no request was waiting when the incomplete line began, so that it cannot be a reply.
+        self._unasked = False
+
+    @property
+    def waiting(self) -> tuple[RequestT, ...]:
+        """The requests that have no reply, the oldest first."""
+        return tuple(request for _, request in self._waiting)
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a line whose end has not been received."""
+        return bytes(self._rest)
+
+    @property
+    def in_line(self) -> bool:
+        """Whether a line has begun whose end has not been received."""
+        return bool(self._rest) or self._skipping
+
+    def expect(self, name: str, request: RequestT) -> None:
+        """Add a request that is about to be sent.
+
+        Parameters
+        ----------
+        name
+            The name that its reply has. For a line that is not a message, it is defined in protocol section 5.2.
+        request
+            Any object. The event of the reply contains it.
+        """
+        self._waiting.append((name, request))
+
+    def feed(self, data: bytes) -> list[Event[RequestT]]:
+        """Add a chunk of received bytes, and return what the lines are that end in it.
+
+        Parameters
+        ----------
+        data
+            The chunk.
+
+        Returns
+        -------
+        events
+            One event for each line, in order. TooLong is reported as soon as the line is too long.
+        """
+        events: list[Event[RequestT]] = []
+        position = 0
+        while position < len(data):
+            end = data.find(b"\n", position)
+            if self._skipping:
+                if end < 0:
+                    break
+                self._skipping, position = False, end + 1
+                continue
+            if not self._rest:
+                self._unasked = not self._waiting
+            stop = len(data) if end < 0 else end
+            # A line is never stored beyond the longest length, even if the chunk is large.
+            room = self._longest + 1 - len(self._rest)
+            self._rest += data[position : min(stop, position + room)]
+            if len(self._rest) > self._longest:
+                events.append(self._too_long())
+                self._skipping = True
+                position = stop
+            elif end < 0:
+                position = stop
+            else:
+                line = bytes(self._rest)
+                self._rest.clear()
+                events.append(self._event(line))
+                position = end + 1
+        return events
+
+    def end(self) -> Ended[RequestT]:
+        """Return what is missing when the server has closed its half of the connection."""
+        return Ended(self.rest, self.waiting)
+
+    def _too_long(self) -> TooLong[RequestT]:
+        line = bytes(self._rest[:_BEGINNING])
+        self._rest.clear()
+        return TooLong(line, True, self._longest, self._take(_name_in(line))[1])
+
+    def _event(self, line: bytes) -> Event[RequestT]:
+        crlf = line.endswith(b"\r")
+        if crlf:
+            line = line[:-1]
+        try:
+            message = parse_message(line.decode("latin-1"))
+            problem = "" if message.is_reply() else "a server must send only replies"
+        except GrammarException as reason:
+            problem = str(reason)
+        if problem:
+            return Malformed(line, crlf, problem, self._take(_name_in(line))[1])
+        head = self._waiting[0][0] if self._waiting else ""
+        if self.greeting is None and message.name == GREETING_NAME and (self._unasked or head != GREETING_NAME):
+            self.greeting = message
+            return Greeting(line, crlf, message)
+        kind, request = self._take(message.name)
+        # A request may be None, so the kind decides.
+        return Surplus(line, crlf, message) if kind is None else kind(line, crlf, message, request)  # type: ignore[arg-type]
+
+    def _take(
+        self, name: str
+    ) -> tuple[type[Answer[RequestT] | OutOfOrder[RequestT] | Misnamed[RequestT]] | None, RequestT | None]:
+        """Remove the request to which a line with this name is the reply, and return it and what the line is."""
+        waiting = self._waiting
+        if self._unasked or not waiting:
+            return None, None
+        if waiting[0][0] == name:
+            self._previous = name
+            return Answer, waiting.popleft()[1]
+        for number, (other, request) in enumerate(waiting):
+            if other == name:
+                del waiting[number]
+                return OutOfOrder, request
+        if name and name == self._previous:
+            return None, None
+        self._previous = ""
+        return Misnamed, waiting.popleft()[1]
+
+
+def _name_in(line: bytes) -> str:
+    """Return the name in a line that is not a reply, "" if there is none."""
+    text = line.decode("latin-1")
+    return named_in(REQUEST + text[1:]) if text[:1] == REPLY else ""

@@ -1,0 +1,224 @@
+"""Pairing: which reply belongs to which request, whatever the chunks are, and what is reported about other lines."""
+
+from __future__ import annotations
+
+import tracemalloc
+import unittest
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from discosbackend.pairing import (
+    LONGEST_REPLY,
+    Answer,
+    Ended,
+    Greeting,
+    Malformed,
+    Misnamed,
+    OutOfOrder,
+    Pairing,
+    Surplus,
+    TooLong,
+)
+
+GREETING = b"!version,ok,1.4\r\n"
+STATUS = b"!status,ok,1.0000000,ok,0\r\n"
+TIME = b"!time,ok,1.0000000\r\n"
+
+# A step is a request, by its name, or bytes that the server sends.
+Step = str | bytes
+
+# For each name of a case: the steps, and the events: what, and the number of the request.
+CASES: dict[str, tuple[list[Step], list[tuple[type, int | None]]]] = {
+    "nothing": ([], []),
+    "greeting": ([GREETING], [(Greeting, None)]),
+    "reply": ([GREETING, "status", STATUS], [(Greeting, None), (Answer, 0)]),
+    "no greeting": (["status", STATUS, "time", TIME], [(Answer, 0), (Answer, 1)]),
+    "late greeting": (["status", GREETING + STATUS], [(Greeting, None), (Answer, 0)]),
+    "late greeting between": (
+        ["status", "time", STATUS + GREETING + TIME],
+        [(Answer, 0), (Greeting, None), (Answer, 1)],
+    ),
+    "late greeting, version asked": (["version", GREETING, GREETING], [(Answer, 0), (Greeting, None)]),
+    "late greeting behind the version": (
+        ["version", "status", GREETING + GREETING + STATUS],
+        [(Answer, 0), (Greeting, None), (Answer, 1)],
+    ),
+    "greeting twice": ([GREETING + GREETING], [(Greeting, None), (Surplus, None)]),
+    "version": ([GREETING, "version", GREETING], [(Greeting, None), (Answer, 0)]),
+    "many at once": (
+        [GREETING, "status", "time", "status", STATUS + TIME + STATUS],
+        [(Greeting, None), (Answer, 0), (Answer, 1), (Answer, 2)],
+    ),
+    "twice": ([GREETING, "status", STATUS + STATUS], [(Greeting, None), (Answer, 0), (Surplus, None)]),
+    "twice, and the next is waiting": (
+        [GREETING, "status", "time", STATUS + STATUS + TIME],
+        [(Greeting, None), (Answer, 0), (Surplus, None), (Answer, 1)],
+    ),
+    "begun before the request": (
+        [GREETING, "status", STATUS + STATUS[:5], "status", STATUS[5:] + STATUS],
+        [(Greeting, None), (Answer, 0), (Surplus, None), (Answer, 1)],
+    ),
+    "greeting begun before the request": (
+        [GREETING[:1], "version", GREETING[1:] + GREETING],
+        [(Greeting, None), (Answer, 0)],
+    ),
+    "garbage begun before the request": (
+        [b"hel", "status", b"lo\r\n" + STATUS],
+        [(Malformed, None), (Answer, 0)],
+    ),
+    "unasked": ([GREETING, STATUS], [(Greeting, None), (Surplus, None)]),
+    "another name": (
+        [GREETING, "status", "get-rms", TIME + b"!get-rms,ok,1.5\r\n"],
+        [(Greeting, None), (Misnamed, 0), (Answer, 1)],
+    ),
+    "out of order": (
+        [GREETING, "status", "time", TIME + STATUS],
+        [(Greeting, None), (OutOfOrder, 1), (Answer, 0)],
+    ),
+    "no line": ([GREETING, "status", b"hello\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "empty": ([GREETING, "status", b"\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "wrong code": ([GREETING, "status", b"!status,OK\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "wrong code of a repetition": (
+        [GREETING, "status", "time", STATUS + b"!status,OK\r\n" + TIME],
+        [(Greeting, None), (Answer, 0), (Malformed, None), (Answer, 1)],
+    ),
+    "a request": ([GREETING, "status", b"?status\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "CR inside": ([GREETING, "status", b"!status,ok,a\rb\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "two CR": ([GREETING, "status", b"!status,ok\r\r\n"], [(Greeting, None), (Malformed, 0)]),
+    "LF only": ([GREETING, "status", STATUS[:-2] + b"\n"], [(Greeting, None), (Answer, 0)]),
+    "too long": (
+        [GREETING, "status", b"!status,ok," + 70000 * b"x" + b"\r\n", "time", TIME],
+        [(Greeting, None), (TooLong, 0), (Answer, 1)],
+    ),
+    "too long, unasked": ([GREETING, 70000 * b"x"], [(Greeting, None), (TooLong, None)]),
+    "too long, and the next is waiting": (
+        [GREETING, "status", "time", STATUS + b"!status,ok," + 70000 * b"x" + b"\r\n" + TIME],
+        [(Greeting, None), (Answer, 0), (TooLong, None), (Answer, 1)],
+    ),
+}
+
+
+def seen(steps: list[Step], longest: int = LONGEST_REPLY) -> list[Any]:
+    """The events of these steps. Each request is its number."""
+    pairing: Pairing[int] = Pairing(longest)
+    found: list[Any] = []
+    count = 0
+    for step in steps:
+        if isinstance(step, str):
+            pairing.expect(step, count)
+            count += 1
+        else:
+            found += pairing.feed(step)
+    return [*found, pairing.end()]
+
+
+def divided(steps: list[Step], size: int) -> list[Step]:
+    """The same steps, with the bytes in chunks of this size."""
+    return [
+        part
+        for step in steps
+        for part in (
+            [step] if isinstance(step, str) else [step[at : at + size] for at in range(0, len(step), size)] or [b""]
+        )
+    ]
+
+
+class CaseTests(unittest.TestCase):
+    def test_what_each_line_is(self) -> None:
+        for name, (steps, wanted) in CASES.items():
+            with self.subTest(name):
+                *found, _ = seen(steps)
+                self.assertEqual([(type(event), getattr(event, "request", None)) for event in found], wanted)
+
+    def test_any_chunks_give_the_same(self) -> None:
+        for name, (steps, _) in CASES.items():
+            for size in (1, 2, 3, 7, 4096, LONGEST_REPLY + 1):
+                with self.subTest(name, size=size):
+                    self.assertEqual(seen(divided(steps, size)), seen(steps))
+
+    def test_the_line_and_its_end(self) -> None:
+        for sent, line, crlf in ((STATUS, STATUS[:-2], True), (STATUS[:-2] + b"\n", STATUS[:-2], False)):
+            (answer, _) = seen(["status", sent])
+            self.assertEqual((answer.line, answer.crlf, answer.message.arguments[1]), (line, crlf, "ok"))
+
+    def test_why_a_line_is_malformed(self) -> None:
+        for line, problem in (
+            (b"", "empty line"),
+            (b"!status,OK", "code 'OK' is none of ok fail invalid"),
+            (b"?status", "a server must send only replies"),
+        ):
+            self.assertEqual(seen(["status", line + b"\r\n"])[0].problem, problem)
+
+    def test_where_the_bound_is(self) -> None:
+        for length, kind in ((100, Answer), (101, TooLong)):
+            # The CR counts, the LF does not.
+            (event, _) = seen(["x", (b"!x,ok," + length * b"y")[: length - 1] + b"\r\n"], 100)
+            self.assertIs(type(event), kind, length)
+        # It is reported before its end.
+        (event, _) = seen(["x", b"!x,ok," + 100 * b"y"], 100)
+        self.assertEqual((type(event), event.line[:8], event.longest), (TooLong, b"!x,ok,yy", 100))
+
+    def test_the_end(self) -> None:
+        self.assertEqual(seen(["status", "time", STATUS + b"!ti"])[-1], Ended(b"!ti", (1,)))
+        self.assertEqual(seen([GREETING])[-1], Ended(b"", ()))
+
+    def test_bounded_memory(self) -> None:
+        pairing: Pairing[int] = Pairing()
+        pairing.expect("status", 0)
+        chunk = bytes(2**20)
+        tracemalloc.start()
+        try:
+            events = [event for _ in range(300) for event in pairing.feed(chunk)]
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        self.assertEqual([type(event) for event in events], [TooLong])
+        self.assertLess(peak, 4 * LONGEST_REPLY)
+
+
+LINES = (
+    GREETING,
+    STATUS,
+    TIME,
+    b"!start,ok\r\n",
+    b"!start,fail,no\n",
+    b"\r\n",
+    b"\r",
+    b"hello\r\n",
+    b"!status",
+    b"x" * 60,
+)
+
+
+class PropertyTests(unittest.TestCase):
+    @given(
+        st.lists(
+            st.one_of(st.sampled_from(("status", "time", "start", "version")), st.sampled_from(LINES), st.binary())
+        ),
+        st.data(),
+    )
+    @example(["status", STATUS], None)
+    def test_any_chunks_any_bytes(self, steps: list[Step], data: Any) -> None:
+        whole = seen(steps, 50)
+        cut: list[Step] = []
+        for step in steps:
+            at = 0
+            while isinstance(step, bytes) and data is not None and at < len(step):
+                size = data.draw(st.integers(1, len(step) - at))
+                cut.append(step[at : at + size])
+                at += size
+            if isinstance(step, str) or data is None:
+                cut.append(step)
+        self.assertEqual(seen(cut, 50), whole)
+        requests = [event.request for event in whole[:-1] if getattr(event, "request", None) is not None]
+        self.assertEqual(len(requests), len(set(requests)), "a request has two replies")
+        asked = sum(isinstance(step, str) for step in steps)
+        self.assertEqual(sorted([*requests, *whole[-1].unanswered]), list(range(asked)))
+        lines = b"".join(step for step in steps if isinstance(step, bytes)).count(b"\n")
+        self.assertIn(len(whole) - 1 - lines, (0, 1), "one event for each line, and one for an overlong rest")
+
+
+if __name__ == "__main__":
+    unittest.main()
