@@ -16,6 +16,7 @@ __all__ = [
     "PATIENCE",
     "REACTOR",
     "long_only",
+    "needs_prometheus",
     "needs_pyserial",
     "needs_pyzmq",
     "needs_tls",
@@ -51,6 +52,11 @@ needs_pyzmq = unittest.skipUnless(
     importlib.util.find_spec("zmq"), "needs pyzmq: pip install 'discosbackend[telemetry]'"
 )
 """Decorator of a test that opens a socket of ZeroMQ."""
+
+needs_prometheus = unittest.skipUnless(
+    importlib.util.find_spec("prometheus_client"), "needs prometheus-client: pip install 'discosbackend[metrics]'"
+)
+"""Decorator of a test that uses prometheus-client, which /metrics needs."""
 
 long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 """Decorator of a test that adds only repetitions to what a shorter one shows."""

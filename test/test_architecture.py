@@ -24,7 +24,7 @@ import discosbackend
 from discosbackend.errors import reason_of
 
 from .serving import ROOT
-from .settings import PATIENCE
+from .settings import PATIENCE, needs_prometheus
 
 # The one that is tested, which may be installed.
 PACKAGE = Path(discosbackend.__file__).parent
@@ -326,6 +326,7 @@ def extras(file: BinaryIO) -> dict[str, list[str]]:
 class RequirementsTests(unittest.TestCase):
     """requirements.txt declares every distribution that the package imports, and nothing else."""
 
+    @needs_prometheus
     def test_what_is_imported_is_declared(self) -> None:
         known = {*sys.stdlib_module_names, PACKAGE.name}
         trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]

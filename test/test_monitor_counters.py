@@ -37,9 +37,11 @@ class CountersTests(unittest.TestCase):
         for code, times in (("ok", 3), ("fail", 2), ("invalid", 1)):
             for _ in range(times):
                 self.counters(exchange("start", code))
+        self.counters(exchange("start", "", reply=None))
         counts = self.counters.commands["start"]
-        self.assertEqual((counts.requests, counts.ok, counts.fail, counts.invalid), (6, 3, 2, 1))
-        self.assertAlmostEqual(counts.seconds, 6e-3)
+        found = (counts.requests, counts.ok, counts.fail, counts.invalid, counts.other)
+        self.assertEqual(found, (7, 3, 2, 1, 1))
+        self.assertAlmostEqual(counts.seconds, 7e-3)
 
     def test_bytes_include_the_line_ends(self) -> None:
         self.counters(exchange(request=b"?status", reply=b"!status,ok"))
@@ -78,6 +80,7 @@ class CountersTests(unittest.TestCase):
             self.counters(event(number, "close"))
         self.assertEqual((self.counters.open, self.counters.total), (0, 10_000))
         self.assertEqual(list(self.counters.clients(10)), [])
+        self.assertEqual((self.counters.bytes_in, self.counters.bytes_out), (9, 12))
 
     def test_a_client(self) -> None:
         self.counters(event(1, "open"))

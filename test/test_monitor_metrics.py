@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -23,10 +22,8 @@ from discosbackend.watchdog import Watchdog
 from .in_memory import quiet
 from .monitored import NOW, Monitored
 from .serving import ROOT
+from .settings import needs_prometheus
 from .test_monitor_state import Measuring
-
-if importlib.util.find_spec("prometheus_client") is None:
-    raise unittest.SkipTest("needs prometheus-client: pip install 'discosbackend[metrics]'")
 
 DEPLOY = ROOT / "examples" / "deploy"
 
@@ -51,6 +48,7 @@ def scraped(server: Monitored) -> dict[str, dict[tuple[tuple[str, str], ...], fl
     return found
 
 
+@needs_prometheus
 class FormatTests(unittest.TestCase):
     def test_every_metric_is_there_once(self) -> None:
         _, _, body = Monitored().get("/metrics")
@@ -66,6 +64,8 @@ class FormatTests(unittest.TestCase):
         for request in (b"?status", b"?status", b"?nonesuch", b"?start", b"nothing"):
             server.ask(request)
         found = scraped(server)[f"{PREFIX}requests_total"]
+        # Also the metrics that are made in several pieces have their comments once.
+        self.assertEqual(server.get("/metrics")[2].count("# TYPE"), len(METRICS))
         counted = {(dict(labels)["command"], dict(labels)["code"]): value for labels, value in found.items() if value}
         wanted = {("status", "ok"): 2, ("(unknown)", "fail"): 1, ("(unknown)", "invalid"): 1, ("start", "fail"): 1}
         self.assertEqual(counted, wanted)
@@ -123,6 +123,7 @@ class FormatTests(unittest.TestCase):
         self.assertGreater(len(lines), len(METRICS) + 10)
 
 
+@needs_prometheus
 class ValueTests(unittest.TestCase):
     def value(self, server: Monitored, name: str, **labels: str) -> float | None:
         return scraped(server).get(PREFIX + name, {}).get(tuple(labels.items()))

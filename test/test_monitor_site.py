@@ -262,6 +262,7 @@ class HealthTests(unittest.TestCase):
             channel, transport = server.browse(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
             channel.connectionLost(Failure(ConnectionDone()))
             self.assertEqual(transport.value(), b"")
+            self.assertEqual(server.snapshot._waiting, [])
         backend.answers[0].callback((Ticks.now(), "ok", False))
         server.clock.advance(10)
         self.assertEqual(server.clock.getDelayedCalls(), [])
@@ -339,6 +340,7 @@ class SlicedTextTests(unittest.TestCase):
         text = SlicedText(self.clock, self.pieces)
         found: list[object] = []
         text.get().addErrback(lambda _: found.append("cancelled")).cancel()
+        self.assertEqual(text._waiting, [])
         text.get().addCallback(found.append)
         self.clock.pump([0] * 5)
         self.assertEqual(found, ["cancelled", b"ab1"])

@@ -15,12 +15,12 @@ from unittest import mock
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from discosbackend import Acquisition, Backend, Sensor, Ticks, __version__, command
+from discosbackend import Acquisition, Backend, Sensor, Ticks, __version__, blocking, command
 from discosbackend.log import LogWriter
 from discosbackend.monitor.clock_health import Step
 from discosbackend.monitor.snapshot import shortened, status_of
 from discosbackend.monitor.state import dropped_log_lines
-from discosbackend.scheduler import LaneState
+from discosbackend.scheduler import LaneState, Worker
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.watchdog import Finding, Place, Watchdog
 
@@ -112,15 +112,23 @@ class LaneTests(unittest.TestCase):
         self.assertIn({"command": "sweep", "since": None}, [each for lane in lanes for each in lane["waiting"]])
 
     def test_an_overdue_thread(self) -> None:
-        handler = self.server.handler
-        job = mock.Mock(overdue=True, age=lambda now: 75.0)
-        job.command.name = "start"
-        handler._scheduler.lock("device").holder = job
-        self.assertTrue(self.lane().overdue)
-        self.assertEqual(
-            self.server.get("/health")[::2],
-            (503, "the thread of start has not returned for 75 s: commands of device are refused\n"),
-        )
+        class Stuck(Plain):
+            @blocking
+            def start(self, timestamp: Ticks | None = None) -> None: ...
+
+        server = Monitored(Stuck())
+        # A thread that does not return: the call is never made.
+        with mock.patch.object(Worker, "do"):
+            connection = server.connect()
+            connection.send(b"?start\r\n")
+            server.clock.pump([1] * 59)
+            self.assertEqual(server.get("/health")[0], 200)
+            server.clock.pump([1] * 16)
+        self.assertIn(b"timeout", connection.received())
+        wanted = "the thread of start has not returned for 75 s: commands of device are refused\n"
+        self.assertEqual(server.get("/health")[::2], (503, wanted))
+        (lane,) = [lane for lane in server.snapshot.document()["lanes"] if lane["name"] == "device"]
+        self.assertEqual((lane["holder"], lane["overdue"]), ("start", True))
 
     def test_a_foreign_handler_has_no_lanes(self) -> None:
         self.server.factory._handler = mock.Mock(spec=["handle"])
@@ -281,6 +289,7 @@ class RecordingTests(unittest.TestCase):
         self.assertIsNone(self.server.snapshot.document()["recordings"]["recording"])
         # The counts go on with the next recording.
         self.backend.start()
+        self.assertGreaterEqual(queue.recorded.size, first.size)
         wait_until(lambda: queue.recorded.dumps > first.dumps, "another dump")
         self.backend.stop()
         self.assertTrue(queue.wait(PATIENCE))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Container, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 
 from discosbackend.commands import COMMANDS
 from discosbackend.exchanges import ConnectionEvent, Exchange
@@ -37,48 +37,40 @@ _RING = HISTORY + 4
 class CommandCounts:
     """The counts of one command."""
 
-    __slots__ = ("requests", "ok", "fail", "invalid", "seconds", "buckets", "_ring", "_second")
+    __slots__ = ("ok", "fail", "invalid", "other", "seconds", "buckets", "second", "_marks")
 
     def __init__(self) -> None:
-        self.requests = 0
         self.ok = 0
         self.fail = 0
         self.invalid = 0
+        # Replies with another code, and requests without a reply: a tap may see them.
+        self.other = 0
         # The sum of the latencies, in s.
         self.seconds = 0.0
         self.buckets = [0] * (len(BOUNDS) + 1)
-        self._ring = [0] * _RING
-        # The second of the monotonic clock that was counted last.
-        self._second = 0
+        # The second of the monotonic clock that was counted last, and the number of requests before each of the last
+        # seconds.
+        self.second = 0
+        self._marks = [0] * _RING
 
-    def add(self, exchange: Exchange, second: int) -> None:
-        """Count an exchange that ends in this second of the monotonic clock."""
-        self.requests += 1
-        code = exchange.code
-        if code == "ok":
-            self.ok += 1
-        elif code == "fail":
-            self.fail += 1
-        elif code == "invalid":
-            self.invalid += 1
-        seconds = exchange.seconds
-        self.seconds += seconds
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        if second != self._second:
-            self._advance(second)
-        self._ring[second % _RING] += 1
+    @property
+    def requests(self) -> int:
+        """The number of requests."""
+        return self.ok + self.fail + self.invalid + self.other
 
-    def _advance(self, second: int) -> None:
-        """Set the seconds without requests to 0."""
-        for passed in range(max(self._second, second - _RING) + 1, second + 1):
-            self._ring[passed % _RING] = 0
-        self._second = second
+    def advance(self, second: int) -> None:
+        """Note the number of requests before this second of the monotonic clock. Call it before they are counted."""
+        requests = self.requests
+        for passed in range(max(self.second, second - _RING) + 1, second + 1):
+            self._marks[passed % _RING] = requests
+        self.second = second
 
     def history(self, second: int) -> list[int]:
         """Return the requests in each of the seconds before this one, the oldest first."""
-        if second != self._second:
-            self._advance(second)
-        return [self._ring[each % _RING] for each in range(second - HISTORY, second)]
+        if second != self.second:
+            self.advance(second)
+        marks = [self._marks[each % _RING] for each in range(second - HISTORY, second + 1)]
+        return [after - before for before, after in pairwise(marks)]
 
 
 class ClientCounts:
@@ -132,8 +124,6 @@ class Counters:
         The counts by the names of the commands, in the order of their first request.
     open, total
         The number of open connections, and of all since the start.
-    bytes_in, bytes_out
-        The bytes of all requests and of all replies, with their line ends.
     status
         The last reply to `status`, with its request.
     """
@@ -144,11 +134,11 @@ class Counters:
         self.commands: dict[str, CommandCounts] = {}
         self.open = 0
         self.total = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
         self.status: Exchange | None = None
         # The open connections by their numbers. The one that was heard last is the last one.
         self._clients: dict[int, ClientCounts] = {}
+        # Counts what belongs to no open connection.
+        self._gone = ClientCounts("", 0.0)
         self._latest = 0
 
     def __call__(self, event: Exchange | ConnectionEvent) -> None:
@@ -156,35 +146,39 @@ class Counters:
         if isinstance(event, ConnectionEvent):
             self._connection(event)
             return
-        name = event.name
-        bytes_in = len(event.request) + 2
-        bytes_out = 0 if event.reply is None else len(event.reply) + 2
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
-        client = self._clients.get(event.connection)
-        if client is not None:
-            client.bytes_in += bytes_in
-            client.bytes_out += bytes_out
-        if not name and event.reply is None:
+        number, _, begin, request, name, reply, code, _, seconds = event
+        client = self._clients.get(number, self._gone)
+        client.bytes_in += len(request) + 2
+        if reply is not None:
+            client.bytes_out += len(reply) + 2
+        elif not name:
             # Not a request.
             return
-        counts = self.commands.get(name)
-        if counts is None:
-            counts = self._counts(name)
-        counts.add(event, int(self._monotonic()))
+        counts = self.commands.get(name) or self._counts(name)
+        second = int(self._monotonic())
+        if second != counts.second:
+            counts.advance(second)
+        counts.seconds += seconds
+        counts.buckets[bisect_left(BOUNDS, seconds)] += 1
+        client.requests += 1
+        if code == "ok":
+            counts.ok += 1
+        else:
+            client.failures += 1
+            if code == "fail":
+                counts.fail += 1
+            elif code == "invalid":
+                counts.invalid += 1
+            else:
+                counts.other += 1
+            # A peer may send long ones, which must not be kept for each of its connections.
+            name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
+        client.last = (name, code, begin)
         if name == "status":
             self.status = event
-        if client is not None:
-            client.requests += 1
-            code = event.code
-            if code != "ok":
-                client.failures += 1
-                # A peer may send long ones, which must not be kept for each of its connections.
-                name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
-            client.last = (name, code, event.begin)
-            if event.connection != self._latest:
-                self._latest = event.connection
-                self._clients[event.connection] = self._clients.pop(event.connection)
+        if number != self._latest and client is not self._gone:
+            self._latest = number
+            self._clients[number] = self._clients.pop(number)
 
     def _counts(self, name: str) -> CommandCounts:
         """Return the counts of a command that has none yet, or those of all unknown ones."""
@@ -201,9 +195,21 @@ class Counters:
             self.total += 1
             self._clients[event.connection] = ClientCounts(event.peer, event.time.unix)
             self._latest = event.connection
-        elif self._clients.pop(event.connection, None) is not None:
+        elif (client := self._clients.pop(event.connection, None)) is not None:
             # A connection that was open before this listener was added is not counted.
             self.open -= 1
+            self._gone.bytes_in += client.bytes_in
+            self._gone.bytes_out += client.bytes_out
+
+    @property
+    def bytes_in(self) -> int:
+        """The bytes of all requests, with their line ends."""
+        return self._gone.bytes_in + sum(client.bytes_in for client in self._clients.values())
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of all replies, with their line ends."""
+        return self._gone.bytes_out + sum(client.bytes_out for client in self._clients.values())
 
     def clients(self, most: int) -> Iterator[tuple[int, ClientCounts]]:
         """Return the open connections that were active last, at most so many, with their numbers."""
