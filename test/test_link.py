@@ -1039,6 +1039,32 @@ class OnConnectTests(LinkTestCase):
         link.close()
         self.assertEqual(self.simulator.connections, 0)
 
+    def test_the_connection_is_lost_while_it_waits_for_quiet(self) -> None:
+        link = self.link(self.simulator, quiet=0.25, on_connect=self.configure)
+        link.start()
+        self.passes(0.1)
+        self.simulator.hang_up()
+        with mock.patch.object(self.simulator, "connect", return_value=Deferred()):
+            # An attempt that takes longer than `timeout`.
+            self.passes(5.0)
+        self.assertEqual(self.simulator.questions, [])
+        self.assert_fails(self.outcome(link, b"1", 2.1), LinkDown, "link to simulated device is down since 7 s")
+
+    def test_another_question_fails_meanwhile(self) -> None:
+        """Its failure does not end the time limit of the questions of on_connect."""
+        link = self.link(self.simulator, on_connect=self.configure)
+        self.simulator.refusing = True
+        link.start()
+        self.passes(1.0)
+        self.simulator.refusing = False
+        self.simulator.next(None)
+        while not self.simulator.questions:
+            self.passes(0.05)
+        self.assertIs(type(self.outcome(link, b"1", 0.1)), LinkDown)
+        self.passes(10.0)
+        self.assertEqual(self.outcome(link, b"2"), b"re 2")
+        self.assertEqual(self.simulator.questions, [b"set a", b"set a", b"set b", b"2"])
+
     def test_a_later_task_of_it_asks_like_others(self) -> None:
         async def poll(link: Link) -> None:
             for _ in range(3):

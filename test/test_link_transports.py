@@ -40,17 +40,19 @@ def setUpModule() -> None:
 
 
 class Gated(Backend):
-    """A backend that polls its device, and closes its gate at the end of an acquisition."""
+    """A backend that may poll its device, and closes its gate at the end of an acquisition."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, polls: bool) -> None:
         self.link = link
+        self.polls = polls
         self.acquisition = Acquisition(lambda _: None, lambda _: self.spawn(self.ask(b"gate 0")) and None)
 
     async def ask(self, question: bytes) -> bytes:
         return await self.link.ask(question)
 
     async def server_started(self) -> None:
-        self.spawn(self.poll())
+        if self.polls:
+            self.spawn(self.poll())
 
     async def poll(self) -> None:
         while True:
@@ -214,17 +216,21 @@ class TransportTests(unittest.TestCase):
     def test_the_server_stops_while_an_order_waits(self) -> None:
         """`end` of an Acquisition starts a task. On asyncio it has not begun when the server would cancel its tasks."""
 
-        async def session(reactor: Any) -> None:
+        async def stops(reactor: Any, polls: bool) -> None:
             device = LinkSimulator(lambda question: [Wait(0.05), b"ok"], reactor=reactor)
-            backend = Gated(Link(device, reactor=reactor))
+            backend = Gated(Link(device, reactor=reactor), polls)
             handler = DBProtocolHandler(backend, reactor=reactor)
             handler.start()
-            while b"temp?" not in device.questions:
+            while polls and b"temp?" not in device.questions:
                 await deferLater(reactor, 0.01)
             backend.acquisition.start()
             await handler.stop()
-            self.assertIn(b"gate 0", device.questions)
+            self.assertIn(b"gate 0", device.questions, f"polls: {polls}")
             self.assertEqual([task.state for task in backend.background_tasks], [])
+
+        async def session(reactor: Any) -> None:
+            await stops(reactor, polls=True)
+            await stops(reactor, polls=False)
 
         self.on_both(session)
 
