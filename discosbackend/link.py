@@ -86,8 +86,8 @@ class Link:
     While the link connects for the first time, or reconnects after the connection was lost, questions wait, each for
     up to `timeout` from the moment when it is the first one. The question that was sent when the connection was lost
     fails. If an attempt to connect fails, or if the connection is lost again before an answer and within 1 s, all
-    questions fail, and later ones fail after 10 ms, until the link is connected again. A question does not start an
-    attempt to connect: the link tries again after pauses that grow from 0.2 s to `max_pause`.
+    questions fail, and later ones fail after 10 ms, until the link is connected again. During an outage, a question
+    does not start an attempt to connect: the link tries again after pauses that grow from 0.2 s to `max_pause`.
 
     Parameters
     ----------
