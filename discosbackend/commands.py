@@ -37,6 +37,9 @@ LANES = ("reads", "device", "files")
 The commands of "device" run one at a time, and so do the commands of "files". The commands of "reads" do not wait for
 other commands."""
 
+# Up to this number every integer is exact as a float.
+_EXACT = 2**53
+
 CONVERSION_TIMEOUT = 3600.0
 """The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
@@ -107,9 +110,10 @@ class Argument:
             object.__setattr__(self, "as_path", True)
         if self.type != ANNOTATION:
             object.__setattr__(self, "type", _known_type(self.type, f"argument {self.name!r}"))
-        for limit in ("minimum", "maximum") if self.type == "integer" else ():
-            # From a file, as a float.
-            if isinstance(value := getattr(self, limit), float) and value.is_integer():
+        for limit in ("minimum", "maximum"):
+            # So that 0.0, or a limit from a conformance profile, causes the same reason as 0.
+            value = getattr(self, limit)
+            if isinstance(value, float) and value.is_integer() and (self.type == "integer" or abs(value) < _EXACT):
                 object.__setattr__(self, limit, int(value))
         # The commands of the protocol have no other limit than 0, so that their table does not import the module.
         if self.choices != () or self.maximum is not None or (self.minimum is not None and not self._is_from_zero()):

@@ -49,14 +49,49 @@ class GivenUp(HandlerException):
 
 
 class AnyTaskDeferred(Deferred[Result]):
-    """A Deferred that every task of asyncio can await, also one that `gather`, a `TaskGroup` or a library started."""
+    """A Deferred that every task of asyncio can await, also one that `gather`, a `TaskGroup` or a library started.
+
+    It can be awaited more than once. Cancelling one of these awaits cancels the Deferred.
+    """
+
+    _outcome: tuple[Any] | None = None
+    """The result or the Failure, if it was awaited and has fired."""
+    _copies: list[Deferred[Any]] | None = None
+    """The Deferreds of the awaits that wait for the outcome. None: it was not awaited yet."""
 
     def __await__(self) -> Generator[Any, None, Result]:
         loop = running_loop()
-        if loop is None or asyncio.current_task(loop) is None:
-            # Twisted runs the coroutine.
-            return super().__await__()
-        return future_of(self, loop).__await__()
+        if loop is not None and asyncio.current_task(loop) is not None:
+            return future_of(self._copy(), loop).__await__()
+        # Twisted runs the coroutine. It takes the result from the Deferred that it awaits.
+        return self._copy().__await__()
+
+    def _copy(self) -> Deferred[Result]:
+        """Return a Deferred with the same outcome."""
+        copy: Deferred[Result] = Deferred(lambda _: self.cancel())
+        if self._copies is None:
+            self._copies = []
+            self.addBoth(self._keep)
+        if self._outcome is None:
+            self._copies.append(copy)
+        else:
+            _fire(copy, self._outcome[0])
+        return copy
+
+    def _keep(self, outcome: Any) -> Any:
+        self._outcome = (outcome,)
+        copies, self._copies = self._copies or [], []
+        for copy in copies:
+            _fire(copy, outcome)
+        # The copies report a failure.
+        return None if isinstance(outcome, Failure) else outcome
+
+
+def _fire(deferred: Deferred[Any], outcome: Any) -> None:
+    if isinstance(outcome, Failure):
+        deferred.errback(outcome)
+    else:
+        deferred.callback(outcome)
 
 
 def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:

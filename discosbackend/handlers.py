@@ -20,7 +20,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import task
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
 from discosbackend._version import __protocol_version__
@@ -457,14 +457,18 @@ class DBProtocolHandler(Handler):
     def stop(self) -> Deferred[Any]:
         """End the acquisition, as the request `stop` does, call server_stopping() of the backend, and close its links.
 
-        After server_stopping(), the background tasks of the backend are cancelled. The returned Deferred fires when all
-        of this is done. Cancelling it cancels the step that is running, but server_stopping() is called in any case.
-        The Deferred never fails.
+        After server_stopping(), the links still send the questions that were asked until then. Then the background
+        tasks of the backend are cancelled. The returned Deferred fires when all of this is done. Cancelling it cancels
+        the step that is running, but server_stopping() is called in any case. The Deferred never fails.
         """
+        given_up = False
         ended = maybeDeferred(self.handle, Message(message_type=REQUEST, name="stop"))
         ended.addCallbacks(lambda _: logger.info("acquisition ended"), _log_refused_stop)
         ended.addCallback(lambda _: self._hook("server_stopping"))
         ended.addErrback(_log_hook, "server_stopping")
+        # Before the tasks are cancelled: `end` of an Acquisition can have started one that stops the device.
+        ended.addCallback(lambda _: None if given_up else self._finish_questions())
+        ended.addErrback(lambda failure: failure.trap(CancelledError))
         ended.addCallback(lambda _: self._cancel_background_tasks())
         # Before the threads end: a thread may wait for an answer of a device.
         ended.addBoth(lambda _: gatherResults([link.close() for link in self._links()]))
@@ -477,12 +481,22 @@ class DBProtocolHandler(Handler):
                 done.callback(None)
 
         def give_up() -> None:
+            nonlocal given_up
+            given_up = True
             ended.cancel()
             # A task of asyncio ends later.
             finish(None)
 
         ended.addBoth(finish)
         return done
+
+    def _finish_questions(self) -> Deferred[Any]:
+        """Wait until the links have the answers to the questions that were asked until now."""
+        links = self._links()
+        # A task of asyncio that was just started has asked nothing yet.
+        is_turn_needed = links and running_loop() is not None
+        turn = task.deferLater(cast(Any, self._reactor()), 0) if is_turn_needed else succeed(None)
+        return turn.addCallback(lambda _: DeferredList([link.finish() for link in links], consumeErrors=True))
 
     def _links(self) -> list[Link]:
         """Return the links of the backend. They are connected while the server runs."""

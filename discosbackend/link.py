@@ -16,26 +16,26 @@ from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.python import threadable
 from twisted.python.failure import Failure
 
-from discosbackend.coroutines import AnyTaskDeferred
-from discosbackend.errors import LinkDown, LinkTimeout
+from discosbackend.coroutines import AnyTaskDeferred, GivenUp
+from discosbackend.errors import HandlerException, LinkDown, LinkTimeout
 from discosbackend.link_connection import Connection, Connector, Events
 from discosbackend.link_endpoints import address_from
 from discosbackend.link_framing import Framing, MessageSplitter, MessageTooLong, framing_of
-from discosbackend.link_health import LinkHealth
+from discosbackend.link_health import LinkHealth, reason_of_failure
+from discosbackend.link_setup import Setup, calling
 from discosbackend.reactors import reactor_or_default
 
 __all__ = ["Link", "LinkDown", "LinkTimeout", "links_of"]
 
-# All times are in seconds. The pauses between attempts to connect double from the first to the longest one. Each is
+# All times are in seconds. The pauses between attempts to connect double from the first one to `max_pause`. Each is
 # shortened at random by up to half, so that many servers do not reconnect at the same instant.
 _FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 30.0
 # A connection that has lasted this long counts as working, unless a question was not answered.
 _STABLE = 1.0
 # By default, a serial line counts as quiet after this time.
@@ -49,28 +49,45 @@ _THREAD_CHECK = 1.0
 class _Question:
     """A question, and the Deferred of its answer."""
 
-    __slots__ = ("deferred", "sent", "text")
+    __slots__ = ("deferred", "ended", "is_noted", "sent", "setup", "text")
 
-    def __init__(self, text: bytes, give_up: Callable[[_Question], None]) -> None:
+    def __init__(self, text: bytes, setup: Setup[_Question] | None, give_up: Callable[[_Question], None]) -> None:
         self.text = text
+        self.setup = setup
+        """The run of on_connect that asks it. None: it is asked by somebody else."""
         self.sent = 0.0
         """When it was sent."""
         self.deferred: Deferred[bytes] = AnyTaskDeferred(lambda _: give_up(self))
+        self.ended: Deferred[None] = Deferred()
+        """Fires when the link has no more to do for this question. That of a cancelled one may be later."""
+        self.is_noted = False
+        """Whether the log reports it if it is not sent."""
 
     def end(self, outcome: bytes | Exception) -> None:
-        """Fire the Deferred, unless it was cancelled."""
+        """Fire the Deferreds. That of the answer is not fired if it was cancelled."""
         if not self.deferred.called:
-            if isinstance(outcome, Exception):
-                self.deferred.errback(outcome)
-            else:
-                self.deferred.callback(outcome)
+            # Its callbacks may ask again.
+            with calling(self.setup):
+                if isinstance(outcome, Exception):
+                    self.deferred.errback(outcome)
+                else:
+                    self.deferred.callback(outcome)
+        if not self.ended.called:
+            self.ended.callback(None)
 
 
 class Link:
     """A connection to a device that answers each question with one message. It reconnects by itself.
 
     Make it in `__init__` of the backend, and assign it to an attribute. It connects when the server has started, or at
-    the first question, and is closed when the server stops. Questions are sent one at a time, in order.
+    the first question. Questions are sent one at a time, in order. When the server stops, the questions that were asked
+    until then are still sent, within the stop timeout. Then the link is closed.
+
+    While the link connects for the first time, or reconnects after the connection was lost, questions wait, each for
+    up to `timeout` from the moment when it is the first one. The question that was sent when the connection was lost
+    fails. If an attempt to connect fails, or if the connection is lost again before an answer and within 1 s, all
+    questions fail, and later ones fail after 10 ms, until the link is connected again. During an outage, a question
+    does not start an attempt to connect: the link tries again after pauses that grow from 0.2 s to `max_pause`.
 
     Parameters
     ----------
@@ -79,7 +96,7 @@ class Link:
         `stopbits`, `xonxoff` and `rtscts`. Serial links need pyserial: `pip install 'discosbackend[serial]'`. It can
         also be an endpoint of Twisted, or a `discosbackend.testing.LinkSimulator`.
     timeout
-        How long the device may take to answer, in s. Also the maximum wait of the first question for a connection.
+        How long the device may take to answer, in s. Also how long the first waiting question waits for a connection.
     terminator
         The bytes that end each question and each answer. They are not a part of the answer. Default: a line feed. With
         `length` or `framing`, it only ends the questions, and the default is `b""`.
@@ -100,6 +117,12 @@ class Link:
     quiet
         After connecting, a link discards what it receives until nothing has arrived for this time, in s. A serial link
         also does this after a question that was not answered in time. Default: 0.25 for a serial link, else 0.
+    max_pause
+        The longest pause between two attempts to connect, in s.
+    on_connect
+        A function or coroutine function that is called with the link each time it is connected, for example to send
+        the settings that the device has lost. Other questions wait until it has ended. If it raises an exception, the
+        connection is closed, and the link connects again later, as if the connection was lost.
     reactor
         The reactor. Default: that of the server.
 
@@ -143,6 +166,8 @@ class Link:
         max_answer: int = 2**16,
         unsolicited: Callable[[bytes], object] | None = None,
         quiet: float | None = None,
+        max_pause: float = 30.0,
+        on_connect: Callable[[Link], Any] | None = None,
         reactor: Any = None,
     ) -> None:
         # For pickle and copy: the copy is a new, unconnected Link with the same arguments.
@@ -151,6 +176,10 @@ class Link:
             raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         if quiet is not None and not 0 <= quiet < math.inf:
             raise ValueError(f"quiet must be a number of seconds, 0 or more, not {quiet!r}")
+        if not 0 < max_pause < math.inf:
+            raise ValueError(f"max_pause must be a number of seconds above 0, not {max_pause!r}")
+        if on_connect is not None and not callable(on_connect):
+            raise TypeError(f"on_connect must be a function that takes the link, not {on_connect!r:.80}")
         if not max_answer >= 1:
             raise ValueError(f"max_answer must be a number of bytes above 0, not {max_answer!r}")
         self._address = address_from(address) if isinstance(address, str) else None
@@ -164,6 +193,8 @@ class Link:
         self._max_answer = max_answer
         self._unsolicited = unsolicited
         self._quiet = (_QUIET if self._serial else 0.0) if quiet is None else quiet
+        self._max_pause = max_pause
+        self._on_connect = on_connect
         self._given_reactor = reactor
         self._reactor: Any = reactor
         self._thread = 0
@@ -177,6 +208,8 @@ class Link:
         # Limits the time of the question that was sent, or else of the first one that waits.
         self._timer: Any = None
         self._connection: Connection | None = None
+        # The run of on_connect. None: it has ended, or there is none.
+        self._setup: Setup[_Question] | None = None
         # Timer: when it fires, the connection counts as working. None: it works, or there is none.
         self._stable: Any = None
         # Timer: when it fires, discarding ends. None: nothing is discarded.
@@ -214,14 +247,16 @@ class Link:
         """
         if self._closed:
             return self._health.closed()
-        return "" if self._service is None else self._health.problem(connected=self._connection is not None)
+        is_ready = self._connection is not None and self._setup is None
+        return "" if self._service is None else self._health.problem(connected=is_ready)
 
     # -- questions ------------------------------------------------------------------------------------
 
     def ask(self, question: bytes) -> Deferred[bytes]:
         """Send a question, and return its answer. Questions are sent one at a time, in order.
 
-        If the Deferred is cancelled, an unsent question is dropped; if it was sent, its answer is discarded.
+        If the link is not connected, the question waits or fails: see the description of the class. If the Deferred is
+        cancelled, an unsent question is dropped; if it was sent, its answer is discarded.
 
         Parameters
         ----------
@@ -231,9 +266,10 @@ class Link:
         Returns
         -------
         answer
-            A Deferred, which can be awaited. Its result is the answer, without the terminator or prompt. It fails with
-            LinkDown or LinkTimeout if there is no answer. Both are refusals: the client gets a `fail` with the text of
-            the exception. If the function `framing` fails, it fails with the exception of that function.
+            A Deferred, which can be awaited, also more than once. Its result is the answer, without the terminator or
+            prompt. It fails with LinkDown or LinkTimeout if there is no answer. Both are refusals: the client gets a
+            `fail` with the text of the exception. If the function `framing` fails, it fails with the exception of that
+            function.
 
         Raises
         ------
@@ -249,7 +285,12 @@ class Link:
             raise RuntimeError("ask() belongs to the reactor's thread: use ask_blocking() in a @blocking method")
         if not self._closed:
             self.start()
-        asked = _Question(question, self._give_up)
+        setup = self._setup if self._setup is not None and self._setup.is_calling else None
+        asked = _Question(question, setup, self._give_up)
+        if setup is not None:
+            setup.waiting.append(asked)
+            self._pump()
+            return asked.deferred
         self._waiting.append(asked)
         if self._refusing:
             # Not at once: a coroutine that asks again and again would block the reactor.
@@ -308,9 +349,14 @@ class Link:
         if self._terminator and self._terminator in question:
             raise ValueError(f"a question does not contain the terminator {self._terminator!r}, which the link appends")
 
+    @property
+    def _queue(self) -> deque[_Question]:
+        """The questions of which the first one is sent next."""
+        return self._waiting if self._setup is None else self._setup.waiting
+
     def _pump(self) -> None:
         """Send the first waiting question if that is possible, and start the timer of the first question."""
-        if self._asked is not None or not self._waiting or self._reading or self._refusing:
+        if self._asked is not None or not self._queue or self._reading or (self._refusing and self._setup is None):
             return
         if self._connection is None or self._discarding is not None:
             if self._timer is None:
@@ -323,18 +369,27 @@ class Link:
             # Blanks and line ends behind a prompt or a terminator are not the beginning of a message.
             self._splitter.clear()
         self._is_stale = bool(self._splitter.pending)
-        self._asked = asked = self._waiting.popleft()
+        self._asked = asked = self._queue.popleft()
         asked.sent = self._now()
         self._timer = self._call_later(self._timeout, self._time_is_up)
         self._connection.write(asked.text + self._terminator)
 
     def _give_up(self, asked: _Question) -> None:
         """A Deferred is cancelled. The answer to a question that was sent is still waited for, and discarded."""
-        if asked in self._waiting:
-            if self._asked is None and asked is self._waiting[0]:
-                self._stop_timer()
-            self._waiting.remove(asked)
-            self._pump()
+        queues = [self._waiting] if self._setup is None else [self._waiting, self._setup.waiting]
+        for queue in queues:
+            if asked in queue:
+                if self._asked is None and queue is self._queue and asked is queue[0]:
+                    self._stop_timer()
+                queue.remove(asked)
+                self._fail_unsent(asked, CancelledError())
+                self._pump()
+
+    def _fail_unsent(self, asked: _Question, problem: Exception) -> None:
+        if asked.is_noted:
+            text = "link to %s was stopped before it sent %.80r"
+            self._health.log(logging.WARNING, "unsent", text, self._name, asked.text)
+        asked.end(problem)
 
     def _time_is_up(self) -> None:
         self._timer = None
@@ -342,17 +397,17 @@ class Link:
         late = LinkTimeout(f"link to {self._name} gave no answer within {self._timeout:g} s")
         if asked is None:
             # It was not sent, because there is no connection, or because the line is not quiet.
-            asked = self._waiting.popleft()
+            asked = self._queue.popleft()
+            problem: Exception = late
             if self._connection is None:
-                problem: Exception = LinkDown(self.problem)
+                problem = LinkDown(self.problem)
             else:
-                problem = late
                 self._health.no_answer(self._now() - self._timeout, self._timeout, "the line is not quiet")
+            self._fail_unsent(asked, problem)
         else:
-            problem = late
             self._health.no_answer(asked.sent, self._timeout, asked.text)
             self._resynchronize("it does not answer")
-        asked.end(problem)
+            asked.end(late)
         self._pump()
 
     def _fail_soon(self, delay: float) -> None:
@@ -363,10 +418,27 @@ class Link:
         _cancel(self._refusal)
         self._refusal = None
         if self._refusing:
-            self._stop_timer()
+            if self._setup is None:
+                # Otherwise it limits a question of on_connect.
+                self._stop_timer()
             waiting, self._waiting = self._waiting, deque()
             for asked in waiting:
-                asked.end(LinkDown(self.problem))
+                self._fail_unsent(asked, LinkDown(self.problem))
+
+    def finish(self) -> Deferred[Any]:
+        """Wait for the questions that were asked before this call. The server calls this before it closes the link.
+
+        Returns
+        -------
+        finished
+            A Deferred that fires when each of these questions has its answer or has failed. The log reports those that
+            were not sent.
+        """
+        asked = [*self._waiting] if self._setup is None else [*self._setup.waiting, *self._waiting]
+        for question in asked:
+            question.is_noted = True
+        ends = [question.ended for question in asked]
+        return DeferredList(ends if self._asked is None else [self._asked.ended, *ends], consumeErrors=True)
 
     # -- connections ----------------------------------------------------------------------------------
 
@@ -396,7 +468,9 @@ class Link:
         self._service.startService()
 
     def close(self) -> Deferred[None]:
-        """Close the connection. Questions that have no answer fail. The server calls this when it stops.
+        """Close the connection. Questions that have no answer fail, and the log reports those that were not sent.
+
+        The server calls this when it stops.
 
         Returns
         -------
@@ -404,6 +478,8 @@ class Link:
             A Deferred that fires when the connection is closed.
         """
         self._closed = self._refusing = True
+        for waiting in self._waiting:
+            waiting.is_noted = True
         service, self._service = self._service, None
         trigger, self._shutdown = self._shutdown, None
         if trigger is not None:
@@ -429,14 +505,51 @@ class Link:
             connection.abort()
             return
         self._connection = connection
-        self._refusing = False
         self._health.connected()
         self._stop_timer()
         self._splitter.clear()
-        self._stable = self._call_later(_STABLE, self._lasted)
         if self._quiet:
             self._discard()
+        if self._on_connect is None:
+            self._ready()
+        else:
+            setup: Setup[_Question] = Setup()
+            self._setup = setup
+            ended = setup.run(self._on_connect, self)
+            ended.addCallbacks(self._set_up, self._set_up_failed, callbackArgs=(setup,), errbackArgs=(setup,))
+
+    def _ready(self) -> None:
+        """The questions that wait can be sent."""
+        self._refusing = False
+        self._stable = self._call_later(_STABLE, self._lasted)
         self._pump()
+
+    def _set_up(self, _: object, setup: Setup[_Question]) -> None:
+        if setup is self._setup:
+            self._setup = None
+            # An ordinary function ends before its questions are sent.
+            self._waiting.extendleft(reversed(setup.waiting))
+            self._ready()
+
+    def _set_up_failed(self, failure: Failure, setup: Setup[_Question]) -> None:
+        is_lost = setup is not self._setup
+        if is_lost and failure.check(CancelledError, GivenUp, LinkDown, LinkTimeout):
+            # The connection was lost, which was logged.
+            return
+        if failure.check(HandlerException):
+            text = "link to %s: on_connect failed: %s"
+            self._health.log(logging.WARNING, "on_connect", text, self._name, failure.value)
+        else:
+            trace = (failure.type, failure.value, failure.getTracebackObject())
+            text = "link to %s: on_connect failed"
+            self._health.log(logging.ERROR, "on_connect", text, self._name, exc_info=trace)
+        if not is_lost:
+            self._stop_timer()
+            asked, self._asked = self._asked, None
+            self._abort(f"on_connect failed: {reason_of_failure(failure)}")
+            if asked is not None:
+                asked.end(LinkDown(self._health.down()))
+            self._pump()
 
     def _lasted(self) -> None:
         if not self._health.is_silent:
@@ -469,6 +582,12 @@ class Link:
         self._discarding = None
         _cancel(self._stable)
         self._stable = None
+        setup, self._setup = self._setup, None
+        if setup is not None:
+            self._stop_timer()
+            setup.cancel()
+            for asked in setup.waiting:
+                asked.end(LinkDown(self._health.down()))
 
     def _abort(self, reason: str) -> None:
         connection = cast(Connection, self._connection)
@@ -506,7 +625,7 @@ class Link:
         self._failures += 1
         if self._failures > 1:
             self._refuse()
-        pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 60), _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 60), self._max_pause)
         return pause * random.uniform(0.5, 1.0)
 
     def _refuse(self) -> None:

@@ -334,7 +334,7 @@ class BoundSensor:
     def summary(self, reading: Reading) -> str:
         """Return the name and the state of a reading, and its value if the state is nominal, warn or error."""
         value = f" {self._value_text(reading.value)}" if reading.state in _MEASURED else ""
-        return f"{self.name} {reading.state}{value}"
+        return f"{self.name} {reading.state}{value}".rstrip()
 
     # -- pickling and copying -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any, cast
 
 from twisted.internet import reactor
 
@@ -29,6 +30,12 @@ class KnowsFewCommands(DBProtocolHandler):
         super().__init__(backend)
         for name in ("set-shift", "get-rms", "end-schedule"):
             del self.commands[name]
+
+
+class CannotBeConfigured(BackendSimulator):
+    """It has a single configuration."""
+
+    set_configuration = get_configuration = set_integration = get_integration = cast(Any, None)
 
 
 class HasWordsOfItsOwn(DBProtocolHandler):

@@ -308,6 +308,7 @@ RIGHT = {
     "healthy": Served(),
     "greets late": Served(greeting_delay=0.05),
     "knows few commands": Served(handler=awkward.KnowsFewCommands),
+    "cannot be configured": Served(backend=awkward.CannotBeConfigured),
     "has words of its own": Served(handler=awkward.HasWordsOfItsOwn),
     "refuses to start": Served(backend=awkward.RefusesToStart),
     "forgives stop": Served(backend=awkward.ForgivesStop),

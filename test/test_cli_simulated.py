@@ -278,7 +278,7 @@ class ServingTests(FolderMixin):
             self.assertTrue(replies[1].startswith(b"!wobble,fail,"))
             self.assertEqual(len(recordings_in(self.folder / "data")), 1)
         for name, told in (
-            ("mine:Broken", "cannot make a Broken: RuntimeError: no luck"),
+            ("mine:Broken", "cannot create Broken: RuntimeError: no luck"),
             ("mine:Other", "no 'Other' in 'mine'"),
             ("mine:command", "--simulate 'mine:command' is not derived from SimulatedBackend"),
             ("nowhere:Mine", "cannot import 'nowhere'"),

@@ -409,6 +409,14 @@ class ArgumentTests(unittest.TestCase):
         for text in ("-80.1", "0.6"):
             self.assertEqual(self.refusal(argument, text), f"wrong power '{text}': {within}")
         self.assertEqual(self.refusal(argument, "x"), "wrong power 'x': must be a finite decimal number")
+        reasons = [
+            self.refusal(Argument("gain", "float", minimum=low, maximum=high), "-1")
+            for low, high in ((0, 31), (0.0, 31.0), (-0.0, 31))
+        ]
+        wanted = "wrong gain '-1': must be a finite decimal number not below 0 and not above 31"
+        self.assertEqual(reasons, [wanted] * 3)
+        largest = Argument("gain", "float", maximum=1e300)
+        self.assertIn("not above 1e+300", self.refusal(largest, "2e300"))
         bits = Argument("bits", "integer", maximum=8)
         self.assertEqual(bits.parse("8"), 8)
         self.assertEqual(self.refusal(bits, "9"), "wrong bits '9': must be an integer not above 8")

@@ -220,6 +220,20 @@ class AnyTaskDeferredTests(unittest.IsolatedAsyncioTestCase):
         await turns()
         self.assertEqual(outcome, [(7, 7)])
 
+    async def test_two_tasks_get_the_same_failure(self) -> None:
+        deferred = AnyTaskDeferred[int]()
+
+        async def wait() -> str:
+            try:
+                return f"no failure: {await deferred}"
+            except BackendError as problem:
+                return str(problem)
+
+        waiting = asyncio.gather(wait(), wait())
+        await turns()
+        deferred.errback(BackendError("down"))
+        self.assertEqual([*await waiting, await wait()], ["down"] * 3)
+
     async def test_a_coroutine_that_twisted_runs_beside_the_loop(self) -> None:
         deferred = AnyTaskDeferred[int]()
 
@@ -243,6 +257,52 @@ class AnyTaskDeferredTests(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(asyncio.CancelledError):
             await waiting
         self.assertEqual(cancelled, [deferred])
+
+
+class AwaitedTwiceTests(unittest.TestCase):
+    """The same, where Twisted runs the coroutines. Twisted's own Deferred has its result once."""
+
+    def test_a_result(self) -> None:
+        deferred = AnyTaskDeferred[int]()
+
+        async def wait() -> tuple[int, int]:
+            return await deferred, await deferred
+
+        outcomes = [outcome_of(Deferred.fromCoroutine(wait())) for _ in range(2)]
+        deferred.addCallback(lambda result: result + 1)
+        self.assertEqual(outcomes, [[], []])
+        deferred.callback(7)
+        outcomes.append(outcome_of(Deferred.fromCoroutine(wait())))
+        self.assertEqual(outcomes, [[(7, 7)]] * 3)
+        self.assertEqual(deferred.result, 8)
+
+    def test_a_failure(self) -> None:
+        deferred = AnyTaskDeferred[int]()
+
+        async def wait() -> str:
+            try:
+                return f"no failure: {await deferred}"
+            except BackendError as problem:
+                return str(problem)
+
+        waiting = outcome_of(Deferred.fromCoroutine(wait()))
+        deferred.errback(BackendError("down"))
+        self.assertEqual([waiting, outcome_of(Deferred.fromCoroutine(wait()))], [["down"]] * 2)
+        self.assertIsNone(deferred.result, "it is handled")
+
+    def test_cancelling_one_cancels_all(self) -> None:
+        cancelled: list[Any] = []
+        deferred = AnyTaskDeferred[int](cancelled.append)
+
+        async def wait() -> int:
+            return await deferred
+
+        first, second = Deferred.fromCoroutine(wait()), Deferred.fromCoroutine(wait())
+        outcomes = [outcome_of(first), outcome_of(second)]
+        second.cancel()
+        self.assertEqual(cancelled, [deferred])
+        for outcome in outcomes:
+            self.assertIs(outcome[0].type, CancelledError)
 
 
 class TaskTests(unittest.IsolatedAsyncioTestCase):

@@ -12,6 +12,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import os
 import re
 import shlex
 import shutil
@@ -648,6 +649,36 @@ class InAFolderTests(unittest.TestCase):
             with server.connect() as connection:
                 self.assertEqual(ask(connection, b"?get-tp0"), [b"!get-tp0,ok,1050.0\r\n"])
             self.assertEqual(server.stop(SIGTERM), 0, server.log())
+
+
+class PowerMeterTests(unittest.TestCase):
+    """The files of a backend on a Link: the backend, its tests, and the simulated device as a program."""
+
+    def load(self, name: str, reactor: Any) -> types.ModuleType:
+        """Make a module of a file in the docs, with this reactor instead of Twisted's."""
+        module = types.ModuleType(name)
+        self.enterContext(mock.patch.dict(sys.modules, {name: module}))
+        with mock.patch("twisted.internet.reactor", reactor, create=True):
+            exec(compile(file_in_the_docs(f"{name}.py"), f"{name}.py", "exec"), vars(module))
+        return module
+
+    def test_its_tests(self) -> None:
+        self.load("power_meter", Clock())
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromModule(self.load("test_power_meter", Clock())).run(result)
+        self.assertEqual((result.testsRun, result.errors + result.failures), (4, []))
+
+    def test_from_the_environment(self) -> None:
+        module = self.load("power_meter", Clock())
+        with mock.patch.dict(os.environ, POWER_METER="tcp://127.0.0.1:7147"):
+            self.assertEqual(module.from_environment().link.name, "127.0.0.1:7147")
+
+    def test_the_device_as_a_program(self) -> None:
+        reactor = mock.Mock()
+        device = self.load("fake_power_meter", reactor).device
+        reactor.listenTCP.assert_called_once_with(7147, device, interface="127.0.0.1")
+        reactor.run.assert_called_once_with()
+        self.assertEqual([device.behavior(question) for question in (b"pow?", b"temp?")], [[b"3.5 4.5"], [b"41.5"]])
 
 
 class TestingPageTests(unittest.TestCase):

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
+from discosbackend.testing import HangUp
 from discosbackend.ticks import Ticks
 
 from .in_memory import Connection, greeted, quiet
@@ -530,10 +531,10 @@ class LinkedBackendTests(unittest.TestCase):
         self.device.hang_up()
         self.clock.pump([0.1] * 120)
         down = b"link to simulated device is down since 12 s"
-        self.assertEqual(self.connection.ask(b"?start\r\n"), b"!start,fail," + down + b"\r\n")
-        self.connection.ask(b"?get-tpi\r\n")
-        self.clock.advance(0.1)
-        self.assertEqual(self.connection.received(), b"!get-tpi,fail," + down + b"\r\n")
+        for request in (b"start", b"start,99999999999.0", b"get-tpi"):
+            self.connection.ask(b"?%s\r\n" % request)
+            self.clock.advance(0.02)
+            self.assertEqual(self.connection.received(), b"!%s,fail,%s\r\n" % (request.partition(b",")[0], down))
         self.assertRegex(self.connection.ask(b"?status\r\n"), rb"," + down + rb",0\r\n")
         self.device.refusing = False
         self.clock.pump([0.1] * 400)
@@ -542,7 +543,39 @@ class LinkedBackendTests(unittest.TestCase):
     def test_the_gate(self) -> None:
         for request in (b"start", b"stop"):
             self.assertEqual(self.connection.ask(b"?%s\r\n" % request), b"!%s,ok\r\n" % request)
-        self.assertEqual(self.device.questions, [b"gate 1", b"gate 0"])
+        self.assertEqual(self.device.questions, [b"mode?", b"gate 1", b"gate 0"])
+
+    def test_a_short_outage_does_not_prevent_a_start(self) -> None:
+        self.device.hang_up()
+        self.clock.advance(0.01)
+        self.assertEqual(self.connection.ask(b"?start\r\n"), b"")
+        self.clock.pump([0.1] * 5)
+        self.assertEqual(self.connection.received(), b"!start,ok\r\n")
+
+    def test_a_gate_that_stays_closed(self) -> None:
+        for behavior, reason in (
+            (b"error no trigger", b"gate: no trigger"),
+            (b"what", b"gate: what"),
+            (HangUp(), b"gate: link to simulated device is down since 0 s"),
+        ):
+            with self.subTest(behavior):
+                self.device.next(b"NARROW", behavior)
+                reply = self.connection.ask(b"?start\r\n")
+                self.clock.pump([0.1] * 5)
+                self.assertEqual(reply + self.connection.received(), b"!start,fail,%s\r\n" % reason)
+                self.assertRegex(self.connection.ask(b"?status\r\n"), rb",ok,0\r\n\Z")
+                self.assertEqual(self.device.questions[-1], b"gate 0")
+
+    def test_a_gate_that_does_not_close(self) -> None:
+        self.connection.ask(b"?start\r\n")
+        self.device.next(b"error stuck")
+        self.assertEqual(self.connection.ask(b"?stop\r\n"), b"!stop,ok\r\n")
+        self.assertRegex(self.connection.ask(b"?status\r\n"), rb",gate: stuck,0\r\n\Z")
+
+    def test_values_that_are_none(self) -> None:
+        for answer in (b"812.5", b"1 2 3", b"1 x", b""):
+            self.device.next(answer)
+            self.assertEqual(self.connection.ask(b"?get-tpi\r\n"), b"!get-tpi,fail,wrong powers: %s\r\n" % answer)
 
 
 class OwnCommandsBackendTests(unittest.TestCase):

@@ -10,14 +10,14 @@ import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from discosbackend import Backend, Ticks, blocking
+from discosbackend import Acquisition, Backend, BackendError, Ticks, blocking
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.link import Link, LinkDown, LinkTimeout, links_of
 from discosbackend.link_endpoints import address_from
@@ -169,6 +169,9 @@ class ArgumentTests(LinkTestCase):
             ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds above 0, not nan"),
             ({"timeout": float("inf")}, ValueError, "timeout must be a number of seconds above 0, not inf"),
             ({"quiet": -1}, ValueError, "quiet must be a number of seconds, 0 or more, not -1"),
+            ({"max_pause": 0}, ValueError, "max_pause must be a number of seconds above 0, not 0"),
+            ({"max_pause": float("inf")}, ValueError, "max_pause must be a number of seconds above 0, not inf"),
+            ({"on_connect": "x"}, TypeError, "on_connect must be a function that takes the link, not 'x'"),
             ({"max_answer": 0}, ValueError, "max_answer must be a number of bytes above 0, not 0"),
             ({"terminator": "\n"}, TypeError, "terminator must be bytes, not '\\n'"),
             (
@@ -564,6 +567,18 @@ class OutageTests(LinkTestCase):
         self.assertIn("refused", down)
         self.assertRegex(up, rf"INFO:{LOGGER}:link to simulated device is up again after 6\d\d s")
 
+    def test_the_longest_pause(self) -> None:
+        for longest in (0.1, 2.0):
+            with self.subTest(longest):
+                device = self.device()
+                link = self.link(device, max_pause=longest)
+                device.refusing = True
+                link.start()
+                self.passes(20.0)
+                device.refusing = False
+                self.passes(longest + 0.05)
+                self.assertEqual(device.connections, 1)
+
     def test_a_device_that_hangs_up(self) -> None:
         device = self.device()
         link = self.link(device)
@@ -722,6 +737,10 @@ class ServerTests(LinkTestCase):
         self.simulator.next(None)
         asked, waiting = link.ask(b"pow?"), link.ask(b"pow?")
         factory.doStop()
+        self.passes(1.9)
+        self.assertFalse(asked.called or waiting.called)
+        # The stop timeout.
+        factory.stopped.cancel()
         for outcome in self.outcomes([asked, waiting], 0.1):
             self.assert_fails(outcome, LinkDown, "link to simulated device is closed")
         self.assertEqual(self.simulator.connections, 0)
@@ -782,6 +801,282 @@ class ServerTests(LinkTestCase):
         self.passes(0.2)
         self.assertEqual(answers, [b"1.5 2.5"])
         self.assertEqual(self.simulator.connections, 0)
+
+
+class Gated(Backend):
+    """A backend that opens and closes the gate of its device, and polls its temperature."""
+
+    def __init__(self, link: Any, close: Callable[[Any], Any]) -> None:
+        self.link = link
+        self.acquisition = Acquisition(self.begin, lambda _: close(self))
+
+    def server_started(self) -> None:
+        self.spawn(self.poll())
+
+    async def poll(self) -> None:
+        while True:
+            await self.link.ask(b"temp?")
+
+    def begin(self, _: Ticks) -> None:
+        self.link.ask(b"gate 1")
+
+    async def close_gate(self) -> None:
+        await self.link.ask(b"gate 0")
+
+    def start(self, timestamp: Any = None) -> None:
+        self.acquisition.start(timestamp)
+
+    def stop(self, timestamp: Any = None) -> None:
+        self.acquisition.stop(timestamp)
+
+
+class ShutdownTests(LinkTestCase):
+    """The questions that were asked before the server stopped, or when it ended the acquisition."""
+
+    WAYS: dict[str, Callable[[Any], Any]] = {
+        "a Deferred": lambda backend: backend.link.ask(b"gate 0").addErrback(lambda _: None) and None,
+        "a task": lambda backend: backend.spawn(backend.close_gate()) and None,
+    }
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.simulator = self.device(lambda question: [Wait(0.5), b"ok"])
+
+    def serve(self, close: Callable[[Any], Any]) -> DBFactory:
+        """A server that acquires, and has a question outstanding."""
+        self.backend = Gated(self.link(self.simulator), close)
+        factory = DBFactory(DBProtocolHandler(self.backend, reactor=self.clock), reactor=self.clock)
+        factory.doStart()
+        self.backend.start()
+        self.passes(1.2)
+        self.assertIsNotNone(self.backend.link._asked)
+        return factory
+
+    def test_the_order_that_ends_the_acquisition_is_sent(self) -> None:
+        for name, close in self.WAYS.items():
+            with self.subTest(name), self.assertNoLogs(LOGGER, "WARNING"):
+                self.simulator.questions.clear()
+                factory = self.serve(close)
+                factory.doStop()
+                self.passes(2.0)
+                self.assertIn(b"gate 0", self.simulator.questions)
+                self.assertEqual(self.simulator.connections, 0)
+                self.assertTrue(factory.stopped.called)
+                self.assertEqual(self.backend.background_tasks, ())
+
+    def test_one_that_the_stop_hook_orders_without_waiting(self) -> None:
+        factory = self.serve(lambda backend: None)
+        self.backend.server_stopping = lambda: self.backend.link.ask(b"park") and None  # type: ignore[method-assign]
+        factory.doStop()
+        self.passes(2.0)
+        self.assertIn(b"park", self.simulator.questions)
+        self.assertEqual(self.simulator.connections, 0)
+
+    def test_the_log_reports_what_was_not_sent(self) -> None:
+        text = f"WARNING:{LOGGER}:link to simulated device was stopped before it sent b'gate 0'"
+        for name, close in self.WAYS.items():
+            with self.subTest(name, until="the stop timeout"):
+                factory = self.serve(close)
+                self.simulator.next(*[None] * 9)
+                self.passes(0.5)
+                with self.assertLogs(LOGGER, "WARNING") as logged:
+                    factory.doStop()
+                    self.passes(0.1)
+                    factory.stopped.cancel()
+                    self.passes(0.1)
+                self.assertEqual(logged.output, [text])
+                self.assertEqual(self.simulator.connections, 0)
+                self.simulator._script.clear()
+            with self.subTest(name, until="it is down"):
+                factory = self.serve(close)
+                self.simulator.refusing = True
+                self.simulator.hang_up()
+                self.passes(1.0)
+                with self.assertLogs(LOGGER, "WARNING") as logged:
+                    factory.doStop()
+                    self.passes(0.1)
+                self.assertEqual(logged.output, [text])
+                self.assertTrue(factory.stopped.called)
+                self.simulator.refusing = False
+
+    def test_a_stop_hook_that_never_ends_leaves_no_time(self) -> None:
+        factory = self.serve(self.WAYS["a Deferred"])
+        self.backend.server_stopping = Deferred  # type: ignore[method-assign]
+        factory.doStop()
+        with self.assertLogs(LOGGER, "WARNING") as logged:
+            factory.stopped.cancel()
+            self.passes(0.1)
+        self.assertIn("before it sent b'gate 0'", logged.output[0])
+        self.assertEqual(self.simulator.connections, 0)
+
+    def test_a_long_question_and_many_of_them(self) -> None:
+        link = self.link(self.simulator)
+        for number in range(9):
+            link.ask(b"%d\x00" % number + 500 * b"x").addErrback(lambda _: None)
+        with self.assertLogs(LOGGER, "WARNING") as logged:
+            link.close()
+        first = logged.records[0].getMessage()
+        self.assertRegex(first, r"\Alink to simulated device was stopped before it sent b'1\\x00x+\Z")
+        self.assertLess(len(first), 160)
+        self.assertEqual(len(logged.output), 6, "five, and how many were left out")
+
+    def test_a_cancelled_question_is_not_waited_for(self) -> None:
+        link = self.link(self.simulator)
+        asked, waiting = link.ask(b"1"), link.ask(b"2")
+        for each in (asked, waiting):
+            each.addErrback(lambda _: None)
+        finished = link.finish()
+        waiting.cancel()
+        self.passes(0.4)
+        self.assertFalse(finished.called)
+        self.passes(0.2)
+        self.assertTrue(finished.called)
+        self.assertTrue(link.finish().called)
+
+
+class OnConnectTests(LinkTestCase):
+    """The function on_connect; test_link_properties has whatever a device may do meanwhile."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.simulator = self.device()
+
+    async def configure(self, link: Link) -> None:
+        await link.ask(b"set a")
+        await self.set_b(link)
+
+    async def set_b(self, link: Link) -> None:
+        await link.ask(b"set b")
+
+    def test_its_questions_come_first_each_time(self) -> None:
+        link = self.link(self.simulator, on_connect=self.configure)
+        waiting = [link.ask(b"1"), link.ask(b"2")]
+        self.assertEqual(link.problem, "link to simulated device is down since 0 s")
+        self.assertEqual(self.outcomes(waiting, 1.0), [b"re 1", b"re 2"])
+        self.assertEqual(link.problem, "")
+        self.simulator.next([Wait(0.1), HangUp()])
+        self.outcomes([link.ask(b"3"), link.ask(b"4")], 2.0)
+        wanted = [b"set a", b"set b", b"1", b"2", b"3", b"set a", b"set b", b"4"]
+        self.assertEqual(self.simulator.questions, wanted)
+
+    def test_ordinary_functions(self) -> None:
+        def asks(link: Link) -> None:
+            for question in (b"set a", b"set b"):
+                link.ask(question)
+
+        functions: dict[str, Callable[[Link], Any]] = {
+            "does not wait": asks,
+            "returns a Deferred": lambda link: link.ask(b"set a").addCallback(lambda _: link.ask(b"set b")),
+        }
+        for name, function in functions.items():
+            with self.subTest(name):
+                self.simulator.questions.clear()
+                link = self.link(self.simulator, on_connect=function)
+                self.assertEqual(self.outcome(link, b"1", 1.0), b"re 1")
+                self.assertEqual(self.simulator.questions, [b"set a", b"set b", b"1"])
+                link.close()
+
+    def test_it_fails(self) -> None:
+        async def refuse(link: Link) -> None:
+            if await link.ask(b"set a") != b"ok":
+                raise BackendError("the device refused `set a`")
+
+        link = self.link(self.simulator, on_connect=refuse)
+        with self.assertLogs(LOGGER, "INFO") as logged:
+            self.assert_fails(self.outcome(link, b"1", 12.0), LinkDown, "link to simulated device is down since 0 s")
+        text = f"WARNING:{LOGGER}:link to simulated device"
+        failed = f"{text}: on_connect failed: the device refused `set a`"
+        down = f"{text} is down, and connects again when it can: on_connect failed: the device refused `set a`"
+        self.assertEqual(logged.output[:3], [failed, failed, down])
+        self.assertLess(self.simulator.questions.count(b"set a"), 9, "the pauses grow")
+        self.assert_fails(self.outcome(link, b"2"), LinkDown, "link to simulated device is down since 12 s")
+        self.simulator._answers = lambda question: b"ok"
+        self.passes(20.0)
+        self.assertEqual(link.problem, "")
+        self.assertEqual(self.outcome(link, b"3"), b"ok")
+        self.assertEqual([each for each in self.simulator.questions if each != b"set a"], [b"3"])
+
+    def test_it_has_a_mistake(self) -> None:
+        link = self.link(self.simulator, on_connect=lambda link: {"a": 1}["no key"])
+        with self.assertLogs(LOGGER, "INFO") as logged:
+            self.passes(0.1)
+            link.start()
+            self.passes(0.1)
+        self.assertIn(f"ERROR:{LOGGER}:link to simulated device: on_connect failed\nTraceback", logged.output[0])
+        self.assertIn("KeyError: 'no key'", logged.output[0])
+        self.assertEqual(link.problem, "link to simulated device is down since 0 s")
+
+    def test_the_connection_is_lost_meanwhile(self) -> None:
+        ended: list[type[BaseException]] = []
+
+        def note(failure: Failure) -> None:
+            ended.append(cast(Any, failure.type))
+
+        async def wait(link: Link) -> None:
+            others = [link.ask(b"set b"), link.ask(b"set c")]
+            try:
+                await link.ask(b"set a")
+                await Deferred()
+            except BaseException as problem:
+                ended.append(type(problem))
+                raise
+            finally:
+                for other in others:
+                    other.addErrback(note)
+
+        link = self.link(self.simulator, on_connect=wait)
+        link.start()
+        for behavior in (HangUp(), b"ok", None):
+            with self.subTest(behavior), self.assertNoLogs(LOGGER, "ERROR"):
+                ended.clear()
+                self.simulator.next(behavior)
+                self.simulator.hang_up()
+                self.passes(2.5)
+                self.simulator.hang_up()
+                self.passes(0.1)
+                self.assertTrue(ended)
+                self.assertLessEqual(set(ended), {CancelledError, LinkDown, LinkTimeout})
+        link.close()
+        self.assertEqual(self.simulator.connections, 0)
+
+    def test_the_connection_is_lost_while_it_waits_for_quiet(self) -> None:
+        link = self.link(self.simulator, quiet=0.25, on_connect=self.configure)
+        link.start()
+        self.passes(0.1)
+        self.simulator.hang_up()
+        with mock.patch.object(self.simulator, "connect", return_value=Deferred()):
+            # An attempt that takes longer than `timeout`.
+            self.passes(5.0)
+        self.assertEqual(self.simulator.questions, [])
+        self.assert_fails(self.outcome(link, b"1", 2.1), LinkDown, "link to simulated device is down since 7 s")
+
+    def test_another_question_fails_meanwhile(self) -> None:
+        """Its failure does not end the time limit of the questions of on_connect."""
+        link = self.link(self.simulator, on_connect=self.configure)
+        self.simulator.refusing = True
+        link.start()
+        self.passes(1.0)
+        self.simulator.refusing = False
+        self.simulator.next(None)
+        while not self.simulator.questions:
+            self.passes(0.05)
+        self.assertIs(type(self.outcome(link, b"1", 0.1)), LinkDown)
+        self.passes(10.0)
+        self.assertEqual(self.outcome(link, b"2"), b"re 2")
+        self.assertEqual(self.simulator.questions, [b"set a", b"set a", b"set b", b"2"])
+
+    def test_a_later_task_of_it_asks_like_others(self) -> None:
+        async def poll(link: Link) -> None:
+            for _ in range(3):
+                await link.ask(b"poll")
+
+        def start_polling(link: Link) -> None:
+            Deferred.fromCoroutine(poll(link))
+
+        link = self.link(self.simulator, on_connect=start_polling)
+        waiting = [link.ask(b"1"), link.ask(b"2")]
+        self.outcomes(waiting, 1.0)
+        self.assertEqual(self.simulator.questions, [b"poll", b"1", b"2", b"poll", b"poll"])
 
 
 class ThreadedClock(Clock):

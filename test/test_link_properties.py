@@ -1,7 +1,8 @@
 """A state machine on a Link: whatever the device does, each question gets its own answer or its own failure, in order.
 
 The device answers late, twice, in halves or never, hangs up, refuses connections for minutes, sends unsolicited lines
-and answers that are too long. Time is virtual.
+and answers that are too long. With on_connect, the questions that set it up come first on each connection, and the
+device refuses or ignores some of them. Time is virtual.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from discosbackend.errors import BackendError
 from discosbackend.link import Link, LinkDown, LinkTimeout
-from discosbackend.testing import LinkSimulator, Part
+from discosbackend.testing import HangUp, LinkSimulator, Part
 
 from .in_memory import fewer, quiet
 
@@ -28,6 +30,8 @@ STEP = 0.05
 
 # What a question may take from the moment it is the first one: the wait for a connection, and then for the answer.
 LONGEST = 2 * TIMEOUT + QUIET
+# With on_connect, two runs of it may come first, each with two questions. After the second one fails, all fail.
+LONGEST_WITH_SETUP = LONGEST + 4 * (TIMEOUT + QUIET)
 REASONS = re.compile(
     r"link to simulated device (gave no answer within 2 s|is down since \d+ s|gives no answer since \d+ s|"
     r"sent more than 20 bytes|is closed)"
@@ -47,6 +51,7 @@ class Device(LinkSimulator):
 
     def closed(self, device: Any) -> None:
         super().closed(device)
+        self.machine.is_set_up = False
         self.machine.device_forgets()
 
 
@@ -79,16 +84,24 @@ class LinkMachine(RuleBasedStateMachine):
         self.honest = False
         self.complaints: list[str] = []
         self.unsolicited: list[bytes] = []
+        # Whether on_connect has all its answers on this connection.
+        self.is_set_up = False
+        self.setup_behaviors: list[Any] = []
+        # What finish() waits for, and whether it has fired.
+        self.finishing: list[tuple[list[Asked], Any]] = []
 
-    @initialize(serial=st.booleans(), started=st.booleans())
-    def begin(self, serial: bool, started: bool) -> None:
+    @initialize(serial=st.booleans(), started=st.booleans(), setup=st.booleans())
+    def begin(self, serial: bool, started: bool, setup: bool) -> None:
         self.serial = serial
+        self.has_setup = setup
+        self.longest = LONGEST_WITH_SETUP if setup else LONGEST
         self.link = Link(
             self.device,
             timeout=TIMEOUT,
             max_answer=MOST,
             unsolicited=self.is_unsolicited,
             quiet=QUIET if serial else None,
+            on_connect=self.set_up if setup else None,
             reactor=self.clock,
         )
         self.link._serial = serial
@@ -101,9 +114,22 @@ class LinkMachine(RuleBasedStateMachine):
             return True
         return False
 
+    async def set_up(self, link: Link) -> None:
+        for question in (b"s0", b"s1"):
+            if await link.ask(question) != b"ok":
+                raise BackendError("refused")
+
     # -- the device's side ----------------------------------------------------------------------------
 
     def device_gets(self, question: bytes) -> Any:
+        if question.startswith(b"s"):
+            if self.is_set_up:
+                self.complaints.append(f"{question!r} twice on a connection")
+            behavior = self.setup_behaviors.pop() if self.setup_behaviors and not self.honest else b"ok"
+            self.is_set_up = question == b"s1" and behavior == b"ok"
+            return behavior
+        if self.has_setup and not self.is_set_up:
+            self.complaints.append(f"{question!r} was sent before the device was set up")
         number = int(question[1:])
         if earlier := [each.number for each in self.asked[:number] if each.open and not each.cancelled]:
             self.complaints.append(f"{number} was sent before {earlier} ended")
@@ -123,8 +149,12 @@ class LinkMachine(RuleBasedStateMachine):
         self.device.say(Part(data))
 
     def drop_what_is_too_late(self) -> bool:
-        """On a serial line, never send an answer after the line was quiet again."""
+        """On a serial line, never send an answer, or the rest of a line, after the line was quiet again."""
         if self.serial and self.link._discarding is None and self.device.connections:
+            # What was said before arrives first.
+            self.clock.advance(0)
+            if self.rest and self.rest_is_late():
+                self.rest = b""
             current = self.link._asked
             self.pending = [n for n in self.pending if current is not None and current.text == b"q%d" % n]
         return bool(self.pending)
@@ -168,7 +198,10 @@ class LinkMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.serial and self.rest and self.link._discarding is None and self.rest_is_late())
     @rule()
     def forgets_a_rest_that_is_too_late(self) -> None:
-        self.rest = b""
+        # What was said before arrives first.
+        self.clock.advance(0)
+        if self.rest_is_late():
+            self.rest = b""
 
     @rule(count=st.sampled_from((MOST + 1, 3 * MOST, 10_000)), ended=st.booleans())
     def answers_too_much(self, count: int, ended: bool) -> None:
@@ -182,6 +215,12 @@ class LinkMachine(RuleBasedStateMachine):
     @rule(refusing=st.sampled_from((False, False, False, True)))
     def refuses(self, refusing: bool) -> None:
         self.device.refusing = refusing
+
+    @precondition(lambda self: self.has_setup)
+    @rule(behaviors=st.lists(st.sampled_from((b"ok", b"no", None, Part(b"o"), HangUp())), max_size=4))
+    def is_difficult_to_set_up(self, behaviors: list[Any]) -> None:
+        self.setup_behaviors = behaviors
+        self.device.hang_up()
 
     @precondition(lambda self: not self.device.refusing)
     @rule(late=st.booleans(), half=st.integers(0, 2))
@@ -210,7 +249,7 @@ class LinkMachine(RuleBasedStateMachine):
         # Each question before may take its time, and so may one whose Deferred was cancelled.
         ahead = sum(each.open for each in self.asked) + 2
         deferred = self.link.ask(b"q%d" % number)
-        asked = Asked(number, deferred, self.clock.seconds() + ahead * (LONGEST + 2 * STEP))
+        asked = Asked(number, deferred, self.clock.seconds() + ahead * (self.longest + 2 * STEP))
         self.asked.append(asked)
         deferred.addBoth(self.ends, asked)
 
@@ -227,6 +266,10 @@ class LinkMachine(RuleBasedStateMachine):
             waiting[which].deferred.cancel()
             assert isinstance(waiting[which].outcome, Failure)
             assert waiting[which].outcome.check(CancelledError)
+
+    @rule()
+    def finish(self) -> None:
+        self.finishing.append(([each for each in self.asked if each.open], self.link.finish()))
 
     @rule(steps=st.sampled_from((1, 2, 6, 21, 41)))
     def time_passes(self, steps: int) -> None:
@@ -268,6 +311,12 @@ class LinkMachine(RuleBasedStateMachine):
         assert len(self.ended) == len(set(self.ended))
 
     @invariant()
+    def finished_when_they_have_ended(self) -> None:
+        for waited, finished in self.finishing:
+            # It may fire later than that, because it also waits for a cancelled question, and for on_connect.
+            assert not (finished.called and any(each.open for each in waited))
+
+    @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "link"):
             assert len(self.link._splitter.pending) <= MOST
@@ -291,6 +340,7 @@ class LinkMachine(RuleBasedStateMachine):
         for _ in range(300):
             self.clock.advance(0.2)
         assert not any(each.open for each in self.asked)
+        assert all(finished.called for _, finished in self.finishing)
         self.each_has_its_own_outcome()
         for _ in range(2):
             # The first answer may end an incomplete line.

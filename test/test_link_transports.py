@@ -21,6 +21,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import globalLogPublisher
 from twisted.python import threadable
 
+from discosbackend import Acquisition, Backend
+from discosbackend.handlers import DBProtocolHandler
 from discosbackend.link import Link, LinkDown, LinkTimeout
 from discosbackend.testing import HangUp, LinkSimulator, Part, Wait
 
@@ -35,6 +37,29 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 def setUpModule() -> None:
     quiet()
+
+
+class Gated(Backend):
+    """A backend that may poll its device, and closes its gate at the end of an acquisition."""
+
+    def __init__(self, link: Link, polls: bool) -> None:
+        self.link = link
+        self.polls = polls
+        self.acquisition = Acquisition(lambda _: None, lambda _: self.spawn(self.ask(b"gate 0")) and None)
+
+    async def ask(self, question: bytes) -> bytes:
+        return await self.link.ask(question)
+
+    async def server_started(self) -> None:
+        if self.polls:
+            self.spawn(self.poll())
+
+    async def poll(self) -> None:
+        while True:
+            await self.link.ask(b"temp?")
+
+    def stop(self, timestamp: Any = None) -> None:
+        self.acquisition.stop(timestamp)
 
 
 class TransportTests(unittest.TestCase):
@@ -188,6 +213,27 @@ class TransportTests(unittest.TestCase):
                 await link.ask(b"ver?")
             self.assertIn("No such file or directory", logged.output[0])
             await link.close()
+
+        self.on_both(session)
+
+    def test_the_server_stops_while_an_order_waits(self) -> None:
+        """`end` of an Acquisition starts a task. On asyncio it has not begun when the server would cancel its tasks."""
+
+        async def stops(reactor: Any, polls: bool) -> None:
+            device = LinkSimulator(lambda question: [Wait(0.05), b"ok"], reactor=reactor)
+            backend = Gated(Link(device, reactor=reactor), polls)
+            handler = DBProtocolHandler(backend, reactor=reactor)
+            handler.start()
+            while polls and b"temp?" not in device.questions:
+                await deferLater(reactor, 0.01)
+            backend.acquisition.start()
+            await handler.stop()
+            self.assertIn(b"gate 0", device.questions, f"polls: {polls}")
+            self.assertEqual([task.state for task in backend.background_tasks], [])
+
+        async def session(reactor: Any) -> None:
+            await stops(reactor, polls=True)
+            await stops(reactor, polls=False)
 
         self.on_both(session)
 

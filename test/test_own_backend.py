@@ -123,7 +123,7 @@ class LoadTests(unittest.TestCase):
             ("make_nothing", "make_nothing() returned None instead of a backend: return an instance of your class"),
             ("make_a_class", "make_a_class() returned a class, Mine: return an instance, Mine()"),
             ("make_later", "make_later is `async def`: --backend needs an ordinary function that returns a backend"),
-            ("make_badly", "cannot make a make_badly: OSError: no link"),
+            ("make_badly", "cannot create make_badly: OSError: no link"),
         ):
             with self.subTest(name):
                 self.assertEqual(self.refused(f"of_ones_own:{name}"), said)

@@ -663,6 +663,12 @@ class StatusTextTests(unittest.TestCase):
         rack.a.set(100, state="inactive")
         self.assertEqual(status_text(rack), "ok")
 
+    def test_texts(self) -> None:
+        rack = self.rack()
+        for value, text in (("", "f warn"), ("fan 2, slow", "f warn fan 2? slow")):
+            rack.f.set(value, state="warn")
+            self.assertEqual(status_text(rack), text)
+
     def test_worst_first(self) -> None:
         rack = self.rack()
         rack.a.set(1.5)

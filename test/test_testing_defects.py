@@ -193,6 +193,18 @@ class RightServerTests(_Clients):
         skipped = {f"{name} is not supported by this backend" for name in ("set-shift", "end-schedule", "get-rms")}
         self.assertEqual(set(self.reasons("knows few commands")), skipped)
 
+    def test_what_it_lacks_needs_no_valid_value(self) -> None:
+        for name, cases in {
+            "set-integration": ("set-integration/sets",),
+            "set-configuration": ("set-configuration/loads", "disconnect/configuration-stays"),
+        }.items():
+            reason = f"{name} is not supported by this backend"
+            found = self.results("cannot be configured", *cases, valid_configuration=None)
+            self.assertEqual(
+                [(result.verdict, result.explanation) for result in found],
+                [(Verdict.UNSUPPORTED, reason)] * len(cases),
+            )
+
     def test_has_words_of_its_own(self) -> None:
         found = self.not_strict(self.results("has words of its own"))
         self.assertLessEqual({name for name in CASES if name.endswith("-arguments")}, found)

@@ -67,7 +67,7 @@ def _made(maker: Any, name: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        raise CannotServe(f"cannot make a {name}: {in_one_line(problem)}") from problem
+        raise CannotServe(f"cannot create {name}: {in_one_line(problem)}") from problem
     if made is None:
         raise CannotServe(f"{name}() returned None instead of a backend: return an instance of your class")
     if inspect.isclass(made):

@@ -152,7 +152,7 @@ def _backend(options: argparse.Namespace, seed: int) -> SimulatedBackend:
     except (InstrumentError, SkyError):
         raise
     except Exception as problem:
-        raise CannotServe(f"cannot make a {kind.__name__}: {in_one_line(problem)}") from problem
+        raise CannotServe(f"cannot create {kind.__name__}: {in_one_line(problem)}") from problem
 
 
 def _faults(options: argparse.Namespace, seed: int, backend: SimulatedBackend) -> Faults | None:

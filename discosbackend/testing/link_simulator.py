@@ -65,7 +65,14 @@ class LinkSimulator(Factory):
     ----------
     answers
         What the device does after each question: a mapping from the question, or a function that is called with it. The
-        device is silent after a question that is not in the mapping.
+        question has no terminator. The value in the mapping, or the result of the function, is
+
+        - bytes: an answer, which is sent with the terminator;
+        - `Part(b"...")`: bytes that are sent without the terminator, such as half an answer;
+        - `Wait(seconds)`: the device does nothing for this time;
+        - `HangUp()`: the device closes the connection;
+        - a list of these, which are done in order, such as `[Wait(0.5), b"31.5"]`;
+        - None, or a question that is not in the mapping: the device is silent.
     terminator
         The bytes that end each answer and, without `framing`, each question.
     framing

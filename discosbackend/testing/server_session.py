@@ -433,6 +433,19 @@ class ServerSession:
         if name in self.profile.leave_out:
             raise SkipTest(f"{name} is listed in leave_out")
 
+    def skip_unsupported(self, name: str, *arguments: object) -> None:
+        """Send a request, and skip the case if the server does not have the command.
+
+        Raises
+        ------
+        Unsupported
+            If the server does not have the command.
+        unittest.SkipTest
+            If the command is in leave_out.
+        """
+        self.skip_what_is_left_out(name)
+        self._skip_unsupported(self.ask(name, *arguments), name)
+
     def refused(self, reply: Reply, name: str, profile_attribute: str) -> NoReturn:
         """Raise the exception for a reply that should be `ok` and is not.
 
