@@ -1,7 +1,8 @@
-"""MonitorSite: the web server of --http, with /health and /status.json.
+"""MonitorSite: the web server of --http, with /health, /status.json and /metrics.
 
 It answers only GET and HEAD, only for the host names that it knows, and closes every connection after one response. A
-path is looked up in a table of resources as it is; there are no folders. To add a page, add a Resource to this table.
+path is looked up in a table of resources as it is; there are no folders. To add a page, add a Resource to the table
+that resources_of() returns. A response that does not end calls `request.channel.without_deadline()`.
 """
 
 from __future__ import annotations
@@ -299,10 +300,11 @@ class Text(Page):
 
     def render_GET(self, request: Any) -> int:
         ready = self._prepare()
-        text = self._text.get() if ready is None else waited(ready, _SHORT_PATIENCE, self._reactor)
-        if ready is not None:
-            text.addCallback(lambda _: self._text.get())
-        return send_later(request, text, lambda body: send(request, body, self._content_type))
+        if ready is None:
+            source = self._text.get()
+        else:
+            source = waited(ready, _SHORT_PATIENCE, self._reactor).addCallback(lambda _: self._text.get())
+        return send_later(request, source, lambda text: send(request, text, self._content_type))
 
 
 class Health(Page):
