@@ -170,7 +170,7 @@ class BrowserTests(unittest.TestCase):
         found = self.run_script(
             "const before = now; now = arguments[1];"
             "const found = arguments[0].map(([value, form]) => ["
-            "  textOf(value, form), value === null ? 'unknown' : word(FORMATS[form](value))]);"
+            "  textOf(value, form), wordOf(value, form)]);"
             "now = before; return found;",
             table,
             NOW,
@@ -229,7 +229,7 @@ class EndTests(unittest.TestCase):
             running.process.wait(PATIENCE)
             wait_until(lambda: not browser.run("return document.getElementById('lost').hidden"), "the warning")
             text = browser.run("return document.getElementById('lost').innerText")
-            self.assertRegex(text, r"\ANo connection to the server for \d+ s\. ")
+            self.assertRegex(text, r"\ANothing heard from the server for \d+ s: ")
             self.assertIn("stale", browser.run("return document.body.className"))
 
 

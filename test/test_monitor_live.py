@@ -169,6 +169,22 @@ class EventTests(unittest.TestCase):
             self.server.wait(1)
             self.assertEqual(len(reader.named("status")), 1)
 
+    def test_an_answer_to_the_question_of_the_page_is_sent_at_once(self) -> None:
+        class Slow(Instrument):
+            answer: Deferred[tuple[Ticks, str, bool]] = Deferred()
+
+            def status(self):
+                return self.answer
+
+        server = Watched(Slow())
+        reader = server.open()
+        server.wait(0.5)
+        self.assertEqual([status["status"] for status in reader.named("status")], [None])
+        server.backend.answer.callback((Ticks.now(), "warming up", False))
+        server.clock.advance(0)
+        (status,) = reader.named("status")
+        self.assertEqual(status["status"]["text"], "warming up")
+
     def test_the_acquisition_begins(self) -> None:
         reader = self.server.open()
         self.server.wait(0.3)
@@ -200,11 +216,14 @@ class EventTests(unittest.TestCase):
                 reader = Reader(channel, transport)
                 self.assertEqual(reader.new(), [])
                 server.live(exchange(2))
+                # The history takes so long that the timer is first.
+                server.live._send_exchanges()
                 server.wait(0.3)
                 server.live(exchange(3))
                 server.wait(0.1)
                 for page in [*pages, reader]:
                     events = page.new()
+                    self.assertEqual(events[0][0], "history")
                     kept = dict(events)["history"]["exchanges"]
                     sent = [data for name, data in events if name == "exchange"]
                     self.assertEqual([each["q"] for each in [*kept, *sent]], ["?start,1", "?start,2", "?start,3"])
@@ -454,6 +473,13 @@ class SensorHistoryTests(unittest.TestCase):
         self.assertEqual(history["sensors"], {"adc0.temperature": values})
         self.assertEqual(server.live.sensor_history.of("nonesuch"), [])
 
+    def test_very_many_sensors(self) -> None:
+        sensors = {f"s{number}": Sensor(f"s{number}", type=int) for number in range(310)}
+        server = Watched(type("Many", (Instrument,), sensors)())
+        server.live.start()
+        (history,) = server.open().named("history")
+        self.assertEqual(len(history["sensors"]), 300)
+
     def test_values_that_are_no_numbers(self) -> None:
         class Several(Backend):
             a = Sensor("a", type=bool)
@@ -496,6 +522,15 @@ class PageTests(unittest.TestCase):
         self.assertEqual(len(re.findall("<script", body)), 1)
         # The last change is the first.
         self.assertLess(body.index(">?start<"), body.index(">?set-configuration,"))
+
+    def test_each_client_keeps_its_place(self) -> None:
+        for requests, connection in enumerate([self.server.connect() for _ in range(3)], 1):
+            for _ in range(requests):
+                connection.ask(b"?status\r\n")
+        document = self.server.snapshot.document()
+        self.assertEqual([client["requests"] for client in document["clients"]], [3, 2, 1])
+        body = self.server.get("/")[2].partition('data-each="clients"')[2]
+        self.assertEqual(re.findall(r'data-text="requests\|integer">(\d)<', body), ["1", "2", "3"])
 
     def test_behind_a_tap_there_are_no_empty_panels(self) -> None:
         body = Watched(state=False).get("/")[2]

@@ -149,20 +149,17 @@ class Live:
 
     def add(self, request: Request) -> None:
         """Send events to a page until it is closed."""
+        self._next = 0.0
         if not self._readers:
-            self._next = 0.0
-            self._changes.unsent = self._reads.unsent = 0
             self._tick()
-        else:
-            # What is kept now is in its history; what comes later is sent to it.
-            self._send_exchanges()
+        # What is kept now is in its history, and not sent to it. What comes later is.
+        self._send_exchanges()
         reader = _Reader(request, self._reactor)
         self._readers.add(reader)
         request.notifyFinish().addBoth(self._remove, reader)
         last = [*self._changes.last, *self._reads.last]
         history = SlicedText(self._reactor, lambda: self._history(last), 0.0).get()
         history.addCallbacks(reader.begin, self._log_failure)
-        self._next = 0.0
 
     def _remove(self, _: object, reader: _Reader) -> None:
         self._readers.discard(reader)

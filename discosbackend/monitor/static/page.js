@@ -63,6 +63,7 @@ const at = (item, path) => path === "." ? item : path.split(".").reduce((value, 
 const isShown = value => Array.isArray(value) ? value.length > 0 : Boolean(value);
 const textOf = (value, format) => value === null ? WITHOUT[format] ?? "–" : FORMATS[format](value);
 const word = text => /^[a-z]{1,16}$/.test(text) ? text : "other";
+const wordOf = (value, format) => value === null ? "unknown" : word(FORMATS[format](value));
 
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;  // an unchanged text keeps its selection
@@ -70,7 +71,8 @@ function put(element, text) {
 
 function points(values, base) {
   const known = values.filter(value => typeof value === "number");
-  const low = Math.min(...known, ...(base === "zero" ? [0] : [])), high = Math.max(...known), step = 100 / Math.max(1, values.length - 1);
+  const low = Math.min(...known, ...(base === "zero" ? [0] : [])), high = Math.max(...known);
+  const step = 100 / Math.max(1, values.length - 1);
   const y = value => high > low ? 19 - 18 * (value - low) / (high - low) : base === "zero" ? 19 : 10;
   return values.flatMap((v, i) => typeof v === "number" ? [`${(i * step).toFixed(1)},${y(v).toFixed(1)}`] : []).join(" ");
 }
@@ -89,7 +91,7 @@ function compile(root) {
     }
     if (is) {
       const [path, format = "text"] = is.split("|");
-      steps.push(item => { const v = at(item, path); element.dataset.state = v === null ? "unknown" : word(FORMATS[format](v)); });
+      steps.push(item => { element.dataset.state = wordOf(at(item, path), format); });
     }
     if (line) {
       const [path, base] = line.split("|");
@@ -126,7 +128,8 @@ function addHistories(status) {
   const step = Math.floor(status.time / STEP);
   for (const sensor of status.sensors ?? []) {
     const history = sensorHistories[sensor.name] ??= [];
-    if (step !== lastStep && history.push(typeof sensor.value === "boolean" ? Number(sensor.value) : sensor.value) > 3600 / STEP) history.shift();
+    const number = typeof sensor.value === "boolean" ? Number(sensor.value) : sensor.value;
+    if (step !== lastStep && history.push(number) > 3600 / STEP) history.shift();
     sensor.history = history;
   }
   lastStep = step;
@@ -154,8 +157,8 @@ function showStatus(status) {
 
 function show() {
   fillPage(latest);
-  const fine = latest.health.ok && (latest.status?.text ?? "ok") === "ok";
-  document.title = `${fine ? "✓" : "✕"} ${latest.server.name}`;
+  const mark = !latest.health.ok ? "✕" : (latest.status?.text ?? "ok") === "ok" ? "✓" : "▲";
+  document.title = `${mark} ${latest.server.name}`;
 }
 
 // -- exchanges ----------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ function showExchanges() {
   if ($("hold").checked || !latest) return;
   const wanted = $("filter").value.toLowerCase();
   const shown = [...exchanges.changes, ...($("reads").checked ? exchanges.reads : [])]
-    .filter(each => `${each.peer} ${each.q} ${each.a}`.toLowerCase().includes(wanted))
+    .filter(each => `${each.peer} ${each.q} ${each.a ?? ""}`.toLowerCase().includes(wanted))
     .sort((one, other) => other.t - one.t).slice(0, 100);
   latest.exchanges = shown;
   show();
@@ -200,7 +203,8 @@ const COLOURS = Array.from({ length: 256 }, (_, level) => {  // like cividis: it
 
 function limits(rows, share) {  // the range without the outer `share` of the values: a spur does not decide the scale
   const some = Math.ceil(rows.length * rows[0].length / 20000);
-  const sorted = Float64Array.from(rows.flatMap((row, y) => row.filter((_, x) => (x + y) % some === 0))).sort();
+  const sorted = Float64Array.from(rows.flatMap((row, y) => row.filter((v, x) => v !== null && (x + y) % some === 0))).sort();
+  if (!sorted.length) return [0, 1];
   const last = sorted.length - 1;
   const low = sorted[Math.floor(last * share)], high = sorted[Math.ceil(last * (1 - share))];
   return high > low ? [low, high] : [low - 1, low + 1];
@@ -233,9 +237,8 @@ function drawSpectrum(input) {
     context.strokeStyle = style.getPropertyValue(i === input ? "--trace" : "--faint");
     context.lineWidth = i === input ? 1.5 : 1;
     context.beginPath();
-    context.moveTo(0, y(spectrum[0]));
-    spectrum.forEach((v, bin) => context.lineTo(width * (bin + 0.5) / spectrum.length, y(v)));
-    context.lineTo(width, y(spectrum.at(-1)));
+    const line = spectrum.length > 1 ? spectrum : [spectrum[0], spectrum[0]];  // a single bin is a level
+    line.forEach((v, bin) => v !== null && context.lineTo(width * bin / (line.length - 1), y(v)));
     context.stroke();
   }
   context.fillStyle = style.getPropertyValue("--quiet");
@@ -248,10 +251,11 @@ function drawWaterfall(input) {
   const rows = spectra.map(each => each[input]), bins = rows[0].length;
   const mean = rows[0].map((_, bin) => rows.reduce((sum, row) => sum + row[bin], 0) / rows.length);
   const isChange = $("scale").value === "change";
-  const shown = rows.map(row => isChange ? row.map((v, bin) => mean[bin] ? v / mean[bin] - 1 : 0) : row);
+  const shown = rows.map(row => isChange ? row.map((v, bin) => v !== null && mean[bin] ? v / mean[bin] - 1 : null) : row);
   const [low, high] = limits(shown, 0.005);
   const image = new ImageData(bins, rows.length);
   shown.forEach((row, y) => row.forEach((v, x) => {
+    if (v === null) return;
     const level = Math.floor(255 * Math.min(Math.max((v - low) / (high - low), 0), 1)), first = 4 * (y * bins + x);
     image.data.set(COLOURS[level], first);
     image.data[first + 3] = 255;
@@ -297,6 +301,7 @@ addEventListener("resize", drawLook);
 const EVENTS = {
   history: history => {
     sensorHistories = history.sensors;
+    clientHistories.clear();
     Object.assign(exchanges, { changes: [], reads: [] });
     history.exchanges.forEach(addExchange);
     showExchangesSoon();
@@ -321,7 +326,7 @@ function tick() {
   const silent = (performance.now() - heard) / 1000;
   document.body.classList.toggle("stale", silent > 5);
   $("lost").hidden = silent <= 5;
-  put($("lost"), `No connection to the server for ${age(silent)}. Below is the last known state.`);
+  put($("lost"), `Nothing heard from the server for ${age(silent)}: it is blocked or gone, or the network is. Below is the last known state.`);
   if (!latest || silent > 5) return;
   now = clockDifference + performance.now() / 1000;
   put(document.querySelector("[data-text='time|now']"), time(now));
