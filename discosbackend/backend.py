@@ -35,6 +35,7 @@ __all__ = [
     "blocking_of",
     "command",
     "command_of",
+    "commands_declared_by",
     "commands_of",
     "declared_commands",
 ]
@@ -567,9 +568,14 @@ def declared_commands(backend: object) -> dict[str, tuple[Command, str]]:
     A method of a subclass that overrides a declared method answers the same command. Raise ValueError if two methods
     declare the same name.
     """
+    return commands_declared_by(type(backend))
+
+
+def commands_declared_by(owner: type) -> dict[str, tuple[Command, str]]:
+    """Return the commands that a class declares, as declared_commands() does for its instances."""
     found: dict[str, tuple[Command, str]] = {}
     seen: set[str] = set()
-    for cls in type(backend).__mro__:
+    for cls in owner.__mro__:
         for attribute, member in vars(cls).items():
             # A static lookup: an attribute may be a proxy that asks the hardware for unknown attributes.
             row = command_of(member)

@@ -6,6 +6,8 @@ and the conformance kit have their own errors.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "NOT_ALLOWED",
     "STOPPING",
@@ -23,6 +25,7 @@ __all__ = [
     "RequestFailed",
     "RequestInvalid",
     "UnsendableError",
+    "WaitTimeout",
     "in_one_line",
     "reason_of",
 ]
@@ -105,6 +108,15 @@ class RequestFailed(ClientError):
 
 class RequestInvalid(ClientError):
     """The server answered `invalid`: the line was not a valid request. The text is the server's reason."""
+
+
+class WaitTimeout(ClientError):
+    """The status of the backend did not become as wanted in time. The attribute `status` is the last one."""
+
+    def __init__(self, seconds: float, status: Any) -> None:
+        doing = "acquiring" if status.acquiring else "not acquiring"
+        super().__init__(f"not within {seconds:g} s: the status is {status.text!r}, {doing}")
+        self.status = status
 
 
 class Interrupted(KeyboardInterrupt):

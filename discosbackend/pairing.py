@@ -39,6 +39,7 @@ GREETING_NAME = "version"
 LONGEST_REPLY = 65536
 """The length of the longest accepted line, in bytes, with CR, without LF. By default, a server sends at most 511."""
 
+_GREETING_BEGINS = f"{REPLY}{GREETING_NAME},".encode()
 # How much of an overlong line is kept. It is enough for a name.
 _BEGINNING = 128
 
@@ -168,9 +169,12 @@ class Pairing(Generic[RequestT]):
         return bytes(self._rest)
 
     @property
-    def in_line(self) -> bool:
-        """Whether a line has begun whose end has not been received."""
-        return bool(self._rest) or self._skipping
+    def unasked(self) -> bool:
+        """Whether a line has begun, before any request, that cannot be the greeting. No reply may be expected then."""
+        if not self._unasked or not (self._rest or self._skipping):
+            return False
+        begins = bytes(self._rest[: len(_GREETING_BEGINS)])
+        return self.greeting is not None or self._skipping or not _GREETING_BEGINS.startswith(begins)
 
     def expect(self, name: str, request: RequestT) -> None:
         """Add a request that is about to be sent.

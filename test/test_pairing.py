@@ -164,6 +164,26 @@ class CaseTests(unittest.TestCase):
         self.assertEqual(seen(["status", "time", STATUS + b"!ti"])[-1], Ended(b"!ti", (1,)))
         self.assertEqual(seen([GREETING])[-1], Ended(b"", ()))
 
+    def test_what_begins_before_a_request(self) -> None:
+        for before, unasked in (
+            (b"", False),
+            (b"!ver", False),
+            (b"!version,ok", False),
+            (b"!status", True),
+            (b"x", True),
+        ):
+            for greeting in (b"", GREETING):
+                with self.subTest(before, greeting=greeting):
+                    pairing: Pairing[int] = Pairing()
+                    pairing.feed(greeting + before)
+                    self.assertEqual(pairing.unasked, bool(unasked or (greeting and before)))
+                    pairing.expect("status", 0)
+                    pairing.feed(b"\r\n!sta" if before else b"!sta")
+                    self.assertFalse(pairing.unasked, "a reply to the request has begun")
+        overlong: Pairing[int] = Pairing(5)
+        overlong.feed(b"!version,")
+        self.assertTrue(overlong.unasked)
+
     def test_bounded_memory(self) -> None:
         pairing: Pairing[int] = Pairing()
         pairing.expect("status", 0)

@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from discosbackend.cli.argument_types import add_version
 from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
-from discosbackend.client.command_line import host_and_port, positive_seconds
+from discosbackend.client.address import host_and_port
+from discosbackend.client.command_line import positive_seconds
 from discosbackend.standard_output import escape_output
 from discosbackend.testing.cases import Case
 from discosbackend.testing.command_cases import own_cases

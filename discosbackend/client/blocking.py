@@ -1,72 +1,50 @@
 """Client: a blocking client with one method per command.
 
-connection.py checks that a reply belongs to its request. The table in commands.py defines arguments and replies.
+connection.py sends the requests, and checks that a reply belongs to its request. methods.py has the methods.
 """
 
 from __future__ import annotations
 
-import os
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+import time
+from collections.abc import Iterable
 
-from discosbackend.client.connection import REPLY_WAIT, Connection
-from discosbackend.commands import COMMANDS, WILDCARD, Field
-from discosbackend.errors import (
-    ReplyMalformed,
-    RequestFailed,
-    RequestInvalid,
-    UnsendableError,
-)
-from discosbackend.grammar import FAIL, OK, REQUEST, Message
-from discosbackend.ticks import Ticks
-from discosbackend.values import TYPES, float_text
+from discosbackend.client.connection import Connection
+from discosbackend.client.methods import BlockingMethods, Call, R, Status, matcher, poll_wait, rows_of
+from discosbackend.commands import Command
+from discosbackend.errors import WaitTimeout
+from discosbackend.line_socket import checked_wait
+from discosbackend.pairing import LONGEST_REPLY
 
-if TYPE_CHECKING:
-    from astropy.time import Time
-
-__all__ = ["REPLY_MARGIN", "Client", "Instant", "Status"]
-
-Instant: TypeAlias = "Ticks | datetime | Time | float"
-"""A time at which to start or stop: Ticks, an astropy Time, a datetime with a time zone, or a number.
-
-A number below 10^12 is Unix seconds. Any other number is a count of 100 ns since 1970 (protocol section 3.5)."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-REPLY_MARGIN = 40.0
-"""The difference between a client's wait for a reply and the server's time limit for the command, in s."""
+__all__ = ["Client"]
 
 
-class Status(NamedTuple):
-    """The reply to `status`."""
-
-    timestamp: Ticks
-    """The time of the backend's clock."""
-    text: str
-    """`ok`, or a description of the fault."""
-    acquiring: bool
-    """Whether an acquisition is running."""
-
-
-class Client(Connection):
+class Client(BlockingMethods, Connection):
     """A connection to a backend server, with one method per command. Use it as a context manager.
 
-    The methods have the same names as those of Backend. request() sends any other command. Each method waits for its
-    reply and returns the values in it. If the request does not succeed, it raises one of the exceptions below. After
-    NoReply the connection is closed, so that a late reply cannot be taken for the reply to the next request.
+    The methods have the same names as those of Backend. call() sends a command of your own, with checked arguments, and
+    request() any other command. Each method waits for its reply and returns the values in it. If the request does not
+    succeed, it raises one of the exceptions below. After NoReply the connection is closed, so that a late reply cannot
+    be taken for the reply to the next request.
 
     Parameters
     ----------
     host
         The host of the server.
     port
-        The TCP port of the server.
+        The TCP port of the server. If neither is given, the address is that in the environment variable DISCOS_BACKEND,
+        `HOST:PORT` with an IPv6 address in brackets, or else 127.0.0.1:8978.
     timeout
         How long to wait for each reply, in s. Default: 100 s, and 3640 s for `convert-data`, which takes longer.
+        within() sets it for one call.
     greeting_wait
         How long to wait for the greeting, in s. A server may greet later, or never.
     longest_reply
         The length of the longest accepted line, in bytes, with CR, without LF.
+    reconnect
+        Whether the next request connects again after the connection was lost. A request is never sent twice, except
+        for a command that changes nothing: it is sent once more if the connection was lost before its reply arrived.
+    commands
+        The rows of your own commands, for call(), or the class of your backend, which declares them.
 
     Raises
     ------
@@ -79,8 +57,8 @@ class Client(Connection):
     NoReply
         If the server cannot be reached, the reply does not arrive in time, or a line is not the expected reply.
     ValueError
-        If an argument cannot be sent. Also if `timeout` is not above 0, if `greeting_wait` is negative, or if one of
-        these is longer than a day.
+        If an argument cannot be sent. Also if `timeout` is not above 0, if `greeting_wait` is negative, if one of these
+        is longer than a day, or if DISCOS_BACKEND is used, and is not an address.
     TypeError
         If an argument has a wrong type.
 
@@ -93,242 +71,66 @@ class Client(Connection):
             client.start(client.status().timestamp + 10**7)
     """
 
-    def reply_wait(self, name: str) -> float:
-        """Return how long to wait for the reply to a command, in s."""
-        if self.timeout is not None:
-            return self.timeout
-        limit = COMMANDS[name].timeout if name in COMMANDS else None
-        return REPLY_WAIT if limit is None else max(REPLY_WAIT, limit + REPLY_MARGIN)
-
-    # -- clock and state --------------------------------------------------------------------------------
-
-    def status(self) -> Status:
-        """Return the time of the backend's clock, its state as a text, and whether it is acquiring."""
-        return Status(*self._ask("status"))
-
-    def version(self) -> str:
-        """Return the server's version of the protocol."""
-        version: str = self._one("version")
-        return version
-
-    def time(self) -> Ticks:
-        """Return the time of the backend's clock."""
-        time: Ticks = self._one("time")
-        return time
-
-    def get_configuration(self) -> str:
-        """Return the name of the current configuration."""
-        configuration: str = self._one("get-configuration")
-        return configuration
-
-    def get_integration(self) -> int:
-        """Return the integration time in ms."""
-        integration: int = self._one("get-integration")
-        return integration
-
-    def get_filename(self) -> str:
-        """Return the path that set_filename() stored."""
-        filename: str = self._one("get-filename")
-        return filename
-
-    # -- configuration ----------------------------------------------------------------------------------
-
-    def set_configuration(self, configuration: str) -> None:
-        """Load a configuration by name."""
-        self._ask("set-configuration", configuration)
-
-    def set_integration(self, integration: int) -> None:
-        """Set the integration time in ms."""
-        self._ask("set-integration", integration)
-
-    def set_section(
+    def __init__(
         self,
-        section: int | str = WILDCARD,
-        start_frequency: float | str = WILDCARD,
-        bandwidth: float | str = WILDCARD,
-        feed: int | str = WILDCARD,
-        mode: int | str = WILDCARD,
-        sample_rate: float | str = WILDCARD,
-        bins: int | str = WILDCARD,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        timeout: float | None = None,
+        greeting_wait: float = 1.0,
+        longest_reply: int = LONGEST_REPLY,
+        reconnect: bool = False,
+        commands: Iterable[Command] | type = (),
     ) -> None:
-        """Configure a section. An argument that is `"*"` leaves the setting unchanged.
+        self._rows = rows_of(commands)
+        super().__init__(
+            host,
+            port,
+            timeout=timeout,
+            greeting_wait=greeting_wait,
+            longest_reply=longest_reply,
+            reconnect=reconnect,
+        )
+
+    def wait_until(
+        self, *, acquiring: bool | None = None, text: str | None = None, timeout: float, interval: float = 0.2
+    ) -> Status:
+        """Ask for the status again and again until it is as wanted.
 
         Parameters
         ----------
-        section
-            The number of the section, or `"*"` for every section.
-        start_frequency
-            The lower end of the band, in MHz.
-        bandwidth
-            The width of the band, in MHz.
-        feed
-            The number of the feed.
-        mode
-            The polarisation mode, such as `CP` or `FullStokes`, or one of the numbers 0 to 2: LCP, RCP, full Stokes.
-        sample_rate
-            The sample rate, in MHz.
-        bins
-            The number of frequency bins.
-        """
-        self._ask("set-section", section, start_frequency, bandwidth, feed, mode, sample_rate, bins)
-
-    def set_enable(self, feed1: int, feed2: int) -> None:
-        """Select the two feeds that are used for nodding."""
-        self._ask("set-enable", feed1, feed2)
-
-    def set_shift(self, shift: int) -> None:
-        """Set the bit shift of the FFT stages."""
-        self._ask("set-shift", shift)
-
-    def cal_on(self, interleave: int = 0) -> None:
-        """Toggle the noise diode every `interleave` samples. 0 switches it off."""
-        self._ask("cal-on", interleave)
-
-    # -- measurements -----------------------------------------------------------------------------------
-
-    def get_tpi(self, frequency: float = 0.0, bandwidth: float = 0.0) -> list[float]:
-        """Return the total power of each input, in counts.
-
-        Parameters
-        ----------
-        frequency
-            The lower end of the band, in MHz.
-        bandwidth
-            The width of the band, in MHz. `0, 0` selects the whole band.
-        """
-        return self._ask("get-tpi", frequency, bandwidth)
-
-    def get_tp0(self) -> list[float]:
-        """Return the total power of each input while it is terminated, in counts."""
-        return self._ask("get-tp0")
-
-    def get_rms(self) -> list[float]:
-        """Return the rms of each input's sampler, in counts."""
-        return self._ask("get-rms")
-
-    def get_ddcoffset(self) -> float:
-        """Return the offset of the digital down-converter, in MHz."""
-        ddcoffset: float = self._one("get-ddcoffset")
-        return ddcoffset
-
-    # -- acquisition and files --------------------------------------------------------------------------
-
-    def start(self, timestamp: Instant | None = None) -> None:
-        """Start an acquisition.
-
-        Parameters
-        ----------
-        timestamp
-            When to start. Default: now. The server replies at once, and does not wait for this time.
-        """
-        self._ask("start", *_when(timestamp))
-
-    def stop(self, timestamp: Instant | None = None) -> None:
-        """Stop the acquisition.
-
-        Parameters
-        ----------
-        timestamp
-            When to stop. Default: now. The server replies at once, and does not wait for this time.
-        """
-        self._ask("stop", *_when(timestamp))
-
-    def set_filename(self, path: str | os.PathLike[str]) -> None:
-        """Set the path of the telescope's file. convert_data() merges the metadata in this file with the data."""
-        self._ask("set-filename", path)
-
-    def convert_data(self) -> None:
-        """Merge the data with the telescope's file. This may take an hour."""
-        self._ask("convert-data")
-
-    def end_schedule(self) -> None:
-        """Tell the server that the schedule has ended."""
-        self._ask("end-schedule")
-
-    def park(self) -> None:
-        """Park the backend (`backend-park`)."""
-        self._ask("backend-park")
-
-    # -- any command ------------------------------------------------------------------------------------
-
-    def request(self, name: str, *arguments: str) -> list[str]:
-        """Send a request with any name.
-
-        Parameters
-        ----------
-        name
-            The name of the command.
-        arguments
-            Its arguments as texts, without escapes. A path of a command of the protocol is sent as the bytes that
-            os.fsencode() returns, every other text as latin-1.
+        acquiring
+            Whether an acquisition shall be running. Default: either.
+        text
+            The wanted text of the status, such as `ok`. Default: any text.
+        timeout
+            How long to wait, in s.
+        interval
+            The time from a reply to the next request, in s.
 
         Returns
         -------
-        arguments
-            The arguments of the `ok` reply as texts, without escapes. Bytes are decoded in the same way.
+        status
+            The first status that is as wanted.
+
+        Raises
+        ------
+        WaitTimeout
+            If the status is not as wanted in time. Its text contains the last status.
+        ValueError
+            If neither `acquiring` nor `text` is given, or if one of the times is not valid.
         """
-        row = COMMANDS.get(name)
-        texts = list(arguments) if row is None else row.to_wire(arguments)
-        reply = self.exchange(Message(message_type=REQUEST, name=name, arguments=texts))
-        reason = ",".join(reply.arguments)
-        if reply.code == OK:
-            return reply.arguments if row is None else row.from_wire(reply.arguments)
-        raise RequestFailed(reason) if reply.code == FAIL else RequestInvalid(reason)
+        is_wanted = matcher(acquiring, text)
+        deadline = time.monotonic() + checked_wait(timeout)
+        checked_wait(interval, "interval")
+        while True:
+            status = self.within(poll_wait(deadline - time.monotonic(), self.reply_wait("status"))).status()
+            if is_wanted(status):
+                return status
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeout(timeout, status)
+            time.sleep(min(interval, left))
 
-    def _ask(self, name: str, *values: Any) -> list[Any]:
-        """Send a request, and convert the reply by the command's row in the table of commands."""
-        row = COMMANDS[name]
-        texts = self.request(
-            name,
-            *(
-                os.fsdecode(value) if argument.type == "path" else _written(value)
-                for value, argument in zip(values, row.arguments, strict=False)
-            ),
-        )
-        fields = row.reply_fields(len(texts))
-        if len(texts) != len(fields):
-            wanted = " and ".join(field.name for field in fields) or "nothing"
-            raise ReplyMalformed(f"the reply to {name} has the values {texts} instead of {wanted}")
-        return [_read(name, text, field) for text, field in zip(texts, fields, strict=True)]
-
-    def _one(self, name: str) -> Any:
-        """Send a request whose reply has one value, and return it."""
-        (value,) = self._ask(name)
-        return value
-
-
-def _when(instant: Instant | None) -> tuple[Ticks, ...]:
-    """Convert a time to the argument of `start` or `stop`; no argument for None."""
-    if instant is None:
-        return ()
-    if isinstance(instant, datetime):
-        if instant.tzinfo is None:
-            raise ValueError(f"{instant!r} has no time zone: write, for example, datetime.now(timezone.utc)")
-        return (Ticks((instant - _EPOCH) // timedelta(microseconds=1) * 10),)
-    if isinstance(instant, bool):
-        raise TypeError(f"not an instant: {instant!r}")
-    return (Ticks.of(instant),)
-
-
-def _written(value: Any) -> str:
-    """Convert an argument to the text that is sent (protocol section 3)."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if hasattr(value, "__index__"):
-        return str(value.__index__())
-    try:
-        return float_text(value)
-    except UnsendableError as problem:
-        raise ValueError(str(problem)) from None
-
-
-def _read(name: str, text: str, field: Field) -> Any:
-    """Convert the text of a value in a reply."""
-    if field.type == "path":
-        # request() has decoded it.
-        return text
-    read, wanted = TYPES[field.type]
-    try:
-        return read(text)
-    except ValueError:
-        raise ReplyMalformed(f"the reply to {name} has the {field.name} {text!r}, not {wanted}") from None
+    def _perform(self, call: Call[R]) -> R:
+        return call.result(self.exchange(call.request))

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from discosbackend.client.blocking import REPLY_MARGIN, Client
-from discosbackend.client.connection import REPLY_WAIT
+from discosbackend.client.address import host_and_port
+from discosbackend.client.blocking import Client
+from discosbackend.client.methods import REPLY_MARGIN, REPLY_WAIT
 from discosbackend.commands import COMMANDS, CONVERSION_TIMEOUT
 from discosbackend.errors import (
     GrammarException,
@@ -24,7 +25,7 @@ from discosbackend.standard_output import escape_output, write_result
 from discosbackend.toml import did_you_mean
 from discosbackend.values import path_text
 
-__all__ = ["host_and_port", "main", "positive_seconds"]
+__all__ = ["main", "positive_seconds"]
 
 _CANNOT_WRITE = "{}: cannot write the reply to {} to standard output: {}\n"
 
@@ -106,37 +107,6 @@ def _request(name: str, arguments: Sequence[str]) -> Message:
     row = COMMANDS.get(name)
     texts = list(arguments) if row is None else row.to_wire(arguments)
     return Message(message_type=REQUEST, name=name, arguments=texts)
-
-
-def host_and_port(text: str) -> tuple[str, int]:
-    """Convert an argument of a command line to a host and a port.
-
-    Parameters
-    ----------
-    text
-        The address as `HOST:PORT`, with an IPv6 address in brackets.
-
-    Returns
-    -------
-    host
-        The host, without brackets.
-    port
-        The port.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        If the text is not `HOST:PORT`.
-    """
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    name = host[1:-1] if bracketed else host
-    if not name or not (bracketed or ":" not in host) or not (port.isascii() and port.isdigit() and int(port) < 65536):
-        such_as = ", such as 127.0.0.1:8978"
-        if text.count(":") > 1:
-            such_as = "; write an IPv6 address in brackets: [::1]:8978"
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT{such_as}")
-    return name, int(port)
 
 
 def positive_seconds(text: str) -> float:

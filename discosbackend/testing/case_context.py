@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 from unittest import SkipTest
 
-from discosbackend.client.blocking import Status
+from discosbackend.client.methods import Status
 from discosbackend.grammar import OK
 from discosbackend.testing.profile import Profile
 from discosbackend.testing.send_guard import Scope, SendGuard
