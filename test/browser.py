@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import unittest
 from typing import Any
 from urllib.error import HTTPError
@@ -36,7 +38,11 @@ class Browser:
 
     def __init__(self) -> None:
         assert _DRIVER is not None
-        self._driver = subprocess.Popen([_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+        # The browser leaves files behind.
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._driver = subprocess.Popen(
+            [_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": self._folder.name}
+        )
         self._session = ""
         try:
             assert self._driver.stdout is not None
@@ -103,3 +109,4 @@ class Browser:
             self._driver.wait(PATIENCE)
             assert self._driver.stdout is not None
             self._driver.stdout.close()
+            self._folder.cleanup()

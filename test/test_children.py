@@ -138,7 +138,8 @@ class CommandTests(unittest.TestCase):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             with self.subTest(path.name):
-                if path.name != "children.py":
+                # unit.py only writes its path into a unit.
+                if path.name not in ("children.py", "unit.py"):
                     self.assertNotIn("executable", names)
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from twisted.internet.task import deferLater
 
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
@@ -503,6 +502,8 @@ class SimulatedBackend(Backend):
 
     async def _prepared_look(self, picture: Picture) -> QuickLook | None:
         """Prepare the picture in steps, so that the server is not blocked. None if the settings change meanwhile."""
+        from twisted.internet.task import deferLater
+
         for _ in picture.prepare(self._setup(measured=True)):
             await deferLater(reactor_or_default(self._given_clock), 0)
         return self._look(picture)
