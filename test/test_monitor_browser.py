@@ -55,7 +55,7 @@ class BrowserTests(unittest.TestCase):
         self.browser.resize(1280, 900)
         self.browser.open(self.url)
         # Until the first events.
-        wait_until(lambda: self.browser.run("return latest !== null"), "the first status")
+        wait_until(lambda: self.browser.run("return typeof latest !== 'undefined' && latest !== null"), "the first status")
         self.connection = self.running.connect()
         self.addCleanup(self.connection.close)
 

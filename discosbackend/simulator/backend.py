@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-
 from discosbackend.acquisition import Acquisition, CallsLater, precise_wait
 from discosbackend.backend import Backend, blocking
 from discosbackend.commands import COMMANDS, WILDCARD
