@@ -276,7 +276,14 @@ class LoadingTests(unittest.TestCase):
 
     def test_the_client_loads_no_twisted(self) -> None:
         for code in ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port"):
-            self.check(code, "twisted", "astropy", "numpy")
+            self.check(code, "twisted", "astropy", "numpy", "asyncio")
+
+    def test_the_asyncio_client_loads_no_twisted(self) -> None:
+        self.check("from discosbackend.client import AsyncClient", "twisted", "astropy", "numpy")
+
+    def test_one_request_from_the_shell_loads_no_shell(self) -> None:
+        unwanted = ("prompt_toolkit", "shtab", "readline", "asyncio", "discosbackend.client.shell")
+        self.check("import discosbackend.client.command_line", "twisted", *unwanted)
 
     def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
         self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
@@ -352,6 +359,12 @@ class RequirementsTests(unittest.TestCase):
             lines = [*optional["metrics"], *optional["telemetry"]]
             declared |= {normalized(line.partition(">=")[0]) for line in lines}
         of_packages = packages_distributions()
+        # What an extra installs is imported by functions only, and only if it is asked for.
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        optional = {line.partition(">=")[0] for line in project["optional-dependencies"]["shell"]}
+        always = {name.split(".")[0] for tree in trees for name, inside in imports(tree) if not inside}
+        self.assertEqual(optional & always, set())
+        modules = {module for module in modules if module.split(".")[0] not in optional}
         self.assertEqual(declared, {distribution_with(module, of_packages) for module in modules})
 
     def test_each_line_is_a_lowest_version_that_can_be_installed_exactly(self) -> None:

@@ -516,8 +516,11 @@ class ProgramTests(ClientTests):
     def test_wrong_command_line(self) -> None:
         address = "127.0.0.1:8978"
         for problem, *arguments in (
-            ("arguments are required: HOST:PORT, name",),
-            ("arguments are required: name", address),
+            ("HOST:PORT is missing: write it, or set the environment variable DISCOS_BACKEND",),
+            ("unrecognized arguments: --jsn", address, "status", "--jsn"),
+            ("'2026-13-01T00:00:00Z' is not a time: write +5s", address, "start", "2026-13-01T00:00:00Z"),
+            ("'2026-11-30 12:00' has no time zone", address, "start", "2026-11-30 12:00"),
+            ("argument --print-completion: invalid choice: 'fish'", "--print-completion", "fish"),
             ("'127.0.0.1' is not HOST:PORT", "127.0.0.1", "status"),
             ("':8978' is not HOST:PORT", ":8978", "status"),
             ("'host:' is not HOST:PORT", "host:", "status"),

@@ -124,7 +124,7 @@ class CommandLinesTests(unittest.TestCase):
 
     def test_of_the_page(self) -> None:
         found = lines(PAGE)
-        self.assertGreaterEqual(len(found), 9)
+        self.assertGreaterEqual(len(found), 7)
         self.assertIn(AS_IN_THE_README, found)
         said = self.run_all([line for line in found if LONG or line != AS_IN_THE_README])
         self.assertIn("python -m twisted.trial test_mybackend", found)

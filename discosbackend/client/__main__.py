@@ -5,4 +5,4 @@ from __future__ import annotations
 from discosbackend.client.command_line import main
 
 if __name__ == "__main__":
-    main()
+    main(prog="python -m discosbackend.client")
