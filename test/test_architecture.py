@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import functools
+import importlib.util
 import os
 import re
 import subprocess
@@ -18,13 +19,12 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
-from typing import BinaryIO
 
 import discosbackend
 from discosbackend.errors import reason_of
 
 from .serving import ROOT
-from .settings import PATIENCE, needs_prometheus
+from .settings import PATIENCE
 
 # The one that is tested, which may be installed.
 PACKAGE = Path(discosbackend.__file__).parent
@@ -337,35 +337,27 @@ def distribution_with(module: str, of_packages: Mapping[str, list[str]]) -> str:
     return normalized(name)
 
 
-def extras(file: BinaryIO) -> dict[str, list[str]]:
-    """The optional dependencies in pyproject.toml."""
-    found: dict[str, list[str]] = tomllib.load(file)["project"]["optional-dependencies"]
-    return found
+def extras() -> set[str]:
+    """The distributions that the extras of pyproject.toml install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [line for extra in project["optional-dependencies"].values() for line in extra]
+    return {normalized(line.partition(">=")[0].partition("[")[0]) for line in lines}
 
 
 class RequirementsTests(unittest.TestCase):
-    """requirements.txt declares every distribution that the package imports, and nothing else."""
+    """requirements.txt declares every distribution that the package imports, and nothing else but for the extras."""
 
-    @needs_prometheus
     def test_what_is_imported_is_declared(self) -> None:
         known = {*sys.stdlib_module_names, PACKAGE.name}
         found = {".".join(name.split(".")[:2]) for path in files().values() for name, _ in imports_of(path)}
-        modules = {name for name in found if name.split(".")[0] not in known}
+        roots = {name.split(".")[0] for name in found} - known
+        installed = {root for root in roots if importlib.util.find_spec(root) is not None}
+        of_packages = packages_distributions()
+        imported = {distribution_with(name, of_packages) for name in found if name.split(".")[0] in installed}
         lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
         declared = {normalized(line.partition(">=")[0]) for line in lines}
-        # Those of an option, which the module that imports them does without.
-        with (ROOT / "pyproject.toml").open("rb") as file:
-            optional = extras(file)
-            lines = [*optional["metrics"], *optional["telemetry"]]
-            declared |= {normalized(line.partition(">=")[0]) for line in lines}
-        of_packages = packages_distributions()
-        # What an extra installs is imported by functions only, and only if it is asked for.
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        optional = {line.partition(">=")[0] for line in project["optional-dependencies"]["shell"]}
-        always = {name.split(".")[0] for tree in trees for name, inside in imports(tree) if not inside}
-        self.assertEqual(optional & always, set())
-        modules = {module for module in modules if module.split(".")[0] not in optional}
-        self.assertEqual(declared, {distribution_with(module, of_packages) for module in modules})
+        self.assertEqual(declared - imported, set())
+        self.assertEqual(imported - declared - extras(), set())
 
     def test_each_line_is_a_lowest_version_that_can_be_installed_exactly(self) -> None:
         """CI makes `==` of `>=` and runs the tests with these versions."""
