@@ -33,25 +33,35 @@ needs_browser = unittest.skipUnless(
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
 
+def _started(folder: str) -> tuple[subprocess.Popen[str], str]:
+    """The driver, and its port. `folder` is for temporary files."""
+    assert _DRIVER is not None
+    said = ""
+    # It chooses a free port for IPv6, and ends at once if somebody has the same one for IPv4.
+    for _ in range(10):
+        driver = subprocess.Popen(
+            [_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": folder}
+        )
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            said += line
+            if found := re.search(r"started successfully on port (\d+)", line):
+                return driver, found[1]
+        driver.wait(PATIENCE)
+        driver.stdout.close()
+    raise AssertionError(f"chromedriver does not start: {said}")
+
+
 class Browser:
     """A browser with one empty page. Call its end()."""
 
     def __init__(self) -> None:
-        assert _DRIVER is not None
         # The browser leaves files behind.
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._driver = subprocess.Popen(
-            [_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": self._folder.name}
-        )
         self._session = ""
+        self._driver, port = _started(self._folder.name)
         try:
-            assert self._driver.stdout is not None
-            found = None
-            for line in self._driver.stdout:
-                if found := re.search(r"started successfully on port (\d+)", line):
-                    break
-            assert found is not None, "chromedriver did not start"
-            self._base = f"http://127.0.0.1:{found[1]}"
+            self._base = f"http://127.0.0.1:{port}"
             options = {"binary": _BROWSER, "args": list(_FLAGS)}
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             self._session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
@@ -92,8 +102,9 @@ class Browser:
         self.devtools("Emulation.setEmulatedMedia", features=features)
 
     def problems(self) -> list[str]:
-        """What the console shows since the last call: errors of scripts, and what the content policy has refused."""
-        return [each["message"] for each in self._of_session("/se/log", {"type": "browser"})]
+        """The errors on the console since the last call: of scripts, and what the content policy has refused."""
+        found = self._of_session("/se/log", {"type": "browser"})
+        return [each["message"] for each in found if each["level"] == "SEVERE"]
 
     def screenshot(self) -> bytes:
         """The page as a PNG."""

@@ -56,6 +56,12 @@ def _integer(number: float, _: float = 0.0) -> str:
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
+def _fixed(number: float, decimals: int) -> str:
+    """Return a number with so many decimals. JavaScript rounds ties differently from Python, so both use this."""
+    scale = 10**decimals
+    return f"{math.floor(number * scale + 0.5) / scale:.{decimals}f}"
+
+
 def _duration(seconds: float) -> str:
     whole = max(0, math.floor(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
@@ -70,14 +76,14 @@ def _seconds(seconds: float, _: float = 0.0) -> str:
     if seconds < 0:
         return "−" + _seconds(-seconds)
     if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
+        return f"{_fixed(seconds * 1e6, 0)} µs"
     if seconds < 1:
-        return f"{seconds * 1e3:.{1 if seconds < 0.01 else 0}f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else _duration(seconds)
+        return f"{_fixed(seconds * 1e3, 1 if seconds < 0.01 else 0)} ms"
+    return f"{_fixed(seconds, 1)} s" if seconds < 60 else _duration(seconds)
 
 
 def _until(t: float, now: float) -> str:
-    return f"{max(0.0, t - now):.1f} s" if t - now < 60 else _duration(t - now)
+    return f"{_fixed(max(0.0, t - now), 1)} s" if t - now < 60 else _duration(t - now)
 
 
 def _bytes(number: float, _: float = 0.0) -> str:
@@ -86,8 +92,8 @@ def _bytes(number: float, _: float = 0.0) -> str:
     for unit in ("kB", "MB", "GB", "TB"):
         number /= 1000
         if number < 999.95:
-            return f"{number:.1f} {unit}"
-    return f"{number / 1000:.1f} PB"
+            return f"{_fixed(number, 1)} {unit}"
+    return f"{_fixed(number / 1000, 1)} PB"
 
 
 def _value(value: Item, _: float = 0.0) -> str:
@@ -101,7 +107,7 @@ def _value(value: Item, _: float = 0.0) -> str:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     decimals = max(0, 4 - math.floor(math.log10(size))) if size >= 1 else 4
-    text = f"{value:.{decimals}f}"
+    text = _fixed(value, decimals)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -153,11 +159,12 @@ def _points(values: list[Item], base: str) -> str:
         low = min(low, 0)
     step = 100 / max(1, len(values) - 1)
     flat = 19.0 if base == "zero" else 10.0
-    return " ".join(
-        f"{i * step:.1f},{19 - 18 * (value - low) / (high - low) if high > low else flat:.1f}"
-        for i, value in enumerate(values)
-        if isinstance(value, int | float)
-    )
+    found = []
+    for i, value in enumerate(values):
+        if isinstance(value, int | float):
+            y = 19 - 18 * (value - low) / (high - low) if high > low else flat
+            found.append(f"{_fixed(i * step, 1)},{_fixed(y, 1)}")
+    return " ".join(found)
 
 
 def _at(item: Item, path: str) -> Item:

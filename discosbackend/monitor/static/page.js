@@ -17,6 +17,9 @@ const date = t => iso(t)?.slice(0, 10) ?? "–";
 const time = t => iso(t)?.slice(11, 19) ?? "–";
 const integer = n => String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
+// toFixed() and Python round ties differently, so both use this.
+const fixed = (x, decimals) => (Math.floor(x * 10 ** decimals + 0.5) / 10 ** decimals).toFixed(decimals);
+
 function age(seconds) {
   const s = Math.max(0, Math.floor(seconds)), [m, h, d] = [60, 3600, 86400].map(unit => Math.floor(s / unit));
   return d ? `${d} d ${h % 24} h` : h ? `${h} h ${m % 60} min` : m ? `${m} min ${s % 60} s` : `${s} s`;
@@ -24,16 +27,16 @@ function age(seconds) {
 
 function seconds(s) {
   if (s < 0) return "−" + seconds(-s);
-  if (s < 1e-3) return `${(s * 1e6).toFixed(0)} µs`;
-  if (s < 1) return `${(s * 1e3).toFixed(s < 0.01 ? 1 : 0)} ms`;
-  return s < 60 ? `${s.toFixed(1)} s` : age(s);
+  if (s < 1e-3) return `${fixed(s * 1e6, 0)} µs`;
+  if (s < 1) return `${fixed(s * 1e3, s < 0.01 ? 1 : 0)} ms`;
+  return s < 60 ? `${fixed(s, 1)} s` : age(s);
 }
 
 function bytes(n) {
   if (n < 1000) return `${n} B`;
   let unit = -1;
   do { n /= 1000; unit += 1; } while (n >= 999.95 && unit < 4);
-  return `${n.toFixed(1)} ${["kB", "MB", "GB", "TB", "PB"][unit]}`;
+  return `${fixed(n, 1)} ${["kB", "MB", "GB", "TB", "PB"][unit]}`;
 }
 
 function value(v) {
@@ -41,7 +44,7 @@ function value(v) {
   const size = Math.abs(v);
   if (size && (size < 1e-3 || size >= 1e7)) return v.toExponential(3).replace("e+", "e");
   const decimals = size >= 1 ? Math.max(0, 4 - Math.floor(Math.log10(size))) : 4;
-  const text = v.toFixed(decimals);
+  const text = fixed(v, decimals);
   return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
 }
 
@@ -50,7 +53,7 @@ const FORMATS = {
   now: time,
   clock: t => date(t) === date(now) ? time(t) : `${date(t)} ${time(t)}`,
   age: t => age(now - t),
-  until: t => t - now < 60 ? `${Math.max(0, t - now).toFixed(1)} s` : age(t - now),
+  until: t => t - now < 60 ? `${fixed(Math.max(0, t - now), 1)} s` : age(t - now),
   synchronised: v => v ? "synchronised" : "not synchronised",
   lane: overdue => overdue ? "overdue" : "running",
   count: n => n ? "some" : "none",
@@ -74,7 +77,7 @@ function points(values, base) {
   const low = Math.min(...known, ...(base === "zero" ? [0] : [])), high = Math.max(...known);
   const step = 100 / Math.max(1, values.length - 1);
   const y = value => high > low ? 19 - 18 * (value - low) / (high - low) : base === "zero" ? 19 : 10;
-  return values.flatMap((v, i) => typeof v === "number" ? [`${(i * step).toFixed(1)},${y(v).toFixed(1)}`] : []).join(" ");
+  return values.flatMap((v, i) => typeof v === "number" ? [`${fixed(i * step, 1)},${fixed(y(v), 1)}`] : []).join(" ");
 }
 
 function compile(root) {
