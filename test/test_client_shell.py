@@ -286,7 +286,8 @@ class PageTests(ServedTests):
             for line in block.replace("127.0.0.1:8978", self.server.address).splitlines():
                 words = shlex.split(line.replace("[::1]:8978", self.server.address))
                 if words[0] == "export":
-                    os.environ.update([words[1].split("=")])
+                    name, _, value = words[1].partition("=")
+                    os.environ[name] = value
                     continue
                 if "<" in words:
                     words = words[: words.index("<")]
