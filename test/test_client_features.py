@@ -238,6 +238,21 @@ class BothTests(unittest.TestCase):
         self.both(with_reconnect, reconnect=True)
         self.both(without)
 
+    def test_a_wrong_line_is_reported_at_once(self) -> None:
+        async def script(client: Any) -> None:
+            began = self.world.now
+            for line, text in (
+                (b"!stop,ok", "'!stop,ok' is not a reply to start"),
+                (b"hello", "the server sent an invalid line: .*: 'hello'"),
+                (70000 * b"x", "the server sent a line of more than 65536 bytes"),
+            ):
+                self.replies = lambda peer, _, line=line: peer.deliver(0, line + b"\r\n")  # type: ignore[misc]
+                with self.assertRaisesRegex(NoReply, text):
+                    await client.start()
+            self.assertEqual(self.world.now, began)
+
+        self.both(script, reconnect=True)
+
     def test_closed_is_closed(self) -> None:
         async def script(client: Any) -> None:
             await client.close()

@@ -189,6 +189,7 @@ class AsyncClient(AsyncMethods):
         shared = self._shared
         if shared.channel is not None and not shared.closed:
             try:
+                await shared.channel.settled(deadline)
                 await shared.channel.check_nothing_came()
                 return shared.channel
             except NoReply:
@@ -247,6 +248,8 @@ class _Channel(asyncio.Protocol):
         self._first_line: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
         self._name = ""
+        # The name of the last request, and its reply, which may be awaited by nobody any more.
+        self._last: tuple[str, asyncio.Future[Message]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -255,9 +258,7 @@ class _Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for event in self.pairing.feed(data):
             if isinstance(event, Answer):
-                # A cancelled request discards its late reply.
-                if not event.request.done():
-                    event.request.set_result(event.message)
+                event.request.set_result(event.message)
             elif isinstance(event, Greeting):
                 self._set_first_line()
             else:
@@ -281,13 +282,26 @@ class _Channel(asyncio.Protocol):
         self._name = request.name
         self.pairing.expect(request.name, reply)
         self._transport.write(f"{request}{LINEFEED}".encode("latin-1"))
+        self._last = (request.name, reply)
         try:
-            return await reply
+            # If this task is cancelled, the reply is still expected.
+            return await asyncio.shield(reply)
         finally:
             self._name = ""
-            if reply.done() and not reply.cancelled():
-                # A task that is cancelled at this moment does not look at it.
-                reply.exception()
+
+    async def settled(self, deadline: float) -> None:
+        """Wait for the late reply to a cancelled request, and discard it.
+
+        Otherwise a repetition of this reply could be taken for the reply to the next request.
+        """
+        if self._last is None or self._last[1].done():
+            return
+        name, reply = self._last
+        left = max(deadline - asyncio.get_running_loop().time(), 0.0)
+        await asyncio.wait([reply], timeout=left)
+        if not reply.done():
+            self.fail(NoReply(CLOSED))
+            raise NoReply(late(name, left))
 
     async def greeted(self, seconds: float) -> None:
         """Wait for the greeting, at most for so long. Raise NoReply if something else arrives."""
@@ -311,10 +325,12 @@ class _Channel(asyncio.Protocol):
         if self._problem is not None:
             return
         self._problem = problem
-        for reply in self.pairing.waiting:
-            if not reply.done():
-                reply.set_exception(problem)
-                self._problem = NoReply(CLOSED)
+        if self._last is not None and not (reply := self._last[1]).done():
+            # Not the requests of the pairing: a wrong line counts as the reply to one of them.
+            reply.set_exception(problem)
+            # It is no error if nobody awaits it any more.
+            reply.exception()
+            self._problem = NoReply(CLOSED)
         self._set_first_line()
         if self._transport is not None:
             self._transport.abort()
