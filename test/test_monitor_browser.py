@@ -56,7 +56,9 @@ class BrowserTests(unittest.TestCase):
         self.browser.resize(1280, 900)
         self.browser.open(self.url)
         # Until the first events.
-        wait_until(lambda: self.browser.run("return latest !== null"), "the first status")
+        wait_until(
+            lambda: self.browser.run("return typeof latest !== 'undefined' && latest !== null"), "the first status"
+        )
         self.connection = self.running.connect()
         self.addCleanup(self.connection.close)
 
@@ -234,7 +236,9 @@ class EndTests(unittest.TestCase):
             found = re.search(r"monitoring on (\S+)\n", running.log())
             assert found is not None
             browser.open(found[1])
-            wait_until(lambda: browser.run("return latest !== null"), "the first status")
+            wait_until(
+                lambda: browser.run("return typeof latest !== 'undefined' && latest !== null"), "the first status"
+            )
             self.assertTrue(browser.run("return document.getElementById('lost').hidden"))
             running.process.kill()
             running.process.wait(PATIENCE)
