@@ -154,6 +154,7 @@ function showStatus(status) {
   clockDifference = now - performance.now() / 1000;
   addHistories(status);
   status.exchanges = latest?.exchanges ?? [];
+  if (!latest) showExchangesSoon();  // those of the history, which is the event before
   latest = status;
   show();
 }
