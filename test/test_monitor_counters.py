@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.monitor.counters import BOUNDS, HISTORY, UNKNOWN, Counters, percentile
+from discosbackend.monitor.counters import BOUNDS, HISTORY, UNKNOWN, CommandCounts, Counters
 from discosbackend.ticks import Ticks
 
 from .monitored import Monitored
@@ -132,21 +132,30 @@ class CountersTests(unittest.TestCase):
 
 class PercentileTests(unittest.TestCase):
     def test_no_requests(self) -> None:
-        self.assertIsNone(percentile([0] * (len(BOUNDS) + 1), 0.5))
+        self.assertIsNone(CommandCounts().percentile(0.5))
 
     def test_longer_than_the_last_bound(self) -> None:
-        self.assertEqual(percentile([0] * len(BOUNDS) + [1], 0.5), BOUNDS[-1])
+        counters = Counters()
+        counters(exchange(seconds=700.0))
+        self.assertEqual(counters.commands["status"].percentile(0.5), 700.0)
+
+    def test_a_few_slow_ones(self) -> None:
+        # The bucket from 10 to 30 s has one request: more than 11 s were never seen.
+        counters = Counters()
+        for seconds in (0.001, 11.0):
+            counters(exchange(seconds=seconds))
+        self.assertEqual(counters.commands["status"].percentile(0.99), 11.0)
 
     @given(st.lists(st.floats(0, 200), min_size=1), st.sampled_from((0.5, 0.99)))
     def test_it_is_in_the_bucket_of_the_exact_one(self, latencies: list[float], share: float) -> None:
         counters = Counters()
         for each in latencies:
             counters(exchange(seconds=each))
-        found = percentile(counters.commands["status"].buckets, share)
+        found = counters.commands["status"].percentile(share)
         assert found is not None
         exact = sorted(latencies)[min(len(latencies) - 1, max(0, -int(-share * len(latencies) // 1) - 1))]
         low = max((bound for bound in (0.0, *BOUNDS) if bound < exact), default=0.0)
-        high = min((bound for bound in BOUNDS if bound >= exact), default=BOUNDS[-1])
+        high = min((bound for bound in BOUNDS if bound >= exact), default=max(latencies))
         self.assertLessEqual(low, found)
         self.assertLessEqual(found, high)
 

@@ -15,7 +15,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.ticks import Ticks
 
-__all__ = ["BOUNDS", "HISTORY", "UNKNOWN", "ClientCounts", "CommandCounts", "Counters", "percentile"]
+__all__ = ["BOUNDS", "HISTORY", "UNKNOWN", "ClientCounts", "CommandCounts", "Counters"]
 
 BOUNDS = (
     5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 100.0,
@@ -37,7 +37,7 @@ _RING = HISTORY + 4
 class CommandCounts:
     """The counts of one command."""
 
-    __slots__ = ("ok", "fail", "invalid", "other", "seconds", "buckets", "second", "_marks")
+    __slots__ = ("ok", "fail", "invalid", "other", "seconds", "slowest", "buckets", "second", "_marks")
 
     def __init__(self) -> None:
         self.ok = 0
@@ -45,8 +45,9 @@ class CommandCounts:
         self.invalid = 0
         # Replies with another code, and requests without a reply: a tap may see them.
         self.other = 0
-        # The sum of the latencies, in s.
+        # The sum of the latencies, and the largest one, in s.
         self.seconds = 0.0
+        self.slowest = 0.0
         self.buckets = [0] * (len(BOUNDS) + 1)
         # The second of the monotonic clock that was counted last, and the number of requests before each of the last
         # seconds.
@@ -57,6 +58,20 @@ class CommandCounts:
     def requests(self) -> int:
         """The number of requests."""
         return self.ok + self.fail + self.invalid + self.other
+
+    def percentile(self, share: float) -> float | None:
+        """Return the latency that this share of the requests did not exceed, in s. None if there are no requests.
+
+        It is estimated by linear interpolation in its bucket, and not larger than the largest latency.
+        """
+        wanted = share * sum(self.buckets)
+        below = 0
+        for number, count in enumerate(self.buckets[:-1]):
+            if count and below + count >= wanted:
+                low = BOUNDS[number - 1] if number else 0.0
+                return min(low + (BOUNDS[number] - low) * (wanted - below) / count, self.slowest)
+            below += count
+        return self.slowest if wanted else None
 
     def advance(self, second: int) -> None:
         """Note the number of requests before this second of the monotonic clock. Call it before they are counted."""
@@ -88,24 +103,6 @@ class ClientCounts:
         self.bytes_out = 0
         # The name, the code and the time of the last request.
         self.last: tuple[str, str, Ticks] | None = None
-
-
-def percentile(buckets: list[int], share: float) -> float | None:
-    """Return the latency that this share of the requests did not exceed, in s, by linear interpolation in its bucket.
-
-    None if there are no requests. The upper bound of the last bucket is not known: its lower bound is returned.
-    """
-    total = sum(buckets)
-    if not total:
-        return None
-    wanted = share * total
-    below = 0
-    for number, count in enumerate(buckets[:-1]):
-        if count and below + count >= wanted:
-            low = BOUNDS[number - 1] if number else 0.0
-            return low + (BOUNDS[number] - low) * (wanted - below) / count
-        below += count
-    return BOUNDS[-1]
 
 
 class Counters:
@@ -159,6 +156,8 @@ class Counters:
         if second != counts.second:
             counts.advance(second)
         counts.seconds += seconds
+        if seconds > counts.slowest:
+            counts.slowest = seconds
         counts.buckets[bisect_left(BOUNDS, seconds)] += 1
         client.requests += 1
         if code == "ok":

@@ -18,7 +18,7 @@ from discosbackend.errors import GrammarException
 from discosbackend.exchanges import Exchange
 from discosbackend.grammar import parse_message
 from discosbackend.monitor.clock_health import ClockHealth
-from discosbackend.monitor.counters import ClientCounts, CommandCounts, Counters, percentile
+from discosbackend.monitor.counters import ClientCounts, CommandCounts, Counters
 from discosbackend.monitor.state import About, ServerState, dropped_log_lines
 from discosbackend.scheduler import LaneState
 
@@ -293,7 +293,7 @@ def _command(second: int, name: str, counts: CommandCounts) -> dict[str, Any]:
         "ok": counts.ok,
         "fail": counts.fail,
         "invalid": counts.invalid,
-        "p50": percentile(counts.buckets, 0.5),
-        "p99": percentile(counts.buckets, 0.99),
+        "p50": counts.percentile(0.5),
+        "p99": counts.percentile(0.99),
         "history": counts.history(second),
     }
