@@ -164,6 +164,16 @@ class Pairing(Generic[RequestT]):
         return tuple(request for _, request in self._waiting)
 
     @property
+    def oldest(self) -> RequestT | None:
+        """The oldest request that has no reply. None if no request is waiting."""
+        return self._waiting[0][1] if self._waiting else None
+
+    @property
+    def count(self) -> int:
+        """The number of requests that have no reply."""
+        return len(self._waiting)
+
+    @property
     def rest(self) -> bytes:
         """The beginning of a line whose end has not been received."""
         return bytes(self._rest)
@@ -187,6 +197,10 @@ class Pairing(Generic[RequestT]):
             Any object. The event of the reply contains it.
         """
         self._waiting.append((name, request))
+
+    def forget_oldest(self) -> RequestT:
+        """Remove the oldest request that has no reply, and return it. Raise IndexError if there is none."""
+        return self._waiting.popleft()[1]
 
     def feed(self, data: bytes) -> list[Event[RequestT]]:
         """Add a chunk of received bytes, and return what the lines are that end in it.

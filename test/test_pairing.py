@@ -240,5 +240,18 @@ class PropertyTests(unittest.TestCase):
         self.assertIn(len(whole) - 1 - lines, (0, 1), "one event for each line, and one for an overlong rest")
 
 
+class WaitingTests(unittest.TestCase):
+    def test_the_oldest_request_can_be_forgotten(self) -> None:
+        pairing: Pairing[int] = Pairing()
+        self.assertEqual((pairing.oldest, pairing.count), (None, 0))
+        self.assertRaises(IndexError, pairing.forget_oldest)
+        pairing.expect("status", 0)
+        pairing.expect("time", 1)
+        self.assertEqual((pairing.oldest, pairing.count, pairing.forget_oldest()), (0, 2, 0))
+        self.assertEqual((pairing.oldest, pairing.count), (1, 1))
+        (event,) = pairing.feed(TIME)
+        self.assertIsInstance(event, Answer)
+
+
 if __name__ == "__main__":
     unittest.main()

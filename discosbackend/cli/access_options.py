@@ -1,4 +1,4 @@
-"""The options of the programs that serve clients: who may connect, the flight recorder, and the format of the log.
+"""The options of the programs that serve clients: who may connect, the flight recorder, and the log.
 
 Each part of a program has a function that adds its options, and one that makes what they ask for. A module that an
 option needs is imported only if the option is given.
@@ -12,6 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from discosbackend.cli.own_backend import CannotServe
+from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.log import log_to_stderr, log_what_python_prints
+from discosbackend.rate_limited_logger import RateLimitedLogger
+from discosbackend.reactors import reactor_or_default
+from discosbackend.twisted_log import LimitedObserver
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
@@ -20,13 +25,18 @@ if TYPE_CHECKING:
 __all__ = [
     "access_of",
     "add_access_options",
-    "add_log_format",
+    "add_log_options",
     "add_record_options",
     "check_record_options",
-    "log_formatter",
+    "configure_logging",
+    "log_exchange",
     "recorder_of",
     "without_addresses",
 ]
+
+logger = logging.getLogger(__name__)
+
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 # In MB.
 _SIZE = 100
@@ -138,8 +148,14 @@ def _megabytes(text: str) -> int:
     return int(text)
 
 
-def add_log_format(group: argparse._ArgumentGroup) -> None:
-    """Add --log-format. log_formatter() makes the formatter."""
+def add_log_options(group: argparse._ArgumentGroup) -> None:
+    """Add --log-level and --log-format. configure_logging() uses them."""
+    group.add_argument(
+        "--log-level",
+        choices=_LOG_LEVELS,
+        default="info",
+        help="the lowest level that is logged to standard error; debug logs every request (default: %(default)s)",
+    )
     group.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -148,10 +164,29 @@ def add_log_format(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def log_formatter(options: argparse.Namespace) -> logging.Formatter | None:
-    """Return the formatter of --log-format; None for that of the text."""
-    if options.log_format == "text":
-        return None
-    from discosbackend.json_log import JsonFormatter
+def configure_logging(options: argparse.Namespace) -> RateLimitedLogger:
+    """Configure the log by --log-level and --log-format, and return what counts the omitted messages of Twisted."""
+    from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-    return JsonFormatter()
+    formatter = None
+    if options.log_format == "json":
+        from discosbackend.json_log import JsonFormatter
+
+        formatter = JsonFormatter()
+    log_to_stderr(options.log_level.upper(), formatter=formatter)
+    log_what_python_prints()
+    # At level info, Twisted logs every port that opens or closes.
+    logging.getLogger("twisted").setLevel(logging.DEBUG if options.log_level == "debug" else logging.WARNING)
+    # Unhandled failures of Deferreds are then written to the same log.
+    limited = RateLimitedLogger(logging.getLogger("twisted"), lambda *call: reactor_or_default().callLater(*call))
+    observer = LimitedObserver(STDLibLogObserver(), limited)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    return limited
+
+
+def log_exchange(exchange: Exchange | ConnectionEvent) -> None:
+    """Log an exchange, at level debug: a listener of a DBFactory."""
+    if isinstance(exchange, ConnectionEvent):
+        # The connections themselves are logged already.
+        return
+    logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

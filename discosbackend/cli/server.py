@@ -22,10 +22,11 @@ from discosbackend import ticks
 from discosbackend.cli.access_options import (
     access_of,
     add_access_options,
-    add_log_format,
+    add_log_options,
     add_record_options,
     check_record_options,
-    log_formatter,
+    configure_logging,
+    log_exchange,
     recorder_of,
     without_addresses,
 )
@@ -42,10 +43,9 @@ from discosbackend.cli.simulator_options import add_options, misplaced
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.handlers import REPLY_LIMIT, DBProtocolHandler
-from discosbackend.log import address_text, log_to_stderr, log_what_python_prints, printable
-from discosbackend.protocol import ConnectionEvent, DBFactory, Exchange
-from discosbackend.rate_limited_logger import RateLimitedLogger
-from discosbackend.reactors import REACTORS, install_reactor, reactor_for, reactor_or_default
+from discosbackend.log import address_text, printable
+from discosbackend.protocol import DBFactory
+from discosbackend.reactors import REACTORS, install_reactor, reactor_for
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
@@ -58,7 +58,6 @@ from discosbackend.server import (
     tcp_endpoint,
 )
 from discosbackend.standard_output import announce, write_result
-from discosbackend.twisted_log import LimitedObserver
 from discosbackend.watchdog import LIMIT
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from discosbackend.cli.simulated import Simulation
     from discosbackend.monitor.recorder import Recorder
     from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
+    from discosbackend.rate_limited_logger import RateLimitedLogger
 
 __all__ = ["main"]
 
@@ -82,8 +82,6 @@ _SHORTEST_WATCHDOG = 60.0
 
 CONTRADICTORY = (("listen", "port"), ("listen", "interface"), ("data", "no_data"))
 """Pairs of options that main() refuses together. One on the command line replaces the other one in a --config file."""
-
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 EXAMPLES = """\
 examples:
@@ -127,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     access = _checked(parser, options)
     if options.print_unit is not None:
         _print(parser, _unit(parser, options, sys.argv[1:] if arguments is None else arguments))
-    limited = _configure_logging(options.log_level, log_formatter(options))
+    limited = configure_logging(options)
     # Before the module of the backend is imported, which may import the reactor.
     if options.reactor is not None:
         try:
@@ -309,13 +307,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=LIMIT,
         help="log which method blocks the server for longer than this, 0 for never (default: %(default)g)",
     )
-    how.add_argument(
-        "--log-level",
-        choices=LOG_LEVELS,
-        default="info",
-        help="the lowest level that is logged to standard error; debug logs every request (default: %(default)s)",
-    )
-    add_log_format(how)
+    add_log_options(how)
 
 
 def _seconds(text: str) -> float:
@@ -337,21 +329,6 @@ def _reply_limit(text: str) -> int | None:
     if 0 < limit < 128:
         raise argparse.ArgumentTypeError(f"{text!r} is too short for a reason: at least 128, or 0 for no limit")
     return limit or None
-
-
-def _configure_logging(level: str, formatter: logging.Formatter | None) -> RateLimitedLogger:
-    """Configure the log, and return what counts the omitted messages of Twisted."""
-    from twisted.logger import STDLibLogObserver, globalLogBeginner
-
-    log_to_stderr(level.upper(), formatter=formatter)
-    log_what_python_prints()
-    # At level info, Twisted logs every port that opens or closes.
-    logging.getLogger("twisted").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    # Unhandled failures of Deferreds are then written to the same log.
-    limited = RateLimitedLogger(logging.getLogger("twisted"), lambda *call: reactor_or_default().callLater(*call))
-    observer = LimitedObserver(STDLibLogObserver(), limited)
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-    return limited
 
 
 def _install_reactor(options: argparse.Namespace, backend: Any) -> None:
@@ -384,7 +361,7 @@ def _serve(
     make = DBFactory if simulation is None else simulation.factory
     factory = make(handler, greeting_delay=delay, access=access)
     if logger.isEnabledFor(logging.DEBUG):
-        factory.listeners.append(_log_exchange)
+        factory.listeners.append(log_exchange)
     service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
     started = ExitStack()
     try:
@@ -496,10 +473,3 @@ def _leave_soon() -> None:
     timer = threading.Timer(_LAST_PATIENCE, leave)
     timer.daemon = True
     timer.start()
-
-
-def _log_exchange(exchange: Exchange | ConnectionEvent) -> None:
-    if isinstance(exchange, ConnectionEvent):
-        # protocol.py logs it.
-        return
-    logger.debug("%s %r -> %r in %.6f s", exchange.peer, exchange.request, exchange.reply, exchange.seconds)

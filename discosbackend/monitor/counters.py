@@ -156,8 +156,7 @@ class Counters:
         if second != counts.second:
             counts.advance(second)
         counts.seconds += seconds
-        if seconds > counts.slowest:
-            counts.slowest = seconds
+        counts.slowest = max(counts.slowest, seconds)
         counts.buckets[bisect_left(BOUNDS, seconds)] += 1
         client.requests += 1
         if code == "ok":

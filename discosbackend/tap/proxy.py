@@ -1,0 +1,600 @@
+"""TapFactory: passes each connection of a client on to a server, the target.
+
+conversation.py says which bytes are passed on. This module has the two connections, and what happens at their ends:
+back pressure, half-closed and lost connections, and a target that cannot be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    INegotiated,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from discosbackend.commands import COMMANDS
+from discosbackend.errors import NOT_ALLOWED, HandlerException, in_one_line
+from discosbackend.exchanges import ConnectionEvent
+from discosbackend.framing import Kind, Line
+from discosbackend.grammar import Message
+from discosbackend.handlers import Handler
+from discosbackend.log import address_text
+from discosbackend.protocol import DBFactory
+from discosbackend.rate_limited_logger import MINUTE
+from discosbackend.tap.conversation import Conversation
+from discosbackend.ticks import Ticks
+
+if TYPE_CHECKING:
+    from discosbackend.access import AccessRules
+
+__all__ = ["TapFactory", "TapHandler", "TapProtocol"]
+
+logger = logging.getLogger(__name__)
+
+# How much of a client is kept while the target is not connected, in bytes.
+_MOST_EARLY = 2**16
+# How many s until the next attempt to connect, with a time to wait for the target.
+_RETRY = 0.5
+# How many s a refusal waits for the greeting of the target.
+_GREETING = 1.0
+# How many s a client of another protocol has to read the reply, as in connection.py.
+_LINGER = 1.0
+# How many s the last bytes have, if the other side was lost.
+_LAST_BYTES = 10.0
+
+_TCP = (IPv4Address, IPv6Address)
+# close() discards what the system has not sent yet, and resets the connection.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class TapHandler(Handler):
+    """Stands for the target in a TapFactory, whose requests are executed elsewhere.
+
+    Parameters
+    ----------
+    target
+        The name of the target.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __str__(self) -> str:
+        return f"a tap of {self.target}"
+
+    def handle(self, message: Message) -> Message:
+        """Refuse a request."""
+        raise HandlerException("a tap executes no requests")
+
+
+@implementer(IPushProducer)
+class _Reading:
+    """Whether one of the two connections is read: only if there is no reason not to.
+
+    As a producer it is paused for the reason that the connection to which its bytes go is full.
+    """
+
+    def __init__(self) -> None:
+        self._transport: Any = None
+        self._reasons: set[str] = set()
+
+    def begin(self, transport: Any) -> None:
+        self._transport = transport
+        if self._reasons:
+            transport.pauseProducing()
+
+    def end(self) -> None:
+        """There is nothing more to read. Resuming would read the end again."""
+        self._transport = None
+
+    def pause(self, reason: str) -> None:
+        if not self._reasons and self._transport is not None:
+            self._transport.pauseProducing()
+        self._reasons.add(reason)
+
+    def resume(self, reason: str) -> None:
+        if reason in self._reasons:
+            self._reasons.remove(reason)
+            if not self._reasons and self._transport is not None:
+                self._transport.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self.pause("full")
+
+    def resumeProducing(self) -> None:
+        self.resume("full")
+
+    def stopProducing(self) -> None:
+        """The other connection is lost, which it reports itself."""
+
+
+@implementer(IPushProducer)
+class _BothReadings:
+    """The producer for the connection to a client that may be sent refusals.
+
+    If the client does not read, its own requests are not read either, because the refusals would be stored.
+    """
+
+    def __init__(self, server: _Reading, client: _Reading) -> None:
+        self._server = server
+        self._client = client
+
+    def pauseProducing(self) -> None:
+        self._server.pause("full")
+        self._client.pause("does not read")
+
+    def resumeProducing(self) -> None:
+        self._client.resume("does not read")
+        self._server.resume("full")
+
+    def stopProducing(self) -> None:
+        """As in _Reading."""
+
+
+class _End:
+    """One of the two connections: sending, and closing."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.reading = _Reading()
+        self._registered = False
+        self.sending_ended = False
+        self.receiving_ended = False
+        self.lost = False
+        self._abort_timer: Any = None
+
+    def begin(self, transport: Any, producer: Any) -> None:
+        """The connection is made. `producer` makes the bytes that are sent on it."""
+        self.transport = transport
+        if isinstance(transport.getPeer(), _TCP) and ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+        transport.registerProducer(producer, True)
+        self._registered = True
+        self.reading.begin(transport)
+
+    def write(self, data: bytes) -> None:
+        if data and self.transport is not None and not self.sending_ended:
+            self.transport.write(data)
+
+    def _unregister(self) -> None:
+        # A transport with a producer is not closed.
+        if self._registered:
+            self._registered = False
+            self.transport.unregisterProducer()
+
+    def end_sending(self) -> None:
+        """Close the sending half after everything has been sent."""
+        if self.transport is None or self.sending_ended:
+            return
+        self.sending_ended = True
+        self._unregister()
+        if ITCPTransport.providedBy(self.transport) and not INegotiated.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+        else:
+            # TLS has no half-closed connections.
+            self.transport.loseConnection()
+
+    def close(self) -> None:
+        """Close the connection after everything has been sent."""
+        if self.transport is None or self.lost:
+            return
+        self.sending_ended = True
+        self.reading.end()
+        self._unregister()
+        self.transport.loseConnection()
+
+    def reset(self, call_later: Callable[..., Any]) -> None:
+        """Reset the connection, after what was received for it has been passed on."""
+        if self.transport is None or self.lost:
+            return
+        handle = getattr(self.transport, "getHandle", lambda: None)()
+        if isinstance(handle, socket.socket):
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._abort_timer = call_later(_LAST_BYTES, self.abort)
+        self.close()
+
+    def abort(self) -> None:
+        """Reset the connection at once."""
+        if self.transport is not None and not self.lost:
+            self.transport.abortConnection()
+
+    def was_lost(self) -> None:
+        self.lost = self.sending_ended = self.receiving_ended = True
+        self.reading.end()
+        if self._abort_timer is not None and self._abort_timer.active():
+            self._abort_timer.cancel()
+
+
+@implementer(IHalfCloseableProtocol)
+class _TargetProtocol(Protocol):
+    """The connection to the target. It reports everything to the TapProtocol."""
+
+    def __init__(self, tap: TapProtocol) -> None:
+        self._tap = tap
+
+    def connectionMade(self) -> None:
+        self._tap.target_connected(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._tap.from_target(data)
+
+    def readConnectionLost(self) -> None:
+        self._tap.target_ended()
+
+    def writeConnectionLost(self) -> None:
+        """Twisted's hook: everything has been sent."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._tap.target_lost(reason)
+
+
+class _TargetFactory(Factory):
+    noisy = False
+
+    def __init__(self, tap: TapProtocol) -> None:
+        self._tap = tap
+
+    def buildProtocol(self, addr: IAddress | None) -> _TargetProtocol:
+        return _TargetProtocol(self._tap)
+
+
+@implementer(IHalfCloseableProtocol)
+class TapProtocol(Protocol):
+    """The connection of a client, with its connection to the target. Made by TapFactory."""
+
+    factory: TapFactory
+    _conversation: Conversation
+
+    def __init__(self) -> None:
+        self._client = _End()
+        self._target = _End()
+        self.peer = self.host = "nobody"
+        self._number = 0
+        # What was received before the target was connected.
+        self._early = b""
+        self._connecting: Deferred[Any] | None = None
+        self._deadline = 0.0
+        self._retry_timer: Any = None
+        self._greeting_timer: Any = None
+        self._linger_timer: Any = None
+        self._abandoned = False
+        self._by_server = False
+
+    def __str__(self) -> str:
+        return self.peer
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits for its reply."""
+        return not self._abandoned and not self._client.lost and self._conversation.waiting > 0
+
+    def describe(self) -> str:
+        """Return the client, and what it is waiting for, in one line for the log."""
+        text = f"{self.peer}, connection {self._number}"
+        if self._target.transport is None:
+            return f"{text}, waits for the target"
+        count = self._conversation.waiting
+        return f"{text}, {count} requests wait for the target" if count else text
+
+    # -- the client -----------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Twisted's hook: register the connection, and connect to the target."""
+        transport: Any = self.transport
+        address = transport.getPeer()
+        execute = self.factory.execute_for(address)
+        if execute is None:
+            self._client.was_lost()
+            transport.abortConnection()
+            return
+        self.peer = address_text(address)
+        self.host = self.peer.rpartition(":")[0] or self.peer
+        if isinstance(address, UNIXAddress):
+            self._name_unix_peer(transport)
+        by_line = execute is not self.factory.execute
+        self._number = next(self.factory.numbers)
+        self.factory.connections.add(cast(Any, self))
+        logger.debug("%s connected", self.peer)
+        if self.factory.listeners:
+            self.factory.notify(ConnectionEvent(self._number, self.peer, Ticks.now(), "open"))
+        self._conversation = Conversation(
+            self._number,
+            self.peer,
+            self._refusal_by_line if by_line else self._refusal,
+            listeners=self.factory.listeners,
+            notify=self.factory.notify,
+            reads=self.factory.reads,
+            judge=self.factory.judge,
+            by_line=by_line,
+        )
+        target, client = self._target.reading, self._client.reading
+        self._client.begin(transport, _BothReadings(target, client) if by_line else target)
+        self._deadline = self.factory.reactor.seconds() + self.factory.wait
+        self._connect()
+
+    def _name_unix_peer(self, transport: Any) -> None:
+        from discosbackend.unix_peer import peer_of
+
+        handle = getattr(transport, "getHandle", None)
+        names = None if handle is None else peer_of(handle())
+        if names is not None:
+            self.host, self.peer = names
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's hook: pass the client's bytes on."""
+        conversation = self._conversation
+        was_foreign = conversation.foreign
+        to_target, to_client = conversation.from_client(data)
+        if self._target.transport is None:
+            self._early += to_target
+            if len(self._early) > _MOST_EARLY:
+                self._client.reading.pause("early")
+        elif to_target:
+            self._target.write(to_target)
+        if to_client:
+            self._client.write(to_client)
+        if conversation.full:
+            self._client.reading.pause("waiting")
+        if conversation.awaits_greeting and self._greeting_timer is None and self._target.transport is not None:
+            self._await_greeting()
+        if conversation.foreign and not was_foreign:
+            # The target answers the earlier requests.
+            self._target.end_sending()
+        if conversation.foreign:
+            self._end_foreign()
+
+    def _await_greeting(self) -> None:
+        self._greeting_timer = self.factory.reactor.callLater(_GREETING, self._greeting_is_overdue)
+
+    def _greeting_is_overdue(self) -> None:
+        self._client.write(self._conversation.greeting_is_overdue())
+        if self._conversation.foreign:
+            self._end_foreign()
+
+    def readConnectionLost(self) -> None:
+        """Twisted's hook: the client has closed its sending half."""
+        self._client.receiving_ended = True
+        self._client.reading.end()
+        if self._target.transport is None:
+            if not self._early and not self._conversation.waiting:
+                # A client that has left. One that has sent requests may wait for the replies.
+                self._client.close()
+            return
+        self._target.end_sending()
+        self._close_if_both_ended()
+
+    def writeConnectionLost(self) -> None:
+        """Twisted's hook: everything has been sent."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted's hook: the connection is closed. Reset that to the target, if it is still open."""
+        self._client.was_lost()
+        if not self._number:
+            return
+        for timer in (self._retry_timer, self._greeting_timer, self._linger_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if reason.check(ConnectionDone):
+            logger.debug("%s disconnected", self.peer)
+        else:
+            text = "%s lost: %s"
+            self._log(logging.INFO, "connection lost", text, self.peer, reason.getErrorMessage())
+        self._end_conversation()
+        self._target.reset(self.factory.reactor.callLater)
+        if self.factory.listeners:
+            self.factory.notify(ConnectionEvent(self._number, self.peer, Ticks.now(), "close"))
+        self.factory.connections.discard(cast(Any, self))
+        self.factory.on_idle()
+
+    def _end_conversation(self) -> None:
+        self._conversation.closed(by_server=self._by_server)
+
+    def _log(self, level: int, kind: str, text: str, *args: object) -> None:
+        self.factory.rate_limited_logger.log(level, kind, text, *args, window=MINUTE)
+
+    # -- refusals -------------------------------------------------------------------------------------
+
+    def _refusal(self, read: Line, line: bytes) -> bytes:
+        """Return the reply to the first line of HTTP or TLS."""
+        text = "%s sent %s, everything from this line on is ignored: %r"
+        self._log(logging.WARNING, "HTTP or TLS", text, self.peer, read.language, line[:80].decode("latin-1"))
+        return self.factory.failures.invalid(line, read, cast(Any, self))
+
+    def _refusal_by_line(self, read: Line, line: bytes) -> bytes | None:
+        """Return the reply to a request that a client may not send; None if it may.
+
+        Only what every server understands in the same way is passed on: a command that reads, with right arguments.
+        """
+        if read.language:
+            return self._refusal(read, line)
+        failures = self.factory.failures
+        if read.kind is not Kind.REQUEST:
+            return failures.invalid(line, read, cast(Any, self))
+        row = COMMANDS.get(read.name)
+        try:
+            if row is None or row.lane != "reads":
+                raise HandlerException(NOT_ALLOWED)
+            row.parse(read.arguments)
+        except HandlerException as problem:
+            return failures.refused(read.name, str(problem), cast(Any, self), line, perf_counter())
+        return None
+
+    def _end_foreign(self) -> None:
+        """Close both connections when the reply to the first line of HTTP or TLS has been sent."""
+        if self._conversation.refusing or self._linger_timer is not None:
+            return
+        self._linger_timer = self.factory.reactor.callLater(_LINGER, self._client.close)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._target.close()
+        self._client.end_sending()
+
+    # -- the target -----------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._retry_timer = None
+        self._connecting = self.factory.target.connect(cast(Any, _TargetFactory(self)))
+        self._connecting.addErrback(self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._connecting = None
+        if self._client.lost or self._linger_timer is not None:
+            # It was cancelled.
+            return
+        reactor = self.factory.reactor
+        problem = failure.value
+        assert problem is not None
+        if reactor.seconds() < self._deadline:
+            text = "%s waits for the target %s: %s"
+            self._log(logging.WARNING, "target", text, self.peer, self.factory.handler, in_one_line(problem))
+            self._retry_timer = reactor.callLater(_RETRY, self._connect)
+            return
+        text = "%s is disconnected, because the target cannot be reached: %s"
+        self._log(logging.ERROR, "target", text, self.peer, in_one_line(problem))
+        self._by_server = True
+        self._client.close()
+
+    def target_connected(self, transport: Any) -> None:
+        """The target is connected: send what the client has sent meanwhile."""
+        self._connecting = None
+        if self._client.lost or self._linger_timer is not None:
+            transport.abortConnection()
+            return
+        self._target.begin(transport, self._client.reading)
+        early, self._early = self._early, b""
+        self._target.write(early)
+        self._client.reading.resume("early")
+        if self._client.receiving_ended or self._conversation.foreign:
+            self._target.end_sending()
+        if self._conversation.awaits_greeting and self._greeting_timer is None:
+            self._await_greeting()
+
+    def from_target(self, data: bytes) -> None:
+        """Pass the target's bytes on."""
+        conversation = self._conversation
+        self._client.write(conversation.from_server(data))
+        if not conversation.full:
+            self._client.reading.resume("waiting")
+        if conversation.foreign:
+            self._end_foreign()
+        if self.factory.finishing is not None:
+            self.factory.on_idle()
+
+    def target_ended(self) -> None:
+        """The target sends nothing more."""
+        self._target.receiving_ended = True
+        self._target.reading.end()
+        self._by_server = not self._client.receiving_ended
+        self._client.write(self._conversation.server_ended())
+        if self._conversation.foreign:
+            self._end_foreign()
+        self._client.end_sending()
+        self._close_if_both_ended()
+
+    def _close_if_both_ended(self) -> None:
+        if self._client.receiving_ended and self._target.receiving_ended:
+            self._end_conversation()
+            self._target.close()
+            self._client.close()
+
+    def target_lost(self, reason: Failure) -> None:
+        """The connection to the target is closed: reset that to the client, if it is still open."""
+        was_ended = self._target.receiving_ended
+        self._target.was_lost()
+        if self._client.lost:
+            return
+        if not was_ended:
+            self._by_server = True
+        self._client.write(self._conversation.server_ended())
+        if self._conversation.foreign:
+            self._end_foreign()
+            return
+        self._end_conversation()
+        if reason.check(ConnectionDone):
+            self._client.close()
+            return
+        self._log(logging.INFO, "target lost", "%s: the target is lost: %s", self.peer, reason.getErrorMessage())
+        self._client.reset(self.factory.reactor.callLater)
+
+    # -- the shutdown ---------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Pass no more requests on."""
+        self._client.reading.pause("stopping")
+
+    def abandon(self) -> Deferred[Any] | None:
+        """Wait no longer for replies."""
+        self._abandoned = True
+        return None
+
+    def close(self) -> None:
+        """Close both connections after everything has been sent."""
+        self._client.close()
+        self._target.close()
+
+    def abort(self) -> None:
+        """Close both connections at once."""
+        self._client.abort()
+        self._target.abort()
+
+
+class TapFactory(DBFactory):
+    """The factory of the connections of a tap. It has the same `listeners` as any DBFactory.
+
+    Parameters
+    ----------
+    target
+        The endpoint of the server to which connections are passed on.
+    name
+        The name of the target.
+    wait
+        How long to wait for a target that cannot be reached, in s. 0: its clients are disconnected at once.
+    reactor
+        The reactor. Default: Twisted's.
+    access
+        The addresses that may connect, and those that may only read. Default: everybody may do everything.
+    judge
+        Gets what conversation.py reports of each connection. None: nobody does.
+    """
+
+    protocol: Callable[[], Any] = TapProtocol
+
+    def __init__(
+        self,
+        target: IStreamClientEndpoint,
+        name: str,
+        *,
+        wait: float = 0.0,
+        reactor: Any = None,
+        access: AccessRules | None = None,
+        judge: Callable[[Any], object] | None = None,
+    ) -> None:
+        super().__init__(TapHandler(name), reactor=reactor, access=access)
+        self.target = target
+        self.wait = wait
+        self.judge = judge
+
+    def finish(self, timeout: float) -> Deferred[None]:
+        """Wait until the requests that were passed on have their replies. Later ones are not passed on."""
+        for connection in list(self.connections):
+            cast(Any, connection).pause()
+        return super().finish(timeout)

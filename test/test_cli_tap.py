@@ -1,0 +1,170 @@
+"""The program discos-backend-tap: its options, its monitors, and real connections through it."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+import tempfile
+import unittest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGTERM
+from urllib.request import urlopen
+
+from discosbackend import __version__
+from discosbackend.cli import tap
+
+from . import session_player
+from .programs import Listening, Outcome, run_program
+from .serving import ROOT, Server, ask, read_line, refusing, served
+from .settings import PATIENCE
+
+SCRIPT = ROOT / "scripts" / "discos-backend-tap"
+
+
+def run(*arguments: str, reactor: Listening | None = None) -> Outcome:
+    return run_program(tap.main, *arguments, reactor=reactor)
+
+
+@contextmanager
+def tapping(target: str, *options: str) -> Iterator[Server]:
+    """The program in a process of its own, ready."""
+    server = Server([sys.executable, str(SCRIPT), "127.0.0.1:0", target, *options])
+    try:
+        _ = server.announced
+        yield server
+    finally:
+        server.end()
+
+
+def text_of(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+class OptionTests(unittest.TestCase):
+    def test_wrong_command_lines(self) -> None:
+        both = "127.0.0.1:0", "127.0.0.1:1"
+        for arguments, text in (
+            ((), "write LISTEN and TARGET before the options, such as 127.0.0.1:8979 127.0.0.1:8978"),
+            (("127.0.0.1:0",), "write LISTEN and TARGET before the options"),
+            ((*both, "--wait", "soon"), "'soon' is not a number of seconds, 0 or more"),
+            ((*both, "--http-host", "name"), "--http-host is for the web server: add --http"),
+            ((*both, "--record-size", "1"), "--record-size needs --record"),
+            ((*both, "--allow", "here"), "'here' is neither an address nor a network"),
+            (("unix:s", both[1], "--read-only", "::1"), "have no effect on unix:s: the permissions of the socket"),
+        ):
+            with self.subTest(arguments):
+                found = run(*arguments)
+                self.assertEqual((found.status, found.out), (2, ""))
+                self.assertIn(text, found.err.splitlines()[-1])
+
+    def test_addresses_that_cannot_be_used(self) -> None:
+        for listen, target, text in (
+            ("here", "127.0.0.1:1", "LISTEN 'here': "),
+            ("tcp:x", "127.0.0.1:1", "LISTEN 'tcp:x': write it such as tcp:8978:interface=192.168.200.5"),
+            ("127.0.0.1:0", "there", "TARGET 'there': "),
+            ("127.0.0.1:0", "tcp:x", "TARGET 'tcp:x' is not an endpoint of a client, such as tcp:192.168.200.7:10000"),
+        ):
+            with self.subTest(listen=listen, target=target):
+                found = run(listen, target)
+                self.assertEqual((found.status, found.out), (1, ""))
+                self.assertTrue(found.err.startswith(f"discos-backend-tap: {text}"), found.err)
+
+    def test_a_port_that_is_taken(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            place = f"127.0.0.1:{taken.getsockname()[1]}"
+            found = run(place, "127.0.0.1:1", "--http", "0", reactor=Listening())
+            self.assertEqual(found.status, 1)
+            wanted = f"discos-backend-tap: cannot listen on {place}: Address already in use"
+            self.assertEqual(found.err.splitlines()[-1], wanted)
+
+    def test_options_from_a_file(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "tap.toml")
+            path.write_text('wait = "soon"\n', encoding="utf-8")
+            found = run("127.0.0.1:0", "127.0.0.1:1", "--config", str(path))
+            self.assertEqual(found.status, 2)
+            self.assertIn(f"--config {path}: argument --wait: 'soon' is not", found.err)
+
+    def test_help_and_version(self) -> None:
+        self.assertEqual(run("--version").out, f"discos-backend-tap {__version__}, protocol version 1.4\n")
+        text = run("--help").out
+        for name in ("--record", "--http", "--allow", "--read-only", "--log-format", "--config", "--wait", "examples:"):
+            self.assertIn(name, text)
+
+
+class ProcessTests(unittest.TestCase):
+    """Real connections, through the program, to a simulated instrument."""
+
+    def test_monitors_sessions_and_access(self) -> None:
+        with served("--simulate", "discos") as server, tempfile.TemporaryDirectory() as folder:
+            record = Path(folder, "exchanges.jsonl")
+            target = text_of(server.address)
+            options = ["--http", "0", "--record", str(record), "--read-only", "127.0.0.2", "--log-format", "json"]
+            with tapping(target, *options) as through:
+                self.assertEqual(
+                    through.announced,
+                    f"discosbackend: a tap of {target} is served on {text_of(through.address)}, protocol version 1.4",
+                )
+                for name in ("unconfigured", "sardara"):
+                    lines = (session_player.SESSIONS / f"{name}.txt").read_text(encoding="latin-1").splitlines()
+                    played = session_player.play(lines, session_player.SocketWire(*through.address))
+                    self.assertEqual(played, sum(line.startswith("?") for line in lines))
+                with socket.create_connection(through.address, PATIENCE, ("127.0.0.2", 0)) as reader:
+                    self.assertEqual(read_line(reader), b"!version,ok,1.4\r\n")
+                    replies = ask(reader, b"?version", b"?start", b"?get-configuration")
+                    self.assertEqual(
+                        replies[:2], [b"!version,ok,1.4\r\n", b"!start,fail,not allowed from this address\r\n"]
+                    )
+                    self.assertTrue(replies[2].startswith(b"!get-configuration,ok,"), replies)
+                    found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)", through.log())
+                    assert found is not None, through.log()
+                    with urlopen(f"{found[1]}status.json", timeout=PATIENCE) as reply:
+                        document = json.load(reply)
+                    with urlopen(found[1], timeout=PATIENCE) as reply:
+                        page = reply.read().decode()
+                    with urlopen(f"{found[1]}health?status=1", timeout=PATIENCE) as reply:
+                        self.assertEqual(reply.read(), b"ok\n")
+                    with urlopen(f"{found[1]}metrics", timeout=PATIENCE) as reply:
+                        self.assertIn(b"discos_", reply.read())
+                self.assertEqual(document["server"]["name"], f"a tap of {target}")
+                self.assertEqual(document["server"]["address"], text_of(through.address))
+                self.assertEqual((document["lanes"], document["acquisition"], document["watchdog"]), (None, None, None))
+                self.assertEqual(document["status"]["text"], "ok")
+                counted = {each["name"]: each["fail"] for each in document["commands"]}
+                # The other one is a second start of the session.
+                self.assertEqual(counted["start"], 2)
+                self.assertIn(f"a tap of {target}", page)
+                self.assertEqual(through.stop(SIGTERM), 0)
+                for line in through.log().splitlines():
+                    self.assertIn("message", json.loads(line))
+            header, *recorded = map(json.loads, record.read_text(encoding="ascii").splitlines())
+            self.assertEqual(header["server"], f"a tap of {target}")
+            self.assertEqual(recorded[-1]["event"], "close")
+            self.assertIn(
+                ("?start", "!start,fail,not allowed from this address"),
+                [(each["q"], each["a"]) for each in recorded if "q" in each],
+            )
+
+    def test_a_target_that_is_away_and_the_end_of_one(self) -> None:
+        with refusing() as port, tapping(f"127.0.0.1:{port}") as through:
+            with socket.create_connection(through.address, PATIENCE) as client:
+                self.assertEqual(client.recv(100), b"")
+            self.assertIn("the target cannot be reached: ", through.log())
+        with served("--simulate", "discos") as server, tapping(text_of(server.address)) as through:
+            with through.connect() as client, through.connect() as other:
+                other.sendall(b"?version\r\n")
+                other.shutdown(socket.SHUT_WR)
+                self.assertEqual(read_line(other), b"!version,ok,1.4\r\n")
+                self.assertEqual(other.recv(100), b"")
+                self.assertEqual(server.stop(SIGTERM), 0)
+                self.assertEqual(client.recv(100), b"")
+            self.assertEqual(through.stop(SIGTERM), 0)
+            self.assertNotIn("Traceback", through.log())
+
+
+if __name__ == "__main__":
+    unittest.main()
