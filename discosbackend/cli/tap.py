@@ -30,7 +30,7 @@ from discosbackend.cli.access_options import (
 from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
 from discosbackend.cli.monitor_options import add_http_options, start_http
 from discosbackend.cli.own_backend import CannotServe
-from discosbackend.client.command_line import host_and_port
+from discosbackend.client.address import host_and_port
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.log import printable
