@@ -224,8 +224,8 @@ class Pairing(Generic[RequestT]):
                 self._unasked = not self._waiting
             stop = len(data) if end < 0 else end
             # A line is never stored beyond the longest length, even if the chunk is large.
-            room = self._longest + 1 - len(self._rest)
-            self._rest += data[position : min(stop, position + room)]
+            space = self._longest + 1 - len(self._rest)
+            self._rest += data[position : min(stop, position + space)]
             if len(self._rest) > self._longest:
                 events.append(self._too_long())
                 self._skipping = True
