@@ -1,0 +1,1 @@
+"""Between a client and any backend server: replaying what was recorded there."""
