@@ -201,6 +201,9 @@ class Field:
     unescaped
         Whether a comma is sent as `;` and a backslash as `/`. Set it if the clients that read this field split at every
         comma and do not know escapes.
+    measured
+        Whether the value is measured, so that each reply has another one. A comparison of replies then compares only
+        its form.
 
     Raises
     ------
@@ -213,6 +216,7 @@ class Field:
     unit: str = ""
     repeated: bool = False
     unescaped: bool = False
+    measured: bool = False
     plain: Annotated[PlainTexts, NO_KEY] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -440,7 +444,7 @@ _ROWS = (
             Argument("frequency", "float", "MHz", optional=True, complaint=_FORMAT),
             Argument("bandwidth", "float", "MHz", optional=True, complaint=_FORMAT),
         ),
-        reply=(Field("tpi", "float", "counts", repeated=True),),
+        reply=(Field("tpi", "float", "counts", repeated=True, measured=True),),
         since="1.0",
         together=True,
         changes=False,
@@ -448,7 +452,7 @@ _ROWS = (
     ),
     Command(
         "get-tp0",
-        reply=(Field("tp0", "float", "counts", repeated=True),),
+        reply=(Field("tp0", "float", "counts", repeated=True, measured=True),),
         since="1.0",
         changes=False,
         help="Total power of each input when it is terminated: the zero level.",
@@ -519,7 +523,7 @@ _ROWS = (
     ),
     Command(
         "get-rms",
-        reply=(Field("rms", "float", "counts", repeated=True),),
+        reply=(Field("rms", "float", "counts", repeated=True, measured=True),),
         since=_CLIENTS,
         changes=False,
         help="The rms of each input's sampler.",

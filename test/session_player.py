@@ -1,19 +1,28 @@
-"""Plays a session file against a server, as the telescope's client would; see test/sessions/README.md.
-
-`play` needs a Wire: MemoryWire drives a DBFactory on a fake clock, SocketWire a real server. As a program,
-`python test/session_player.py HOST:PORT FILE` does the latter, for CI.
-"""
+"""The session files of test/sessions, the instruments that they are for, and replaying on a server in memory."""
 
 from __future__ import annotations
 
-import re
-import select
-import socket
-import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from unittest import mock
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from discosbackend.connection import DBProtocol
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.monitor.recorder import Recorder
+from discosbackend.protocol import DBFactory
+from discosbackend.simulator import SimulatedBackend
+from discosbackend.tap.replay import Difference, Replay, Totals
+from discosbackend.tap.steps import Script
+from discosbackend.ticks import Ticks
+
+from .clients import FakeReactor
+from .in_memory import measured_by
 
 SESSIONS = Path(__file__).parent / "sessions"
 INSTRUMENTS = {
@@ -27,183 +36,114 @@ INSTRUMENTS = {
 }
 """The simulated instruments on which each session is played, by the name of its file."""
 
-_NOW = re.compile(r"\{now([+-][0-9.]+)\}")
-
-
-class SessionFailed(AssertionError):
-    """A reply was not the one that the client needs."""
-
-
-class Wire(Protocol):
-    """What a session is played over."""
-
-    def connect(self) -> None:
-        """Connect; a connection that was there is closed already."""
-
-    def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-
-    def read_line(self) -> bytes:
-        """One line with its end, what there is of it when the connection ends."""
-
-    def wait(self, seconds: float) -> None:
-        """Let the session's own pause pass."""
-
-    def now(self) -> float:
-        """Unix time as the server sees it."""
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-def play(lines: Iterable[str], wire: Wire) -> int:
-    """Play a session and return how many replies were checked. SessionFailed, with the line, if one is wrong."""
-    checked = 0
-    for number, text in enumerate(lines, 1):
-        line = text.rstrip("\n")
-        if not line or line.startswith("#"):
-            continue
-        try:
-            checked += _step(line, wire)
-        except SessionFailed as problem:
-            raise SessionFailed(f"line {number}, {line!r}: {problem}") from None
-    return checked
-
-
-def _step(line: str, wire: Wire) -> int:
-    directive, _, rest = line.partition(" ")
-    if directive == "@connect":
-        wire.connect()
-        greeting = wire.read_line()
-        if greeting != b"!version,ok,1.4\r\n":
-            raise SessionFailed(f"the greeting is {greeting!r}")
-    elif directive in ("@close", "@hangup"):
-        wire.close()
-    elif directive == "@wait":
-        wire.wait(float(rest))
-    elif directive == "@send":
-        wire.send(_request(rest, wire))
-    elif directive.startswith("@"):
-        raise SessionFailed("unknown directive")
-    else:
-        request, _, wanted = line.partition(" -> ")
-        data = _request(request, wire)
-        wire.send(data)
-        _check(data, wire.read_line(), wanted)
-        return 1
-    return 0
-
-
-def _request(text: str, wire: Wire) -> bytes:
-    def instant(found: re.Match[str]) -> str:
-        return str(round((wire.now() + float(found[1])) * 10**7))
-
-    return _NOW.sub(instant, text).encode("latin-1") + b"\r\n"
-
-
-def _check(request: bytes, reply: bytes, wanted: str) -> None:
-    code, _, pattern = (wanted or "ok").partition(" ")
-    if not reply.endswith(b"\r\n"):
-        raise SessionFailed(f"{reply!r} does not end in CR LF")
-    if code == "any":
-        return
-    name = re.match(r"\?([^,]*)", request.decode("latin-1").rstrip("\r\n"))
-    head, _, rest = reply.decode("latin-1")[:-2].partition(f"{code},")
-    if code != "ok":
-        rest = ""
-    plain = f"!{name[1] if name else ''},"
-    if head != plain and reply.decode("latin-1")[:-2] != plain + code:
-        raise SessionFailed(f"{code} wanted, got {reply!r}")
-    if pattern and re.fullmatch(pattern, rest) is None:
-        raise SessionFailed(f"{pattern!r} wanted, got {rest!r}")
-
-
-class SocketWire:
-    """A real connection."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
-        self._socket: Any = None
-        self._file: Any = None
-        self._owed = 0
-
-    def connect(self) -> None:
-        self._socket = socket.create_connection(self._address, 10)
-        self._file = self._socket.makefile("rb")
-        self._owed = 1
-
-    def send(self, data: bytes) -> None:
-        self._owed += 1
-        self._socket.sendall(data)
-
-    def read_line(self) -> bytes:
-        self._owed -= 1
-        return bytes(self._file.readline())
-
-    def wait(self, seconds: float) -> None:
-        # A server never sends anything unasked, so the pause is also a check, unless a reply was not waited for.
-        quiet = [self._socket] if self._owed == 0 else []
-        if select.select(quiet, [], [], seconds)[0]:
-            raise SessionFailed(f"the server sent something unasked, or hung up: {self._socket.recv(4096)!r}")
-
-    def now(self) -> float:
-        return time.time()
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
+_BEGAN = 1795464000.0
 
 
 class MemoryWire:
-    """A DBFactory on a task.Clock, which waiting moves on."""
+    """Connections to a DBFactory in memory, on a task.Clock, which waiting moves on."""
 
-    def __init__(self, factory: Any, clock: Any) -> None:
+    def __init__(self, factory: DBFactory, clock: Any) -> None:
         self._factory = factory
         self._clock = clock
-        self._protocol: Any = None
-        self._transport: Any = None
-        self._read = b""
+        self._connections: dict[int, tuple[DBProtocol, StringTransport]] = {}
 
-    def connect(self) -> None:
-        from twisted.internet.testing import StringTransport
-
-        self._protocol, self._transport, self._read = self._factory.buildProtocol(None), StringTransport(), b""
-        self._protocol.makeConnection(self._transport)
-
-    def send(self, data: bytes) -> None:
-        self._protocol.dataReceived(data)
-
-    def read_line(self) -> bytes:
-        self._clock.advance(0)
-        self._read += self._transport.value()
-        self._transport.clear()
-        line, end, self._read = self._read.partition(b"\n")
-        return line + end
-
-    def wait(self, seconds: float) -> None:
-        for _ in range(round(seconds * 100)):
-            self._clock.advance(0.01)
-
-    def now(self) -> float:
+    def clock(self) -> float:
         return float(self._clock.seconds())
 
-    def close(self) -> None:
-        from twisted.internet.error import ConnectionDone
-        from twisted.python.failure import Failure
+    def now(self) -> Ticks:
+        return Ticks(round(self.clock() * 10**7))
 
-        self._protocol.connectionLost(Failure(ConnectionDone()))
+    def connect(self, connection: int) -> None:
+        protocol, transport = self._factory.buildProtocol(None), StringTransport()
+        assert protocol is not None
+        self._connections[connection] = protocol, transport
+        protocol.makeConnection(transport)
+
+    def send(self, connection: int, data: bytes) -> None:
+        self._connections[connection][0].dataReceived(data)
+
+    def receive(self, seconds: float) -> list[tuple[int, bytes]]:
+        end = self.clock() + seconds
+        self._clock.advance(0)
+        while not (received := self._received()) and (left := end - self.clock()) > 0:
+            self._clock.advance(min(0.01, left))
+        return received
+
+    def _received(self) -> list[tuple[int, bytes]]:
+        received = []
+        for number, (_, transport) in self._connections.items():
+            if transport.value():
+                received.append((number, transport.value()))
+                transport.clear()
+            elif transport.disconnecting:
+                received.append((number, b""))
+        return received
+
+    def close(self, connection: int) -> None:
+        protocol, _ = self._connections.pop(connection, (None, None))
+        if protocol is not None:
+            protocol.connectionLost(Failure(ConnectionDone()))
 
 
-def main() -> None:
-    """`session_player.py HOST:PORT FILE`."""
-    where, file = sys.argv[1:]
-    host, _, port = where.rpartition(":")
-    with open(file, encoding="latin-1") as lines:
-        checked = play(lines, SocketWire(host, int(port)))
-    if not checked:
-        sys.exit(f"{file}: no reply was checked")
-    print(f"{file}: {checked} replies as the client needs them")
+class Instrument:
+    """A simulated instrument in memory, on which scripts are replayed. Its time begins in 2026.
+
+    Parameters
+    ----------
+    name
+        The name of the instrument.
+    backend
+        Another backend in its place.
+    handler, protocol
+        Classes with a defect.
+    """
+
+    def __init__(
+        self,
+        name: str = "discos",
+        *,
+        backend: object = None,
+        handler: Callable[..., DBProtocolHandler] = DBProtocolHandler,
+        protocol: Callable[[], DBProtocol] = DBProtocol,
+    ) -> None:
+        self.clock = FakeReactor()
+        self.clock.advance(_BEGAN)
+        self.differences: list[Difference] = []
+        if backend is None:
+            backend = SimulatedBackend(name, clock=self.clock, now_ticks=self._now)
+        self.factory = DBFactory(handler(backend, reactor=self.clock), reactor=self.clock)
+        self.factory.protocol = protocol
+        self.wire = MemoryWire(self.factory, self.clock)
+
+    def _now(self) -> Ticks:
+        return self.wire.now()
+
+    def play(self, script: Script, **options: Any) -> Totals:
+        """Play a script on this instrument. Every reply has to come at once, in the time of the clock."""
+        with self.running():
+            return Replay(self.wire, **{"timeout": 0, **options}, report=self.differences.append).play(script.steps)
+
+    def record(self, script: Script, path: Path) -> None:
+        """Play a script, and record it."""
+        recorder = Recorder(path)
+        self.factory.listeners.append(recorder)
+        try:
+            self.play(script)
+        finally:
+            recorder.close()
+        assert not recorder.lost
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the server, and have its listeners see the time of the clock."""
+        self.factory.doStart()
+        try:
+            with mock.patch.object(Ticks, "now", self.wire.now), measured_by(self.clock.seconds):
+                yield
+        finally:
+            self.factory.doStop()
 
 
-if __name__ == "__main__":
-    main()
+def session_lines(name: str) -> list[str]:
+    """Return the lines of a session file."""
+    return (SESSIONS / f"{name}.txt").read_text(encoding="latin-1").splitlines()

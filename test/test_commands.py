@@ -219,6 +219,10 @@ class TableTests(unittest.TestCase):
     def test_only_the_numbers_of_get_tpi_come_together(self) -> None:
         self.assertEqual([row.name for row in COMMANDS.values() if row.together], ["get-tpi"])
 
+    def test_measured_values(self) -> None:
+        measured = [row.name for row in COMMANDS.values() if any(field.measured for field in row.reply)]
+        self.assertEqual(measured, ["get-tpi", "get-tp0", "get-rms"])
+
     def test_limits_and_defaults(self) -> None:
         """`set-integration` integer ms, >= 0; `cal-on` interleave >= 0, absent is 0."""
         found = {

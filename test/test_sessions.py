@@ -7,38 +7,28 @@ from __future__ import annotations
 
 import unittest
 
-from discosbackend.handlers import DBProtocolHandler
-from discosbackend.protocol import DBFactory
-from discosbackend.simulator import SimulatedBackend
+from discosbackend.cli import replay
+from discosbackend.tap.session_steps import session_steps
 
-from . import session_player
-from .clients import FakeReactor
+from .programs import run_program
 from .serving import served
-
-_BEGAN = 1795464000.0
+from .session_player import INSTRUMENTS, SESSIONS, Instrument, session_lines
 
 
 class SessionTests(unittest.TestCase):
     """Each session file against a fresh server."""
 
-    def play(self, lines: list[str], instrument: str) -> int:
-        clock = FakeReactor()
-        clock.advance(_BEGAN)
-        backend = SimulatedBackend(instrument, clock=clock, now_ticks=lambda: round(clock.seconds() * 10**7))
-        factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
-        factory.doStart()
-        self.addCleanup(factory.doStop)
-        return session_player.play(lines, session_player.MemoryWire(factory, clock))
-
     def test_every_session_passes(self) -> None:
-        files = sorted(session_player.SESSIONS.glob("*.txt"))
-        self.assertEqual(sorted(file.stem for file in files), sorted(session_player.INSTRUMENTS))
-        for file in files:
-            lines = file.read_text(encoding="latin-1").splitlines()
+        self.assertEqual(sorted(file.stem for file in SESSIONS.glob("*.txt")), sorted(INSTRUMENTS))
+        for session, instruments in INSTRUMENTS.items():
+            lines = session_lines(session)
             wanted = sum(line.startswith("?") for line in lines)
-            for instrument in session_player.INSTRUMENTS[file.stem]:
-                with self.subTest(file.name, instrument=instrument):
-                    self.assertEqual(self.play(lines, instrument), wanted)
+            for name in instruments:
+                with self.subTest(session, instrument=name):
+                    instrument = Instrument(name)
+                    totals = instrument.play(session_steps(lines))
+                    self.assertEqual(instrument.differences, [])
+                    self.assertEqual((totals.compared, totals.form_only, totals.unanswered), (wanted, 0, 0))
 
     def test_the_player_sees_a_wrong_reply(self) -> None:
         for line in [
@@ -49,16 +39,17 @@ class SessionTests(unittest.TestCase):
             "?set-configuration,nonesuch",
             "nonsense",
         ]:
-            with self.subTest(line), self.assertRaises(session_player.SessionFailed):
-                self.play(["@connect", line], "discos")
+            with self.subTest(line):
+                instrument = Instrument("discos")
+                instrument.play(session_steps(["@connect", line]))
+                self.assertEqual([found.step.where for found in instrument.differences], ["line 2"])
 
     def test_timed_starts_on_the_asyncio_reactor(self) -> None:
-        lines = (session_player.SESSIONS / "timed.txt").read_text(encoding="latin-1").splitlines()
+        wanted = sum(line.startswith("?") for line in session_lines("timed"))
         with served("--simulate", "discos", "--reactor", "asyncio") as server:
-            self.assertEqual(
-                session_player.play(lines, session_player.SocketWire(*server.address)),
-                sum(line.startswith("?") for line in lines),
-            )
+            host, port = server.address
+            outcome = run_program(replay.main, str(SESSIONS / "timed.txt"), f"{host}:{port}", "--full")
+        self.assertEqual(outcome, (0, f"{wanted} replies compared, 0 differences\n", ""))
 
 
 if __name__ == "__main__":

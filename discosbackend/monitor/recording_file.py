@@ -30,10 +30,15 @@ from discosbackend.errors import reason_of
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.ticks import Ticks
 
-__all__ = ["NotWritten", "RecordingError", "RecordingFile", "line_of"]
+__all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile", "line_of"]
 
-_VERSION = 1
-_HEADER_START = b'{"discos-recording": '
+HEADER = "discos-recording"
+"""The key of a header. Its value is VERSION."""
+
+VERSION = 1
+"""The version of the format."""
+
+_HEADER_START = f'{{"{HEADER}": '.encode("ascii")
 # A header is shorter than this, and so is nearly every other line.
 _BLOCK = 65536
 
@@ -101,7 +106,7 @@ class RecordingFile:
         self.removed = 0
         """The length of the incomplete line that was removed from the end of the file, in bytes."""
         self._header = (
-            f'{_HEADER_START.decode()}{_VERSION}, "server": {quoted(server)}, "begin": "{Ticks.now().unix_text()}"}}\n'
+            f'{_HEADER_START.decode()}{VERSION}, "server": {quoted(server)}, "begin": "{Ticks.now().unix_text()}"}}\n'
         ).encode("ascii")
         self._header_due = True
         # The size to which the file has to be truncated before the next write. None: its end is whole.
@@ -178,9 +183,9 @@ class RecordingFile:
 
     def _check_header(self, line: bytes) -> None:
         header = _object(line)
-        if header is None or "discos-recording" not in header:
+        if header is None or HEADER not in header:
             raise RecordingError(f"{self.path} is not a recording: give the path of another file, which need not exist")
-        if header["discos-recording"] != _VERSION:
+        if header[HEADER] != VERSION:
             raise RecordingError(f"{self.path} is a recording of another version: give the path of another file")
 
     # -- writing --------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The tap: passes the connections of clients on to a server, and understands what is said on them."""
+"""Between clients and any server: the tap understands what is said there, and replay sends recorded requests again."""

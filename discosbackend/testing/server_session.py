@@ -26,6 +26,8 @@ __all__ = [
     "CLOCK",
     "GREETING",
     "PROTOCOL_VERSION",
+    "READABLE",
+    "WRITTEN",
     "ServerSession",
     "Unsupported",
     "instant_of",
@@ -47,8 +49,7 @@ _REQUIRED = ("status", "version")
 _NOT_SUPPORTED = str(NotSupportedError())
 _UNKNOWN = "invalid command"
 
-# How each type of value is written (protocol sections 3.1 to 3.6).
-_WRITTEN = {
+WRITTEN = {
     "integer": (re.compile(r"-?[0-9]+"), "a decimal integer"),
     "float": (re.compile(r"-?[0-9]+(\.[0-9]+)?"), "a number in fixed point without exponent"),
     "boolean": (re.compile(r"[01]"), "0 or 1"),
@@ -56,12 +57,14 @@ _WRITTEN = {
     "text": (re.compile(r".+", re.DOTALL), "text"),
     "path": (re.compile(r".+", re.DOTALL), "a path"),
 }
-# Other forms that the deployed clients can read, with C++ stream extraction.
-_READABLE = {
+"""How each type of value is written (protocol sections 3.1 to 3.6): a regular expression, and the same in words."""
+
+READABLE = {
     "integer": re.compile(r"\+?[0-9]+"),
     "float": re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
     "timestamp": re.compile(r"[0-9]{1,11}(\.[0-9]*)?"),
 }
+"""Other forms that the deployed clients can read, with C++ stream extraction."""
 
 # A reason must not be the text of an internal exception.
 _LEAK = re.compile(r"Traceback|[a-z]Error\b|[a-z]Exception\b|\berrno\b|\bline [0-9]+, in |0x[0-9a-f]{6,}")
@@ -526,12 +529,12 @@ class ServerSession:
                 self.that(b"\\" not in reply.line, f"the {field.name} of {row.name} must be sent without escapes")
 
     def _judge_value(self, argument: str, field: Field) -> None:
-        pattern, words = _WRITTEN[field.type]
+        pattern, words = WRITTEN[field.type]
         if pattern.fullmatch(argument) is None:
             otherwise = f"{field.name} must be {words}, not {argument!r}"
             if field.type == "timestamp" and (likely := likely_cause(argument, Ticks.now())):
                 otherwise += f": it looks like {likely}"
-            readable = _READABLE.get(field.type, pattern)
+            readable = READABLE.get(field.type, pattern)
             self.that(readable.fullmatch(argument), otherwise)
             self.ideally(False, otherwise)
 
@@ -558,4 +561,4 @@ def instant_of(timestamp: str) -> Ticks:
 
 def is_exact(timestamp: str) -> bool:
     """Return whether a time in a reply has seven decimals (protocol section 3.6)."""
-    return _WRITTEN["timestamp"][0].fullmatch(timestamp) is not None
+    return WRITTEN["timestamp"][0].fullmatch(timestamp) is not None
