@@ -202,7 +202,12 @@ class MisspeltTests(unittest.TestCase):
                 spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
                 assert spec is not None and spec.loader is not None
                 module = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(module)
+                try:
+                    spec.loader.exec_module(module)
+                except ModuleNotFoundError as problem:
+                    # An example may need another library.
+                    self.assertNotIn("discosbackend", str(problem))
+                    continue
                 backends += [
                     found.__new__(found)
                     for found in vars(module).values()

@@ -73,7 +73,8 @@ class OptionTests(unittest.TestCase):
             with self.subTest(listen=listen, target=target):
                 found = run(listen, target)
                 self.assertEqual((found.status, found.out), (1, ""))
-                self.assertTrue(found.err.startswith(f"discos-backend-tap: {text}"), found.err)
+                # Old versions of Twisted leave sockets open, of which Python warns.
+                self.assertTrue(found.err.splitlines()[-1].startswith(f"discos-backend-tap: {text}"), found.err)
 
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -387,9 +387,11 @@ class RepliesTests(unittest.TestCase):
                 suppress_health_check=list(HealthCheck),
             ),
         )
-        self.assertGreater(outcomes["reply"], 20, outcomes)
-        self.assertGreater(outcomes["no reply"], 20, outcomes)
-        self.assertGreater(outcomes["interrupted"], 0, outcomes)
+        # A few examples, drawn at random: most of them have ten times as many.
+        self.assertGreater(outcomes["reply"], 5, outcomes)
+        self.assertGreater(outcomes["no reply"], 5, outcomes)
+        if LONG:
+            self.assertGreater(outcomes["interrupted"], 0, outcomes)
 
     def test_blocking(self) -> None:
         self.run_machine(BlockingMachine, reconnect=False)
