@@ -16,12 +16,21 @@ from benchmarks.presets import Preset
 from benchmarks.servers import Companion, NotMeasured, Server, our_server, our_server_on_asyncio, unpin
 from benchmarks.table import Goal, Row, at_most, quantile, time_text
 
-__all__ = ["during_compute", "during_nap", "idle", "idle_on_asyncio", "under_load", "under_load_on_asyncio"]
+__all__ = [
+    "AHEAD",
+    "during_compute",
+    "during_nap",
+    "idle",
+    "idle_on_asyncio",
+    "timed_start",
+    "under_load",
+    "under_load_on_asyncio",
+]
 
 Background = Callable[[Server], AbstractContextManager[None]]
 
 # The range of the time from a request to its start in seconds. It is random, because epoll rounds to milliseconds.
-_AHEAD = (0.012, 0.030)
+AHEAD = (0.012, 0.030)
 # The same during a thread that computes: it holds the interpreter lock, which delays a request several times.
 _FAR_AHEAD = (0.060, 0.080)
 # Seconds from the instant to the question how late the start was; and how long to wait for the start.
@@ -64,7 +73,7 @@ def during_compute(preset: Preset) -> list[Row]:
 def _measure(
     preset: Preset,
     background: Background,
-    ahead: tuple[float, float] = _AHEAD,
+    ahead: tuple[float, float] = AHEAD,
     maker: Callable[[], Server] | None = None,
 ) -> tuple[list[float], list[float]]:
     """Return the lateness of starts of the server and of the control in seconds, measured in turn."""
@@ -76,7 +85,7 @@ def _measure(
         unpin(control.pid)
         with connect(server.address) as connection, background(server):
             for _ in range(preset.timed_starts):
-                ours.append(_start(connection, draw.uniform(*ahead)))
+                ours.append(timed_start(connection, draw.uniform(*ahead)))
                 control.write_line(str(_instant(draw.uniform(*ahead))))
                 bare.append(int(control.read_line()) / 1e9)
     return ours, bare
@@ -109,7 +118,7 @@ def _instant(ahead: float) -> int:
     return time.time_ns() // 100 + round(ahead * 1e7)
 
 
-def _start(connection: socket.socket, ahead: float) -> float:
+def timed_start(connection: socket.socket, ahead: float) -> float:
     """Request a timed start and a stop; return how many seconds late the backend was called."""
     instant = _arm(connection, ahead)
     until = time.monotonic() + ahead + _PATIENCE

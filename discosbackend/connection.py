@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -25,7 +25,7 @@ from zope.interface import implementer
 from discosbackend.errors import STOPPING, HandlerException
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
-from discosbackend.grammar import INVALID
+from discosbackend.grammar import INVALID, OK
 from discosbackend.log import address_text, shown_arguments
 from discosbackend.output import Output
 from discosbackend.rate_limited_logger import MINUTE
@@ -519,8 +519,13 @@ class DBProtocol(LineReceiver):
     def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
         """Call the listeners with an Exchange."""
         seconds = perf_counter() - began
-        begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
-        code = "" if reply is None else reply.split(b",", 2)[1].decode("latin-1")
+        begin = Ticks(time_ns() // 100 - int(seconds * TICKS_PER_SECOND))
+        if reply is None:
+            code = ""
+        elif reply.startswith(b",ok", len(name) + 1):
+            code = OK
+        else:
+            code = reply.split(b",", 2)[1].decode("latin-1")
         changes = name not in self.factory.reads and code != INVALID
         self.factory.notify(Exchange(self._number, self._peer, begin, line, name, reply, code, changes, seconds))
 

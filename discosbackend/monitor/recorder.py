@@ -1,13 +1,14 @@
 """Recorder: a flight recorder. It writes every exchange of a server to a file.
 
 A Recorder is a listener of a DBFactory. It only appends the exchange to a queue; a thread makes the lines and writes
-them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread writes at
-once, without a buffer of its own: when a process is killed, the system keeps what was written.
+them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
+of its own: when a process is killed, the system keeps what was written. Lines of reads and of failures are gathered for
+20 ms and written together, because each write takes the interpreter lock from the reactor.
 
 There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
 something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
 disk is slow: then nothing is waited for until the queue is empty again. A crash loses what is in the queue: usually
-nothing, or the last read. A loss of power can lose what the system has not written to the disk yet, by default the
+nothing, or the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the disk yet, by default the
 last 30 s.
 
 The queue is limited. If the disk is too slow for longer, further exchanges are not recorded, but counted (`lost`).
@@ -35,6 +36,8 @@ _MOST_WAITING = 2**22
 _AT_ONCE = 2**16
 # What an exchange occupies in addition to its request and its reply, roughly.
 _OVERHEAD = 300
+# How long a line of a read waits for others, in s.
+_GATHER = 0.02
 # How many s the reply to a change waits until its line is written.
 _CHANGE_PATIENCE = 0.001
 # How many s close() waits until the queue is written.
@@ -85,6 +88,8 @@ class Recorder:
         # Whether the disk is fast enough to wait for it.
         self._prompt = True
         self._wake = threading.Event()
+        # Set if what is in the queue must be written at once.
+        self._urgent = threading.Event()
         self._thread: threading.Thread | None = None
         self._closing = False
         if self._file.removed:
@@ -135,6 +140,7 @@ class Recorder:
         if self._prompt and isinstance(event, Exchange) and event.changes and event.code == "ok":
             written = threading.Event()
             self._waiting.append(written)
+            self._urgent.set()
             self._wake.set()
             self._prompt = written.wait(_CHANGE_PATIENCE)
 
@@ -165,6 +171,7 @@ class Recorder:
                 self._write_some()
             self._file.close()
             return
+        self._urgent.set()
         self._wake.set()
         self._thread.join(_LAST_PATIENCE)
         if self._thread.is_alive():
@@ -176,6 +183,10 @@ class Recorder:
         while True:
             self._wake.clear()
             if self._waiting:
+                # Many short writes would take the interpreter lock from the reactor many times.
+                if not self._closing:
+                    self._urgent.wait(_GATHER)
+                self._urgent.clear()
                 self._write_some()
             elif self._closing:
                 self._file.close()
