@@ -15,12 +15,12 @@ from signal import SIGTERM
 from urllib.request import urlopen
 
 from discosbackend import __version__
-from discosbackend.cli import tap
+from discosbackend.cli import check, tap
 
 from . import session_player
 from .programs import Listening, Outcome, run_program
 from .serving import ROOT, Server, ask, read_line, refusing, served
-from .settings import PATIENCE
+from .settings import LONG, PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-tap"
 
@@ -178,6 +178,22 @@ class ProcessTests(unittest.TestCase):
                     self.assertEqual(through.log().count("client/number-of-arguments: "), 1)
                     self.assertIn("</html>", paths["html"].read_text(encoding="utf-8"))
                     self.assertIn("<failure ", paths["junit"].read_text(encoding="utf-8"))
+
+    def test_the_cases_of_the_kit_have_the_same_verdicts(self) -> None:
+        # All cases with --long; a part of them is what a tap could change.
+        part = [] if LONG else ["--only", "clients", "disconnect", "framing", "greeting", "order", "errors"]
+        with served("--simulate", "discos") as server, tempfile.TemporaryDirectory() as folder:
+            target = text_of(server.address)
+            with tapping(target) as through:
+                verdicts = []
+                for place in (target, text_of(through.address)):
+                    path = Path(folder, "report.json")
+                    found = run_program(check.main, place, "--full", "--profile", "discos", "--json", str(path), *part)
+                    self.assertEqual(found.status, 0, found.out)
+                    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+                    verdicts.append({each["id"]: each["verdict"] for each in results})
+        self.assertEqual(verdicts[0], verdicts[1])
+        self.assertGreater(len(verdicts[0]), 10)
 
     def test_reports_that_cannot_be_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
