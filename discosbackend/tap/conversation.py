@@ -287,7 +287,8 @@ class Conversation:
     def from_server(self, data: bytes) -> bytes:
         """Add bytes that the server has sent. Return what to send to the client now."""
         if self.passes_replies:
-            for event in self._pairing.feed(data):
+            rest = data if self._judge is not None else self._take_answers(data)
+            for event in self._pairing.feed(rest):
                 self._server_line(event)
             self._mid_line = data[-1:] != b"\n"
             return data
@@ -298,6 +299,18 @@ class Conversation:
             passed.append(self._held)
             self._held, self._mid_line = b"", True
         return b"".join(passed)
+
+    def _take_answers(self, data: bytes) -> bytes:
+        """Note the replies at the beginning of a chunk, for which nobody needs an event. Return the rest."""
+        answers, rest = self._pairing.feed_answers(data)
+        if answers:
+            self._greeted = True
+            now = self._monotonic()
+            for request, line, code in answers:
+                self._bytes -= len(request.line)
+                if self._listeners:
+                    self._note(request, line, code, now - request.began)
+        return rest
 
     def _server_piece(self, piece: bytes, passed: list[bytes]) -> None:
         """Add bytes up to the end of a line at most."""
