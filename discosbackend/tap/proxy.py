@@ -494,7 +494,6 @@ class TapProtocol(Protocol):
             return
         text = "%s is disconnected, because the target cannot be reached: %s"
         self._log(logging.ERROR, "target", text, self.peer, in_one_line(problem))
-        self._by_server = True
         self._client.close()
 
     def target_connected(self, transport: Any) -> None:
@@ -620,7 +619,16 @@ class TapFactory(DBFactory):
         super().__init__(TapHandler(name), reactor=reactor, access=access)
         self.target = target
         self.wait = wait
-        self.judge = judge
+        self._judge = judge
+        self.judge = None if judge is None else self._ask_judge
+
+    def _ask_judge(self, event: object) -> None:
+        """Call the judge. An exception is logged, because it must not disturb the connection."""
+        assert self._judge is not None
+        try:
+            self._judge(event)
+        except Exception:  # whatever it is, the bytes are passed on
+            self.rate_limited_logger.log(logging.ERROR, "judge", "the judge failed", exc_info=True)
 
     def finish(self, timeout: float) -> Deferred[None]:
         """Wait until the requests that were passed on have their replies. Later ones are not passed on."""
