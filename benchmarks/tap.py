@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.load import STATUS, Address, alone, connected, together
 from benchmarks.servers import Server, our_server, unpin
@@ -43,11 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=2000, metavar="N", help="of one client (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=10, metavar="N", help="of each of 50 (default: %(default)s)")
     options, further = parser.parse_known_args(arguments)
-    with our_server() as server, tempfile.TemporaryDirectory() as folder:
+    with our_server() as server:
         unpin(server.pid)
         # Not as HOST:PORT, which would be the first address in the line of the tap.
         target = "tcp:host={}:port={}".format(*server.address)
-        further = [text.replace("FOLDER", str(Path(folder))) for text in further]
         with Server("-m", "discosbackend.cli.tap", "127.0.0.1:0", target, *further) as tap:
             found = measure(server.address, tap.address, options.rounds, options.requests, options.batches)
     values = {name: median(each) for name, each in found.items()}

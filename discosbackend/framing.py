@@ -166,6 +166,11 @@ class LineSplitter:
         self._long: LongLine | None = None
         self._after_nul = False
 
+    @property
+    def in_line(self) -> bool:
+        """Whether a line has begun whose end has not been received."""
+        return bool(self.rest) or self._long is not None
+
     def feed(self, data: bytes) -> list[bytes]:
         """Add a chunk of received bytes.
 

@@ -311,6 +311,16 @@ class LoadingTests(unittest.TestCase):
                     self.assertEqual(loaded & unneeded, set())
                     self.assertEqual({name for name in loaded if name.startswith(OF_MONITORS)}, set())
 
+    def test_a_tap_loads_no_more_than_it_needs(self) -> None:
+        tap = "from discosbackend.cli import tap; tap.run_service = lambda *_, **__: None; tap.main"
+        for options, wanted in ([], ()), (["--judge"], ("testing",)), (["--http", "0"], ("monitor",)):
+            with self.subTest(options):
+                loaded = self.loaded(f"{tap}({['127.0.0.1:0', '127.0.0.1:1', *options]})")
+                parts = ("tap", "testing", "monitor", "simulator")
+                found = {part for part in parts if any(name.startswith(f"discosbackend.{part}.") for name in loaded)}
+                self.assertEqual(found, {"tap", *wanted})
+                self.assertEqual(loaded & {"astropy", "numpy"}, set())
+
     def test_a_server_with_a_monitor_loads_no_more_than_it_needs(self) -> None:
         serve = "from discosbackend.cli import server; server.run_service = lambda *_, **__: None; server.main"
         with tempfile.TemporaryDirectory() as folder:

@@ -16,12 +16,12 @@ from signal import SIGTERM
 from urllib.request import urlopen
 
 from discosbackend import __version__
-from discosbackend.cli import replay, tap
+from discosbackend.cli import check, replay, tap
 
 from . import session_player
 from .programs import Listening, Outcome, run_program
 from .serving import ROOT, Server, ask, read_line, refusing, served
-from .settings import PATIENCE
+from .settings import LONG, PATIENCE
 
 SCRIPT = ROOT / "scripts" / "discos-backend-tap"
 
@@ -142,6 +142,8 @@ class ProcessTests(unittest.TestCase):
                 # The other one is a second start of the session.
                 self.assertEqual(counted["start"], 2)
                 self.assertIn(f"a tap of {target}", page)
+                for panel in ("lanes", "watchdog", "recordings", "sensors"):
+                    self.assertIn(f'data-show="{panel}" hidden', page)
                 self.assertEqual(through.stop(SIGTERM), 0)
                 for line in through.log().splitlines():
                     self.assertIn("message", json.loads(line))
@@ -158,11 +160,16 @@ class ProcessTests(unittest.TestCase):
             paths = {name: Path(folder, f"report.{name}") for name in ("html", "junit", "json")}
             options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
             target = text_of(server.address)
-            for requests, status in (((b"?status", b"?time"), 0), ((b"?status,1", b"?status,1", b"?nonesuch"), 1)):
+            for requests, status in (((), 0), ((b"?status,1", b"?status,1", b"?nonesuch"), 1)):
                 with self.subTest(requests), tapping(target, "--judge", *options) as through:
-                    with through.connect() as client:
-                        for request in requests:
-                            ask(client, request)
+                    if requests:
+                        with through.connect() as client:
+                            for request in requests:
+                                ask(client, request)
+                    else:
+                        # What deployed clients do is no violation.
+                        lines = (session_player.SESSIONS / "sardara.txt").read_text(encoding="latin-1").splitlines()
+                        session_player.play(lines, session_player.SocketWire(*through.address))
                     self.assertEqual(through.stop(SIGTERM), status)
                     assert through.process.stdout is not None
                     text = through.process.stdout.read()
@@ -171,6 +178,8 @@ class ProcessTests(unittest.TestCase):
                     failed = {each["id"]: each["reasons"] for each in results if each["verdict"] == "fail"}
                     if not status:
                         self.assertEqual(failed, {})
+                        notes = [each["id"] for each in results if each["verdict"] == "non-strict"]
+                        self.assertEqual(notes, ["client/empty-line-and-quit"])
                         self.assertIn("As required: of 16 cases, none failed", text)
                         continue
                     self.assertEqual(list(failed), ["client/known-commands", "client/number-of-arguments"])
@@ -181,6 +190,22 @@ class ProcessTests(unittest.TestCase):
                     self.assertEqual(through.log().count("client/number-of-arguments: "), 1)
                     self.assertIn("</html>", paths["html"].read_text(encoding="utf-8"))
                     self.assertIn("<failure ", paths["junit"].read_text(encoding="utf-8"))
+
+    def test_the_cases_of_the_kit_have_the_same_verdicts(self) -> None:
+        # All cases with --long; a part of them is what a tap could change.
+        part = [] if LONG else ["--only", "clients", "disconnect", "framing", "greeting", "order", "errors"]
+        with served("--simulate", "discos") as server, tempfile.TemporaryDirectory() as folder:
+            target = text_of(server.address)
+            with tapping(target) as through:
+                verdicts = []
+                for place in (target, text_of(through.address)):
+                    path = Path(folder, "report.json")
+                    found = run_program(check.main, place, "--full", "--profile", "discos", "--json", str(path), *part)
+                    self.assertEqual(found.status, 0, found.out)
+                    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+                    verdicts.append({each["id"]: each["verdict"] for each in results})
+        self.assertEqual(verdicts[0], verdicts[1])
+        self.assertGreater(len(verdicts[0]), 10)
 
     def test_reports_that_cannot_be_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

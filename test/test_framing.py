@@ -519,5 +519,24 @@ class TelnetTests(unittest.TestCase):
         self.assertEqual(without_telnet(line), without_telnet_slowly(line))
 
 
+class InLineTests(unittest.TestCase):
+    def test_whether_a_line_has_begun(self) -> None:
+        splitter = LineSplitter(10)
+        for data, wanted in (
+            (b"", False),
+            (b"?", True),
+            (b"time\r", True),
+            (b"\n", False),
+            (b"x" * 11, True),
+            (b"x", True),
+            (b"\r\n", False),
+            (b"?\0", True),
+            (b"\r\0", False),
+            (b"\n", False),
+        ):
+            splitter.feed(data)
+            self.assertEqual(splitter.in_line, wanted, data)
+
+
 if __name__ == "__main__":
     unittest.main()

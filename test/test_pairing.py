@@ -240,6 +240,36 @@ class PropertyTests(unittest.TestCase):
         self.assertIn(len(whole) - 1 - lines, (0, 1), "one event for each line, and one for an overlong rest")
 
 
+class FeedAnswersTests(unittest.TestCase):
+    """feed_answers() and then feed() give what feed() gives."""
+
+    _LINES = st.sampled_from(
+        [GREETING, STATUS, TIME, TIME[:-2] + b"\n", b"!time,fail,x\r\n", b"x\r\n", b"!time", b"\r\n", b"!status,ok,"]
+    )
+
+    _CHUNKS = st.lists(_LINES, min_size=1, max_size=5).map(b"".join)
+
+    @given(st.lists(_CHUNKS | st.sampled_from(["status", "time", "version"]), max_size=12), st.integers(20, 40))
+    @example(["time", TIME + TIME], 40)
+    @example(["time", b"!status,ok,", TIME, "time", TIME], 40)
+    def test_both_give_the_same(self, steps: list[bytes | str], longest: int) -> None:
+        slow: Pairing[int] = Pairing(longest)
+        fast: Pairing[int] = Pairing(longest)
+        for number, step in enumerate(steps):
+            if isinstance(step, str):
+                slow.expect(step, number)
+                fast.expect(step, number)
+                continue
+            answers, rest = fast.feed_answers(step)
+            wanted = slow.feed(step)
+            for event, (request, line, code) in zip(wanted, answers, strict=False):
+                assert isinstance(event, Answer)
+                self.assertEqual((event.request, event.line, event.message.code), (request, line, code))
+            self.assertEqual(fast.feed(rest), wanted[len(answers) :])
+            self.assertEqual((fast.waiting, fast.greeting, fast.rest), (slow.waiting, slow.greeting, slow.rest))
+            self.assertEqual(fast._previous, slow._previous)
+
+
 class WaitingTests(unittest.TestCase):
     def test_the_oldest_request_can_be_forgotten(self) -> None:
         pairing: Pairing[int] = Pairing()

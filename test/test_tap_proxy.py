@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionLost
 from discosbackend.access import AccessRules
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LineSplitter, read_line
-from discosbackend.tap.conversation import MOST_WAITING
+from discosbackend.tap.conversation import MOST_WAITING, Closed
 
 from .in_memory import fewer, quiet
 from .tapped import CLIENT, Line, Tapped, Target
@@ -74,6 +74,19 @@ class PassingTests(unittest.TestCase):
         self.assertEqual((opened.connection, opened.peer, opened.event), (1, "10.0.0.7:4711", "open"))
         self.assertEqual((closed.connection, closed.peer, closed.event), (1, "10.0.0.7:4711", "close"))
         self.assertEqual(tapped.factory.connections, set())
+
+    def test_a_judge_that_fails_disturbs_nothing(self) -> None:
+        def fails(event: Any) -> None:
+            raise ValueError(event)
+
+        tapped = Tapped(judge=fails)
+        with self.assertLogs("discosbackend.protocol", "ERROR") as logs:
+            client = tapped.connect()
+            client.send(b"?time\r\n")
+            tapped.server.send(GREETING + TIME)
+        self.assertEqual((tapped.server.read(), client.read()), (b"?time\r\n", GREETING + TIME))
+        self.assertIn("the judge failed", logs.output[0])
+        self.assertEqual(exchanges(tapped), [(b"?time", TIME[:-2], "ok", False)])
 
     def test_each_connection_has_its_own(self) -> None:
         tapped = Tapped()
@@ -290,29 +303,31 @@ class BackPressureTests(unittest.TestCase):
                 client.send(b"?stop\r\n" * 9362)
 
         def lines_without_reply(tapped: Tapped, client: Any) -> None:
-            client.send(b"!\r\n" * 20000)
+            client.send(b"!\r\n" * 4000)
             tapped.server.read()
 
-        for act in (
-            endless_line,
-            endless_reply,
-            requests_without_reading,
-            refused_without_reading,
-            lines_without_reply,
+        for act, access in (
+            (endless_line, None),
+            (endless_line, READ_ONLY),
+            (endless_reply, None),
+            (endless_reply, READ_ONLY),
+            (requests_without_reading, None),
+            (requests_without_reading, READ_ONLY),
+            (refused_without_reading, READ_ONLY),
+            (lines_without_reply, None),
         ):
-            for access in (None, READ_ONLY):
-                with self.subTest(act.__name__, access=access):
-                    tapped = Tapped(access=access)
-                    tapped.factory.listeners.clear()
-                    client = tapped.connect()
-                    tapped.server.send(GREETING)
+            with self.subTest(act.__name__, access=access):
+                tapped = Tapped(access=access)
+                tapped.factory.listeners.clear()
+                client = tapped.connect()
+                tapped.server.send(GREETING)
+                act(tapped, client)
+                tracemalloc.start()
+                for _ in range(6):
                     act(tapped, client)
-                    tracemalloc.start()
-                    for _ in range(12):
-                        act(tapped, client)
-                    grown = tracemalloc.get_traced_memory()[0]
-                    tracemalloc.stop()
-                    self.assertLess(grown, 12_000_000 if access is None else 4_000_000)
+                grown = tracemalloc.get_traced_memory()[0]
+                tracemalloc.stop()
+                self.assertLess(grown, 200_000)
 
 
 class EndTests(unittest.TestCase):
@@ -472,6 +487,53 @@ class TargetTests(unittest.TestCase):
         tapped.target.accept(tapped.target.pending.pop())
         self.assertTrue(client.reading)
         self.assertEqual(tapped.server.read(), b"x" * 65536 + b"y")
+
+
+class JudgedEndTests(unittest.TestCase):
+    """What the judge gets at the end of a connection: whether the server has left a client that waited."""
+
+    def test_who_has_ended_the_connection(self) -> None:
+        def server_ends(tapped: Tapped, client: Line) -> None:
+            tapped.server.end()
+            client.end()
+
+        def server_is_lost(tapped: Tapped, _: Line) -> None:
+            tapped.server.lose(ConnectionLost())
+
+        def client_ends(tapped: Tapped, client: Line) -> None:
+            client.end()
+            tapped.server.end()
+
+        def client_is_lost(_: Tapped, client: Line) -> None:
+            client.lose(ConnectionLost())
+
+        def tap_stops(tapped: Tapped, _: Line) -> None:
+            tapped.factory.close()
+
+        def target_is_away(tapped: Tapped, _: Line) -> None:
+            tapped.clock.advance(1)
+
+        for ends, by_server in (
+            (server_ends, True),
+            (server_is_lost, True),
+            (client_ends, False),
+            (client_is_lost, False),
+            (tap_stops, False),
+            (target_is_away, False),
+        ):
+            with self.subTest(ends.__name__):
+                events: list[Any] = []
+                tapped = Tapped(judge=events.append, wait=0.5)
+                tapped.target.away = ends is target_is_away
+                client = tapped.connect()
+                client.send(b"?start\r\n")
+                ends(tapped, client)
+                for line in (client, *tapped.target.lines):
+                    line.read()
+                closed = events[-1]
+                self.assertIsInstance(closed, Closed)
+                self.assertEqual([request.line for request in closed.unanswered], [b"?start"])
+                self.assertEqual(closed.by_server, by_server)
 
 
 class AccessTests(unittest.TestCase):
@@ -666,6 +728,25 @@ class ForeignTests(unittest.TestCase):
                     self.assertNotIn(b"\n", passed)
                     self.assertEqual(client.read(), GREETING + self.INVALID)
                     self.assertTrue(tapped.server.closed)
+
+    def test_a_long_line(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        tapped.server.send(GREETING)
+        client.send(b"GET /" + b"x" * 20000)
+        client.send(b"? HTTP/1.1\r\n?start\r\n")
+        self.assertEqual(tapped.server.read(), b"GET /" + b"x" * 20000)
+        client.send(b"?start\r\n")
+        self.assertEqual(tapped.server.read(), b"")
+        line = b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"
+        self.assertEqual(client.read(), GREETING + line)
+
+    def test_a_long_line_whose_end_looks_like_a_request(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        client.send(b"GET /" + b"x" * 20000)
+        client.send(b"? HTTP/1.1\r\n")
+        self.assertEqual(tapped.server.read(), b"GET /" + b"x" * 20000)
 
     def test_tls(self) -> None:
         tapped = Tapped()

@@ -78,6 +78,9 @@ examples:
   %(prog)s unix:/run/tap.sock tcp:192.168.200.7:10000
                                               any Twisted endpoints: of a server, and of a client
 
+There is no --telemetry, because DISCOS telemetry needs the state of the backend
+once a second, and a tap sends no requests of its own.
+
 exit status:
   0    it was stopped by a signal, and --judge has found no violation
   1    it cannot listen, or --judge has found a violation, or a report could not be written

@@ -8,8 +8,8 @@ of its own: when a process is killed, the system keeps what was written. Lines o
 There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
 something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
 disk is slow: then nothing is waited for until the queue is empty again. A crash loses what is in the queue: usually
-nothing, or the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the disk yet, by default the
-last 30 s.
+nothing, or the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the
+disk yet, by default the last 30 s.
 
 The queue is limited. If the disk is too slow for longer, further exchanges are not recorded, but counted (`lost`).
 """

@@ -28,6 +28,10 @@ MOST_WAITING = 8192
 MOST_BYTES = 2**20
 """With more requests without a reply, or more bytes of them, nothing more is read from the client."""
 
+# With more requests without a reply, those to which the server gives none are given up. To find the request of a reply
+# that is out of order takes a time that is proportional to their number.
+_MOST_SKIPPED = 256
+
 # A line end of framing.py, and what precedes it. The second pattern is slower, and is for chunks with NUL: the chunk
 # may begin with the NUL of CR NUL.
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -198,6 +202,19 @@ class Conversation:
 
     # -- the client's bytes ---------------------------------------------------------------------------
 
+    def is_plain_request(self, data: bytes) -> bool:
+        """Return whether the bytes are one request that is passed on, so that they can be sent before they are read."""
+        return (
+            data[:1] == b"?"
+            and data.find(b"\n") == len(data) - 1
+            and not (self._by_line or self.foreign or self._splitter.in_line)
+        )
+
+    @property
+    def passes_replies(self) -> bool:
+        """Whether all bytes of the server are passed on as they are, so that they can be sent before they are read."""
+        return not (self._refused or self._drop_greeting or self._held)
+
     def from_client(self, data: bytes) -> tuple[bytes, bytes]:
         """Add bytes that the client has sent.
 
@@ -269,8 +286,9 @@ class Conversation:
 
     def from_server(self, data: bytes) -> bytes:
         """Add bytes that the server has sent. Return what to send to the client now."""
-        if not self._refused and not self._drop_greeting and not self._held:
-            for event in self._pairing.feed(data):
+        if self.passes_replies:
+            rest = data if self._judge is not None else self._take_answers(data)
+            for event in self._pairing.feed(rest):
                 self._server_line(event)
             self._mid_line = data[-1:] != b"\n"
             return data
@@ -281,6 +299,18 @@ class Conversation:
             passed.append(self._held)
             self._held, self._mid_line = b"", True
         return b"".join(passed)
+
+    def _take_answers(self, data: bytes) -> bytes:
+        """Note the replies at the beginning of a chunk, for which nobody needs an event. Return the rest."""
+        answers, rest = self._pairing.feed_answers(data)
+        if answers:
+            self._greeted = True
+            now = self._monotonic()
+            for request, line, code in answers:
+                self._bytes -= len(request.line)
+                if self._listeners:
+                    self._note(request, line, code, now - request.began)
+        return rest
 
     def _server_piece(self, piece: bytes, passed: list[bytes]) -> None:
         """Add bytes up to the end of a line at most."""
@@ -318,7 +348,7 @@ class Conversation:
             if self._listeners:
                 message = getattr(event, "message", None)
                 self._note(request, event.line, "" if message is None else message.code, seconds)
-            if isinstance(event, OutOfOrder) and self._pairing.count > MOST_WAITING // 2:
+            if isinstance(event, OutOfOrder) and self._pairing.count > _MOST_SKIPPED:
                 self._forget_before(request.number)
         if self._judge is not None:
             self._judge(ServerLine(self.number, event, request, seconds))

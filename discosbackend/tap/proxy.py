@@ -25,6 +25,8 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.tcp import Client as TCPClient
+from twisted.internet.tcp import Server as TCPServer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -158,10 +160,13 @@ class _End:
         self.receiving_ended = False
         self.lost = False
         self._abort_timer: Any = None
+        # Whether it is a TCP connection without TLS.
+        self._is_tcp = False
 
     def begin(self, transport: Any, producer: Any) -> None:
         """The connection is made. `producer` makes the bytes that are sent on it."""
         self.transport = transport
+        self._is_tcp = isinstance(transport, (TCPServer, TCPClient)) and not INegotiated.providedBy(transport)
         if isinstance(transport.getPeer(), _TCP) and ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
@@ -170,8 +175,23 @@ class _End:
         self.reading.begin(transport)
 
     def write(self, data: bytes) -> None:
-        if data and self.transport is not None and not self.sending_ended:
-            self.transport.write(data)
+        if not data or self.transport is None or self.sending_ended:
+            return
+        transport = self.transport
+        if not self._is_tcp:
+            transport.write(data)
+            return
+        # At once, because the reactor would send it only in its next turn. `dataBuffer` is all that has not been sent,
+        # because doWrite() follows each write().
+        if not transport.dataBuffer:
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int):
+                data = data[sent:]
+        # A failure is reported by the reactor, which tries again.
+        transport.write(data)
+        transport.doWrite()
 
     def _unregister(self) -> None:
         # A transport with a producer is not closed.
@@ -341,12 +361,16 @@ class TapProtocol(Protocol):
         """Twisted's hook: pass the client's bytes on."""
         conversation = self._conversation
         was_foreign = conversation.foreign
+        # Sent first, so that the target works while the tap reads the same bytes.
+        is_sent = self._target.transport is not None and conversation.is_plain_request(data)
+        if is_sent:
+            self._target.write(data)
         to_target, to_client = conversation.from_client(data)
         if self._target.transport is None:
             self._early += to_target
             if len(self._early) > _MOST_EARLY:
                 self._client.reading.pause("early")
-        elif to_target:
+        elif not is_sent:
             self._target.write(to_target)
         if to_client:
             self._client.write(to_client)
@@ -470,7 +494,6 @@ class TapProtocol(Protocol):
             return
         text = "%s is disconnected, because the target cannot be reached: %s"
         self._log(logging.ERROR, "target", text, self.peer, in_one_line(problem))
-        self._by_server = True
         self._client.close()
 
     def target_connected(self, transport: Any) -> None:
@@ -491,7 +514,12 @@ class TapProtocol(Protocol):
     def from_target(self, data: bytes) -> None:
         """Pass the target's bytes on."""
         conversation = self._conversation
-        self._client.write(conversation.from_server(data))
+        if conversation.passes_replies:
+            # As in dataReceived().
+            self._client.write(data)
+            conversation.from_server(data)
+        else:
+            self._client.write(conversation.from_server(data))
         if not conversation.full:
             self._client.reading.resume("waiting")
         if conversation.foreign:
@@ -591,7 +619,16 @@ class TapFactory(DBFactory):
         super().__init__(TapHandler(name), reactor=reactor, access=access)
         self.target = target
         self.wait = wait
-        self.judge = judge
+        self._judge = judge
+        self.judge = None if judge is None else self._ask_judge
+
+    def _ask_judge(self, event: object) -> None:
+        """Call the judge. An exception is logged, because it must not disturb the connection."""
+        assert self._judge is not None
+        try:
+            self._judge(event)
+        except Exception:  # whatever it is, the bytes are passed on
+            self.rate_limited_logger.log(logging.ERROR, "judge", "the judge failed", exc_info=True)
 
     def finish(self, timeout: float) -> Deferred[None]:
         """Wait until the requests that were passed on have their replies. Later ones are not passed on."""
