@@ -168,8 +168,10 @@ class ProcessTests(unittest.TestCase):
                                 ask(client, request)
                     else:
                         # What deployed clients do is no violation.
-                        lines = (session_player.SESSIONS / "sardara.txt").read_text(encoding="latin-1").splitlines()
-                        session_player.play(lines, session_player.SocketWire(*through.address))
+                        session = str(session_player.SESSIONS / "sardara.txt")
+                        self.assertEqual(
+                            run_program(replay.main, session, text_of(through.address), "--full").status, 0
+                        )
                     self.assertEqual(through.stop(SIGTERM), status)
                     assert through.process.stdout is not None
                     text = through.process.stdout.read()

@@ -256,7 +256,7 @@ class RotationTests(RecorderTestCase):
         size = len(line_of(exchange(100)))
         for number in range(100, 160):
             recorder(exchange(number))
-            wait_until(lambda: not recorder._waiting)
+            wait_until(lambda: recorder._taken == recorder._added)
             self.assertLessEqual(self.path.stat().st_size, 2000)
         recorder.close()
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["exchanges.jsonl", "exchanges.jsonl.1"])
