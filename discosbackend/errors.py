@@ -47,7 +47,7 @@ def in_one_line(problem: BaseException) -> str:
     """Return the class and the text of an exception, without line breaks."""
     try:
         return " ".join(f"{type(problem).__name__}: {problem}".split())
-    except Exception:  # noqa: BLE001  # the __str__ of an exception of the backend
+    except BaseException:  # noqa: BLE001  # the __str__ of an exception of the backend may raise anything
         return type(problem).__name__
 
 

@@ -233,6 +233,9 @@ class ErrorTests(WithFile):
             # Wrong types:
             ("port = true", "port must be a text or a number, not true"),
             ("port = [1]", "port must be a text or a number, not an array"),
+            # No command line can contain NUL, and the functions of the system refuse it in a path.
+            (r'data = "a\u0000b"', "data contains the character NUL"),
+            (r'allow = ["\u0000"]', "an element of allow contains the character NUL"),
             ("port = {a = 1}", "port must be a text or a number, not a table"),
             ("data = 2026-11-28", "data must be a text or a number, not 2026-11-28"),
             ('no-data = "yes"', 'no-data must be true or false, not "yes"'),

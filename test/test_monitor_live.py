@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import unittest
@@ -403,6 +404,25 @@ class QuickLookTests(unittest.TestCase):
         self.server.wait(2)
         self.assertEqual(len(reader.named("quick_look")), 2)
 
+    def test_a_failure_that_is_no_exception(self) -> None:
+        before = len(self.server.clock.getDelayedCalls())
+        for problem in (SystemExit(3), asyncio.CancelledError(), GeneratorExit()):
+            with self.subTest(type(problem)):
+
+                def fail(problem: BaseException = problem) -> None:
+                    raise problem
+
+                self.backend.picture = fail
+                with self.assertLogs(live_module.logger, "ERROR") as log:
+                    reader = self.server.open()
+                    self.server.wait(3)
+                    reader.close()
+                    self.server.live._limited.sum_up()
+                self.assertIn("quick_look() failed", log.output[0])
+                self.assertGreaterEqual(len(reader.named("status")), 3)
+                self.assertEqual(len(self.server.clock.getDelayedCalls()), before)
+                self.server.wait(70)
+
     def test_another_result(self) -> None:
         self.backend.picture = "x" * 1000
         with self.assertLogs(live_module.logger, "ERROR") as log:
@@ -522,6 +542,19 @@ class PageTests(unittest.TestCase):
         self.assertEqual(len(re.findall("<script", body)), 1)
         # The last change is the first.
         self.assertLess(body.index(">?start<"), body.index(">?set-configuration,"))
+
+    def test_a_text_that_utf8_cannot_have(self) -> None:
+        class Labelled(Instrument):
+            label = Sensor("label", type=str)
+
+        backend = Labelled()
+        backend.label.set("caf\udcff</script>\x1b[31m")
+        server = Watched(backend)
+        for _ in range(2):
+            code, _, body = server.get("/")
+            self.assertEqual(code, 200)
+            self.assertIn("caf\\udcff&lt;/script&gt;", body)
+            server.clock.advance(1)
 
     def test_each_client_keeps_its_place(self) -> None:
         for requests, connection in enumerate([self.server.connect() for _ in range(3)], 1):

@@ -110,6 +110,14 @@ class FormatTests(unittest.TestCase):
         (labels,) = found[f"{PREFIX}info"]
         self.assertEqual(dict(labels)["name"], 'an "odd" \\ name')
 
+    def test_texts_that_utf8_cannot_have(self) -> None:
+        class Odd(Backend):
+            def __str__(self) -> str:
+                return "caf\udcff"
+
+        (labels,) = scraped(Monitored(Odd()))[f"{PREFIX}info"]
+        self.assertEqual(dict(labels)["name"], "caf\\udcff")
+
     def test_a_piece_is_short(self) -> None:
         """A piece is made in one go, while the protocol waits."""
         backend = SimulatedBackend("sardara")

@@ -321,6 +321,21 @@ class RotationTests(RecorderTestCase):
         self.assertEqual([line.get("c") for line in objects(self.path)], [None, None, 6])
         self.assertEqual(recorder.lost, 0)
 
+    def test_a_folder_that_is_removed(self) -> None:
+        recorder = self.recorder()
+        moved = self.folder.with_name(f"{self.folder.name}-moved")
+        self.folder.rename(moved)
+        self.addCleanup(lambda: moved.exists() and moved.rename(self.folder))
+        with self.assertLogs("discosbackend.monitor", "ERROR") as logs:
+            recorder(exchange(1))
+            wait_until(lambda: recorder.problem)
+        self.assertEqual(recorder.problem, f"cannot record to {self.path}: No such file or directory")
+        self.assertEqual(logs.records[0].getMessage(), f"{recorder.problem}: lines are lost")
+        moved.rename(self.folder)
+        recorder(exchange(2))
+        recorder.close()
+        self.assertEqual([line["c"] for line in exchanges(self.path)], [2])
+
 
 class Disk:
     """Takes the place of os.write for the file of a recording, and has only so much space left."""

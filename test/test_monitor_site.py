@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -68,6 +69,13 @@ class HostTests(unittest.TestCase):
                 self.assertNotIn("ok", body)
         self.assertIn("'evil.example'", log.records[0].getMessage())
         self.assertEqual(server.get("/health", host="backend.example:8080")[0], 200)
+
+    def test_the_path_of_the_whole_server(self) -> None:
+        """Twisted itself answers `OPTIONS *` without looking at the host."""
+        server = Monitored()
+        self.assertEqual(server.get("*", method="OPTIONS")[0], 405)
+        self.assertEqual(server.get("*")[0], 404)
+        self.assertEqual(server.get("*", host="evil.example")[0], 421)
 
     def test_no_host_and_several(self) -> None:
         server = Monitored()
@@ -296,6 +304,16 @@ class DocumentTests(unittest.TestCase):
         self.assertIs(log.failure.call_args.kwargs["failure"].type, ZeroDivisionError)
 
 
+class OddTextTests(unittest.TestCase):
+    """Texts that UTF-8 cannot have, such as a path whose bytes are not UTF-8."""
+
+    def test_reasons(self) -> None:
+        server = Monitored()
+        with mock.patch.object(server.snapshot, "health", return_value=["cannot write /data/\udcff"]):
+            code, _, body = server.get("/health")
+        self.assertEqual((code, body), (503, "cannot write /data/\\udcff\n"))
+
+
 class SlicedTextTests(unittest.TestCase):
     def setUp(self) -> None:
         self.server = Monitored()
@@ -335,6 +353,31 @@ class SlicedTextTests(unittest.TestCase):
                 self.assertEqual(found, [])
                 turns.pop()()
         self.assertEqual((found, turns), ([b"ab1"], []))
+
+    def test_whatever_goes_wrong_those_who_wait_are_told_and_the_next_text_is_made(self) -> None:
+        for problem in (ZeroDivisionError(), SystemExit(3), asyncio.CancelledError()):
+            with self.subTest(type(problem)):
+                outcomes: list[BaseException | str] = [problem, "good"]
+
+                def pieces(outcomes: list[BaseException | str] = outcomes) -> Iterator[str]:
+                    outcome = outcomes.pop(0)
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    yield outcome
+
+                text = SlicedText(self.clock, pieces)
+                for wanted in (problem, b"good"):
+                    found: list[object] = []
+                    text.get().addBoth(found.append)
+                    self.clock.advance(0)
+                    (outcome,) = found
+                    self.assertEqual(outcome.value if isinstance(outcome, Failure) else outcome, wanted)
+
+    def test_what_utf8_cannot_have(self) -> None:
+        found: list[bytes] = []
+        SlicedText(self.clock, lambda: iter(["caf\xe9 \udcff"])).get().addCallback(found.append)
+        self.clock.advance(0)
+        self.assertEqual(found, [b"caf\xc3\xa9 \\udcff"])
 
     def test_who_no_longer_waits(self) -> None:
         text = SlicedText(self.clock, self.pieces)

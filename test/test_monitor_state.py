@@ -368,6 +368,15 @@ class StatusTests(unittest.TestCase):
         found = server.snapshot.document()["status"]
         self.assertEqual((found["text"], found["acquiring"]), ("ok", False))
 
+    def test_a_mistake_of_a_client_is_not_the_status(self) -> None:
+        server = Monitored()
+        server.ask(b"?status")
+        for request in (b"?status,1", b"?status,", b"?status,1,2"):
+            with self.subTest(request):
+                self.assertRegex(server.ask(request), rb"!status,(fail|invalid),")
+                self.assertEqual(server.snapshot.document()["status"]["text"], "ok")
+                self.assertEqual(server.get("/health?status=1")[0], 200)
+
     def test_a_question_of_the_monitor_is_no_exchange(self) -> None:
         server = Monitored()
         self.assertIsNone(server.snapshot.refresh_status())

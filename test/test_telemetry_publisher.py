@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import tempfile
 import unittest
@@ -131,10 +132,17 @@ class Plain(Backend):
         self.integration = integration
 
     def telemetry_channels(self) -> Sequence[TelemetryChannel]:
-        if isinstance(self.given, Exception):
+        if isinstance(self.given, BaseException):
             raise self.given
         result: Sequence[TelemetryChannel] = self.given
         return result
+
+
+class Untold(BackendError):
+    """A refusal whose text cannot be made."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
 
 
 class PlainTests(unittest.TestCase):
@@ -223,7 +231,20 @@ class PlainTests(unittest.TestCase):
         def fail() -> Any:
             raise ZeroDivisionError
 
-        for failure in (refuse, fail, lambda: 7, lambda: (1.0, "ok", 2), lambda: fail_later(OSError())):
+        def leave() -> Any:
+            raise SystemExit(3)
+
+        def cancel() -> Any:
+            raise asyncio.CancelledError
+
+        def refuse_with_ok() -> Any:
+            raise BackendError("ok")
+
+        def refuse_without_text() -> Any:
+            raise Untold
+
+        failures = (refuse, fail, leave, cancel, refuse_with_ok, refuse_without_text)
+        for failure in (*failures, lambda: 7, lambda: (1.0, "ok", 2), lambda: fail_later(OSError())):
             with self.subTest(failure):
                 self.backend.status = failure  # type: ignore[method-assign]
                 self.backend.get_integration = failure  # type: ignore[method-assign]
@@ -254,6 +275,30 @@ class PlainTests(unittest.TestCase):
         backend.fails = False
         bench.run(1)
         self.assertFalse(bench.last["commandLineError"])
+
+    def test_whatever_status_raises_it_is_asked_again(self) -> None:
+        class Sometimes(Plain):
+            problem: BaseException | None = None
+
+            def status(self) -> Any:
+                if self.problem is not None:
+                    raise self.problem
+                return super().status()
+
+        for problem in (ZeroDivisionError(), SystemExit(3), asyncio.CancelledError(), BackendError("ok"), Untold()):
+            with self.subTest(type(problem)):
+                backend = Sometimes()
+                backend.problem = problem
+                bench = Bench(backend, backend.clock)
+                self.addCleanup(bench.publisher.stop)
+                bench.run(2)
+                self.assertTrue(bench.last["commandLineError"])
+                backend.problem = None
+                bench.run(2)
+                self.assertFalse(bench.last["commandLineError"])
+                # A change is published at once.
+                bench.ask(b"?set-integration,33")
+                self.assertEqual(bench.last["integration"], 33)
 
     def test_a_command_that_is_not_supported_is_no_error(self) -> None:
         class Mute(Backend):
@@ -357,6 +402,8 @@ class ChannelsTests(unittest.TestCase):
     def test_a_hook_that_fails_is_logged_once_and_recovers(self) -> None:
         for given, text in (
             (OSError("no\nlink"), "OSError: no link"),
+            (SystemExit(3), "SystemExit: 3"),
+            (asyncio.CancelledError(), "CancelledError"),
             (None, "must return a list of TelemetryChannel, not None"),
             (7, "must return a list"),
             (itertools.repeat(TelemetryChannel(0, "LHCP")), "must return a list"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
+import threading
 import unittest
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ from discosbackend.monitor.telemetry import BackendState, encode, message
 from discosbackend.ticks import Ticks
 
 from .serving import refusing
-from .settings import needs_pyzmq, wait_until
+from .settings import PATIENCE, needs_pyzmq, wait_until
 
 try:
     import zmq
@@ -195,8 +196,11 @@ class ProxyTests(unittest.TestCase):
         for mine, theirs in ((None, None), (self.keys, self.folder)):
             with self.assertLogs("discosbackend.monitor", "INFO") as logs:
                 proxy = self.proxy(theirs)
-                connection = self.connection(proxy.port, mine)
+                connection = ProxyConnection("127.0.0.1", proxy.port, mine, reactor=self.reactor, retry=0.1)
+                self.addCleanup(connection.close)
+                # After open(), a fast thread of ZeroMQ may have connected already.
                 self.assertEqual((connection.state, connection.problem), ("connecting", ""))
+                connection.open()
                 self.receives(connection, proxy)
                 self.assertEqual((connection.state, connection.problem), ("connected", ""))
             (line,) = logs.output
@@ -302,6 +306,23 @@ class ProxyTests(unittest.TestCase):
         self.assertEqual(connection.state, "closed")
         self.assertEqual(self.reactor.readers, set())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_closing_while_a_name_is_resolved(self) -> None:
+        """The thread of ZeroMQ cannot end before that, which may take half a minute."""
+        connection = self.connection(1)
+        resolved, ended = threading.Event(), threading.Event()
+        term = zmq.Context.term
+
+        def slow(context: Any) -> None:
+            resolved.wait(PATIENCE)
+            term(context)
+            ended.set()
+
+        with mock.patch.object(zmq.Context, "term", slow):
+            connection.close()
+            self.assertFalse(ended.is_set())
+            resolved.set()
+            wait_until(ended.is_set)
 
 
 @needs_pyzmq

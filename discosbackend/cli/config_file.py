@@ -130,6 +130,9 @@ def _boolean(key: str, value: Any) -> bool:
 def _text(what: str, value: Any) -> str:
     """Return a value as the command line would contain it."""
     if isinstance(value, str):
+        if "\0" in value:
+            # No command line can contain it, so no option expects it.
+            raise ConfigError(f"{what} contains the character NUL")
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)

@@ -122,7 +122,7 @@ class Counters:
     open, total
         The number of open connections, and of all since the start.
     status
-        The last reply to `status`, with its request.
+        The last reply to `status`, with its request, which had no arguments.
     """
 
     def __init__(self, names: Container[str] = COMMANDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -173,7 +173,8 @@ class Counters:
             # A peer may send long ones, which must not be kept for each of its connections.
             name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
         client.last = (name, code, begin)
-        if name == "status":
+        # A request with arguments is a mistake of its client: its reply says nothing about the instrument.
+        if name == "status" and b"," not in request:
             self.status = event
         if number != self._latest and client is not self._gone:
             self._latest = number

@@ -247,7 +247,7 @@ class Live:
             return
         try:
             found = self._quick_look()
-        except Exception:  # noqa: BLE001  # a backend may raise anything
+        except BaseException:  # noqa: BLE001  # a backend may raise anything
             self._log_look(Failure())
             return
         if not inspect.isawaitable(found):

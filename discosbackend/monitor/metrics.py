@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from discosbackend.monitor.counters import BOUNDS, Counters
+from discosbackend.monitor.slices import encoded_text
 from discosbackend.monitor.snapshot import Snapshot
 from discosbackend.monitor.state import AcquisitionState, dropped_log_lines
 
@@ -272,14 +273,19 @@ def _family(metric: Metric, samples: Sequence[Sample]) -> Family:
         histogram = HistogramMetricFamily(metric.full_name, metric.help, labels=metric.labels)
         for labels, value in samples:
             assert isinstance(value, Histogram)
-            histogram.add_metric(labels, list(_cumulative(value.buckets)), value.total)
+            histogram.add_metric(_labels(labels), list(_cumulative(value.buckets)), value.total)
         return histogram
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.full_name, metric.help, labels=metric.labels)
     for labels, value in samples:
         assert not isinstance(value, Histogram)
-        family.add_metric(labels, value)
+        family.add_metric(_labels(labels), value)
     return family
+
+
+def _labels(texts: Sequence[str]) -> list[str]:
+    """Return the values of labels as UTF-8 can have them."""
+    return [encoded_text(text).decode() for text in texts]
 
 
 def _cumulative(buckets: Sequence[int]) -> Iterator[tuple[str, float]]:

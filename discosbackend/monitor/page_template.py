@@ -157,12 +157,14 @@ def _points(values: list[Item], base: str) -> str:
     low, high = min(known), max(known)
     if base == "zero":
         low = min(low, 0)
+    size = max(abs(low), abs(high))
     step = 100 / max(1, len(values) - 1)
     flat = 19.0 if base == "zero" else 10.0
     found = []
     for i, value in enumerate(values):
         if isinstance(value, int | float):
-            y = 19 - 18 * (value - low) / (high - low) if high > low else flat
+            # Divided by the size first, because a difference of two large numbers need not be finite.
+            y = 19 - 18 * ((value / size - low / size) / (high / size - low / size)) if high > low else flat
             found.append(f"{_fixed(i * step, 1)},{_fixed(y, 1)}")
     return " ".join(found)
 

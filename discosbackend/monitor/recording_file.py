@@ -239,7 +239,9 @@ class RecordingFile:
             try:
                 self._descriptor = self._opened()
             except RecordingError as problem:
-                raise OSError(str(problem)) from problem
+                # Only the reason of an OSError: the Recorder adds the path.
+                cause = problem.__cause__
+                raise OSError(reason_of(cause) if isinstance(cause, OSError) else str(problem)) from problem
             self._header_due = True
             self._whole = None
         self._truncate()

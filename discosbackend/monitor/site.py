@@ -22,7 +22,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from discosbackend.monitor import metrics
-from discosbackend.monitor.slices import SlicedText
+from discosbackend.monitor.slices import SlicedText, encoded_text
 from discosbackend.monitor.snapshot import Snapshot
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 
@@ -145,6 +145,9 @@ class _Request(Request):
         """Twisted's hook: parse the request. A long query would take long to parse."""
         if len(path) > _LONGEST_PATH:
             self.is_too_long, path = True, b"/"
+        elif path == b"*":
+            # Twisted itself would answer this path, whatever the host and the method.
+            path = b"/*"
         super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
 
 
@@ -325,7 +328,7 @@ class Health(Page):
 
     def _send(self, request: Any, with_status: bool) -> int:
         reasons = self._snapshot.health(with_status=with_status)
-        return send(request, ("\n".join(reasons or ["ok"]) + "\n").encode(), code=503 if reasons else 200)
+        return send(request, encoded_text("\n".join(reasons or ["ok"]) + "\n"), code=503 if reasons else 200)
 
 
 def waited(answered: Deferred[None], seconds: float, reactor: Any) -> Deferred[None]:

@@ -9,10 +9,18 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-__all__ = ["SlicedText"]
+__all__ = ["SlicedText", "encoded_text"]
 
 # How long a slice of the work takes, in s. The last piece of a slice may take longer, so this is below 1 ms.
 _SLICE = 3e-4
+
+
+def encoded_text(text: str) -> bytes:
+    """Return a text in UTF-8. What UTF-8 cannot have is replaced by escapes, as in the log.
+
+    A path whose bytes are not UTF-8, or the text of a device, can contain lone surrogates.
+    """
+    return text.encode(errors="backslashreplace")
 
 
 class SlicedText:
@@ -63,12 +71,13 @@ class SlicedText:
                 if perf_counter() >= end:
                     self._reactor.callLater(0, self._work)
                     return
-        except Exception:  # noqa: BLE001  # goes to those who wait
+            text = encoded_text("".join(self._parts))
+        except BaseException:  # noqa: BLE001  # goes to those who wait
             self._finish(Failure())
             return
-        self._text = "".join(self._parts).encode()
+        self._text = text
         self._made = self._reactor.seconds()
-        self._finish(self._text)
+        self._finish(text)
 
     def _finish(self, outcome: bytes | Failure) -> None:
         self._source, self._parts = None, []

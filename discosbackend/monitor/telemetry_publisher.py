@@ -274,14 +274,16 @@ class TelemetryPublisher:
         self._change = None
         self._heard.clear()
         self._publishing = True
-        self._ask(questions)
-        self._publishing = False
+        try:
+            self._ask(questions)
+        finally:
+            self._publishing = False
         self._last_sent = self._reactor.seconds()
         try:
             payload = encode(message(self._name, self._backend_state()), self._compression)
             for outlet in self._outlets:
                 outlet.send(payload)
-        except Exception:  # noqa: BLE001  # what the source reads belongs to the backend, which may raise anything
+        except BaseException:  # noqa: BLE001  # what the source reads belongs to the backend, which may raise anything
             self._limited.log(logging.ERROR, "telemetry", "a telemetry message is lost", exc_info=True, window=MINUTE)
 
     def _look_at_acquisition(self) -> None:
@@ -305,7 +307,7 @@ class TelemetryPublisher:
             self._waiting.add(name)
             try:
                 reply = self._source.ask(name)
-            except Exception as problem:  # noqa: BLE001  # a backend may raise anything
+            except BaseException as problem:  # noqa: BLE001  # a backend may raise anything
                 self._on_failure(problem, name)
                 continue
             if isinstance(reply, Deferred):
@@ -337,7 +339,8 @@ class TelemetryPublisher:
         if name == _INTEGRATION:
             self._integration = None
         elif not isinstance(problem, NotSupportedError):
-            self._status_text = str(problem) if isinstance(problem, HandlerException) else _NO_STATUS
+            # The text of a refusal is not used: that it is not `ok` is published.
+            self._status_text = _NO_STATUS
 
     def _store(self, name: str, reply: bytes) -> None:
         """Store a reply, which is read when it is needed: a client may ask thousands of times a second."""
@@ -391,7 +394,7 @@ class TelemetryPublisher:
             for channel in channels:
                 if not isinstance(channel, TelemetryChannel):
                     raise TypeError(f"telemetry_channels() must return TelemetryChannels, not {channel!r}")
-        except Exception as problem:  # noqa: BLE001  # a backend may raise anything
+        except BaseException as problem:  # noqa: BLE001  # a backend may raise anything
             text = f"telemetry_channels() of the backend failed: {in_one_line(problem)}"
             if text != self._channels_problem:
                 self._channels_problem = text

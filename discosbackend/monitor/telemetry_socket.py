@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +55,9 @@ _HEARTBEAT_TIMEOUT = 15_000
 
 # The subscription of a client that asks for the latest message: its own four characters, then the topic.
 _SNAPSHOT = re.compile(rb"[0-9A-Za-z]{4}_" + TOPIC.encode())
+
+# Seconds. How long closing a socket waits for the thread of ZeroMQ.
+_LAST_PATIENCE = 0.2
 
 # Bytes. No subscription of a client is longer.
 _LONGEST_SUBSCRIPTION = 1024
@@ -159,6 +163,18 @@ class ProxyHealth:
             self._log(logging.WARNING, f"{problem}; everything else continues, and the connection is tried again")
         else:
             self._log(logging.INFO, f"telemetry is published to the proxy at {self._where}")
+
+
+def _end(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """End the thread of ZeroMQ, and wait for that, but not if it is resolving a name, which may take half a minute."""
+    thread = threading.Thread(target=context.term, name="discos-telemetry-end", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        # The system has no thread left.
+        context.term()
+        return
+    thread.join(_LAST_PATIENCE)
 
 
 @implementer(IReadDescriptor)
@@ -302,7 +318,7 @@ class ProxyConnection:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
         self._socket.close(linger=0)
-        self._context.term()
+        _end(self._context)
         self._limited.sum_up()
 
     def _receive_event(self) -> None:
@@ -409,7 +425,7 @@ class TelemetryServer:
         if not self._socket.closed:
             self._readable.stop()
             self._socket.close(linger=0)
-            self._context.term()
+            _end(self._context)
 
     def _receive(self) -> None:
         """Receive a subscription, and answer it if it asks for a snapshot."""

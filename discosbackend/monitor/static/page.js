@@ -76,7 +76,10 @@ function points(values, base) {
   const known = values.filter(value => typeof value === "number");
   const low = Math.min(...known, ...(base === "zero" ? [0] : [])), high = Math.max(...known);
   const step = 100 / Math.max(1, values.length - 1);
-  const y = value => high > low ? 19 - 18 * (value - low) / (high - low) : base === "zero" ? 19 : 10;
+  // Divided by the size first, because a difference of two large numbers need not be finite.
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const share = value => (value / size - low / size) / (high / size - low / size);
+  const y = value => high > low ? 19 - 18 * share(value) : base === "zero" ? 19 : 10;
   return values.flatMap((v, i) => typeof v === "number" ? [`${fixed(i * step, 1)},${fixed(y(v), 1)}`] : []).join(" ");
 }
 
