@@ -601,7 +601,7 @@ class SignalTests(_Folder):
             signal.raise_signal(signal.SIGTERM)
             return json_text(record)
 
-        with mock.patch.dict(check_run.REPORTS, json=check_run.Kind(write, "")):
+        with mock.patch.dict(check_run.REPORTS, json=write):
             status, _, told = self.run_case(lambda _: None)
         self.assertEqual((status, told["ended_early"]), (0, ""))
 

@@ -52,6 +52,7 @@ class OptionTests(unittest.TestCase):
             (("127.0.0.1:0",), "write LISTEN and TARGET before the options"),
             ((*both, "--wait", "soon"), "'soon' is not a number of seconds, 0 or more"),
             ((*both, "--http-host", "name"), "--http-host is for the web server: add --http"),
+            ((*both, "--html", "report.html"), "--html is a report of --judge: add --judge"),
             ((*both, "--record-size", "1"), "--record-size needs --record"),
             ((*both, "--allow", "here"), "'here' is neither an address nor a network"),
             (("unix:s", both[1], "--read-only", "::1"), "have no effect on unix:s: the permissions of the socket"),
@@ -147,6 +148,46 @@ class ProcessTests(unittest.TestCase):
             self.assertIn(
                 ("?start", "!start,fail,not allowed from this address"),
                 [(each["q"], each["a"]) for each in recorded if "q" in each],
+            )
+
+    def test_the_judge(self) -> None:
+        with served("--simulate", "discos") as server, tempfile.TemporaryDirectory() as folder:
+            paths = {name: Path(folder, f"report.{name}") for name in ("html", "junit", "json")}
+            options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+            target = text_of(server.address)
+            for requests, status in (((b"?status", b"?time"), 0), ((b"?status,1", b"?status,1", b"?nonesuch"), 1)):
+                with self.subTest(requests), tapping(target, "--judge", *options) as through:
+                    with through.connect() as client:
+                        for request in requests:
+                            ask(client, request)
+                    self.assertEqual(through.stop(SIGTERM), status)
+                    assert through.process.stdout is not None
+                    text = through.process.stdout.read()
+                    self.assertIn("16 cases", text)
+                    results = json.loads(paths["json"].read_text(encoding="utf-8"))["results"]
+                    failed = {each["id"]: each["reasons"] for each in results if each["verdict"] == "fail"}
+                    if not status:
+                        self.assertEqual(failed, {})
+                        self.assertIn("As required: of 16 cases, none failed", text)
+                        continue
+                    self.assertEqual(list(failed), ["client/known-commands", "client/number-of-arguments"])
+                    self.assertRegex(
+                        failed["client/number-of-arguments"][0],
+                        r"\Ab'\?status,1': status needs no arguments \(2 times, first on connection 1 of 127\.0\.0\.1:",
+                    )
+                    self.assertEqual(through.log().count("client/number-of-arguments: "), 1)
+                    self.assertIn("</html>", paths["html"].read_text(encoding="utf-8"))
+                    self.assertIn("<failure ", paths["junit"].read_text(encoding="utf-8"))
+
+    def test_reports_that_cannot_be_written(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = run("127.0.0.1:0", "127.0.0.1:1", "--judge", "--html", folder)
+            self.assertEqual(found.status, 1)
+            self.assertIn("is not a file, so no report can be written to it", found.err)
+            same = str(Path(folder, "report"))
+            found = run("127.0.0.1:0", "127.0.0.1:1", "--judge", "--html", same, "--json", same)
+            self.assertEqual(
+                found.err.splitlines()[-1], "discos-backend-tap: two reports cannot be written to the same file"
             )
 
     def test_a_target_that_is_away_and_the_end_of_one(self) -> None:

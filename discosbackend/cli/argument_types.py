@@ -1,4 +1,4 @@
-"""What several command lines have in common: a type of arguments, and the options --config and --version."""
+"""What several command lines have in common: a type of arguments, and options such as --config and --version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from collections.abc import Sequence
 
 from discosbackend._version import __protocol_version__, __version__
 
-__all__ = ["add_config", "add_version", "not_negative", "parse"]
+__all__ = ["REPORTS", "add_config", "add_report_options", "add_version", "not_negative", "parse"]
+
+
+REPORTS = {
+    "junit": "write a report for a build server, in JUnit's XML format",
+    "json": "write a report for another program, with all details",
+    "html": "write a report to read and pass on, as one web page",
+}
+"""The help of the options for reports that are written to files, by their names."""
+
+
+def add_report_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options of REPORTS."""
+    for name, text in REPORTS.items():
+        group.add_argument(f"--{name}", metavar="FILE", help=text)
 
 
 def not_negative(text: str, what: str) -> float:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from discosbackend.cli.argument_types import add_version
-from discosbackend.cli.check_run import REPORTS, CannotCheck, Run, say
+from discosbackend.cli.argument_types import REPORTS, add_report_options, add_version
+from discosbackend.cli.check_run import CannotCheck, Run, say
 from discosbackend.client.address import host_and_port
 from discosbackend.client.command_line import positive_seconds
 from discosbackend.standard_output import escape_output
@@ -145,8 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_seconds,
         help=f"how long to wait for a reply (default: that of the conformance profile, or {Profile.reply_timeout:g})",
     )
-    for name, kind in REPORTS.items():
-        how.add_argument(f"--{name}", metavar="FILE", help=kind.help)
+    add_report_options(how)
     listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
     listing.add_argument("--list", action="store_true", help="list the cases")
     listing.add_argument("--profiles", action="store_true", help="list the conformance profiles of this package")

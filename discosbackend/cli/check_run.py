@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, Self, TextIO
+from typing import Self, TextIO
 from unittest import SkipTest
 
 from discosbackend.errors import reason_of
@@ -31,7 +31,7 @@ from discosbackend.testing.runner import Record, Result, Verdict, in_order, run_
 from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 from discosbackend.testing.wire import PROMPT, Wire
 
-__all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "Run", "say"]
+__all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "ReportFile", "Run", "say"]
 
 NO_PASS = 3
 """The exit status of a full run in which no case failed, but some required case could not be evaluated."""
@@ -42,21 +42,8 @@ _GRACE = 10.0
 _CONNECTING = 10.0
 
 
-class Kind(NamedTuple):
-    """A kind of report that is written to a file."""
-
-    write: Callable[[Record], str]
-    """Makes the text of the report."""
-    help: str
-    """The help of its option."""
-
-
-REPORTS = {
-    "junit": Kind(junit, "write a report for a build server, in JUnit's XML format"),
-    "json": Kind(json_text, "write a report for another program, with all details"),
-    "html": Kind(page, "write a report to read and pass on, as one web page"),
-}
-"""The reports that are written to files, by the names of their options."""
+REPORTS: dict[str, Callable[[Record], str]] = {"junit": junit, "json": json_text, "html": page}
+"""The functions that make the reports for files, by the names of their options."""
 
 
 class CannotCheck(Exception):
@@ -138,13 +125,13 @@ class Run:
             If a file cannot be written, or the server cannot be reached. Both are checked before any case is run.
         """
         with ExitStack() as stack:
-            files = {name: stack.enter_context(_ReportFile(path)) for name, path in paths.items()}
+            files = {name: stack.enter_context(ReportFile(path)) for name, path in paths.items()}
             if len({file.path for file in files.values()}) < len(files):
                 raise CannotCheck("two reports cannot be written to the same file")
             self._find_server()
             stack.enter_context(handling(self._signals.hear))
             record = self._try_cases()
-            written = [file.write(REPORTS[name].write(record)) for name, file in files.items()]
+            written = [file.write(REPORTS[name](record)) for name, file in files.items()]
             say(report(record), sys.stdout)
         return self._status(record) or int(not all(written))
 
@@ -302,7 +289,7 @@ class _Progress:
             say("\r\x1b[K", self._stream)
 
 
-class _ReportFile:
+class ReportFile:
     """A file for a report. Raises CannotCheck if it cannot be written. No incomplete report is left in its place."""
 
     def __init__(self, path: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,7 +28,14 @@ from discosbackend.cli.access_options import (
     recorder_of,
     without_addresses,
 )
-from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
+from discosbackend.cli.argument_types import (
+    REPORTS,
+    add_config,
+    add_report_options,
+    add_version,
+    not_negative,
+    parse,
+)
 from discosbackend.cli.monitor_options import add_http_options, start_http
 from discosbackend.cli.own_backend import CannotServe
 from discosbackend.client.address import host_and_port
@@ -35,6 +43,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.log import printable
 from discosbackend.server import DBService, endpoint_from, run_service, tcp_endpoint
+from discosbackend.standard_output import escape_output
 from discosbackend.tap.proxy import TapFactory
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.monitor.recorder import Recorder
     from discosbackend.rate_limited_logger import RateLimitedLogger
+    from discosbackend.tap.judge import Judge
 
 __all__ = ["main"]
 
@@ -63,15 +73,22 @@ examples:
                                               with a web server for monitoring, on http://127.0.0.1:8080/
   %(prog)s 0.0.0.0:10000 192.168.200.7:10000 --allow 192.168.200.5 --read-only 192.168.200.0/24
                                               one host commands, its network may only read
+  %(prog)s 127.0.0.1:8979 127.0.0.1:8978 --judge --html report.html
+                                              compare the server and its clients with the protocol
   %(prog)s unix:/run/tap.sock tcp:192.168.200.7:10000
                                               any Twisted endpoints: of a server, and of a client
+
+exit status:
+  0    it was stopped by a signal, and --judge has found no violation
+  1    it cannot listen, or --judge has found a violation, or a report could not be written
+  2    the command line is invalid
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Pass connections on until a signal arrives.
 
-    The exit status is 0 after a signal, 1 if the tap cannot listen, and 2 for an invalid command line.
+    For the exit status see EXAMPLES.
 
     Parameters
     ----------
@@ -82,14 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = parse(parser, arguments)
     access = _checked(parser, options)
     limited = configure_logging(options)
+    status = 0
     try:
-        _serve(options, limited, access)
+        if options.judge:
+            status = _judge(options, limited, access)
+        else:
+            _serve(options, limited, access)
     except CannotServe as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
     except KeyboardInterrupt:
         # From then on, the tap handles SIGINT.
         parser.exit(1, f"{parser.prog}: interrupted before it was listening\n")
-    sys.exit(0)
+    sys.exit(status)
 
 
 def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> AccessRules | None:
@@ -102,6 +123,9 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Ac
     if access is not None and (why := without_addresses(options.listen)):
         parser.error(f"--allow and --read-only have no effect on {options.listen}: {why}")
     check_record_options(parser, options)
+    for name in REPORTS:
+        if getattr(options, name) is not None and not options.judge:
+            parser.error(f"--{name} is a report of --judge: add --judge")
     return access
 
 
@@ -137,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         "disconnected at once)",
     )
     add_log_options(how)
+    judge = parser.add_argument_group("the judge")
+    judge.add_argument(
+        "--judge",
+        action="store_true",
+        help="compare the server and its clients with the protocol: log each violation once, and print a report at the "
+        "end",
+    )
+    add_report_options(judge)
     add_http_options(parser)
     add_access_options(parser)
     add_record_options(parser)
@@ -149,11 +181,43 @@ def _seconds(text: str) -> float:
     return not_negative(text, "a number of seconds, 0 or more")
 
 
-def _serve(options: argparse.Namespace, limited: RateLimitedLogger, access: AccessRules | None) -> None:
+def _judge(options: argparse.Namespace, limited: RateLimitedLogger, access: AccessRules | None) -> int:
+    """Serve with a judge, and report its findings. Return the exit status."""
+    from discosbackend.cli.check_run import REPORTS as WRITERS
+    from discosbackend.cli.check_run import CannotCheck, ReportFile, say
+    from discosbackend.tap.judge import Finding, Judge
+    from discosbackend.tap.report import record_of
+    from discosbackend.testing.report_text import report
+
+    def log(finding: Finding) -> None:
+        level = logging.INFO if finding.rule.is_note else logging.WARNING
+        logger.log(level, "%s: %s", finding.rule.id, finding)
+
+    escape_output()
+    judge = Judge(log)
+    began, clock = datetime.now(UTC), time.monotonic()
+    with ExitStack() as stack:
+        try:
+            paths = {name: path for name in WRITERS if (path := getattr(options, name)) is not None}
+            files = {name: stack.enter_context(ReportFile(path)) for name, path in paths.items()}
+            if len({file.path for file in files.values()}) < len(files):
+                raise CannotCheck("two reports cannot be written to the same file")
+        except CannotCheck as problem:
+            raise CannotServe(str(problem)) from None
+        _serve(options, limited, access, judge)
+        record = record_of(judge, options.target, began, time.monotonic() - clock)
+        written = [file.write(WRITERS[name](record)) for name, file in files.items()]
+        say(report(record), sys.stdout)
+    return int(judge.violations > 0 or not all(written))
+
+
+def _serve(
+    options: argparse.Namespace, limited: RateLimitedLogger, access: AccessRules | None, judge: Judge | None = None
+) -> None:
     from twisted.internet import reactor
 
     target = _target(reactor, options.target)
-    factory = TapFactory(target, options.target, wait=options.wait, access=access)
+    factory = TapFactory(target, options.target, wait=options.wait, access=access, judge=judge)
     reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(log_exchange)

@@ -109,6 +109,8 @@ def json_text(record: Record) -> str:
     - `began`: the time in UTC, such as 2026-05-04T12:30:11.250000Z
     - `seconds`: how long the run took, in s
     - `ended_early`: why the run ended early, "" if it did not
+    - `watched`: if the connections of others were watched, a text that says so, "" otherwise. Then `profile`, `scope`
+      and `strict` mean nothing
     - `conclusion`: the verdict on the server, as a sentence for people
     - `tried`: how many cases were tried and judged
     - `missing`: the ids of the cases of start, stop and set-configuration that a full run could not judge; unless it is
@@ -142,6 +144,7 @@ def json_text(record: Record) -> str:
         "began": f"{record.began:%Y-%m-%dT%H:%M:%S.%fZ}",
         "seconds": record.seconds,
         "ended_early": record.ended_early,
+        "watched": record.watched,
         "conclusion": conclusion(record),
         "tried": record.tried,
         "missing": [result.case.id for result in record.missing],

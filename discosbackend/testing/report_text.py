@@ -100,10 +100,18 @@ def requirement(result: Result) -> str:
 
 def facts(record: Record) -> dict[str, str]:
     """Return the facts at the top of a report, by their names: what was checked, when, and how."""
+    began = f"{record.began:%Y-%m-%d %H:%M:%S} UTC, took {record.seconds:.1f} s"
+    if record.watched:
+        return {
+            "server": record.server,
+            "watched": record.watched,
+            "began": began,
+            "checked by": f"discosbackend {__version__}",
+        }
     return {
         "server": record.server,
         "profile": record.profile,
-        "began": f"{record.began:%Y-%m-%d %H:%M:%S} UTC, took {record.seconds:.1f} s",
+        "began": began,
         "scope": _SCOPES[record.scope],
         "strict": _STRICT if record.strict else _NOT_STRICT,
         "checked by": f"discosbackend {__version__}",

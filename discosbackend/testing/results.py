@@ -108,6 +108,8 @@ class Record:
         One result for each case, in the order in which they were tried.
     ended_early
         Why the run ended early, "" if it did not.
+    watched
+        If no cases were run, but the connections of others were watched: a text that says so. "" otherwise.
     """
 
     server: str
@@ -118,6 +120,7 @@ class Record:
     seconds: float
     results: tuple[Result, ...]
     ended_early: str = ""
+    watched: str = ""
 
     def count(self, verdict: Verdict) -> int:
         """Return how many cases have this verdict."""
