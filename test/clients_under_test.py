@@ -356,6 +356,20 @@ empty_argument = _sending("empty_argument", b"?set-filename,\r\n")
 speaks_http = _sending("speaks_http", b"GET / HTTP/1.1\r\n")
 
 
+def ignores_the_end(address: str) -> int:
+    """A script that sends on a closed connection. The system would kill it."""
+    wire = Wire(address)
+    wire.line()
+    try:
+        for request in REQUESTS:
+            _ask(wire, request)
+    except Gone:
+        return -signal.SIGPIPE
+    finally:
+        wire.close()
+    return 0
+
+
 # -- clients that cannot be judged --------------------------------------------------------------------
 
 

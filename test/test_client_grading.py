@@ -46,8 +46,8 @@ class _Thread:
 
     def _run(self, program: clients.Program, address: str) -> None:
         try:
-            program(address)
-            self._status = 0
+            status = program(address)
+            self._status = status if isinstance(status, int) else 0
         except Exception:  # noqa: BLE001  # it is the end of a program
             self._output = traceback.format_exc()
             self._status = 1
@@ -180,6 +180,7 @@ def all_graded() -> dict[str, Graded]:
     ):
         wanted[name] = partial(graded, in_thread(program), *FEW)
     wanted["strict"] = partial(graded, in_thread(clients.asks_before_the_greeting), FIRST_GREETING, strict=True)
+    wanted["broken pipe"] = partial(graded, in_thread(clients.ignores_the_end), *FEW[:3], "connection/closed")
     with ThreadPoolExecutor(16) as pool:
         running = {name: pool.submit(function) for name, function in wanted.items()}
         return {name: future.result() for name, future in running.items()}
@@ -256,6 +257,12 @@ class RightTests(unittest.TestCase):
         self.assertEqual(verdicts("greeting"), ["non-strict", "pass", "non-strict", "pass", "pass"])
         self.assertIn("was sent before the greeting", all_graded()["greeting"][FIRST_GREETING].explanation)
         self.assertEqual(verdicts("strict"), ["fail"])
+
+    def test_a_script_that_is_killed_by_sigpipe(self) -> None:
+        self.assertEqual(verdicts("broken pipe"), ["pass", "pass", "skipped", "non-strict"])
+        results = all_graded()["broken pipe"]
+        self.assertIn("closed: it was killed by SIGPIPE", results[RECONNECT].explanation)
+        self.assertIn("sent on a closed connection", results["connection/closed"].explanation)
 
 
 class NotJudgedTests(unittest.TestCase):

@@ -6,6 +6,7 @@ finds invalid requests.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 
 from discosbackend.tap.judge import Finding
@@ -123,6 +124,9 @@ class _Grading:
         notes = [
             str(finding) for finding in seen.findings if finding.rule.is_note and self._is_about(situation, finding)
         ]
+        if _is_broken_pipe(seen):
+            # A script of the shell may end in this way. A component of a control system must not.
+            notes.append("the client sent on a closed connection, and was killed by SIGPIPE")
         return (Verdict.NON_STRICT if notes else Verdict.PASS), notes, ""
 
     def _cause(self, situation: Situation, early: Sequence[Early]) -> str:
@@ -147,7 +151,7 @@ class _Grading:
                 f"the client sent {shown(seen.after_end[0])} on a connection that the server had ended within a line: "
                 "it has taken the incomplete line for the reply"
             )
-        if seen.status is not None and seen.status < 0:
+        if seen.status is not None and seen.status < 0 and not _is_broken_pipe(seen):
             wrong.append(f"the client: {seen.ended}")
         if self._hangs(seen):
             wrong.append(f"the client did nothing more, and was still running after {seen.seconds:.1f} s")
@@ -172,3 +176,7 @@ class _Grading:
             if situation.case.area == "greeting"
             else (situation.case.id == VALID_REQUESTS and not about_greeting)
         )
+
+
+def _is_broken_pipe(seen: Seen) -> bool:
+    return seen.status == -signal.SIGPIPE
