@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         "--time",
         metavar="SECONDS",
         type=positive_seconds,
-        help=f"how long the client may run in each situation (default: {_TIME:g})",
+        help=f"how long the client may run in each situation (default: {_TIME:g}); the delays grow with it",
     )
     listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
     listing.add_argument("--list", action="store_true", help="list the cases")

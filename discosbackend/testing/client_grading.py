@@ -37,7 +37,8 @@ def grade(
     situations
         The situations.
     limit
-        How long the client may run in each, in s. A shorter time makes the delays shorter.
+        How long the client may run in each, in s. The delays grow with it: a delay takes a fortieth of it, and a slow
+        reply a quarter.
     strict
         Whether a result that would be non-strict is a failure.
 

@@ -31,9 +31,9 @@ __all__ = ["ClientRun", "Early", "Seen", "shown"]
 _HOST = "127.0.0.1"
 # How long the loop waits at most, in s. It is the time after which the end of the client is noticed.
 _TURN = 0.02
-# The part of the time of a situation that a delay takes, and its limits, in s.
-_PAUSE, _LONGEST_PAUSE = 1 / 20, 0.25
-_SLOW, _LONGEST_SLOW = 1 / 4, 2.5
+# The parts of the time of a situation that a delay and a slow reply take, and the shortest delay, in s.
+_PAUSE, _SLOW = 1 / 40, 1 / 4
+_SHORTEST_PAUSE = 0.15
 # A situation ends when so many requests have their replies after it has occurred. They include the delayed ones.
 _ENOUGH = 4
 # How many s the bytes of a client that has ended are read.
@@ -66,7 +66,9 @@ class Early(NamedTuple):
     @property
     def text(self) -> str:
         after = f"{self.seconds:.2f} s after {shown(self.request)}, before its reply was sent, the client {self.did}"
-        return f"{after}: it has taken {self.taken} for the reply" if self.taken else after
+        if not self.taken:
+            return f"{after} on the same connection"
+        return f"{after}: it has taken {self.taken} for the reply"
 
 
 @dataclass
@@ -281,8 +283,8 @@ class ClientRun:
 
     def __init__(self, situation: Situation, limit: float) -> None:
         self.situation = situation
-        self.pause = min(limit * _PAUSE, _LONGEST_PAUSE)
-        self.slow = min(limit * _SLOW, _LONGEST_SLOW)
+        self.pause = max(limit * _PAUSE, _SHORTEST_PAUSE)
+        self.slow = max(limit * _SLOW, self.pause)
         self._limit = limit
         self.instrument = ClientInstrument()
         self.selector = selectors.DefaultSelector()
