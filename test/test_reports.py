@@ -305,6 +305,7 @@ class JSONTests(unittest.TestCase):
                 "began": "2026-05-04T12:30:11.250000Z",
                 "seconds": 2.0,
                 "ended_early": "",
+                "subject": "server",
                 "watched": "",
                 "conclusion": "Not as required: 1 of 1 case failed; not judged: get-tpi (1), stop (1).",
                 "tried": 1,

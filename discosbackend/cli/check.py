@@ -1,6 +1,7 @@
-"""`discos-backend-check`: runs the conformance cases on a running server, and reports the results.
+"""`discos-backend-check`: runs the conformance cases on a running server, or checks a client, and reports the results.
 
-This module has the command line, and what needs no server, such as --list. check_run.py runs the cases.
+This module has the command line, and what needs no server, such as --list. check_run.py runs the cases, check_client.py
+a client.
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ __all__ = ["main"]
 
 _NO_PROFILE = "none: nothing is known of the instrument"
 
+_CLIENT = "--client"
+# The options that mean nothing with --client, by their names in the parsed command line.
+_OF_SERVERS = {
+    "address": "HOST:PORT",
+    "scope": "--measure or --full",
+    "profile": "--profile",
+    "timeout": "--timeout",
+    "profiles": "--profiles",
+    "dry_run": "--dry-run",
+}
+# How many s a client may run in a situation.
+_TIME = 10.0
+
 EXAMPLES = """\
 examples:
   %(prog)s 192.0.2.7:8978                 while the telescope is in use: only reads, at most ten a second
@@ -39,11 +53,14 @@ examples:
                                                     all cases: they start, stop, configure and park
   %(prog)s 127.0.0.1:8978 --full --only start stop 'set-*/accepts'
   %(prog)s --list                         list the cases, without a server
+  %(prog)s --client -- ./my_client --server {address}
+                                                    check a client program instead, on a simulated instrument
 
 exit status:
   0    no case failed (with --strict: none is non-strict either)
   1    a case failed, or the server stopped answering, or a report could not be written
-  2    no case was tried: no server was reached, no case was left, or the command line is invalid
+  2    no case was tried: no server was reached, no case was left, or the command line is invalid;
+       with --client: the program did not start, did not connect or sent nothing
   3    no pass: with --full no case failed, but not all cases of start, stop and
        set-configuration could be evaluated; the report says which ones, and why
   130  interrupted: the previous state was restored, and the cases that were tried are reported
@@ -59,9 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         The command line without the program's name. Default: that of the process.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command: list[str] | None = None
+    if _CLIENT in given and "--" in given:
+        end = given.index("--")
+        given, command = given[:end], given[end + 1 :]
+    options = parser.parse_args(given)
     escape_output()
     try:
+        if options.client:
+            sys.exit(_check_client(parser, options, command))
+        if options.time is not None:
+            parser.error("--time is for --client")
         profile = load_profile(options.profile) if options.profile else Profile()
         known = [*CASES.values(), *own_cases(profile.own_rows.values()).values()]
         cases = _chosen(options.only, known)
@@ -88,10 +114,36 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             strict=options.strict,
             causes=known,
         )
-        paths = {name: path for name in REPORTS if (path := getattr(options, name)) is not None}
-        sys.exit(run.report_to(paths))
+        sys.exit(run.report_to(_paths(options)))
     except (CannotCheck, ProfileError) as problem:
         parser.exit(2, f"{parser.prog}: {problem}\n")
+
+
+def _check_client(parser: argparse.ArgumentParser, options: argparse.Namespace, command: Sequence[str] | None) -> int:
+    """Check a client program. Return the exit status."""
+    from discosbackend.cli.check_client import SITUATIONS, ClientCheck
+
+    for name, option in _OF_SERVERS.items():
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"{option} is for servers, not for --client")
+    cases = _chosen(options.only, [situation.case for situation in SITUATIONS.values()])
+    if options.list:
+        widest = max(len(case.id) for case in cases)
+        say("".join(f"{case.id:{widest}}  {case.requirement}\n" for case in cases), sys.stdout)
+        return 0
+    if not command:
+        raise CannotCheck("no client is given: write -- and its command line after the options")
+    run = ClientCheck(
+        command,
+        [SITUATIONS[case.id] for case in cases],
+        limit=_TIME if options.time is None else options.time,
+        strict=options.strict,
+    )
+    return run.report_to(_paths(options))
+
+
+def _paths(options: argparse.Namespace) -> dict[str, str]:
+    return {name: path for name in REPORTS if (path := getattr(options, name)) is not None}
 
 
 # -- the command line ---------------------------------------------------------------------------------
@@ -146,6 +198,19 @@ def _parser() -> argparse.ArgumentParser:
         help=f"how long to wait for a reply (default: that of the conformance profile, or {Profile.reply_timeout:g})",
     )
     add_report_options(how)
+    client = parser.add_argument_group("clients")
+    client.add_argument(
+        _CLIENT,
+        action="store_true",
+        help="check a client program, whose command line follows after --: {address}, {host} and {port} in it are "
+        "replaced by those of a simulated instrument; DISCOS_BACKEND is set to the address, too",
+    )
+    client.add_argument(
+        "--time",
+        metavar="SECONDS",
+        type=positive_seconds,
+        help=f"how long the client may run in each situation (default: {_TIME:g}); the delays grow with it",
+    )
     listing = parser.add_argument_group("instead").add_mutually_exclusive_group()
     listing.add_argument("--list", action="store_true", help="list the cases")
     listing.add_argument("--profiles", action="store_true", help="list the conformance profiles of this package")

@@ -31,7 +31,7 @@ from discosbackend.testing.runner import Record, Result, Verdict, in_order, run_
 from discosbackend.testing.send_guard import LINES_A_SECOND, Scope, SendGuard
 from discosbackend.testing.wire import PROMPT, Wire
 
-__all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "ReportFile", "Run", "say"]
+__all__ = ["INTERRUPTED", "NO_PASS", "REPORTS", "CannotCheck", "Progress", "ReportFile", "Run", "say"]
 
 NO_PASS = 3
 """The exit status of a full run in which no case failed, but some required case could not be evaluated."""
@@ -179,7 +179,7 @@ class Run:
 
     def _try_cases(self) -> Record:
         began, clock = datetime.now(UTC), time.monotonic()
-        show = _Progress(sys.stderr)
+        show = Progress(sys.stderr)
         with suppress(_Interrupted):
             self._say_if_acquiring()
             for result in run_cases(
@@ -266,7 +266,7 @@ def _is_leaving(frame: FrameType | None) -> bool:
     return False
 
 
-class _Progress:
+class Progress:
     """Shows one line per case, or on a terminal one line that is overwritten."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -294,7 +294,7 @@ class ReportFile:
 
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
-        self._part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        self._part = self.path.parent / f"{self.path.name}.{os.getpid()}.part"
 
     def __enter__(self) -> Self:
         try:

@@ -20,6 +20,7 @@ SECTIONS = {
     "1.8": "One reply to each request, in order",
     "1.9": "End of a connection",
     "1.10": "HTTP and TLS",
+    "1.11": "Clients",
     "2": "Grammar",
     "2.1": "Messages",
     "2.2": "Names",

@@ -109,9 +109,11 @@ def json_text(record: Record) -> str:
     - `began`: the time in UTC, such as 2026-05-04T12:30:11.250000Z
     - `seconds`: how long the run took, in s
     - `ended_early`: why the run ended early, "" if it did not
+    - `subject`: what was tested, "server" or "client". Of a client, `server` is the command line, and `profile` and
+      `scope` mean nothing
     - `watched`: if the connections of others were watched, a text that says so, "" otherwise. Then `profile`, `scope`
       and `strict` mean nothing
-    - `conclusion`: the verdict on the server, as a sentence for people
+    - `conclusion`: the verdict on the server or client, as a sentence for people
     - `tried`: how many cases were tried and judged
     - `missing`: the ids of the cases of start, stop and set-configuration that a full run could not judge; unless it is
       empty, the run is not a pass
@@ -144,6 +146,7 @@ def json_text(record: Record) -> str:
         "began": f"{record.began:%Y-%m-%dT%H:%M:%S.%fZ}",
         "seconds": record.seconds,
         "ended_early": record.ended_early,
+        "subject": record.subject,
         "watched": record.watched,
         "conclusion": conclusion(record),
         "tried": record.tried,

@@ -108,12 +108,20 @@ def facts(record: Record) -> dict[str, str]:
             "began": began,
             "checked by": f"discosbackend {__version__}",
         }
+    strict = _STRICT if record.strict else _NOT_STRICT
+    if record.subject != "server":
+        return {
+            record.subject: record.server,
+            "began": began,
+            "strict": strict,
+            "checked by": f"discosbackend {__version__}",
+        }
     return {
         "server": record.server,
         "profile": record.profile,
         "began": began,
         "scope": _SCOPES[record.scope],
-        "strict": _STRICT if record.strict else _NOT_STRICT,
+        "strict": strict,
         "checked by": f"discosbackend {__version__}",
     }
 
@@ -121,7 +129,7 @@ def facts(record: Record) -> dict[str, str]:
 def conclusion(record: Record) -> str:
     """Return the verdict on the server as one sentence."""
     if not record.tried:
-        return "Nothing was tried, so nothing is known about the server."
+        return f"Nothing was tried, so nothing is known about the {record.subject}."
     tried = _cases(record.tried)
     if failed := record.count(Verdict.FAIL):
         text = f"Not as required: {failed} of {tried} failed"

@@ -108,6 +108,8 @@ class Record:
         One result for each case, in the order in which they were tried.
     ended_early
         Why the run ended early, "" if it did not.
+    subject
+        What was tested: "server" or "client". `server` is its name.
     watched
         If no cases were run, but the connections of others were watched: a text that says so. "" otherwise.
     """
@@ -121,6 +123,7 @@ class Record:
     results: tuple[Result, ...]
     ended_early: str = ""
     watched: str = ""
+    subject: str = "server"
 
     def count(self, verdict: Verdict) -> int:
         """Return how many cases have this verdict."""
