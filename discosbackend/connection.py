@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -519,7 +519,7 @@ class DBProtocol(LineReceiver):
     def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
         """Call the listeners with an Exchange."""
         seconds = perf_counter() - began
-        begin = Ticks(time_ns() // 100 - int(seconds * TICKS_PER_SECOND))
+        begin = Ticks(Ticks.now() - int(seconds * TICKS_PER_SECOND))
         if reply is None:
             code = ""
         elif reply.startswith(b",ok", len(name) + 1):

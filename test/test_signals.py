@@ -37,6 +37,8 @@ SINGLED_OUT = {
     "signals.py": {"SIGINT", "SIGTERM", "SIGHUP"},
     "forced_exit.py": {"SIGINT"},
     "server.py": {"SIGHUP"},
+    # It ends the client program that is checked.
+    "testing/client_process.py": {"SIGTERM"},
     # It sends one to itself.
     "simulator/fits/convert.py": {"SIGTERM"},
 }

@@ -144,7 +144,12 @@ class CommandLinesTests(unittest.TestCase):
         found = re.findall(r"^  %\(prog\)s( .*?)(?:  .*)?$", check.EXAMPLES, re.MULTILINE)
         self.assertGreaterEqual(len(found), 5)
         for line in found:
-            with self.subTest(line), mock.patch.object(check, "Run") as made, redirect_stdout(io.StringIO()):
+            with (
+                self.subTest(line),
+                mock.patch.object(check, "Run") as made,
+                mock.patch("discosbackend.cli.check_client.ClientCheck", made),
+                redirect_stdout(io.StringIO()),
+            ):
                 made.return_value.report_to.return_value = 0
                 with redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as end:
                     check.main(shlex.split(line))
