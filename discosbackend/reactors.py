@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "reactor_wanted_by",
     "running_loop",
     "runs_on_asyncio",
+    "use_steady_clock",
 ]
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,29 @@ def own_after_fork(reactor: Any) -> None:
     shared["waker"].connectionLost(None)
     if hasattr(shared.get("_poller"), "close"):
         shared["_poller"].close()
+
+
+def use_steady_clock(reactor: Any) -> None:
+    """Let the timers of a reactor use a clock that is never stepped.
+
+    Twisted's timers use the clock of the host. If that is stepped backwards, they are late by the size of the step. So
+    what is done once a second would stop for an hour. A reactor with a clock of its own is left unchanged.
+
+    Parameters
+    ----------
+    reactor
+        The reactor. Its method seconds() then no longer returns Unix time.
+    """
+    from twisted.internet.base import ReactorBase
+    from twisted.python.runtime import seconds as host_clock
+
+    if not isinstance(reactor, ReactorBase) or reactor.seconds is not host_clock:
+        return
+    ahead = time.monotonic() - reactor.seconds()
+    vars(reactor)["seconds"] = time.monotonic
+    for call in reactor.getDelayedCalls():
+        vars(call)["seconds"] = time.monotonic
+        call.delay(ahead)
 
 
 # -- the asyncio reactor ------------------------------------------------------------------------------

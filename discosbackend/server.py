@@ -37,7 +37,15 @@ from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
-from discosbackend.reactors import check_can_run, install_reactor, loop_of, own_after_fork, reactor_for, running_loop
+from discosbackend.reactors import (
+    check_can_run,
+    install_reactor,
+    loop_of,
+    own_after_fork,
+    reactor_for,
+    running_loop,
+    use_steady_clock,
+)
 from discosbackend.signals import ENDING, STATE, heard, install, kept
 from discosbackend.standard_output import announce
 from discosbackend.toml import did_you_mean
@@ -522,6 +530,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     """
     check_can_run(reactor)
     own_after_fork(reactor)
+    use_steady_clock(reactor)
     service.watchdog = dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
     notifier = _systemd_notifier(service, reactor)
     problems: list[Failure] = []

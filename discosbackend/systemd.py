@@ -91,8 +91,8 @@ class SystemdNotifier:
     Notes
     -----
     WATCHDOG=1 is sent by the reactor, so that systemd restarts a server whose reactor is blocked. A thread asks the
-    reactor for it at half of the limit. A delayed call of the reactor would not do: it uses the host's clock, so it
-    would come too late if that clock is stepped backwards, and systemd would end a healthy server.
+    reactor for it at half of the limit. A delayed call of the reactor would not do: if it used the host's clock, it
+    would come too late when that clock is stepped backwards, and systemd would end a healthy server.
     """
 
     def __init__(

@@ -337,7 +337,7 @@ def crashes_at_a_failure(address: str) -> None:
 
 def _sending(name: str, request: bytes) -> Program:
     def program(address: str) -> None:
-        _in_order(address, (*REQUESTS, request), _ask)
+        _in_order(address, (REQUESTS[0], request, *REQUESTS[1:]), _ask)
 
     program.__name__ = name
     return program

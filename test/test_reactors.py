@@ -5,21 +5,33 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+import time
 import types
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import twisted.internet
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.base import ReactorBase
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import Backend, DBProtocolHandler, run_server
 from discosbackend.cli import server
-from discosbackend.reactors import install_reactor, loop_of, reactor_for, reactor_wanted_by, runs_on_asyncio
+from discosbackend.reactors import (
+    install_reactor,
+    loop_of,
+    reactor_for,
+    reactor_wanted_by,
+    runs_on_asyncio,
+    use_steady_clock,
+)
 
 from .programs import InMemory, run_program
+from .settings import PATIENCE
 
 
 class Asyncio(Backend):
@@ -206,6 +218,47 @@ class CommandLineTests(unittest.TestCase):
         ):
             with self.subTest(expected):
                 self.assertEqual(text[: len(expected)], expected)
+
+
+class SteadyClockTests(unittest.TestCase):
+    """use_steady_clock()."""
+
+    def reactors(self) -> Iterator[ReactorBase]:
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        for reactor in (SelectReactor(), AsyncioSelectorReactor(loop)):
+            self.addCleanup(reactor.disconnectAll)
+            yield reactor
+
+    def test_timers_do_not_follow_a_step_of_the_clock_of_the_host(self) -> None:
+        for reactor in self.reactors():
+            with self.subTest(type(reactor)):
+                called: list[str] = []
+                for delay, name in ((100_000.0, "late"), (0.0, "at once")):
+                    reactor.callLater(delay, called.append, name)
+                # One that is in the queue of the reactor, and a new one.
+                reactor.runUntilCurrent()
+                self.assertEqual(called, ["at once"])
+                moved = reactor.callLater(200_000, called.append, "moved")
+                now = time.monotonic()
+                use_steady_clock(reactor)
+                # Again, after a server that could not listen.
+                use_steady_clock(reactor)
+                self.assertIs(reactor.seconds, time.monotonic)
+                first, second = sorted(call.getTime() - now for call in reactor.getDelayedCalls())
+                self.assertAlmostEqual(first, 100_000, delta=PATIENCE)
+                self.assertAlmostEqual(second, 200_000, delta=PATIENCE)
+                moved.reset(300_000)
+                self.assertAlmostEqual(moved.getTime() - now, 300_000, delta=PATIENCE)
+                moved.reset(0)
+                reactor.runUntilCurrent()
+                self.assertEqual(called, ["at once", "moved"])
+
+    def test_a_reactor_with_a_clock_of_its_own(self) -> None:
+        reactor = MemoryReactorClock()
+        use_steady_clock(reactor)
+        reactor.advance(7)
+        self.assertEqual(reactor.seconds(), 7)
 
 
 if __name__ == "__main__":

@@ -359,6 +359,20 @@ class AfterwardsTests(unittest.TestCase):
                 )
                 self.assertEqual(found.splitlines()[1:], ["[True, True, True, True]", "True"])
 
+    def test_the_timers_use_a_clock_that_is_never_stepped(self) -> None:
+        found = self.run_code(
+            textwrap.dedent(self.HEAD)
+            + textwrap.dedent(
+                """
+                import time
+                reactor.callWhenRunning(lambda: print(reactor.seconds is time.monotonic))
+                reactor.callLater(0.01, reactor.stop)
+                run_server(0, handler, "127.0.0.1")
+                """
+            )
+        )
+        self.assertIn("True", found.splitlines())
+
     def test_also_when_it_cannot_listen(self) -> None:
         found = self.run_code(
             textwrap.dedent(self.HEAD)

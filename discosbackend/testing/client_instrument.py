@@ -152,6 +152,11 @@ class InstrumentConnection:
                 return replies.splitlines(keepends=True)
             replies += more
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server ends the connection: the client speaks HTTP or TLS (protocol section 1.10)."""
+        return self._transport.disconnecting
+
     def close(self) -> None:
         """The client is disconnected."""
         self._protocol.connectionLost(Failure(ConnectionDone()))

@@ -213,6 +213,9 @@ class _Connection:
             self._do(step, what, now)
             if self._steps:
                 self._due = now + self._steps[0][0].after
+        if self._instrument.ended and not self._steps and self.socket is not None:
+            self._run.note(self._number, "server  close", acts=False)
+            self.close()
         self.close_if_done()
 
     def _do(self, step: Step, what: str, now: float) -> None:
