@@ -128,9 +128,9 @@ def thinned_in_pieces(spectrum: Any) -> Iterator[list[float]]:
         yield [float(value) for value in spectrum]
         return
     at_once = max(1, _VALUES_AT_ONCE * MOST_POINTS // count)
-    for first in range(0, MOST_POINTS, at_once):
-        last = min(first + at_once, MOST_POINTS)
-        edges = [number * count // MOST_POINTS for number in range(first, last + 1)]
+    for begin in range(0, MOST_POINTS, at_once):
+        end = min(begin + at_once, MOST_POINTS)
+        edges = [number * count // MOST_POINTS for number in range(begin, end + 1)]
         yield [float(sum(spectrum[low:high])) / (high - low) for low, high in pairwise(edges)]
 
 
