@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import unittest
+from typing import Any
 
 import numpy
 
@@ -71,6 +72,25 @@ class EncodingTests(unittest.TestCase):
 
     def test_integers_do_not_overflow(self) -> None:
         self.assertEqual(thinned(numpy.full(65536, 2**31 - 1, numpy.int32)), [2.0**31 - 1] * MOST_POINTS)
+
+    def test_a_long_list_is_added_in_pieces(self) -> None:
+        """A piece holds the reactor, so no piece may read more values than can be added in much less than 1 ms."""
+
+        class Counted(list[float]):
+            read = 0
+
+            def __getitem__(self, index: Any) -> Any:
+                found = super().__getitem__(index)
+                self.read += len(found)
+                return found
+
+        for count in (1001, 16384, 65536, 2**20):
+            with self.subTest(count):
+                spectrum, most, before = Counted([1.5] * count), 0, 0
+                for _ in encoded(QuickLook(0, 1, [spectrum])):
+                    most, before = max(most, spectrum.read - before), spectrum.read
+                self.assertEqual(spectrum.read, count)
+                self.assertLessEqual(most, 2100)
 
     def test_the_digits(self) -> None:
         for points, found in (

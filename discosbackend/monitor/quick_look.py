@@ -26,6 +26,9 @@ _DIGITS = 5
 # How many numbers are written into one piece.
 _PIECE = 250
 
+# So many values of a list are added at once.
+_VALUES_AT_ONCE = 2000
+
 # A spectrum with more values than this is a mistake, which would block the server.
 _MOST_BINS = 2**20
 
@@ -90,7 +93,10 @@ def encoded(look: QuickLook) -> Iterator[str]:
     head = {"start_mhz": float(look.start_mhz), "width_mhz": float(look.width_mhz), "names": list(look.names)}
     yield json.dumps(head)[:-1] + ', "spectra": ['
     for number, spectrum in enumerate(look.spectra):
-        points = thinned(spectrum)
+        points: list[float] = []
+        for some in thinned_in_pieces(spectrum):
+            points += some
+            yield ""
         yield ", [" if number else "["
         shown = rounded(points)
         yield ""
@@ -102,6 +108,11 @@ def encoded(look: QuickLook) -> Iterator[str]:
 
 def thinned(spectrum: Any) -> list[float]:
     """Return at most MOST_POINTS numbers: means of groups of neighbours, of nearly the same size."""
+    return [point for some in thinned_in_pieces(spectrum) for point in some]
+
+
+def thinned_in_pieces(spectrum: Any) -> Iterator[list[float]]:
+    """Return the numbers of thinned(), of a list in pieces, because adding a million numbers of Python takes long."""
     count = len(spectrum)
     if hasattr(spectrum, "dtype"):
         # Not at the top, because the import takes long. A backend that returns arrays has done it.
@@ -111,12 +122,16 @@ def thinned(spectrum: Any) -> list[float]:
         if count > MOST_POINTS:
             first = numpy.arange(MOST_POINTS) * count // MOST_POINTS
             values = numpy.add.reduceat(values, first, dtype=numpy.float64) / numpy.diff(first, append=count)
-        found: list[float] = values.tolist()
-        return found
+        yield values.tolist()
+        return
     if count <= MOST_POINTS:
-        return [float(value) for value in spectrum]
-    edges = [number * count // MOST_POINTS for number in range(MOST_POINTS + 1)]
-    return [float(sum(spectrum[low:high])) / (high - low) for low, high in pairwise(edges)]
+        yield [float(value) for value in spectrum]
+        return
+    at_once = max(1, _VALUES_AT_ONCE * MOST_POINTS // count)
+    for begin in range(0, MOST_POINTS, at_once):
+        end = min(begin + at_once, MOST_POINTS)
+        edges = [number * count // MOST_POINTS for number in range(begin, end + 1)]
+        yield [float(sum(spectrum[low:high])) / (high - low) for low, high in pairwise(edges)]
 
 
 def rounded(points: list[float]) -> list[float | None]:
