@@ -160,6 +160,19 @@ def pipelining(address: str) -> None:
     wire.close()
 
 
+def connects_again_much_later(address: str) -> None:
+    """Right: when the connection is closed, it closes its side and waits for a long time."""
+    wire = Wire(address)
+    wire.line()
+    for request in REQUESTS:
+        try:
+            _ask(wire, request)
+        except Gone:
+            wire.close()
+            _hears_nothing_more()
+    wire.close()
+
+
 def asks_before_the_greeting(address: str) -> None:
     """Right, but not what the protocol describes: it does not wait for the greeting, but knows it when it comes."""
     asked = set()

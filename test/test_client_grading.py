@@ -181,6 +181,7 @@ def all_graded() -> dict[str, Graded]:
         wanted[name] = partial(graded, in_thread(program), *FEW)
     wanted["strict"] = partial(graded, in_thread(clients.asks_before_the_greeting), FIRST_GREETING, strict=True)
     wanted["broken pipe"] = partial(graded, in_thread(clients.ignores_the_end), *FEW[:3], "connection/closed")
+    wanted["patient"] = partial(graded, in_thread(clients.connects_again_much_later), "connection/closed", limit=1.5)
     with ThreadPoolExecutor(16) as pool:
         running = {name: pool.submit(function) for name, function in wanted.items()}
         return {name: future.result() for name, future in running.items()}
@@ -201,7 +202,7 @@ class MistakeTests(unittest.TestCase):
                     result = graded(in_thread(program), where, limit=10 * LIMIT)[where]
                 self.assertEqual(result.verdict, Verdict.FAIL, result.transcript)
                 self.assertRegex(result.explanation, why)
-                self.assertIn("the client has connected", result.transcript)
+                self.assertIn("connection 1  client  connect", result.transcript)
 
     def test_a_mistake_is_reported_once(self) -> None:
         """The other situations are blocked by the one that reports it, or do not show it."""
@@ -221,12 +222,12 @@ class MistakeTests(unittest.TestCase):
         self.assertEqual(
             re.sub(times, "", result.conversation).splitlines(),
             [
-                "1  the client has connected",
+                "1  client  connect",
                 "1  server  b'!version,ok,1.4\\r\\n'",
                 "1  client  b'?status'",
                 re.sub(times, "", result.transcript).splitlines()[3],
                 "1  server  close",
-                "2  the client has connected",
+                "2  client  connect",
                 "2  client  b'?set-configuration,SK00'",
                 "2  server  b'!version,ok,1.4\\r\\n'",
                 "2  client  b'?start'",
@@ -243,6 +244,13 @@ class RightTests(unittest.TestCase):
             for name, result in all_graded()[program.__name__].items():
                 with self.subTest(program.__name__, situation=name):
                     self.assertEqual((result.verdict, result.explanation), (Verdict.PASS, ""), result.transcript)
+
+    def test_a_client_that_connects_again_much_later(self) -> None:
+        """It has noticed the end of the connection, because it closes its side."""
+        result = all_graded()["patient"]["connection/closed"]
+        self.assertEqual((result.verdict, result.explanation), (Verdict.PASS, ""))
+        self.assertIn("connection 1  client  end", result.transcript)
+        self.assertIn("the client: it was still running", result.transcript)
 
     def test_a_client_with_one_request(self) -> None:
         for name, result in all_graded()["one request"].items():

@@ -138,7 +138,8 @@ class _Connection:
         # The requests without a reply, each with its time, and what was sent last.
         self._waiting: deque[tuple[bytes, float]] = deque()
         self._last = ("", 0.0)
-        self._ended = False
+        # Whether the instrument has ended the connection, and whether it receives nothing more either.
+        self._ended = self._closed = False
         self._client_ended = False
         self._play(0, self._instrument.greeting)
 
@@ -167,13 +168,17 @@ class _Connection:
         try:
             data = self.socket.recv(_RECEIVED)
         except OSError:
-            self._lose("the client has reset the connection")
+            self._lose("client  reset")
             return
         if not data:
             self._client_ended = True
             self._run.selector.unregister(self.socket)
-            self._run.note(self._number, "the client has ended the connection", acts=False)
+            self._run.note(self._number, "client  end")
             self.close_if_done()
+            return
+        if self._closed:
+            # As the system does if the socket of the server is closed: the connection is reset.
+            self.close()
             return
         self._conversation.from_client(data)
         for reply in self._instrument.receive(data):
@@ -229,7 +234,7 @@ class _Connection:
                 # At most some kilobytes of replies wait for a client that does not read.
                 self.socket.sendall(step.data)
             except OSError:
-                self._lose("the client has closed the connection")
+                self._lose("client  closed")
                 return
         if step.decisive and not run.seen.occurred:
             run.seen.occurred, run.seen.idle = True, True
@@ -238,13 +243,14 @@ class _Connection:
         run.note(self._number, f"server  {step.then.value}", acts=False)
         self._ended = True
         self._steps.clear()
-        if step.then is After.END:
-            with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_WR)
-            return
         if step.then is After.RESET:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.close()
+            self.close()
+            return
+        # The socket stays open until the client sends something, because it shows whether the client closes its side.
+        self._closed = step.then is After.CLOSE
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def leaves(self, status: int) -> None:
         """The client has exited."""
@@ -265,7 +271,7 @@ class _Connection:
             self.close()
 
     def _lose(self, what: str) -> None:
-        self._run.note(self._number, what, acts=False)
+        self._run.note(self._number, what)
         self._client_ended = True
         self.close()
 
@@ -360,7 +366,7 @@ class ClientRun:
             return
         self.seen.connections += 1
         number = self.seen.connections
-        self.note(number, "the client has connected")
+        self.note(number, "client  connect")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(self, number, connected, peer)
         self._connections.append(connection)
