@@ -311,7 +311,18 @@ class ProgramTests(WithFile):
         self.path.write_text('listen = "tcp:1"\nport = 2\n', encoding="utf-8")
         found = run_program(server.main, "--config", str(self.path))
         self.assertEqual(found.status, 2)
-        self.assertIn("--listen includes the port and the interface: leave out --port and --interface", found.err)
+        mistake = "--listen includes the port and the interface: leave out --port and --interface"
+        self.assertEqual(found.err, f"discos-backend-server: --config {self.path}: {mistake}\n")
+        found = run_program(server.main, "--config", str(self.path), "--log-level", "debug")
+        both = f"--config {self.path}, together with the command line"
+        self.assertEqual((found.status, found.err), (2, f"discos-backend-server: {both}: {mistake}\n"))
+
+    def test_an_instrument_of_the_file_that_does_not_exist(self) -> None:
+        self.path.write_text('simulate = "sadrara"\n', encoding="utf-8")
+        found = run_program(server.main, "--config", str(self.path))
+        self.assertEqual(found.status, 2)
+        start = f"discos-backend-server: --config {self.path}: --simulate: no instrument is called 'sadrara'"
+        self.assertTrue(found.err.splitlines()[-1].startswith(start), found.err)
 
     def test_the_module_is_imported_only_for_a_file(self) -> None:
         with mock.patch.dict(sys.modules):

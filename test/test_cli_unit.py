@@ -159,6 +159,31 @@ class TextTests(unittest.TestCase):
         unit = str(Unit([PROGRAM, "--data=100%i"], "/", "discos", 60.0, 19.0, kind="template"))
         self.assertEqual(setting(unit, "ExecStart"), f"{PROGRAM} --data=100%%i --config=/etc/discos/%i.toml")
 
+    def test_folders(self) -> None:
+        def of(*files: str) -> list[str]:
+            unit = str(Unit([PROGRAM], "/opt/x", "discos", 60.0, 19.0, files=files))
+            return unit.partition("User=discos\n")[2].partition("Restart=")[0].splitlines()
+
+        self.assertEqual(of(), [])
+        self.assertEqual(
+            of("/var/lib/discos-backend/exchanges.jsonl"),
+            [
+                "# systemd creates /var/lib/discos-backend, and the user of the server can write to it.",
+                "StateDirectory=discos-backend",
+            ],
+        )
+        self.assertEqual(of("/run/a/b/x.sock", "/run/a/b/y.sock")[1:], ["RuntimeDirectory=a/b"])
+        (line,) = of("/run/x.sock")
+        better = "Write /run/discos-backend/x.sock, and add RuntimeDirectory=discos-backend."
+        self.assertEqual(line, f"# Only root can create files in /run. {better}")
+        (line,) = of("/srv/x/y")
+        wanted = "# The folder /srv/x has to exist, and the user of the server needs to be able to write to it."
+        self.assertEqual(line, wanted)
+        # Nothing of a name can become a setting.
+        self.assertEqual(of("/srv/x\nUser=root/y"), [])
+        for line in of("/var/lib/a %i b/y", "/run/$x/y"):
+            self.assertTrue(line.startswith("# The folder "), line)
+
     def test_the_examples_are_what_is_printed(self) -> None:
         self.assertEqual({path.name for path in DEPLOY.glob("*.service")}, set(EXAMPLES))
         for name, unit in EXAMPLES.items():
@@ -245,6 +270,19 @@ class ProgramTests(unittest.TestCase):
         self.assertEqual(setting(found.out, "WatchdogSec"), "100")
         self.assertEqual(setting(found.out, "TimeoutStopSec"), "87")
         self.assertEqual(setting(found.out, "Type"), "notify")
+
+    def test_the_files_of_the_options(self) -> None:
+        options = ["--record", "x.jsonl", "--listen", "unix:/run/d\\:e/s:mode=660", "--control", "/run/c/control"]
+        with mock.patch("discosbackend.cli.unit.Unit", side_effect=Unit) as made:
+            found = self.run_program(*options, "--print-unit")
+        self.assertEqual((found.status, found.err), (0, ""))
+        recording, *sockets = made.call_args.args[-1]
+        self.assertEqual((os.path.isabs(recording), os.path.basename(recording)), (True, "x.jsonl"))
+        self.assertEqual(sockets, ["/run/d:e/s", "/run/c/control"])
+        self.assertIn("\nRuntimeDirectory=c\n", found.out)
+        with mock.patch("discosbackend.cli.unit.Unit", side_effect=Unit) as made:
+            self.run_program("--control", "4321", "--print-unit")
+        self.assertEqual(made.call_args.args[-1], [])
 
     def test_a_template(self) -> None:
         found = self.run_program("--print-unit", "template")

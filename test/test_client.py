@@ -517,6 +517,10 @@ class ProgramTests(ClientTests):
         address = "127.0.0.1:8978"
         for problem, *arguments in (
             ("HOST:PORT is missing: write it, or set the environment variable DISCOS_BACKEND",),
+            ("HOST:PORT is missing before start: write it, such as 127.0.0.1:8978, or set the environment", "start"),
+            ("HOST:PORT is missing before ?get-tpi,0,0: write it", "?get-tpi,0,0"),
+            ("HOST:PORT is missing before -: write it", "-"),
+            ("'backend' is not HOST:PORT", "backend", "status"),
             ("unrecognized arguments: --jsn", address, "status", "--jsn"),
             ("'2026-13-01T00:00:00Z' is not a time: write +5s", address, "start", "2026-13-01T00:00:00Z"),
             ("'2026-11-30 12:00' has no time zone", address, "start", "2026-11-30 12:00"),

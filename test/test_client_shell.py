@@ -20,8 +20,10 @@ from unittest import mock
 from discosbackend._version import __version__
 from discosbackend.client import Client
 from discosbackend.client import command_line as program
+from discosbackend.client import shell as shell_module
 from discosbackend.client.layout import as_json, date_of, laid_out, painted
 from discosbackend.client.shell import Leave, Shell
+from discosbackend.client.words import SHELL_WORDS
 from discosbackend.commands import COMMANDS
 from discosbackend.grammar import Message, parse_message
 from discosbackend.ticks import Ticks
@@ -138,8 +140,8 @@ class ShellTests(unittest.TestCase):
             ("set-filename 'a", "error: no closing quotation: quotes must be closed"),
             ("repeat", "error: repeat needs a previous request"),
             ("repeat x", "error: repeat needs"),
-            ("watch start", "error: watch needs a command that only reads: status, "),
-            ("watch", "error: watch needs a command that only reads"),
+            ("watch start", "error: watch needs a command that changes nothing: status, "),
+            ("watch", "error: watch needs a command that changes nothing"),
             ("watch status soon", "error: 'soon' is not a number of seconds"),
             ("watch status 0", "error: '0' is not a number of seconds"),
             ("help strat", "error: no help for 'strat': did you mean start?"),
@@ -238,7 +240,7 @@ class ProgramTests(ServedTests):
             status, out, err = self.run_it(self.server.address, *arguments, "--json", lines=lines)
             self.assertEqual([json.loads(line)["code"] for line in out.splitlines()], ["ok", "fail", "ok"])
             self.assertEqual(status, 1)
-            self.assertIn("error: watch needs a command that only reads", err)
+            self.assertIn("error: watch needs a command that changes nothing", err)
         self.assertEqual(self.run_it(self.server.address, "-", lines="stop\nquit\nstart\n"), (0, "ok\n", ""))
 
     def test_the_address_of_the_environment(self) -> None:
@@ -267,10 +269,64 @@ class ProgramTests(ServedTests):
         script = f"{self.run_it('--print-completion', 'bash')[1]}\ncomplete -p discos-backend-client"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
+        # The file is for the installed program, by whatever name it was printed.
+        self.assertEqual(
+            run_program(lambda argv: program.main(argv, "a b"), "--print-completion", "bash").out,
+            script.rpartition("\ncomplete -p")[0],
+        )
         with mock.patch.dict("sys.modules", {"shtab": None}):
             status, _, err = self.run_it("--print-completion", "bash")
         self.assertEqual(status, 2)
         self.assertIn("needs shtab: pip install 'discosbackend[shell]'", err)
+
+    @unittest.skipUnless(HAS_SHTAB, "needs shtab: pip install 'discosbackend[shell]'")
+    def test_completion_in_bash(self) -> None:
+        """Of command lines as bash splits them: at each colon that is not quoted."""
+        address = ["127.0.0.1", ":", "8978"]
+        cases = (
+            ("", [*address, "set-conf"], ["set-configuration"]),
+            ("", [*address, "get-t"], ["get-tpi", "get-tp0"]),
+            ("", ["'[::1]:8978'", "stat"], ["status"]),
+            ("", ["--timeout", "5", *address, "stat"], ["status"]),
+            ("", ["--json", "[", "::", "1]", ":", "8978", "stat"], ["status"]),
+            ("127.0.0.1:8978", ["set-conf"], ["set-configuration"]),
+            ("127.0.0.1:8978", ["--timeout", "5", "stat"], ["status"]),
+            ("127.0.0.1:8978", [*address, "stat"], ["status"]),
+            ("127.0.0.1:8978", ["--js"], ["--json"]),
+            ("", ["set-conf"], []),
+            ("", ["--js"], ["--json"]),
+        )
+        script = self.run_it("--print-completion", "bash")[1]
+        for variable, words, _ in cases:
+            array = shlex.join(["discos-backend-client", *words])
+            script += f"\nDISCOS_BACKEND={variable}; COMP_WORDS=({array}); COMP_CWORD={len(words)}\n"
+            # compopt is only possible during a completion.
+            script += 'COMPREPLY=(); _discos_backend_client discos-backend-client 2>/dev/null; echo "${COMPREPLY[*]}"\n'
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=folder
+            )
+        self.assertEqual(done.stderr, "")
+        self.assertEqual([line.split() for line in done.stdout.splitlines()], [wanted for *_, wanted in cases])
+
+    def test_words_of_the_shell(self) -> None:
+        """They are not sent by mistake. As complete requests they are."""
+        self.assertEqual(set(SHELL_WORDS), {*shell_module._OWN, "exit"})
+        for word in (*SHELL_WORDS, "?"):
+            with self.subTest(word):
+                status, out, err = self.run_it(self.server.address, word, "status")
+                self.assertEqual((status, out, self.server.received), (2, "", []))
+                self.assertIn(f"error: {word} is a word of the shell, and not sent: start the shell", err)
+        self.assertEqual(self.run_it(self.server.address, "?help"), (0, "!help,ok\n", ""))
+
+    def test_help_is_not_a_reply(self) -> None:
+        """With --json, standard output has lines of JSON only."""
+        lines = "help\nhelp start\nhelp watch\nstop\n"
+        status, out, err = self.run_it("--json", self.server.address, "-", lines=lines)
+        self.assertEqual(status, 0)
+        self.assertEqual([json.loads(line)["command"] for line in out.splitlines()], ["stop"])
+        self.assertIn("start [timestamp]\n", err)
+        self.assertIn("start [timestamp]\n", self.run_it(self.server.address, "-", lines=lines)[1])
 
 
 class PageTests(ServedTests):

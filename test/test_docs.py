@@ -588,6 +588,16 @@ class InAFolderTests(unittest.TestCase):
             self.assertRegex(done.stdout, re.sub(r"\d{10}\\?\.\d{7}", r"\\d{10}\\.\\d{7}", reply) + "\n")
             self.check_my_backend(server)
 
+    def test_the_first_example_of_the_client_with_the_server_of_the_readme(self) -> None:
+        first = next(block for block in blocks(ROOT / "docs" / "clients.md") if block.words[:1] == ["python"])
+        with served(cwd=self.folder) as server:
+            code = first.code.replace('"127.0.0.1", 8978', f'"127.0.0.1", {server.address[1]}')
+            # In 20 ms instead of 2 s.
+            code = code.replace("2 * 10**7", "2 * 10**5").replace("in two seconds", "soon")
+            done = run([sys.executable, "-c", code], self.folder)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertRegex(done.stdout, r"\A\[\d+\.\d+(, \d+\.\d+)+\]\n\Z")
+
     def test_client_whose_server_hangs_up_before_the_greeting(self) -> None:
         for ends in ({"side_effect": ConnectionResetError("reset by peer")}, {"return_value": b""}):
             with self.subTest(ends), mock.patch("socket.create_connection") as connect:

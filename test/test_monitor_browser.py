@@ -118,6 +118,27 @@ class BrowserTests(unittest.TestCase):
         self.run_script("document.getElementById('hold').click()")
         wait_until(lambda: len(self.rows()) > len(held), "the end of the hold")
 
+    def test_refused_requests_do_not_displace_a_change(self) -> None:
+        ask(self.connection, b"?set-filename,/tmp/kept.fits")
+        self.wait_for_row("/tmp/kept.fits")
+        self.run_script(
+            "for (let i = 0; i < 600; i++) EVENTS.exchange({t: 1e10 + i, peer: 'p', q: '?get-tpi', a: '!get-tpi,fail',"
+            " s: 0, code: 'fail', changes: false, at: null})"
+        )
+        self.wait_for_row("?get-tpi")
+        self.assertTrue([row for row in self.rows() if "/tmp/kept.fits" in row])
+
+    def test_a_timed_stop_and_a_filter_without_a_match(self) -> None:
+        ask(self.connection, b"?stop,4102444800.1290000")
+        self.assertIn("at 2100-01-01 00:00:00.129", self.wait_for_row("?stop,4102444800"))
+        self.run_script(
+            "const box = document.getElementById('filter'); box.value = 'no such text';"
+            "box.dispatchEvent(new Event('input'))"
+        )
+        wait_until(lambda: not self.rows(), "the filter")
+        shown = "return document.querySelector('.scroll > div').innerText.trim()"
+        self.assertEqual(self.run_script(shown), "No request contains this text.")
+
     def test_the_acquisition_and_the_picture(self) -> None:
         ask(self.connection, b"?set-configuration,SK00", b"?start")
         shown = "return [...document.querySelectorAll('.big')].filter(e => e.offsetParent).map(e => e.innerText.trim())"
@@ -240,12 +261,17 @@ class EndTests(unittest.TestCase):
                 lambda: browser.run("return typeof latest !== 'undefined' && latest !== null"), "the first status"
             )
             self.assertTrue(browser.run("return document.getElementById('lost').hidden"))
+            self.assertRegex(browser.run("return document.title"), r"\A✓ ")
             running.process.kill()
             running.process.wait(PATIENCE)
             wait_until(lambda: not browser.run("return document.getElementById('lost').hidden"), "the warning")
             text = browser.run("return document.getElementById('lost').innerText")
             self.assertRegex(text, r"\ANothing heard from the server for \d+ s: ")
             self.assertIn("stale", browser.run("return document.body.className"))
+            self.assertRegex(browser.run("return document.title"), r"\A\? \w")
+            # What is drawn later, by a filter for example, does not bring the ✓ back.
+            browser.run("showExchanges()")
+            self.assertRegex(browser.run("return document.title"), r"\A\? \w")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 import unittest
+from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -38,9 +40,10 @@ class Instrument(Backend):
         self.acquisition = Acquisition(begin=lambda _: None, end=lambda _: None)
         self.looks = 0
         self.picture: Any = None
+        self.text = "ok"
 
     def status(self):
-        return Ticks.now(), "ok", self.acquisition.acquiring
+        return Ticks.now(), self.text, self.acquisition.acquiring
 
     def set_configuration(self, configuration):
         pass
@@ -134,7 +137,7 @@ class EventTests(unittest.TestCase):
         self.assertEqual(kept[0]["q"], "?set-configuration,SK00")
         self.assertEqual(kept[0]["a"], "!set-configuration,ok")
         self.assertEqual((kept[0]["code"], kept[0]["changes"], kept[1]["changes"]), ("ok", True, False))
-        self.assertEqual(set(kept[0]), {"t", "c", "peer", "q", "a", "s", "name", "code", "changes"})
+        self.assertEqual(set(kept[0]), {"t", "c", "peer", "q", "a", "s", "name", "code", "changes", "at"})
         status = dict(events)["status"]
         self.assertEqual(status["version"], 1)
         self.assertEqual(status["status"]["text"], "ok")
@@ -146,6 +149,25 @@ class EventTests(unittest.TestCase):
         self.server.wait(0.1)
         (found,) = reader.named("exchange")
         self.assertEqual(found["q"], "?set-configuration,SK00")
+
+    def test_the_time_in_a_request(self) -> None:
+        """That of a timed start or stop, in Unix seconds, in both forms of the protocol."""
+        reader = self.server.open()
+        reader.new()
+        for request, at in (
+            (b"?start", None),
+            (b"?start,17960000955000000", 1796000095.5),
+            (b"?stop,1796000095.1290000", 1796000095.129),
+            (b"?stop,soon", None),
+            (b"?stop,", None),
+            (b"?set-filename,17960000955000000", None),
+            (b"?convert-timestamp,17960000955000000", None),
+        ):
+            with self.subTest(request):
+                self.server.ask(request)
+                self.server.wait(0.1)
+                (found,) = reader.named("exchange")
+                self.assertEqual(found["at"], at)
 
     def test_bytes_of_a_peer_cannot_make_an_event(self) -> None:
         reader = self.server.open()
@@ -279,11 +301,29 @@ class BoundTests(unittest.TestCase):
         reader = self.server.open()
         (history,) = reader.named("history")
         names = [each["name"] for each in history["exchanges"]]
-        # A read that failed is kept with the changes.
-        self.assertEqual({name: names.count(name) for name in names}, {"start": 150, "get-tpi": 150, "status": 100})
-        self.assertEqual(history["exchanges"][299]["q"], "?get-tpi,1999")
+        self.assertEqual({name: names.count(name) for name in names}, {"start": 300, "get-tpi": 100, "status": 100})
+        self.assertEqual(history["exchanges"][299]["q"], "?start,1999")
         self.server.wait(0.2)
         self.assertEqual(reader.named("exchange"), [])
+
+    def test_refused_requests_do_not_displace_a_change(self) -> None:
+        reader = self.server.open()
+        reader.new()
+        self.server.live(exchange(1, "stop"))
+        for number in range(400):
+            self.server.live(exchange(number + 2, "get-tpi", "fail", changes=False))
+            self.server.live(exchange(number + 2, "set-section", "fail"))
+        self.server.wait(0.1)
+        self.assertIn("?stop,1", [data["q"] for data in reader.named("exchange")])
+        (history,) = self.server.open().named("history")
+        self.assertIn("?stop,1", [each["q"] for each in history["exchanges"]])
+        self.assertLessEqual(len(history["exchanges"]), 500)
+        # On the page without JavaScript too. The list is in the order of time.
+        shown = self.server.live.last_exchanges()
+        self.assertEqual(shown[-1]["q"], "?stop,1")
+        self.assertEqual(len(shown), 51)
+        times = [each["t"] for each in shown]
+        self.assertEqual(times, sorted(times, reverse=True))
 
     def test_a_flood(self) -> None:
         reader = self.server.open()
@@ -291,12 +331,14 @@ class BoundTests(unittest.TestCase):
         for number in range(1000):
             self.server.live(exchange(number))
             self.server.live(exchange(number, "status", changes=False))
+            self.server.live(exchange(number, "stop", "fail"))
         self.server.wait(0.1)
         events = reader.new()
         shown = [data["q"] for name, data in events if name == "exchange"]
-        self.assertEqual(len(shown), 40)
-        self.assertEqual((shown[0], shown[29], shown[39]), ("?start,970", "?start,999", "?status,999"))
-        self.assertEqual(dict(events)["missed"], {"total": 1960})
+        self.assertEqual(len(shown), 50)
+        self.assertEqual((shown[0], shown[29]), ("?start,970", "?start,999"))
+        self.assertEqual((shown[39], shown[49]), ("?stop,999", "?status,999"))
+        self.assertEqual(dict(events)["missed"], {"total": 2950})
         self.server.wait(0.1)
         self.assertNotIn("missed", dict(reader.new()))
 
@@ -555,6 +597,43 @@ class PageTests(unittest.TestCase):
             self.assertEqual(code, 200)
             self.assertIn("caf\\udcff&lt;/script&gt;", body)
             server.clock.advance(1)
+
+    def test_nothing_has_changed_yet(self) -> None:
+        begin = datetime.fromtimestamp(self.server.state.about.begin, UTC)
+        text = f'started at <span data-text="server.begin|clock">{begin:%Y-%m-%d %H:%M:%S}</span>'
+        shown = '<p class="quiet" data-show="!filter">No client has changed anything since the server'
+        body = self.server.get("/")[2]
+        self.assertIn(f"{shown} {text}.</p>", body)
+        self.assertIn('<div data-show="!exchanges">', body)
+        self.server.ask(b"?set-configuration,SK00")
+        self.server.wait(2)
+        self.assertIn('<div data-show="!exchanges" hidden>', self.server.get("/")[2])
+
+    def test_a_timed_stop_is_shown_in_words(self) -> None:
+        self.server.ask(b"?start")
+        self.server.ask(b"?stop,17960000955000000")
+        body = self.server.get("/")[2]
+        self.assertIn('data-show="at">at <span data-text="at|moment">2026-11-30 00:54:55.500</span>', body)
+        self.assertIn('<code data-text="q">?start</code> <span class="quiet" data-show="at" hidden>', body)
+
+    def test_the_sentence_about_the_server_and_its_instrument(self) -> None:
+        mark = '<span class="mark" data-is="health.state" data-state="{}"></span><span data-text="health.summary">{}<'
+        for text, problem, state, sentence in (
+            ("ok", "", "good", "The server is all right."),
+            ("ADC 3", "", "attention", "The server answers; the instrument does not report ok."),
+            ("ok", "no", "bad", "The instrument reports ok, but the server has a problem:"),
+            ("ADC 3", "no", "bad", "The server has a problem:"),
+        ):
+            with self.subTest(sentence):
+                server = Watched()
+                server.backend.text = text
+                reasons = [problem] if problem else []
+                with patch.object(server.snapshot, "health", lambda found=reasons: found):
+                    body = server.get("/")[2]
+                self.assertIn(mark.format(state, sentence), body)
+        tap = Watched(state=False).get("/")[2]
+        unknown = "The server answers; the status of the instrument is not known yet."
+        self.assertIn(mark.format("unknown", unknown), tap)
 
     def test_each_client_keeps_its_place(self) -> None:
         for requests, connection in enumerate([self.server.connect() for _ in range(3)], 1):

@@ -215,6 +215,13 @@ class ValueTests(unittest.TestCase):
         self.assertIn(("adc0.temperature", "warn"), states)
         self.assertEqual(len(states), 3)
 
+    def test_lost_lines_of_the_flight_recorder(self) -> None:
+        server = Monitored()
+        self.assertNotIn(f"{PREFIX}lost_exchanges_total", scraped(server))
+        server.snapshot.recorder = lambda: {"file": "/x", "problem": "", "lost": 7}
+        server.clock.advance(2)
+        self.assertEqual(scraped(server)[f"{PREFIX}lost_exchanges_total"], {(): 7})
+
     def test_behind_a_tap(self) -> None:
         server = Monitored(state=False)
         server.ask(b"?status")
@@ -280,6 +287,12 @@ class DeployTests(unittest.TestCase):
         self.assertEqual(len(set(alerts)), len(alerts))
         self.assertEqual(len(re.findall(r"(?m)^          summary: .+$", text)), len(alerts))
         self.assertGreater(len(self.check(expressions)), 8)
+        rules = dict(zip(alerts, expressions, strict=True))
+        # The value stays until the next timed start, and the alert must not.
+        lateness = f"{PREFIX}last_lateness_seconds"
+        self.assertEqual(rules["BackendScanLate"], f"{lateness} > 0.1 unless {lateness} offset 10m == {lateness}")
+        # MISTRAL never reports ok.
+        self.assertIn(f'unless on (job, instance) {PREFIX}info{{name=~"(?i).*mistral.*"}}', rules["BackendStatusNotOk"])
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ class FormatTests(unittest.TestCase):
             ("value", 1.23456e-5, "1.235e-5"), ("value", -2.5e9, "-2.500e9"), ("value", -71.25, "-71.25"),
             ("date", 0, "1970-01-01"), ("now", NOW, "00:53:19"),
             ("clock", NOW - 60, "00:52:19"), ("clock", NOW - 86400, "2026-11-29 00:53:19"),
+            ("moment", NOW, "00:53:19.500"), ("moment", NOW - 86400.4951, "2026-11-29 00:53:19.004"),
+            ("moment", -1, "–"), ("moment", 1e300, "–"),
             ("clock", -1, "– –"), ("clock", 1e300, "– –"),
             ("age", NOW, "0 s"), ("age", NOW - 59.9, "59 s"), ("age", NOW - 253, "4 min 13 s"),
             ("age", NOW - 7500, "2 h 5 min"), ("age", NOW - 93784, "1 d 2 h"), ("age", NOW + 5, "0 s"),

@@ -6,8 +6,11 @@ import errno
 import itertools
 import json
 import os
+import re
 import resource
+import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 import unittest
@@ -21,6 +24,7 @@ from hypothesis import strategies as st
 from discosbackend.cli import access_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
+from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
 from discosbackend.monitor.recording_file import line_of
 from discosbackend.ticks import Ticks
@@ -28,7 +32,7 @@ from discosbackend.ticks import Ticks
 from .in_memory import Scripted, greeted, ok
 from .program_in_memory import served_in_memory
 from .programs import run_program
-from .serving import Server, ask, program, served
+from .serving import ROOT, Server, ask, program, served
 from .settings import LONG, PATIENCE, wait_until
 
 WHOLE = b'{"discos-recording": 1, "server": "x", "begin": "1.0000000"}\n'
@@ -238,9 +242,9 @@ class ContinueTests(RecorderTestCase):
                 self.assertEqual(self.refused(path), f"{path.resolve()} is {words}: a recording needs a regular file")
 
     def test_what_cannot_be_opened(self) -> None:
-        self.assertRegex(
-            self.refused(self.folder / "none" / "x"), r"\Acannot record to .*/x: No such file or directory\Z"
-        )
+        folder = self.folder.resolve() / "none"
+        wanted = f"cannot record to {folder}/x: the folder {folder} does not exist: create it"
+        self.assertEqual(self.refused(folder / "x"), wanted)
         with mock.patch.object(os, "access", return_value=False):
             self.assertRegex(self.refused(), r"could not be rotated: its folder cannot be written\Z")
 
@@ -557,7 +561,11 @@ class OptionTests(RecorderTestCase):
                 f"{self.folder.resolve()} is a folder: a recording needs a regular file",
             ),
             (["--record", "/dev/full"], 1, "--record '/dev/full': /dev/full is a device"),
-            (["--record", str(self.folder / "a" / "b")], 1, "/a/b: No such file or directory"),
+            (
+                ["--record", str(self.folder / "a" / "b")],
+                1,
+                f"/a/b: the folder {self.folder.resolve()}/a does not exist: create it",
+            ),
             (["--record-size", "5"], 2, "--record-size needs --record"),
             (["--record", "x", "--record-size", "0"], 2, "'0' is not a number of MB from 1 to 1000000"),
             (["--record", "x", "--record-size", "1e3"], 2, "'1e3' is not a number of MB"),
@@ -573,6 +581,30 @@ class OptionTests(RecorderTestCase):
     def test_the_default_size(self) -> None:
         """The program does not import the recorder for its help, so the number is written twice."""
         self.assertEqual(recorder_module.SIZE, access_options._SIZE)
+
+    def test_the_web_server_shows_the_absolute_path(self) -> None:
+        options = ("--no-data", "--record", os.path.relpath(self.path), "--http", "8080")
+        with served_in_memory(*options) as running:
+            (live,) = [each for each in running.factory.listeners if isinstance(each, Live)]
+            shown = live._snapshot.document()["recorder"]
+            self.assertEqual(shown, {"file": str(self.path.resolve()), "problem": "", "lost": 0})
+
+    @unittest.skipUnless(shutil.which("jq"), "needs jq")
+    def test_the_command_of_the_documentation(self) -> None:
+        """It shows who sent stop, without a rotated file and with one."""
+        page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+        (shown,) = re.findall(r"```sh\n(.*\bjq\b.*)\n```", page)
+        recorder = self.recorder()
+        recorder(exchange(1, b"?stop,1", b"!stop,ok"))
+        recorder(exchange(1, b"?status"))
+        recorder.close()
+        wanted = "2026-11-30T00:53:19Z 10.0.0.7:4711 ?stop,1 !stop,ok\n"
+        for lines in (1, 2):
+            done = subprocess.run(
+                shown, shell=True, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            self.assertEqual((done.stdout, done.stderr), (wanted * lines, ""))
+            shutil.copy(self.path, f"{self.path}.1")
 
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:

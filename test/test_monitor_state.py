@@ -14,14 +14,17 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import Acquisition, Backend, Sensor, Ticks, __version__, blocking, command
 from discosbackend.log import LogWriter
 from discosbackend.monitor.clock_health import Step
 from discosbackend.monitor.snapshot import shortened, status_of
-from discosbackend.monitor.state import dropped_log_lines
+from discosbackend.monitor.state import ServerState, dropped_log_lines
 from discosbackend.scheduler import LaneState, Worker
+from discosbackend.server import DBService, tcp_endpoint
 from discosbackend.simulator import SimulatedBackend
+from discosbackend.simulator.faults.protocol import FaultyFactory
 from discosbackend.watchdog import Finding, Place, Watchdog
 
 from .in_memory import quiet
@@ -348,6 +351,23 @@ class LogTests(unittest.TestCase):
             self.assertEqual(writer.dropped, number)
 
 
+class PauseTests(unittest.TestCase):
+    def test_a_pause_is_a_reason(self) -> None:
+        server = Monitored()
+        factory = FaultyFactory(server.handler, reactor=server.clock)
+        service = DBService(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), factory)
+        server.snapshot.state = ServerState(service)
+        self.assertEqual(server.get("/health")[::2], (200, "ok\n"))
+        factory.pause()
+        paused = (503, "paused by the control channel: no request is answered\n")
+        self.assertEqual(server.get("/health")[::2], paused)
+        self.assertEqual(server.get("/health?status=1")[::2], paused)
+        self.assertEqual(server.snapshot.document()["health"]["state"], "bad")
+        factory.resume()
+        server.clock.advance(2)
+        self.assertEqual(server.get("/health")[::2], (200, "ok\n"))
+
+
 class StatusTests(unittest.TestCase):
     def test_what_a_reply_says(self) -> None:
         for reply, wanted in (
@@ -465,7 +485,9 @@ class DocumentTests(unittest.TestCase):
             self.assertIsNone(document[name])
         self.assertEqual(document["sensors"], [])
         self.assertEqual(document["status"]["text"], "ok")
-        self.assertEqual(document["health"], {"ok": True, "reasons": []})
+        self.assertEqual(
+            document["health"], {"ok": True, "reasons": [], "state": "good", "summary": "The server is all right."}
+        )
         # A tap does not ask the instrument anything.
         server.clock.advance(100)
         self.assertIsNone(server.snapshot.refresh_status())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from discosbackend._version import __protocol_version__, __version__
 
-__all__ = ["REPORTS", "add_config", "add_report_options", "add_version", "not_negative", "parse"]
+__all__ = ["REPORTS", "add_config", "add_report_options", "add_version", "errors_name_file", "not_negative", "parse"]
 
 
 REPORTS = {
@@ -54,6 +55,28 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         help="a TOML file with the values of other options, by their names without the dashes; options on the command "
         "line have precedence",
     )
+
+
+@contextmanager
+def errors_name_file(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None
+) -> Iterator[None]:
+    """Make the errors of a parser name the file of --config, in the context, if there is one.
+
+    Parameters
+    ----------
+    parser, arguments
+        As for parse().
+    options
+        The result of parse().
+    """
+    if options.config is None:
+        yield
+        return
+    from discosbackend.cli.config_file import errors_name
+
+    with errors_name(parser, options.config, sys.argv[1:] if arguments is None else arguments):
+        yield
 
 
 def parse(

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from discosbackend.log import printable
 from discosbackend.toml import did_you_mean, read_toml
 
-__all__ = ["ConfigError", "parse_with_file"]
+__all__ = ["ConfigError", "errors_name", "parse_with_file"]
 
 
 class ConfigError(Exception):
@@ -63,7 +63,7 @@ def parse_with_file(
         lines = [(action, _as_arguments(key, value, action)) for key, value, action in _entries(parser, table)]
     except ConfigError as problem:
         _refuse(parser, name, str(problem))
-    with _nothing_required(parser), _errors_name(parser, name):
+    with _nothing_required(parser), errors_name(parser, name):
         # The whole file is checked, also what the command line replaces.
         parser.parse_args([argument for _, each in lines for argument in each])
     replaced = _replaced(parser, given, rivals)
@@ -174,8 +174,21 @@ def _nothing_required(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 @contextmanager
-def _errors_name(parser: argparse.ArgumentParser, name: str) -> Iterator[None]:
-    """Make the errors of a parser name the file, in the context."""
+def errors_name(parser: argparse.ArgumentParser, name: str, arguments: Sequence[str] | None = None) -> Iterator[None]:
+    """Make the errors of a parser name the file, in the context.
+
+    Parameters
+    ----------
+    parser
+        The parser.
+    name
+        The name of the file.
+    arguments
+        The command line, if the errors may also be caused by its options. Then the errors name both, unless the
+        command line has no other option than --config.
+    """
+    if arguments is not None and set(_given(parser, arguments)) - {"config"}:
+        name = f"{name}, together with the command line"
     error: Callable[[str], NoReturn] = lambda message: _refuse(parser, name, message)  # noqa: E731
     # An attribute of the instance precedes the method.
     vars(parser)["error"] = error

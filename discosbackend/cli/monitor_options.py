@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # The port of the telemetry proxy for publishers.
 _PROXY_PORT = 16001
+# The port at which clients expect it.
+_CLIENT_PORT = 16000
 
 _KEYS = "~/.config/discos/telemetry/client"
 
@@ -322,14 +324,14 @@ def _name(text: str) -> str:
 
 
 def _proxy_address(text: str) -> _Address:
-    host, port = _split(text)
+    host, port = _split(text, _PROXY_PORT)
     if not host or port == "":
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST or HOST:PORT")
     return host, _port(text, port, 1) if port is not None else _PROXY_PORT
 
 
 def _own_address(text: str) -> _Address:
-    host, port = _split(text)
+    host, port = _split(text, _CLIENT_PORT)
     if port is None:
         host, port = "127.0.0.1", host
     if not host:
@@ -337,16 +339,24 @@ def _own_address(text: str) -> _Address:
     return host, _port(text, port, 0)
 
 
-def _split(text: str) -> tuple[str, str | None]:
-    """Split an address into the host and the port, which is None if there is none. An IPv6 host is in brackets."""
+def _split(text: str, such_as: int) -> tuple[str, str | None]:
+    """Split an address into the host and the port, which is None if there is none. An IPv6 host is in brackets.
+
+    Parameters
+    ----------
+    text
+        The address.
+    such_as
+        The port of the example in an error.
+    """
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or ":" not in host or rest[:1] not in ("", ":"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not [HOST]:PORT, such as [::1]:16000")
+            raise argparse.ArgumentTypeError(f"{text!r} is not [HOST]:PORT, such as [::1]:{such_as}")
         return host, rest[1:] if rest else None
     host, colon, port = text.partition(":")
     if ":" in port:
-        raise argparse.ArgumentTypeError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:16000")
+        raise argparse.ArgumentTypeError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:{such_as}")
     if not all(each.isalnum() or each in ".-_" for each in host):
         raise argparse.ArgumentTypeError(f"{text!r} is not a host and a port")
     return host, port if colon else None

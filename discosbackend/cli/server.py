@@ -30,7 +30,7 @@ from discosbackend.cli.access_options import (
     recorder_of,
     without_addresses,
 )
-from discosbackend.cli.argument_types import add_config, add_version, not_negative, parse
+from discosbackend.cli.argument_types import add_config, add_version, errors_name_file, not_negative, parse
 from discosbackend.cli.monitor_options import (
     add_http_options,
     add_telemetry_options,
@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from discosbackend.cli.simulated import listing
 
         _print(parser, listing(parser, options))
-    access = _checked(parser, options)
+    with errors_name_file(parser, options, arguments):
+        access = _checked(parser, options)
     if options.print_unit is not None:
         _print(parser, _unit(parser, options, sys.argv[1:] if arguments is None else arguments))
     limited = configure_logging(options)
@@ -142,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             from discosbackend.cli.simulated import simulation, unknown
 
             if wrong := unknown(options.simulate):
-                parser.error(wrong)
+                with errors_name_file(parser, options, arguments):
+                    parser.error(wrong)
             simulated = simulation(options)
             _serve(options, limited, access, simulated.backend, simulated)
     except CannotServe as problem:
@@ -183,14 +185,21 @@ def _print(parser: argparse.ArgumentParser, text: str) -> NoReturn:
 
 def _unit(parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Return the systemd unit of this command line. Exit with an error if there can be none."""
-    from discosbackend.cli.unit import this_unit
+    from discosbackend.cli.unit import created_files, this_unit
 
     if options.print_unit == "template" and options.config is not None:
         parser.error("--print-unit template adds --config, with a file for each instance: leave out --config")
     # A method that blocks the server for longer than the time limit of a command is certainly stuck.
     watchdog = max(options.command_timeout or 0.0, _SHORTEST_WATCHDOG)
     try:
-        return str(this_unit(arguments, options.print_unit, watchdog=watchdog, stop=longest_exit(options.stop_timeout)))
+        unit = this_unit(
+            arguments,
+            options.print_unit,
+            watchdog=watchdog,
+            stop=longest_exit(options.stop_timeout),
+            files=created_files(options),
+        )
+        return str(unit)
     except CannotServe as problem:
         parser.exit(1, f"{parser.prog}: {printable(str(problem))}\n")
 
@@ -404,7 +413,7 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
     names = getattr(factory.handler, "commands", COMMANDS)
     web = start_http(options, factory.reactor, factory.listeners, lambda: state.about, names=names, state=state)
     if recorder is not None:
-        web.snapshot.recorder = lambda: {"file": options.record, "problem": recorder.problem, "lost": recorder.lost}
+        web.snapshot.recorder = recorder.to_dict
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 

@@ -33,6 +33,7 @@ from discosbackend.cli.argument_types import (
     add_config,
     add_report_options,
     add_version,
+    errors_name_file,
     not_negative,
     parse,
 )
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     parser = _parser()
     options = parse(parser, arguments)
-    access = _checked(parser, options)
+    with errors_name_file(parser, options, arguments):
+        access = _checked(parser, options)
     limited = configure_logging(options)
     status = 0
     try:
@@ -258,7 +260,7 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
 
     web = start_http(options, factory.reactor, factory.listeners, about, names=COMMANDS)
     if recorder is not None:
-        web.snapshot.recorder = lambda: {"file": options.record, "problem": recorder.problem, "lost": recorder.lost}
+        web.snapshot.recorder = recorder.to_dict
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from discosbackend.cli.own_backend import CannotServe
 
-__all__ = ["KINDS", "Unit", "this_unit", "quoted"]
+__all__ = ["KINDS", "Unit", "created_files", "this_unit", "quoted"]
 
 KINDS = ("service", "template")
 """What --print-unit can write: the unit of this command line, or a template for several instruments."""
@@ -19,6 +20,11 @@ KINDS = ("service", "template")
 # A word of these characters needs no quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./~$^-]+", re.ASCII)
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "%": "%%"})
+
+# The folders in which systemd creates a folder for the server, by the settings that do this.
+_ROOTS = {"StateDirectory": "/var/lib", "RuntimeDirectory": "/run", "LogsDirectory": "/var/log"}
+# The name of such a folder, without characters that have a meaning for systemd.
+_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*", re.ASCII)
 
 _TEXT = """\
 # {save}
@@ -32,7 +38,7 @@ Type=notify
 ExecStart={command}
 WorkingDirectory={folder}
 {environment}{user}
-Restart=on-failure
+{folders}Restart=on-failure
 RestartSec=5
 # The exit status for an invalid command line, which stays invalid.
 RestartPreventExitStatus=2
@@ -90,6 +96,8 @@ class Unit:
     """The value of PYTHONPATH. "": it is not set."""
     kind: str = "service"
     """One of KINDS."""
+    files: Sequence[str] = ()
+    """The absolute paths of the files and sockets that the options name, and that the server creates."""
 
     def __str__(self) -> str:
         """The text of the unit. Raise CannotServe if the working folder cannot be written in a unit."""
@@ -106,6 +114,7 @@ class Unit:
             folder=_folder(self.folder),
             environment=f"Environment={path}\n" if self.python_path else "",
             user=f"User={self.user}" if self.user else _NO_USER,
+            folders=_folders_of(self.files),
             watchdog=math.ceil(self.watchdog),
             stop=math.ceil(self.stop),
         )
@@ -131,6 +140,29 @@ def quoted(word: str, *, variables: bool = True) -> str:
     return text if _PLAIN.fullmatch(word) else f'"{text}"'
 
 
+def _folders_of(files: Sequence[str]) -> str:
+    """Return the settings that create the folders of these files, and comments for those that systemd cannot create."""
+    lines: list[str] = []
+    # A path with a line end would add a line to the unit.
+    for file in filter(str.isprintable, files):
+        folder = os.path.dirname(file)
+        for setting, root in _ROOTS.items():
+            inside = os.path.relpath(folder, root)
+            if inside == ".":
+                better = f"{root}/discos-backend/{os.path.basename(file)}"
+                line = f"# Only root can create files in {root}. Write {better}, and add {setting}=discos-backend."
+            elif not inside.startswith("..") and _NAME.fullmatch(inside):
+                line = f"# systemd creates {folder}, and the user of the server can write to it.\n{setting}={inside}"
+            else:
+                continue
+            break
+        else:
+            line = f"# The folder {folder} has to exist, and the user of the server needs to be able to write to it."
+        if line not in lines:
+            lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _folder(folder: str) -> str:
     """Return a folder as WorkingDirectory= contains it: this setting has no quotes and no escapes."""
     if folder != folder.strip() or folder.endswith("\\") or not folder.isprintable():
@@ -138,7 +170,7 @@ def _folder(folder: str) -> str:
     return folder.replace("%", "%%")
 
 
-def this_unit(arguments: Sequence[str], kind: str, *, watchdog: float, stop: float) -> Unit:
+def this_unit(arguments: Sequence[str], kind: str, *, watchdog: float, stop: float, files: Sequence[str] = ()) -> Unit:
     """Return the unit that starts this process in the same way.
 
     Parameters
@@ -147,6 +179,8 @@ def this_unit(arguments: Sequence[str], kind: str, *, watchdog: float, stop: flo
         The command line without the program's name. The option --print-unit is left out.
     kind, watchdog, stop
         As in Unit.
+    files
+        The paths of the files and sockets that the server creates, relative to the current folder.
 
     Raises
     ------
@@ -168,7 +202,20 @@ def this_unit(arguments: Sequence[str], kind: str, *, watchdog: float, stop: flo
         stop,
         os.pathsep.join(map(os.path.abspath, path.split(os.pathsep))) if path else "",
         kind,
+        [os.path.abspath(file) for file in files],
     )
+
+
+def created_files(options: argparse.Namespace) -> list[str]:
+    """Return the paths of the files and sockets that a server with these options creates."""
+    found = [] if options.record is None else [options.record]
+    socket = re.match(r"unix:(?:address=)?((?:\\.|[^:\\])+)", options.listen or "")
+    if socket is not None:
+        found.append(re.sub(r"\\(.)", r"\1", socket[1]))
+    # The address of a control channel is a path if it contains a slash.
+    if "/" in (options.control or ""):
+        found.append(options.control)
+    return found
 
 
 def _user() -> str:

@@ -13,7 +13,7 @@ from discosbackend.client.address import VARIABLE, address_in_environment, host_
 from discosbackend.client.blocking import Client
 from discosbackend.client.layout import as_json, painted, plain
 from discosbackend.client.methods import REPLY_MARGIN, REPLY_WAIT
-from discosbackend.client.words import request_of
+from discosbackend.client.words import SHELL_WORDS, request_of
 from discosbackend.commands import COMMANDS, CONVERSION_TIMEOUT
 from discosbackend.errors import ClientError, GrammarException, Interrupted, NoReply, reason_of
 from discosbackend.grammar import OK, Message, name_pattern
@@ -48,7 +48,48 @@ exit status:
 """
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "discos-backend-client") -> NoReturn:
+_PROGRAM = "discos-backend-client"
+
+_BASH = f"""\
+# bash splits an address at its colons. Here its parts are joined again, and an address that is left out is added.
+_discos_backend_client() {{
+  local -a words=("${{COMP_WORDS[0]}}")
+  local index cursor=0 word joins=0 place=0 value=0
+  for (( index = 1; index < ${{#COMP_WORDS[@]}}; index++ )); do
+    word="${{COMP_WORDS[index]}}"
+    if (( ${{#words[@]}} > 1 )) && [[ "$word" =~ ^:+$ || $joins = 1 ]]; then
+      words[${{#words[@]}}-1]+="$word"
+    else
+      words+=("$word")
+    fi
+    [[ "$word" =~ ^:+$ ]] && joins=1 || joins=0
+    (( index == COMP_CWORD )) && cursor=$(( ${{#words[@]}} - 1 ))
+  done
+  # The place of the first word that is neither an option nor its value.
+  for (( index = 1; index < ${{#words[@]}} && place == 0; index++ )); do
+    word="${{words[index]}}"
+    if (( value )); then
+      value=0
+    elif [[ "$word" == --timeout || "$word" == --print-completion ]]; then
+      value=1
+    elif [[ "$word" != -?* ]]; then
+      place=$index
+    fi
+  done
+  if [[ -n "${VARIABLE}" ]] && (( place && place <= cursor )) && [[ "${{words[place]}}" != *:* ]]; then
+    words=("${{words[@]:0:place}}" "${VARIABLE}" "${{words[@]:place}}")
+    cursor=$(( cursor + 1 ))
+  fi
+  local -a COMP_WORDS=("${{words[@]}}")
+  local COMP_CWORD=$cursor
+  _shtab_discos_backend_client "$@"
+}}
+
+complete -o bashdefault -F _discos_backend_client discos-backend-client
+"""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = _PROGRAM) -> NoReturn:
     """Send one request and print its reply, or run the shell. For the exit status see _EPILOG.
 
     Parameters
@@ -116,6 +157,11 @@ def _address(parser: argparse.ArgumentParser, words: list[str]) -> tuple[str, in
         return found
     if not words:
         parser.error(f"HOST:PORT is missing: write it, or set the environment variable {VARIABLE}")
+    if words[0][:1] in ("?", "-") or words[0] in COMMANDS or words[0] in SHELL_WORDS:
+        parser.error(
+            f"HOST:PORT is missing before {words[0]}: write it, such as 127.0.0.1:8978, or set the environment "
+            f"variable {VARIABLE}"
+        )
     try:
         address = host_and_port(words[0])
     except argparse.ArgumentTypeError as problem:
@@ -130,6 +176,11 @@ def _run_one(
     """Send one request, and print the reply as it was sent, or as JSON."""
     escape_output()
     name = words[0]
+    if name in SHELL_WORDS or name == "?":
+        own = "" if name == "?" else f". A command of the backend with this name is sent by '?{name}'"
+        parser.error(
+            f"{name} is a word of the shell, and not sent: start the shell, by the address without a command{own}"
+        )
     goes_on = ""
     try:
         # What cannot be sent is refused before the server is asked for the time.
@@ -237,14 +288,14 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> NoReturn:
         import shtab
     except ImportError:
         parser.error("--print-completion needs shtab: pip install 'discosbackend[shell]'")
-    described = _parser(parser.prog)
+    described = _parser(_PROGRAM)
     # shtab completes a word by its choices, so the words are described one by one.
     words = described._get_positional_actions()[0]  # noqa: SLF001
     described._remove_action(words)  # noqa: SLF001
     described.add_argument("address", metavar="HOST:PORT")
     described.add_argument("command", choices=[*COMMANDS, "-"], nargs="?")
     described.add_argument("arguments", nargs="*").complete = shtab.FILE  # type: ignore[attr-defined]
-    write_result(shtab.complete(described, shell) + "\n")
+    write_result(f"{shtab.complete(described, shell)}\n{_BASH if shell == 'bash' else ''}")
     sys.exit(0)
 
 

@@ -26,7 +26,8 @@ __all__ = ["Completion", "Leave", "Shell"]
 
 _OWN = {
     "help": "help [COMMAND], or ?: the commands, or how one is written.",
-    "watch": "watch COMMAND [ARGUMENT ...] [SECONDS]: send a command that only reads again and again, until Ctrl-C.",
+    "watch": "watch COMMAND [ARGUMENT ...] [SECONDS]: send a command that changes nothing again and again, until "
+    "Ctrl-C.",
     "repeat": "repeat [TIMES]: send the previous request again.",
     "quit": "quit, exit or Ctrl-D: leave the shell.",
 }
@@ -186,7 +187,7 @@ class Shell:
         row = COMMANDS.get(words[0]) if words else None
         if row is None or row.changes:
             reads = ", ".join(name for name, each in COMMANDS.items() if not each.changes)
-            raise GrammarException(f"watch needs a command that only reads: {reads}")
+            raise GrammarException(f"watch needs a command that changes nothing: {reads}")
         interval = _WATCH_INTERVAL
         counts = {row.needed, len(row.arguments)}
         if len(words) > 1 and len(words) - 2 in counts:
@@ -213,17 +214,19 @@ class Shell:
         return worked
 
     def _help(self, words: list[str]) -> bool:
+        # With --json, standard output has replies only.
+        say = self._say_problem if self._json else self._say
         if not words:
             widest = max(len(name) for name in COMMANDS)
             lines = [f"{name:{widest}}  {row.help}" for name, row in COMMANDS.items()]
             lines += ["", *_OWN.values(), f"A time is {TIME_FORMS}.", "Any other word is sent as a command."]
-            self._say("\n".join(lines).replace("`", ""))
+            say("\n".join(lines).replace("`", ""))
             return True
         name = words[0]
         if name in COMMANDS:
-            self._say(_described(COMMANDS[name]))
+            say(_described(COMMANDS[name]))
         elif name in _OWN:
-            self._say(_OWN[name])
+            say(_OWN[name])
         else:
             raise GrammarException(f"no help for {name!r}{did_you_mean(name, [*COMMANDS, *_OWN])}")
         return True

@@ -13,10 +13,13 @@ from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.toml import did_you_mean
 from discosbackend.values import path_text
 
-__all__ = ["TIME_FORMS", "is_relative", "request_of", "usage_of"]
+__all__ = ["SHELL_WORDS", "TIME_FORMS", "is_relative", "request_of", "usage_of"]
 
 TIME_FORMS = "+5s (also ms, min, h) after the backend's clock, a date such as 2026-11-30T12:00:05Z, or Unix seconds"
 """How a time can be written, for help texts."""
+
+SHELL_WORDS = ("help", "watch", "repeat", "quit", "exit")
+"""The words that the shell executes itself. They are not sent."""
 
 _RELATIVE = re.compile(r"\+(?P<number>[0-9]+(?:\.[0-9]*)?)(?P<unit>ms|s|min|h)", re.ASCII)
 _TICKS_PER = {"ms": TICKS_PER_SECOND // 1000, "s": TICKS_PER_SECOND, "min": 60 * TICKS_PER_SECOND}

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -20,14 +20,19 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from discosbackend.commands import COMMANDS
 from discosbackend.coroutines import deferred_of
+from discosbackend.errors import GrammarException
 from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.grammar import parse_message
 from discosbackend.monitor.quick_look import QuickLook, encoded
 from discosbackend.monitor.sensor_history import SensorHistory
 from discosbackend.monitor.site import Page, send
 from discosbackend.monitor.slices import SlicedText
 from discosbackend.monitor.snapshot import Snapshot, shortened
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
+from discosbackend.ticks import Ticks
+from discosbackend.values import TYPES
 
 __all__ = ["MOST_READERS", "Events", "Live"]
 
@@ -42,14 +47,11 @@ _EVENT_STREAM = b"text/event-stream"
 _TICK = 0.1
 _PERIOD = 1.0
 
-# How many exchanges are kept for a page that is opened. Those that change nothing are kept separately, so that
-# polling does not displace the others.
-_MOST_CHANGES = 300
-_MOST_READS = 100
-
-# How many exchanges are sent in a tick. A page cannot show more.
-_CHANGES_PER_TICK = 30
-_READS_PER_TICK = 10
+# How many exchanges of each kind are kept for a page that is opened, and how many are sent in a tick; a page cannot
+# show more. The kinds are kept separately, so that neither polling nor refused requests displace the changes.
+_MOST_CHANGES, _CHANGES_PER_TICK = 300, 30
+_MOST_FAILURES, _FAILURES_PER_TICK = 100, 10
+_MOST_READS, _READS_PER_TICK = 100, 10
 
 # How long a slice of the work takes, in s.
 _SLICE = 3e-4
@@ -70,18 +72,19 @@ class _Batch(NamedTuple):
 class _Log:
     """The last exchanges of one kind, and how many of them have not been sent."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, per_tick: int) -> None:
         self.last: deque[Exchange] = deque(maxlen=most)
+        self.per_tick = per_tick
         self.unsent = 0
 
     def add(self, exchange: Exchange) -> None:
         self.last.append(exchange)
         self.unsent += 1
 
-    def take(self, most: int) -> tuple[list[Exchange], int]:
+    def take(self) -> tuple[list[Exchange], int]:
         """Return the newest unsent exchanges, and how many older ones are left out."""
         unsent, self.unsent = self.unsent, 0
-        count = min(unsent, most, len(self.last))
+        count = min(unsent, self.per_tick, len(self.last))
         return (list(self.last)[-count:] if count else []), unsent - count
 
 
@@ -109,8 +112,10 @@ class Live:
         self._reactor = reactor
         self._quick_look = quick_look
         self.sensor_history = SensorHistory(reactor, lambda: () if snapshot.state is None else snapshot.state.sensors)
-        self._changes = _Log(_MOST_CHANGES)
-        self._reads = _Log(_MOST_READS)
+        self._changes = _Log(_MOST_CHANGES, _CHANGES_PER_TICK)
+        self._failures = _Log(_MOST_FAILURES, _FAILURES_PER_TICK)
+        self._reads = _Log(_MOST_READS, _READS_PER_TICK)
+        self._logs = (self._changes, self._failures, self._reads)
         self._readers: set[_Reader] = set()
         self._timer: Any = None
         # The time of the reactor at which the status is sent next.
@@ -123,7 +128,8 @@ class Live:
     def __call__(self, record: Exchange | ConnectionEvent) -> None:
         """The listener: keep an exchange."""
         if isinstance(record, Exchange):
-            (self._changes if record.changes or record.code != "ok" else self._reads).add(record)
+            log = self._failures if record.code != "ok" else self._changes if record.changes else self._reads
+            log.add(record)
 
     def start(self) -> None:
         """Begin to keep the values of the sensors."""
@@ -142,8 +148,15 @@ class Live:
         return len(self._readers)
 
     def last_exchanges(self, most: int = 50) -> list[dict[str, Any]]:
-        """Return the last exchanges that changed something or failed, the newest first."""
-        return [_shown(exchange) for exchange in list(self._changes.last)[: -most - 1 : -1]]
+        """Return the last exchanges that changed something, and the last that failed, the newest first.
+
+        Parameters
+        ----------
+        most
+            How many of each kind.
+        """
+        found = [*list(self._changes.last)[-most:], *list(self._failures.last)[-most:]]
+        return [_shown(exchange) for exchange in sorted(found, key=_when, reverse=True)]
 
     # -- readers --------------------------------------------------------------------------------------
 
@@ -157,7 +170,7 @@ class Live:
         reader = _Reader(request, self._reactor)
         self._readers.add(reader)
         request.notifyFinish().addBoth(self._remove, reader)
-        last = [*self._changes.last, *self._reads.last]
+        last = [exchange for log in self._logs for exchange in log.last]
         history = SlicedText(self._reactor, lambda: self._history(last), 0.0).get()
         history.addCallbacks(reader.begin, self._log_failure)
 
@@ -195,13 +208,12 @@ class Live:
             self._send_look()
 
     def _send_exchanges(self) -> None:
-        changes, more = self._changes.take(_CHANGES_PER_TICK)
-        reads, more_reads = self._reads.take(_READS_PER_TICK)
-        if not self._readers or not (changes or reads):
+        taken = [log.take() for log in self._logs]
+        records = [exchange for exchanges, _ in taken for exchange in exchanges]
+        if not self._readers or not records:
             return
-        records = [*changes, *reads]
         events = "".join(f"event: exchange\ndata: {json.dumps(_shown(each))}\n\n" for each in records)
-        batch = _Batch(events.encode(), len(records), more + more_reads)
+        batch = _Batch(events.encode(), len(records), sum(more for _, more in taken))
         for reader in list(self._readers):
             reader.send_batch(batch)
 
@@ -279,6 +291,26 @@ def _exc_info(failure: Failure) -> Any:
     return (failure.type, failure.value, failure.getTracebackObject())
 
 
+def _when(exchange: Exchange) -> Ticks:
+    return exchange.begin
+
+
+def _time_in(exchange: Exchange) -> float | None:
+    """Return the time that a request gives to a command such as `start`, in Unix seconds. None if there is none."""
+    row = COMMANDS.get(exchange.name)
+    if row is None or not row.changes:
+        return None
+    place = next((i for i, argument in enumerate(row.arguments) if argument.type == "timestamp"), None)
+    if place is None:
+        return None
+    try:
+        texts = parse_message(exchange.request.decode("latin-1")).arguments
+        return cast("Ticks", TYPES["timestamp"][0](texts[place])).unix if place < len(texts) else None
+    except (GrammarException, ValueError):
+        # The request was refused for this reason.
+        return None
+
+
 def _shown(exchange: Exchange) -> dict[str, Any]:
     """Return an exchange as JSON values, with texts of at most 200 characters."""
     return {
@@ -291,6 +323,7 @@ def _shown(exchange: Exchange) -> dict[str, Any]:
         "name": shortened(exchange.name),
         "code": exchange.code,
         "changes": exchange.changes,
+        "at": _time_in(exchange),
     }
 
 

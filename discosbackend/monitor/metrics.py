@@ -93,6 +93,11 @@ def _of_watchdog(read: Callable[[Any], float]) -> Callable[[Snapshot], Iterator[
     return _one(value)
 
 
+def _lost_exchanges(snapshot: Snapshot) -> float | None:
+    part = None if snapshot.recorder is None else snapshot.recorder()
+    return None if part is None else part["lost"]
+
+
 def _of_recordings(read: Callable[[Any], float | None]) -> Callable[[Snapshot], Iterator[Sample]]:
     """Return the reader of a metric that reads RecordingState."""
 
@@ -228,6 +233,10 @@ METRICS = (
     Metric(
         "dropped_log_lines_total", "counter", "Lines of the log that were dropped.", (),
         _one(lambda _: dropped_log_lines()),
+    ),
+    Metric(
+        "lost_exchanges_total", "counter", "Lines of the flight recorder that were lost.", (),
+        _one(_lost_exchanges),
     ),
 )  # fmt: skip
 """The table of the metrics."""

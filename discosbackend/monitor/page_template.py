@@ -52,6 +52,13 @@ def _clock(t: float, now: float) -> str:
     return _time(t) if _date(t) == _date(now) else f"{_date(t)} {_time(t)}"
 
 
+def _moment_of(t: float, now: float) -> str:
+    """Return a time to the millisecond, without the rest."""
+    if not _moment(t):
+        return "–"
+    return f"{_clock(t, now)}.{math.floor(t * 1000) % 1000:03}"
+
+
 def _integer(number: float, _: float = 0.0) -> str:
     return f"{number:,.0f}".replace(",", "\u202f")
 
@@ -125,6 +132,7 @@ FORMATS: Mapping[str, Callable[[Item, float], str]] = {
     "date": _date,
     "now": _time,
     "clock": _clock,
+    "moment": _moment_of,
     "age": lambda t, now: _duration(now - t),
     "until": _until,
     "synchronised": lambda value, _: "synchronised" if value else "not synchronised",

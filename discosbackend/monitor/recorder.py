@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 from collections import deque
+from typing import Any
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile, line_of
@@ -116,6 +117,10 @@ class Recorder:
         if self._dropping and self._added - self._taken >= self._most // 2:
             return f"{self.path} is written too slowly: lines are lost"
         return self._file.problem
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part `recorder` of /status.json. The file is an absolute path."""
+        return {"file": self.path, "problem": self.problem, "lost": self.lost}
 
     # -- the reactor's side ---------------------------------------------------------------------------
 

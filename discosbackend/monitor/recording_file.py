@@ -138,6 +138,11 @@ class RecordingFile:
         except (OSError, RecordingError) as problem:
             if descriptor >= 0:
                 os.close(descriptor)
+            folder = os.path.dirname(self.path)
+            if isinstance(problem, FileNotFoundError) and not os.path.exists(folder):
+                raise RecordingError(
+                    f"cannot record to {self.path}: the folder {folder} does not exist: create it"
+                ) from problem
             if isinstance(problem, OSError):
                 raise RecordingError(f"cannot record to {self.path}: {reason_of(problem)}") from problem
             raise

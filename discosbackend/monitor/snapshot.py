@@ -171,6 +171,8 @@ class Snapshot:
 
     def _reasons(self, with_status: bool) -> Iterator[str]:
         if self.state is not None:
+            if self.state.paused:
+                yield "paused by the control channel: no request is answered"
             for lane in self.state.lanes or ():
                 if lane.overdue:
                     since = "" if lane.seconds is None else f" for {lane.seconds:.0f} s"
@@ -219,7 +221,8 @@ class Snapshot:
         yield "time", now
         yield "server", _with_short_texts(self.about())
         reasons = self.health()
-        yield "health", {"ok": not reasons, "reasons": reasons}
+        state_word, summary = _summary(not reasons, self.status)
+        yield "health", {"ok": not reasons, "reasons": reasons, "state": state_word, "summary": summary}
         yield "status", None if self.status is None else _with_short_texts(self.status)
         found = self.clock.synchronisation
         step = self.clock.last_step
@@ -247,6 +250,20 @@ class Snapshot:
             return None
         last = None if dog.last is None else _with_short_texts(dog.last)
         return {"limit": dog.limit, "blocked": dog.blocked, "findings": dog.findings, "last": last}
+
+
+def _summary(is_healthy: bool, status: Status | None) -> tuple[str, str]:
+    """Return a word and a sentence about the server and its instrument together."""
+    is_ok = status is not None and status.text == "ok"
+    if is_healthy and is_ok:
+        return "good", "The server is all right."
+    if is_healthy and status is None:
+        return "unknown", "The server answers; the status of the instrument is not known yet."
+    if is_healthy:
+        return "attention", "The server answers; the instrument does not report ok."
+    if is_ok:
+        return "bad", "The instrument reports ok, but the server has a problem:"
+    return "bad", "The server has a problem:"
 
 
 def _with_short_texts(record: Any) -> dict[str, Any]:

@@ -125,6 +125,13 @@ class ServerState:
         return About(self._name, kind, __version__, __protocol_version__, self._begin, address, reactor, os.getpid())
 
     @property
+    def paused(self) -> bool:
+        """Whether the control channel of a simulated instrument has paused the server."""
+        # A factory that can be paused is of this module.
+        module = sys.modules.get("discosbackend.simulator.faults.protocol")
+        return module is not None and isinstance(self._factory, module.FaultyFactory) and self._factory.paused
+
+    @property
     def lanes(self) -> list[LaneState] | None:
         """Who holds and who waits for each lane. None if the handler is a foreign one, which has none."""
         return self._handler.lanes if isinstance(self._handler, DBProtocolHandler) else None

@@ -52,6 +52,7 @@ const FORMATS = {
   text: String, integer, bytes, seconds, value, date,
   now: time,
   clock: t => date(t) === date(now) ? time(t) : `${date(t)} ${time(t)}`,
+  moment: t => iso(t) ? `${FORMATS.clock(t)}.${String(Math.floor(t * 1000) % 1000).padStart(3, "0")}` : "–",
   age: t => age(now - t),
   until: t => t - now < 60 ? `${fixed(Math.max(0, t - now), 1)} s` : age(t - now),
   synchronised: v => v ? "synchronised" : "not synchronised",
@@ -157,6 +158,7 @@ function showStatus(status) {
   clockDifference = now - performance.now() / 1000;
   addHistories(status);
   status.exchanges = latest?.exchanges ?? [];
+  status.filter = latest?.filter ?? "";
   if (!latest) showExchangesSoon();  // those of the history, which is the event before
   latest = status;
   show();
@@ -164,17 +166,26 @@ function showStatus(status) {
 
 function show() {
   fillPage(latest);
-  const mark = !latest.health.ok ? "✕" : (latest.status?.text ?? "ok") === "ok" ? "✓" : "▲";
-  document.title = `${mark} ${latest.server.name}`;
+  showTitle();
+}
+
+function showTitle() {
+  // Without news from the server, the last known state says nothing about the present one.
+  const mark = silence() > LONGEST_SILENCE || !latest ? "?" : !latest.health.ok ? "✕"
+    : (latest.status?.text ?? "ok") === "ok" ? "✓" : "▲";
+  const title = `${mark} ${document.querySelector("h1").textContent}`;
+  if (document.title !== title) document.title = title;
 }
 
 // -- exchanges ----------------------------------------------------------------------------------------
 
-const exchanges = { changes: [], reads: [] };  // separately, so that polling does not displace the changes
+const KINDS = { changes: 100, failures: 50, reads: 50 };  // how many of each are shown
+const exchanges = {};  // of each kind separately, so that refused requests and polling do not displace the changes
+for (const kind in KINDS) exchanges[kind] = [];
 let isDrawing = false;
 
 function addExchange(exchange) {
-  const list = exchange.changes || exchange.code !== "ok" ? exchanges.changes : exchanges.reads;
+  const list = exchanges[exchange.code !== "ok" ? "failures" : exchange.changes ? "changes" : "reads"];
   if (list.push(exchange) > 500) list.shift();
 }
 
@@ -182,10 +193,12 @@ function showExchanges() {
   isDrawing = false;
   if ($("hold").checked || !latest) return;
   const wanted = $("filter").value.toLowerCase();
-  const shown = [...exchanges.changes, ...($("reads").checked ? exchanges.reads : [])]
-    .filter(each => `${each.peer} ${each.q} ${each.a ?? ""}`.toLowerCase().includes(wanted))
-    .sort((one, other) => other.t - one.t).slice(0, 100);
-  latest.exchanges = shown;
+  const isWanted = each => `${each.peer} ${each.q} ${each.a ?? ""}`.toLowerCase().includes(wanted);
+  latest.exchanges = Object.entries(KINDS)
+    .filter(([kind]) => kind !== "reads" || $("reads").checked)
+    .flatMap(([kind, most]) => exchanges[kind].filter(isWanted).slice(-most))
+    .sort((one, other) => other.t - one.t);
+  latest.filter = wanted;
   show();
 }
 
@@ -309,7 +322,7 @@ const EVENTS = {
   history: history => {
     sensorHistories = history.sensors;
     clientHistories.clear();
-    Object.assign(exchanges, { changes: [], reads: [] });
+    for (const kind in KINDS) exchanges[kind] = [];
     history.exchanges.forEach(addExchange);
     showExchangesSoon();
   },
@@ -318,7 +331,9 @@ const EVENTS = {
   missed: missed => put($("missed"), `${integer(missed.total)} left out: too many to show`),
   quick_look: showLook,
 };
+const LONGEST_SILENCE = 5;  // s
 let heard = performance.now();
+const silence = () => (performance.now() - heard) / 1000;
 
 function listen() {
   const events = new EventSource("/events");
@@ -330,11 +345,12 @@ function listen() {
 }
 
 function tick() {
-  const silent = (performance.now() - heard) / 1000;
-  document.body.classList.toggle("stale", silent > 5);
-  $("lost").hidden = silent <= 5;
+  const silent = silence(), isLost = silent > LONGEST_SILENCE;
+  document.body.classList.toggle("stale", isLost);
+  $("lost").hidden = !isLost;
+  if (isLost) showTitle();
   put($("lost"), `Nothing heard from the server for ${age(silent)}: it is blocked or gone, or the network is. Below is the last known state.`);
-  if (!latest || silent > 5) return;
+  if (!latest || isLost) return;
   now = clockDifference + performance.now() / 1000;
   put(document.querySelector("[data-text='time|now']"), time(now));
   for (const element of document.querySelectorAll("[data-text$='|age'], [data-text$='|until']")) {
