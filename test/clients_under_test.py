@@ -336,6 +336,10 @@ def takes_an_incomplete_line(address: str) -> None:
     wire.close()
 
 
+def does_not_notice_the_end(address: str) -> None:
+    takes_an_incomplete_line(address)
+
+
 def crashes_at_a_failure(address: str) -> None:
     """It kills itself with a signal, as a C++ program with a wild pointer. For a process only."""
     wire = Wire(address)

@@ -285,6 +285,9 @@ class LoadingTests(unittest.TestCase):
         unwanted = ("prompt_toolkit", "shtab", "readline", "asyncio", "discosbackend.client.shell")
         self.check("import discosbackend.client.command_line", "twisted", *unwanted)
 
+    def test_the_check_of_a_server_loads_nothing_for_clients(self) -> None:
+        self.check("import discosbackend.cli.check", "twisted", "discosbackend.testing.client_grading")
+
     def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
         self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
 

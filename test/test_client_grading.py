@@ -26,13 +26,12 @@ from discosbackend.testing.results import Result, Verdict
 
 from . import clients_under_test as clients
 from .serving import ROOT
-from .settings import LONG, wait_until
+from .settings import LONG, PATIENCE, wait_until
 from .test_citations import PAGE, sections
 
-# The time for a situation. A slow reply takes a quarter of it.
+# The time for a situation, and the delay of a reply.
 LIMIT = 3.0
-# An interpreter that starts on a busy machine needs more.
-PROCESS_LIMIT = 20.0
+DELAY = 0.15
 
 
 class _Thread:
@@ -70,10 +69,12 @@ def in_process(*command: str) -> Launch:
     return lambda address: ClientProcess(command, address, folder=str(ROOT))
 
 
-def graded(launch: Launch, *only: str, limit: float = LIMIT, strict: bool = False) -> dict[str, Result]:
+def graded(
+    launch: Launch, *only: str, limit: float = LIMIT, delay: float = DELAY, strict: bool = False
+) -> dict[str, Result]:
     """The results by the ids of the situations."""
     situations = [SITUATIONS[each] for each in only or SITUATIONS]
-    return {result.case.id: result for result in grade(launch, situations, limit=limit, strict=strict)}
+    return {result.case.id: result for result in grade(launch, situations, limit=limit, delay=delay, strict=strict)}
 
 
 Graded = dict[str, Result]
@@ -100,6 +101,10 @@ MISTAKES: dict[clients.Program, tuple[str, str]] = {
     clients.asks_again_on_the_same_connection: ("replies/slow", EARLY + r"sent b'\?status' on the same connection"),
     clients.leaves_the_reason: ("replies/fail", EARLY + "sent"),
     clients.takes_an_incomplete_line: ("connection/cut", "taken the incomplete line for the reply"),
+    clients.does_not_notice_the_end: (
+        "connection/closed",
+        r"waited for a reply, and then sent b'\?set-configuration,SK00' on the same connection, although the server",
+    ),
     clients.no_question_mark: (VALID_REQUESTS, r"b'status': line begins with 's' where \? is needed"),
     clients.too_many_arguments: (VALID_REQUESTS, r"b'\?status,1': status needs no arguments"),
 }
@@ -199,8 +204,8 @@ class MistakeTests(unittest.TestCase):
                 result = all_graded()[program.__name__][where]
                 if result.verdict is not Verdict.FAIL:
                     # On a busy machine the client may need longer delays to make its mistake in time.
-                    result = graded(in_thread(program), where, limit=10 * LIMIT)[where]
-                self.assertEqual(result.verdict, Verdict.FAIL, result.transcript)
+                    result = graded(in_thread(program), where, limit=10 * LIMIT, delay=5 * DELAY)[where]
+                self.assertEqual(result.verdict, Verdict.FAIL, f"{result.explanation}\n{result.transcript}")
                 self.assertRegex(result.explanation, why)
                 self.assertIn("connection 1  client  connect", result.transcript)
 
@@ -299,12 +304,12 @@ class ProcessTests(unittest.TestCase):
         result = graded(lambda address: ClientProcess(command, address, folder=str(ROOT)), "replies/fail")[
             "replies/fail"
         ]
-        self.assertEqual(result.verdict, Verdict.FAIL, result.transcript)
+        self.assertEqual(result.verdict, Verdict.FAIL, f"{result.explanation}\n{result.transcript}")
         self.assertIn("the client: it was killed by SIGSEGV", result.explanation)
 
     def test_our_shell_program(self) -> None:
         command = (sys.executable, "-m", "discosbackend.client", "{address}", "status")
-        results = graded(in_process(*command), *(() if LONG else ("connection/cut",)), limit=PROCESS_LIMIT)
+        results = graded(in_process(*command), *(() if LONG else ("connection/cut",)), limit=PATIENCE)
         failed = {name: result.transcript for name, result in results.items() if result.verdict is Verdict.FAIL}
         self.assertEqual(failed, {})
         self.assertEqual(results["connection/cut"].verdict, Verdict.PASS)

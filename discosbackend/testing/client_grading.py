@@ -24,7 +24,12 @@ _SHOWN_OUTPUT = 200
 
 
 def grade(
-    launch: Launch, situations: Iterable[Situation] = SITUATIONS.values(), *, limit: float = TIME, strict: bool = False
+    launch: Launch,
+    situations: Iterable[Situation] = SITUATIONS.values(),
+    *,
+    limit: float = TIME,
+    delay: float | None = None,
+    strict: bool = False,
 ) -> Iterator[Result]:
     """Run a client in situations, and yield the result of each.
 
@@ -37,8 +42,10 @@ def grade(
     situations
         The situations.
     limit
-        How long the client may run in each, in s. The delays grow with it: a delay takes a fortieth of it, and a slow
-        reply a quarter.
+        How long the client may run in each, in s.
+    delay
+        How long a reply is delayed where the client has time for a mistake, in s. A slow reply is delayed for ten times
+        as long. Default: a fortieth of `limit`, at least 0.15 s.
     strict
         Whether a result that would be non-strict is a failure.
 
@@ -48,7 +55,7 @@ def grade(
         If the client cannot be started.
     """
     wanted = list(situations)
-    grading = _Grading(launch, limit, strict)
+    grading = _Grading(launch, limit, delay, strict)
     for situation in SITUATIONS.values():
         if situation in wanted or situation.case.id in (FIRST_GREETING, VALID_REQUESTS):
             result = grading.result(situation)
@@ -59,9 +66,10 @@ def grade(
 class _Grading:
     """The results so far of one client."""
 
-    def __init__(self, launch: Launch, limit: float, strict: bool) -> None:
+    def __init__(self, launch: Launch, limit: float, delay: float | None, strict: bool) -> None:
         self._launch = launch
         self._limit = limit
+        self._delay = delay
         self._strict = strict
         self._no_client = ""
         self._pipelines = False
@@ -76,7 +84,7 @@ class _Grading:
         case = situation.case
         if self._no_client:
             return Result(case, Verdict.SKIPPED, (self._no_client,))
-        seen = ClientRun(situation, self._limit).run(self._launch)
+        seen = ClientRun(situation, self._limit, self._delay).run(self._launch)
         verdict, reasons, blocked_by = self._verdict(situation, seen)
         if verdict is Verdict.NON_STRICT and self._strict:
             verdict = Verdict.FAIL
@@ -151,6 +159,12 @@ class _Grading:
             wrong.append(
                 f"the client sent {shown(seen.after_end[0])} on a connection that the server had ended within a line: "
                 "it has taken the incomplete line for the reply"
+            )
+        if seen.after_close and situation.case.area == "connection" and not self._pipelines and not self._shifted:
+            (line, *_) = seen.after_close[0].splitlines()
+            wrong.append(
+                f"the client waited for a reply, and then sent {shown(line)} on the same connection, although the "
+                "server had closed it"
             )
         if seen.status is not None and seen.status < 0 and not _is_broken_pipe(seen):
             wrong.append(f"the client: {seen.ended}")

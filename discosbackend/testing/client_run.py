@@ -31,9 +31,10 @@ __all__ = ["ClientRun", "Early", "Seen", "shown"]
 _HOST = "127.0.0.1"
 # How long the loop waits at most, in s. It is the time after which the end of the client is noticed.
 _TURN = 0.02
-# The parts of the time of a situation that a delay and a slow reply take, and the shortest delay, in s.
-_PAUSE, _SLOW = 1 / 40, 1 / 4
-_SHORTEST_PAUSE = 0.15
+# The part of the time of a situation that a delay takes, and the shortest delay, in s.
+_PAUSE, _SHORTEST_PAUSE = 1 / 40, 0.15
+# How many delays a slow reply takes.
+_SLOW = 10
 # A situation ends when so many requests have their replies after it has occurred. They include the delayed ones.
 _ENOUGH = 4
 # How many s the bytes of a client that has ended are read.
@@ -83,6 +84,8 @@ class Seen:
     early: list[Early] = field(default_factory=list)
     after_end: list[bytes] = field(default_factory=list)
     """The requests on a connection after the instrument has ended it within a line."""
+    after_close: list[bytes] = field(default_factory=list)
+    """What was sent on a connection after the instrument has closed it while the client waited for a reply."""
     idle: bool = True
     """Whether the client has done nothing since the situation has occurred."""
     timed_out: bool = False
@@ -177,6 +180,9 @@ class _Connection:
             self.close_if_done()
             return
         if self._closed:
+            if self._waiting:
+                self._run.note(self._number, f"client  {shown(data)}")
+                self._run.seen.after_close.append(data)
             # As the system does if the socket of the server is closed: the connection is reset.
             self.close()
             return
@@ -290,10 +296,10 @@ class _Connection:
 class ClientRun:
     """One run of the client in a situation."""
 
-    def __init__(self, situation: Situation, limit: float) -> None:
+    def __init__(self, situation: Situation, limit: float, delay: float | None = None) -> None:
         self.situation = situation
-        self.pause = max(limit * _PAUSE, _SHORTEST_PAUSE)
-        self.slow = max(limit * _SLOW, self.pause)
+        self.pause = max(limit * _PAUSE, _SHORTEST_PAUSE) if delay is None else delay
+        self.slow = self.pause * _SLOW
         self._limit = limit
         self.instrument = ClientInstrument()
         self.selector = selectors.DefaultSelector()
