@@ -283,7 +283,7 @@ class ProgramTests(ServedTests):
     def test_completion_in_bash(self) -> None:
         """Of command lines as bash splits them: at each colon that is not quoted."""
         address = ["127.0.0.1", ":", "8978"]
-        cases = (
+        cases: tuple[tuple[str, list[str], list[str]], ...] = (
             ("", [*address, "set-conf"], ["set-configuration"]),
             ("", [*address, "get-t"], ["get-tpi", "get-tp0"]),
             ("", ["'[::1]:8978'", "stat"], ["status"]),
