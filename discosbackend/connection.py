@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -22,7 +22,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from discosbackend.errors import STOPPING, HandlerException
+from discosbackend.errors import STOPPING, HandlerException, loss_of
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
 from discosbackend.grammar import INVALID, OK
@@ -254,7 +254,7 @@ class DBProtocol(LineReceiver):
                 "connection lost",
                 "%s lost: %s",
                 self.peer,
-                reason.getErrorMessage(),
+                loss_of(cast("BaseException", reason.value)),
                 window=MINUTE,
             )
         if self.factory.listeners:
@@ -412,7 +412,11 @@ class DBProtocol(LineReceiver):
         read = read_line(line)
         if read.kind is Kind.NOT_A_REQUEST:
             self.factory.rate_limited_logger.log(
-                logging.INFO, "not a request", "%s sent a line with '!', which gets no reply: %r", self, line[:80]
+                logging.INFO,
+                "not a request",
+                "%s sent a line with '!', which gets no reply: %r",
+                self,
+                line[:80].decode("latin-1"),
             )
             if self.factory.listeners:
                 self._notify("", line, None, perf_counter())

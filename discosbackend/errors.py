@@ -27,6 +27,7 @@ __all__ = [
     "UnsendableError",
     "WaitTimeout",
     "in_one_line",
+    "loss_of",
     "reason_of",
 ]
 
@@ -41,6 +42,15 @@ NOT_ALLOWED = "not allowed from this address"
 def reason_of(problem: OSError) -> str:
     """Return the reason of an OSError in words, without its number and its path."""
     return problem.strerror or str(problem) or type(problem).__name__
+
+
+def loss_of(problem: BaseException) -> str:
+    """Return in words why a connection was lost."""
+    if len(problem.args) == 1 and isinstance(problem.args[0], list) and problem.args[0]:
+        # OpenSSL.SSL.Error has a list of tuples. The last element of each is the reason.
+        reasons = [str(each[-1]) if isinstance(each, tuple) and each else str(each) for each in problem.args[0]]
+        return f"TLS: {'; '.join(reasons)}"
+    return str(problem) or type(problem).__name__
 
 
 def in_one_line(problem: BaseException) -> str:

@@ -253,7 +253,7 @@ _EXAMPLES = {
     "tcp": "tcp:8978:interface=192.168.200.5",
     "tcp6": "tcp6:8978",
     "unix": "unix:/run/discos-backend.sock:mode=660",
-    "ssl": "ssl:8978:privateKey=server.pem:certKey=server.pem",
+    "ssl": "ssl:8978:privateKey=server.pem:certKey=server.pem:interface=127.0.0.1",
     "systemd": "systemd:domain=INET:name=backend",
     "haproxy": "haproxy:tcp:8978",
 }

@@ -25,7 +25,7 @@ from discosbackend.scheduler import LaneState, Worker
 from discosbackend.server import DBService, tcp_endpoint
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.faults.protocol import FaultyFactory
-from discosbackend.watchdog import Finding, Place, Watchdog
+from discosbackend.watchdog import Blockage, Finding, Place, Watchdog
 
 from .in_memory import quiet
 from .monitored import NOW, Monitored, Plain
@@ -164,6 +164,16 @@ class WatchdogTests(unittest.TestCase):
         code, _, body = self.server.get("/health")
         self.assertEqual(code, 503)
         self.assertTrue(body.startswith("the server was blocked for 3.0 s, 12 s ago: "), body)
+
+    def test_the_remedy_is_not_cut_off(self) -> None:
+        """It is at the end of the sentence, behind two paths."""
+        text = f"start is in {'/a/long/path' * 25}: write @blocking above `def start`"
+        with mock.patch.object(self.dog, "_last", Blockage(NOW - 1.0, 3.0, text)):
+            self.assertEqual(self.server.snapshot.document()["watchdog"]["last"]["text"], text)
+            self.assertTrue(self.server.snapshot.health()[0].endswith(text))
+        with mock.patch.object(self.dog, "_last", Blockage(NOW - 1.0, 3.0, "x" * 2000)):
+            self.assertEqual(len(self.server.snapshot.document()["watchdog"]["last"]["text"]), 1000)
+            self.assertEqual(len(self.server.snapshot.health()[0]), 1000)
         self.server.clock.advance(48)
         self.assertEqual(self.server.get("/health")[0], 200)
 

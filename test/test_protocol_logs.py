@@ -89,7 +89,7 @@ class LogTests(unittest.TestCase):
             (AlwaysOkHandler(), b"?x,", "INFO", ["192.168.1.1:54321", "'?x,'", "empty"]),
             (AlwaysOkHandler(), b"\x0b?x\x85", "INFO", ["192.168.1.1:54321", r"'\x0b?x\x85'"]),
             (AlwaysOkHandler(), b"?" + b"a" * 20000, "INFO", ["192.168.1.1:54321", "16384"]),
-            (AlwaysOkHandler(), b"!x,\xe9\x1b", "INFO", ["192.168.1.1:54321", r"!x,\xe9\x1b'"]),
+            (AlwaysOkHandler(), b"!x,\xe9\x1b", "INFO", ["192.168.1.1:54321", r"'!x,é\x1b'"]),
             (AlwaysOkHandler(), b"!" + b"a" * 20000, "INFO", ["192.168.1.1:54321", "'!aaa"]),
             (Scripted(refuse), b"?start,1", "INFO", ["start", "not now"]),
             (
@@ -154,6 +154,18 @@ class LogTests(unittest.TestCase):
         with self.logged() as records:
             self.connect(AlwaysOkHandler()).lose(ConnectionLost("reset by peer"))
         self.assertEqual([record.levelname for record in records], ["INFO"])
+
+    def test_texts_for_people(self) -> None:
+        """No bytes as Python writes them, and no tuples of OpenSSL."""
+        problem = ConnectionLost([("SSL routines", "", "wrong version number"), ("x", "", "second")])
+        first = self.connect(AlwaysOkHandler())
+        with self.logged() as records:
+            first.send(b"!status,ok\xff\r\n")
+            first.lose(problem)
+        said = [record.getMessage() for record in records]
+        self.assertTrue(said[0].endswith("sent a line with '!', which gets no reply: '!status,okÿ'"), said)
+        self.assertTrue(said[1].endswith(" lost: TLS: wrong version number; second"), said)
+        self.assertEqual(len(said), 2)
 
     def test_connect_and_reset(self) -> None:
         """Again and again, for minutes: five lines and a count a minute."""

@@ -247,7 +247,7 @@ class ClientCertificateTests(unittest.TestCase):
             ):
                 with self.subTest(version, certificate=certificate):
                     self.assertEqual(self.received(certificate, version), expected)
-        self.assertIn("lost: ", self.server.log())
+        self.assertRegex(self.server.log(), r" lost: TLS: peer did not return a certificate\n")
         self.assertNotIn("Traceback", self.server.log())
 
     def test_what_is_refused(self) -> None:

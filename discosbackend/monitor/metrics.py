@@ -219,7 +219,7 @@ METRICS = (
     Metric("dumps_total", "counter", "Dumps that were made.", (), _recorded(lambda r: r.dumps)),
     Metric("lost_dumps_total", "counter", "Dumps that could not be recorded.", (), _recorded(lambda r: r.lost)),
     Metric(
-        "recording_lag_seconds", "gauge", "Largest delay of a dump of the current or last recording.", (),
+        "recording_lag_seconds", "gauge", "Longest time from the end of a dump until it was on the disk.", (),
         _of_recordings(lambda r: r.lag),
     ),
     Metric(

@@ -28,6 +28,8 @@ VERSION = 1
 """The version of the document. It changes if a field is removed, or changes its meaning."""
 
 _LONGEST_TEXT = 200
+# The remedy is at the end of what the watchdog has found.
+_LONGEST_FINDING = 1000
 _MOST_CLIENTS = 100
 # So many entries of a list are made into one piece.
 _A_PIECE = 10
@@ -60,9 +62,9 @@ def status_of(reply: bytes, when: float) -> Status:
     return Status(f"status failed: {', '.join(values)}", None, when)
 
 
-def shortened(text: str) -> str:
-    """Return a text of at most 200 characters."""
-    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
+def shortened(text: str, most: int = _LONGEST_TEXT) -> str:
+    """Return a text of at most 200 characters, or of another number."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class Snapshot:
@@ -179,9 +181,8 @@ class Snapshot:
                     yield f"the thread of {lane.holder} has not returned{since}: commands of {lane.name} are refused"
             dog = self.state.watchdog
             if dog is not None and dog.last is not None and 0 <= (ago := self._now() - dog.last.time) < _REMEMBERED:
-                yield shortened(
-                    f"the server was blocked for {dog.last.seconds:.1f} s, {ago:.0f} s ago: {dog.last.text}"
-                )
+                blocked = f"the server was blocked for {dog.last.seconds:.1f} s, {ago:.0f} s ago: {dog.last.text}"
+                yield shortened(blocked, _LONGEST_FINDING)
             recordings = self.state.recordings
             if recordings is not None and recordings.problem:
                 yield shortened(recordings.problem)
@@ -248,7 +249,7 @@ class Snapshot:
         dog = None if self.state is None else self.state.watchdog
         if dog is None:
             return None
-        last = None if dog.last is None else _with_short_texts(dog.last)
+        last = None if dog.last is None else _with_short_texts(dog.last, _LONGEST_FINDING)
         return {"limit": dog.limit, "blocked": dog.blocked, "findings": dog.findings, "last": last}
 
 
@@ -266,9 +267,9 @@ def _summary(is_healthy: bool, status: Status | None) -> tuple[str, str]:
     return "bad", "The server has a problem:"
 
 
-def _with_short_texts(record: Any) -> dict[str, Any]:
+def _with_short_texts(record: Any, most: int = _LONGEST_TEXT) -> dict[str, Any]:
     """Return a NamedTuple as a dictionary, in which no text is longer than a page can show."""
-    return {name: shortened(each) if isinstance(each, str) else each for name, each in record._asdict().items()}
+    return {name: shortened(each, most) if isinstance(each, str) else each for name, each in record._asdict().items()}
 
 
 def _lane(now: float, lane: LaneState) -> dict[str, Any]:
