@@ -1,6 +1,7 @@
 """Measures what monitoring costs: ten open pages, /metrics every second, the recorder and telemetry, against none.
 
-Both servers are started by the server program with the same backend. prometheus-client and pyzmq are needed.
+Both servers are started by the server program with the same backend. Without prometheus-client there are no /metrics,
+and without pyzmq no telemetry: the name of the first row says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib.util
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,23 +18,24 @@ from benchmarks.load import STATUS, alone, connect, connected, together
 from benchmarks.page_readers import watched
 from benchmarks.presets import Preset
 from benchmarks.punctuality import AHEAD, timed_start
-from benchmarks.servers import SERVER, NotMeasured, Server, unpin
+from benchmarks.servers import SERVER, Server, unpin
 from benchmarks.table import Row, against, at_least, at_most, median, quantile, rate_text, time_text
 
 __all__ = ["monitored"]
 
 _MANY, _DEPTH = 50, 100
 _MORE = at_most(1e-3, time_text)
+# What needs which module.
+_NEEDS = {"/metrics": "prometheus_client", "telemetry": "zmq"}
 
 
 def monitored(preset: Preset) -> list[Row]:
     """Measure a server that is watched beside the same server without any monitoring."""
-    for module, extra in (("prometheus_client", "metrics"), ("zmq", "telemetry")):
-        if importlib.util.find_spec(module) is None:
-            raise NotMeasured(f"{module} is not installed: pip install 'discosbackend[{extra}]'")
-    with _watched_server() as on, _server() as off:
+    missing = [name for name, module in _NEEDS.items() if importlib.util.find_spec(module) is None]
+    without = f" (without {' and '.join(missing)})" if missing else ""
+    with _watched_server(missing) as on, _server() as off:
         rates = [
-            _rates(preset, on, off, "one client, one request at a time", 1, preset.requests, 1, 0.95),
+            _rates(preset, on, off, f"one client, one request at a time{without}", 1, preset.requests, 1, 0.95),
             _rates(preset, on, off, f"{_MANY} clients, one request each at a time", _MANY, 160, 1, 0.95),
             _rates(preset, on, off, "one client pipelining 100", 1, preset.batches, _DEPTH, 0.85),
         ]
@@ -91,11 +93,13 @@ def _server(*options: str) -> Server:
 
 
 @contextmanager
-def _watched_server() -> Iterator[Server]:
-    web, telemetry = ("127.0.0.1", _free_port()), ("127.0.0.1", _free_port())
+def _watched_server(missing: Sequence[str]) -> Iterator[Server]:
+    web = ("127.0.0.1", _free_port())
     with tempfile.TemporaryDirectory() as folder:
-        options = ("--http", f"{web[0]}:{web[1]}", "--record", str(Path(folder, "exchanges.jsonl")))
-        with _server(*options, "--telemetry-bind", f"{telemetry[0]}:{telemetry[1]}") as server, watched(web):
+        options = ["--http", f"{web[0]}:{web[1]}", "--record", str(Path(folder, "exchanges.jsonl"))]
+        if "telemetry" not in missing:
+            options += ["--telemetry-bind", f"127.0.0.1:{_free_port()}"]
+        with _server(*options) as server, watched(web, metrics="/metrics" not in missing):
             yield server
 
 

@@ -1,6 +1,6 @@
 """Watches a server in a process of its own: ten open pages, and /metrics once a second, until standard input ends.
 
-    python -m benchmarks.page_readers 127.0.0.1 PORT
+    python -m benchmarks.page_readers 127.0.0.1 PORT [metrics]
 
 It prints `watching` when every page has got its first event, and at the end how many events they have got since then.
 """
@@ -26,9 +26,10 @@ _PATIENCE = 30.0
 
 
 @contextmanager
-def watched(web: Address) -> Iterator[None]:
+def watched(web: Address, *, metrics: bool) -> Iterator[None]:
     """Watch a server by its web server within this context. Raise NotMeasured if its pages get no events."""
-    with Companion("-m", "benchmarks.page_readers", web[0], str(web[1]), cpu=LOAD) as readers:
+    further = ["metrics"] if metrics else []
+    with Companion("-m", "benchmarks.page_readers", web[0], str(web[1]), *further, cpu=LOAD) as readers:
         if readers.read_line() != "watching\n":
             raise NotMeasured("the pages get no events")
         yield
@@ -37,7 +38,7 @@ def watched(web: Address) -> Iterator[None]:
             raise NotMeasured("the pages got no events while the server was measured")
 
 
-def main(web: Address) -> None:
+def main(web: Address, *, metrics: bool) -> None:
     """Open the pages, read them, and ask for the metrics."""
     with ExitStack() as stack:
         pages = [stack.enter_context(_opened(web)) for _ in range(_PAGES)]
@@ -57,7 +58,8 @@ def main(web: Address) -> None:
                 events += data.count(b"\nevent: ") + data.startswith(b"event: ")
             if time.monotonic() >= scraped + _PERIOD:
                 scraped = time.monotonic()
-                _scrape(web)
+                if metrics:
+                    _scrape(web)
     print(events, flush=True)
 
 
@@ -87,4 +89,4 @@ def _scrape(web: Address) -> None:
 
 
 if __name__ == "__main__":
-    main((sys.argv[1], int(sys.argv[2])))
+    main((sys.argv[1], int(sys.argv[2])), metrics="metrics" in sys.argv[3:])
