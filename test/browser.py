@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import tempfile
 import unittest
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from .settings import PATIENCE
+from .settings import PATIENCE, wait_until
 
 __all__ = ["Browser", "needs_browser"]
 
@@ -57,9 +58,9 @@ class Browser:
 
     def __init__(self) -> None:
         # The browser leaves files behind.
-        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._folder = tempfile.mkdtemp()
         self._session = ""
-        self._driver, port = _started(self._folder.name)
+        self._driver, port = _started(self._folder)
         try:
             self._base = f"http://127.0.0.1:{port}"
             options = {"binary": _BROWSER, "args": list(_FLAGS)}
@@ -120,4 +121,9 @@ class Browser:
             self._driver.wait(PATIENCE)
             assert self._driver.stdout is not None
             self._driver.stdout.close()
-            self._folder.cleanup()
+            # Its processes may still write while they end.
+            wait_until(self._removed, "the end of the browser")
+
+    def _removed(self) -> bool:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return not Path(self._folder).exists()
