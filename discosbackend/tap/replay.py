@@ -374,6 +374,7 @@ def _reply_name(request: Request) -> str:
         try:
             message = parse_message(request.expected.text)
         except GrammarException:
+            # The recorded reply was no message, so it names nothing: the request does.
             pass
         else:
             if message.is_reply():
