@@ -66,7 +66,7 @@ class State(IntEnum):
     CLOSING = 3
     """The transport closes when it has sent all data."""
     LOST = 4
-    """There is no connection any more. Received requests are executed, and their replies are discarded."""
+    """There is no connection any more. Received requests that change something are executed, without a reply."""
 
 
 class Greeting(Enum):
@@ -242,6 +242,7 @@ class DBProtocol(LineReceiver):
         self._advance(State.LOST)
         self.paused = False
         self.output.lost()
+        self._forget_reads()
         self._cancel_greeting()
         self._end_cr()
         if self._linger_timer is not None and self._linger_timer.active():
@@ -261,6 +262,21 @@ class DBProtocol(LineReceiver):
             self.factory.notify(ConnectionEvent(self._number, self._peer, Ticks.now(), "close"))
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()
+
+    def _forget_reads(self) -> None:
+        """Forget the requests that change nothing, because nobody is left to read their replies.
+
+        A client that sends faster than its requests are executed, gives up, and connects again would otherwise occupy
+        the server with them for a long time.
+        """
+        if self._lines:
+            reads = self.factory.reads
+            # An irregular line stays: it may say that what follows is not to be executed.
+            self._lines[self._at :] = [
+                line
+                for line in self._lines[self._at :]
+                if line[:1] != b"?" or type(line) is not bytes or read_line(line).name not in reads
+            ]
 
     def _advance(self, state: State) -> None:
         self._state = max(self._state, state)

@@ -138,6 +138,42 @@ class GoneTests(unittest.TestCase):
         self.assertEqual(len(handler.requests), 1000)
         self.assertEqual(connection.factory.connections, set())
 
+    def test_reads_of_one_who_is_gone(self) -> None:
+        """A client that floods the server, and never waits for replies, costs neither time nor memory afterwards."""
+        handler = Scripted(ok)
+        connection = greeted(handler, Narrow())
+        connection.send(b"?status\r\n" * 900 + b"?start\r\n?get-tpi\r\n?version\r\n\r\n")
+        connection.send(b"?nonesuch\r\n?status,1\r\n?stop\r\n")
+        connection.clock.advance(0)
+        begun = len(handler.requests)
+        self.assertLess(begun, 900, "it is not read, so most of it waits")
+        connection.lose()
+        connection.clock.advance(0)
+        self.assertEqual(handler.requests[begun:], ["?start", "?nonesuch", "?stop"])
+        self.assertEqual(connection.factory.connections, set())
+
+    def test_language_of_one_who_is_gone(self) -> None:
+        """The line that says so is kept, so that nothing behind it is carried out."""
+        later = Later()
+        handler = odd(later)
+        connection = greeted(handler)
+        connection.send(b"?odd\r\nPOST / HTTP/1.1\r\n?status\r\n?start\r\n")
+        connection.lose()
+        later.end()
+        connection.clock.advance(0)
+        self.assertEqual(handler.requests, ["?odd"])
+
+    def test_finish_with_many_who_are_gone(self) -> None:
+        """What they had asked does not hold up the end of the server."""
+        later = Later()
+        factory = DBFactory(odd(later), reactor=Clock())
+        for _ in range(3):
+            gone = greeted(factory)
+            gone.send(b"?odd\r\n")
+            gone.send(b"?status\r\n" * 900)
+            gone.lose()
+            self.assertRegex(gone.protocol.describe(), "reply to odd, lost$")
+
     def test_others_do_not_notice(self) -> None:
         later = Later()
         factory = DBFactory(odd(later), reactor=Clock())
