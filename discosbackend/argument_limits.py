@@ -1,7 +1,7 @@
 """The limits and the choices of an argument: whether they are valid, and how a reason describes them.
 
-commands.py imports this module for an argument that has choices, or another limit than the minimum 0. The commands of
-the protocol have no such argument.
+commands.py imports this module only for an argument that has choices, or limits other than the minimum 0. The commands
+of the protocol have no such argument.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ _TCP = (IPv4Address, IPv6Address)
 
 
 class State(IntEnum):
-    """How far the connection is closed. It only goes on, never back; LINGERING and ALL_SENT are often left out."""
+    """How far the connection is closed. The state never goes back. It often skips LINGERING and ALL_SENT."""
 
     OPEN = 0
     LINGERING = 1
@@ -77,7 +77,7 @@ class Greeting(Enum):
     DUE = 2
     """The delay is over, but lines that had arrived before are handled first."""
     DONE = 3
-    """It has been sent, or the client does not need it, because it has sent a request. Nothing is delayed."""
+    """It has been sent, or is not needed, because the client has sent a request."""
 
 
 # A module's names are looked up faster than the members of an Enum.
@@ -203,7 +203,7 @@ class DBProtocol(LineReceiver):
             self.host, self._peer = names
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
+        """Twisted's hook: split the data into lines. Handle a few lines at once, or else queue the connection."""
         splitter = self._splitter
         if self._refusing:
             return
@@ -285,7 +285,7 @@ class DBProtocol(LineReceiver):
         self.close()
 
     def output_changed(self) -> None:
-        """The Output is ready for replies again, or has sent what it had delayed."""
+        """Continue, because the Output is ready for replies again, or has sent what it had delayed."""
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()

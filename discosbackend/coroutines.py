@@ -107,7 +107,7 @@ def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:
     Returns
     -------
     deferred
-        A Deferred of the result. If the task of asyncio is cancelled, it fails with GivenUp, when the task has ended.
+        A Deferred of the result. If asyncio's task is cancelled, the Deferred fails with GivenUp after its end.
     """
     if isinstance(result, Deferred):
         return result

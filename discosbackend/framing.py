@@ -1,4 +1,4 @@
-"""From received bytes to what each line is: a request, not a message, to be ignored (protocol sections 1.3 to 1.10).
+"""Splits received bytes into lines, and decides whether a line is a request (protocol sections 1.3 to 1.10).
 
 LineSplitter splits the bytes into lines, and the result does not depend on how the bytes are divided into chunks.
 without_telnet() removes telnet negotiation. read_line() says what a line is.
@@ -87,7 +87,7 @@ class Kind(Enum):
 
 
 class Line(NamedTuple):
-    """A received line, read."""
+    """The content of a received line."""
 
     kind: Kind
     name: str
@@ -97,7 +97,7 @@ class Line(NamedTuple):
     problem: str = ""
     """Why an invalid line is invalid."""
     language: str = ""
-    """What the client speaks instead, if it cannot be a client of this protocol: the rest of its bytes is ignored."""
+    """The language of a client that speaks HTTP or TLS. The server ignores what it sends afterwards."""
 
 
 # Clients repeat the same few requests. Long lines are not kept, because a client could fill the memory with them.

@@ -1,9 +1,7 @@
-"""Output: sends the replies of one connection, those of one turn in one write, and knows whether the client reads them.
+"""Output: sends the replies of one connection, and detects that the client does not read them.
 
-A turn is one call of DBProtocol.work().
-
-It is the only part that writes to the transport. A subclass can change, delay or drop replies: set it as
-`output_class` of a DBProtocol. The simulator's faults do so.
+The replies of one call of DBProtocol.work(), a turn, are sent in one write. Only the Output writes to the transport. A
+subclass can change, delay or drop replies: set it as `output_class` of a DBProtocol. The simulator's faults do so.
 """
 
 from __future__ import annotations
@@ -112,7 +110,7 @@ class Output:
     def pauseProducing(self) -> None:
         """Twisted's hook: the transport's buffer is full, because the client does not read.
 
-        The transport may be inside write(): nothing else is done here.
+        It only sets `ready`, because the transport may call it during write().
         """
         self.ready = False
 

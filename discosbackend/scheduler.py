@@ -149,8 +149,8 @@ class Job:
     - It is over: `done`. Its locks are released. A later result is only logged.
 
     _advance() and _begin() lead from the first state to the second one, _mark_overdue() to the third, _end() to the
-    last one. After the last waiter, _expire() ends a job that does not run in a thread; _cancel() removes it from its
-    queue, or cancels its Deferred.
+    last one. When the last waiter has timed out, _expire() ends the job, unless it runs in a thread: _cancel() removes
+    it from its queue, or cancels its Deferred.
     """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")

@@ -43,7 +43,7 @@ _LONGEST_REPLY = 2**20
 
 
 PlainTexts = Mapping[type, Callable[[Any], str]]
-"""For each type, a function that converts a value to the text of a field. It does not apply to subclasses."""
+"""For each type, a function that converts a value to the text of a field. Subclasses of a type are not included."""
 
 
 class FieldLike(Protocol):
