@@ -267,8 +267,8 @@ class ServerSession:
     def begins(self, line: bytes, wanted: bytes, otherwise: str) -> None:
         """Check that a line begins with these bytes.
 
-        Separate cases test the version, and the reply to an unknown command. If one of these is wrong, that case is
-        the cause of the failure.
+        If the version, or the reply to an unknown command, is wrong, the failure is attributed to the case that tests
+        this feature.
 
         Parameters
         ----------
