@@ -1,6 +1,6 @@
 """Counters: a listener that counts requests, failures, latencies, connections and bytes.
 
-Append it to the `listeners` of a DBFactory. It runs in the turn of the reactor that answers, so it only adds integers
+Append it to the `listeners` of a DBFactory. It is called in the request path, so it only adds integers
 and keeps references. Its memory is bounded by the number of commands and of open connections.
 """
 
@@ -74,7 +74,7 @@ class CommandCounts:
         return self.slowest if wanted else None
 
     def advance(self, second: int) -> None:
-        """Note the number of requests before this second of the monotonic clock. Call it before they are counted."""
+        """Store the number of requests so far, at the begin of this second of the monotonic clock."""
         requests = self.requests
         for passed in range(max(self.second, second - _RING) + 1, second + 1):
             self._marks[passed % _RING] = requests
@@ -122,7 +122,7 @@ class Counters:
     open, total
         The number of open connections, and of all since the start.
     status
-        The last reply to `status`, with its request, which had no arguments.
+        The last exchange of `status` without arguments.
     """
 
     def __init__(self, names: Container[str] = COMMANDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -33,7 +33,7 @@ class SlicedText:
     pieces
         Returns an iterator of the pieces. Each piece must take much less than 1 ms.
     lasts
-        For how long the text is given again, in s, before it is made anew.
+        How long the same text is used again, in s. Then a new one is made.
     """
 
     def __init__(self, reactor: Any, pieces: Callable[[], Iterator[str]], lasts: float = 0.2) -> None:

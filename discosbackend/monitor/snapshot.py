@@ -63,7 +63,7 @@ def status_of(reply: bytes, when: float) -> Status:
 
 
 def shortened(text: str, most: int = _LONGEST_TEXT) -> str:
-    """Return a text of at most 200 characters, or of another number."""
+    """Return the text, shortened to at most `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

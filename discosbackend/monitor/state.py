@@ -133,7 +133,7 @@ class ServerState:
 
     @property
     def lanes(self) -> list[LaneState] | None:
-        """Who holds and who waits for each lane. None if the handler is a foreign one, which has none."""
+        """Who holds and who waits for each lane. None if the handler is no DBProtocolHandler."""
         return self._handler.lanes if isinstance(self._handler, DBProtocolHandler) else None
 
     @property
@@ -180,7 +180,7 @@ class ServerState:
 
     @property
     def queue(self) -> RecordingQueue | None:
-        """The recordings of a simulated instrument as its own object. None if it records nothing, or is a real one."""
+        """The RecordingQueue of a simulated instrument. None for other backends, or if nothing is recorded."""
         module = sys.modules.get("discosbackend.simulator.backend")
         if module is None or not isinstance(self._backend, module.SimulatedBackend):
             return None
@@ -188,7 +188,7 @@ class ServerState:
 
     @property
     def recordings(self) -> RecordingState | None:
-        """The recordings of a simulated instrument. None if it records nothing, or is a real one."""
+        """The recordings of a simulated instrument. None for other backends, or if nothing is recorded."""
         queue = self.queue
         if queue is None:
             return None

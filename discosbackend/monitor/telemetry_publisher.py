@@ -1,7 +1,7 @@
 """TelemetryPublisher: publishes the state of a backend once a second, and when it changes.
 
-It is a listener of exchanges. What is no exchange it reads from a TelemetrySource. telemetry.py makes the messages; an
-Outlet sends them, such as those of telemetry_socket.
+It is a listener of exchanges. It reads everything else from a TelemetrySource. telemetry.py makes the messages. Outlets
+send them, for example over the sockets in telemetry_socket.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TelemetrySource(Protocol):
 
     @property
     def acquiring(self) -> bool | None:
-        """Whether the backend is acquiring. None: only `status` says it."""
+        """Whether the backend is acquiring. None: use the reply to `status`."""
 
     @property
     def pending_start(self) -> float | None:

@@ -358,7 +358,7 @@ class TelemetryServer:
     host, port
         The address to listen on; port 0 for a free one.
     empty
-        The payload of the snapshot before the first message.
+        The payload for such a client before the first message is sent.
     reactor
         The reactor.
     """

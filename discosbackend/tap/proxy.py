@@ -66,7 +66,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class TapHandler(Handler):
-    """Stands for the target in a TapFactory, whose requests are executed elsewhere.
+    """The handler of a TapFactory. It executes no request, because the target does.
 
     Parameters
     ----------
@@ -601,7 +601,7 @@ class TapFactory(DBFactory):
     access
         The addresses that may connect, and those that may only read. Default: everybody may do everything.
     judge
-        Gets what conversation.py reports of each connection. None: nobody does.
+        A function that gets what conversation.py reports of each connection. None: there is none.
     """
 
     protocol: Callable[[], Any] = TapProtocol

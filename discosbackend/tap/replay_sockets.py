@@ -44,7 +44,7 @@ class Sockets:
         self._selector.close()
 
     def clock(self) -> float:
-        """Return the time in s, from any beginning."""
+        """Return the time of a monotonic clock, in s."""
         return time.monotonic()
 
     def now(self) -> Ticks:

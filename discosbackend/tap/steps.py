@@ -95,7 +95,7 @@ class Request(Step):
     expected: Expectation | None
     """The reply that is expected. None: the server sends no reply, or any."""
     write: Callable[[str, Ticks, float], str]
-    """Makes the line that is sent, from the text, the present time and the speed: it shifts times."""
+    """Makes the line that is sent, from the text, the current time and the speed. It shifts the times in the text."""
     answered: bool = True
     """Whether the server answers this line."""
     limit: float = 0.0
