@@ -61,7 +61,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def errors_name_file(
     parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None
 ) -> Iterator[None]:
-    """Make the errors of a parser name the file of --config, in the context, if there is one.
+    """Inside of the `with` block, make the errors of a parser name the file of --config, if there is one.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ class WebServer:
         self._live = live
 
     def close(self) -> Any:
-        """Stop to listen, and close the connections. Return a Deferred that fires when it is done, or None."""
+        """Stop listening, and close the connections. Return a Deferred that fires when it is done, or None."""
         self._clock.end()
         self._live.stop()
         return self.port.stopListening()
