@@ -200,7 +200,7 @@ class Acquisition:
 
     @property
     def since(self) -> Ticks | None:
-        """The time that `begin` was called with, while an acquisition is running. None while there is none."""
+        """The time that `begin` was called with. None while no acquisition is running."""
         return self._since if self._acquiring else None
 
     @property

@@ -33,7 +33,7 @@ def wire_value(choice: Any) -> Any:
 
 
 def choice_of(choices: Iterable[Any], value: Any) -> Any:
-    """Return the choice for which a client sends this value. LookupError if there is none."""
+    """Return the choice for which a client sends this value. Raise LookupError if there is none."""
     for choice in choices:
         if wire_value(choice) == value:
             return choice
@@ -73,7 +73,7 @@ def check_limits(argument: Argument) -> None:
 
 
 def checked_choices(argument: Argument) -> Sequence[Any]:
-    """Return the choices of an argument as a tuple. ValueError if they are not valid."""
+    """Return the choices of an argument as a tuple. Raise ValueError if they are not valid."""
     whose = f"of argument {argument.name!r}"
     if argument.choices == ():
         return ()

@@ -45,7 +45,7 @@ NOT_RUNNING = (
 
 
 class GivenUp(HandlerException):
-    """The task of a coroutine was cancelled, by the server or by somebody else."""
+    """The task of a coroutine was cancelled, by the server or by other code."""
 
 
 class AnyTaskDeferred(Deferred[Result]):

@@ -76,7 +76,7 @@ def without_telnet(line: bytes) -> bytes:
 
 
 class Kind(Enum):
-    """What a line is."""
+    """The kinds of lines."""
 
     REQUEST = "request"
     """It is executed, and gets a reply."""

@@ -34,7 +34,7 @@ class Output:
     """
 
     ready = True
-    """Whether another request may be executed: the client reads its replies."""
+    """Whether the client reads its replies, so that another request may be executed."""
 
     busy = False
     """Whether replies are delayed on purpose, so that the connection must not be closed yet."""
@@ -49,13 +49,13 @@ class Output:
     # -- the connection -------------------------------------------------------------------------------
 
     def begin(self, transport: Any) -> None:
-        """The connection is made: send to this transport."""
+        """Send to this transport, because the connection is made."""
         self._transport = transport
         self._registered = True
         transport.registerProducer(self, True)
 
     def prepare_close(self) -> None:
-        """The transport is about to be closed: send at once what was delayed, and what this turn has collected."""
+        """Send at once what was delayed or collected in this turn, because the transport is about to be closed."""
         self.flush()
         if self._turn and self._transport is not None:
             self._transport.write(b"".join(self._turn))
@@ -66,7 +66,7 @@ class Output:
             self._transport.unregisterProducer()
 
     def lost(self) -> None:
-        """The connection is lost: discard everything."""
+        """Discard everything, because the connection is lost."""
         self._transport = None
         if self._turn is not None:
             # A turn that is running goes on: the requests are executed.

@@ -131,7 +131,7 @@ Event: TypeAlias = (
     | Malformed[RequestT]
     | TooLong[RequestT]
 )
-"""What a line is."""
+"""A line of the server, as feed() reports it."""
 
 
 class Pairing(Generic[RequestT]):

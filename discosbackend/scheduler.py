@@ -169,16 +169,16 @@ class Job:
         self.done = False
 
     def left(self, now: float) -> float:
-        """Return for how many s its thread may still run."""
+        """Return how long its thread may still run, in s."""
         limit = self.command.limit
         return float("inf") if limit is None else limit - self.ran(now)
 
     def ran(self, now: float) -> float:
-        """Return for how many s the job has been running, 0 if it has not begun."""
+        """Return how long the job has been running, in s. 0 if it has not begun."""
         return 0.0 if self.begun is None else now - self.begun
 
     def age(self, now: float) -> float | None:
-        """Return for how many s the job has been running, or waiting if it has not begun. None if this is not known."""
+        """Return how long the job has been running, or waiting if it has not begun, in s. None if this is not known."""
         if self.begun is not None:
             return now - self.begun
         # A waiter without a time limit does not know when it began to wait.

@@ -170,7 +170,7 @@ class Sensor:
         raise AttributeError(f"{attribute} is a sensor: write .{attribute}.set({value!r})")
 
     def reading_of(self, value: object, state: State | None, when: object) -> Reading:
-        """Return the reading of a value. TypeError or ValueError if set() refuses it."""
+        """Return the reading of a value. Raise TypeError or ValueError if set() refuses it."""
         plain = self._plain(value)
         if state is not None and state not in STATES:
             raise ValueError(f"sensor {self.name}: state {state!r} is none of {', '.join(STATES)}")

@@ -134,7 +134,7 @@ class DBService(Service):
         self.stop_timeout = stop_timeout
         self.listening: Deferred[IListeningPort] = Deferred()
         self.watchdog: Watchdog | None = None
-        """What watches the reactor. None unless run_service() runs it."""
+        """The watchdog of the reactor. None unless run_service() runs the service."""
         self._port: IListeningPort | None = None
 
     @property

@@ -130,7 +130,7 @@ class SystemdNotifier:
             self._thread.start()
 
     def stop(self, within: float) -> None:
-        """Report that the server is stopping, and that this takes at most this many s."""
+        """Report that the server is stopping, and that this takes at most `within` s."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(within * 1e6)}")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What several command lines have in common: a type of arguments, and options such as --config and --version."""
+"""The options that several programs have, such as --config and --version, and a type of arguments."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def start_http(
     names
         The names of the commands.
     state
-        The state of the server. None behind a tap.
+        The state of the server. None for a tap.
 
     Returns
     -------

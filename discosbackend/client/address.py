@@ -45,7 +45,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def address_in_environment() -> tuple[str, int] | None:
-    """Return the host and the port in DISCOS_BACKEND, None if it is not set or empty. ValueError if it is wrong."""
+    """Return the host and the port in DISCOS_BACKEND, None if it is not set or empty. Raise ValueError if invalid."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None

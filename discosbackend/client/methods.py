@@ -402,7 +402,7 @@ def rows_of(commands: Iterable[Command] | type) -> dict[str, Command]:
 
 
 def reply_values(row: Command, texts: Sequence[str]) -> list[Any]:
-    """Convert the arguments of an `ok` reply. ReplyMalformed if they are not those of the command.
+    """Convert the arguments of an `ok` reply. Raise ReplyMalformed if they are not those of the command.
 
     Parameters
     ----------

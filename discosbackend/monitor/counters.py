@@ -212,7 +212,7 @@ class Counters:
         return self._gone.bytes_out + sum(client.bytes_out for client in self._clients.values())
 
     def clients(self, most: int) -> Iterator[tuple[int, ClientCounts]]:
-        """Return the open connections that were active last, at most so many, with their numbers."""
+        """Return up to `most` open connections, those that were active last, with their numbers."""
         return islice(((number, self._clients[number]) for number in reversed(self._clients)), most)
 
     @property

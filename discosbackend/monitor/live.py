@@ -89,7 +89,7 @@ class _Log:
 
 
 class Live:
-    """The open pages, and what they are sent. Append it to the `listeners` of a DBFactory.
+    """The open pages, and the events for them. Append it to the `listeners` of a DBFactory.
 
     Parameters
     ----------

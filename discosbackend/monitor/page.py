@@ -37,7 +37,7 @@ def page_resources(snapshot: Snapshot, live: Live, reactor: Any) -> dict[bytes, 
     Parameters
     ----------
     snapshot
-        What the page shows.
+        The document that the page shows.
     live
         The open pages.
     reactor

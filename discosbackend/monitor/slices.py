@@ -24,7 +24,7 @@ def encoded_text(text: str) -> bytes:
 
 
 class SlicedText:
-    """A text that is made of pieces, and is the same for all who ask at about the same time.
+    """A text that is made of pieces. Calls of get() at about the same time share one text.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class SlicedText:
         return text
 
     def forget(self) -> None:
-        """Make the text anew for the next who asks, because something has changed."""
+        """Discard the text, because something has changed. The next get() makes a new one."""
         self._text = None
 
     def _work(self) -> None:

@@ -79,7 +79,7 @@ class Snapshot:
     about
         Returns what is watched.
     state
-        The state of the server. None behind a tap: what it would report is then null.
+        The state of the server. None for a tap: its parts of the document are then null.
     now
         Returns Unix seconds.
 
@@ -125,7 +125,7 @@ class Snapshot:
         return self._status
 
     def refresh_status(self) -> Deferred[None] | None:
-        """Ask for `status` if the last answer is old. Call it when somebody looks.
+        """Ask for `status` if the last answer is old. Call it before the document is read.
 
         Returns
         -------

@@ -33,7 +33,7 @@ __all__ = [
 TOPIC = "backends"
 
 UNKNOWN = -1
-"""What a message contains instead of an unknown number."""
+"""The value in a message for an unknown number."""
 
 POLARIZATIONS = ("LHCP", "RHCP", "FULL STOKES")
 
@@ -143,7 +143,7 @@ def _number(what: str, value: SupportsFloat | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What a message says about a backend.
+    """The state of a backend, as a message reports it.
 
     Parameters
     ----------

@@ -161,9 +161,9 @@ class TelemetryPublisher:
     name
         The name of the backend in the messages.
     source
-        What it reads.
+        The source of the state, besides the exchanges.
     outlets
-        Where it publishes.
+        The outlets that send the messages.
     reactor
         The reactor.
     compression
@@ -220,7 +220,7 @@ class TelemetryPublisher:
 
     @property
     def problem(self) -> str:
-        """Why nobody gets the messages, or what is missing in them; "" if there is no problem."""
+        """Why the messages do not arrive, or what is missing in them; "" if there is no problem."""
         problems = [*(outlet.problem for outlet in self._outlets), self._channels_problem]
         return "; ".join(filter(None, problems))
 
@@ -231,7 +231,7 @@ class TelemetryPublisher:
     # -- the times of messages ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Publish the first message, and go on."""
+        """Start publishing: the first message is sent at once."""
         self._seen = self._acquisition_state()
         self._look = self._reactor.callLater(_LOOK, self._look_at_acquisition)
         self._publish_periodically()

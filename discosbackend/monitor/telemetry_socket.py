@@ -364,7 +364,7 @@ class TelemetryServer:
     """
 
     problem = ""
-    """It has no problem after open()."""
+    """Always "": after open(), there are no problems."""
 
     def __init__(self, host: str, port: int, empty: bytes, *, reactor: Any) -> None:
         self._address = (host, port)

@@ -51,7 +51,7 @@ class Request(NamedTuple):
     line: bytes
     """The line, without its end and without telnet negotiation."""
     read: Line
-    """What the line is."""
+    """The parsed line."""
     began: float
     """When it arrived, in s of a monotonic clock."""
 
@@ -382,7 +382,7 @@ class Conversation:
         return replies
 
     def greeting_is_overdue(self) -> bytes:
-        """Wait for the greeting no longer. Return what to send to the client now."""
+        """Stop waiting for the greeting. Return what to send to the client now."""
         if not self.awaits_greeting or self._held or self._mid_line:
             return b""
         self._greeted = True
@@ -393,14 +393,14 @@ class Conversation:
     # -- the end --------------------------------------------------------------------------------------
 
     def server_ended(self) -> bytes:
-        """The server sends nothing more. Return what to send to the client now."""
+        """Handle the end of the server's data. Return what to send to the client now."""
         held, self._held, self._greeted, self._mid_line = self._held, b"", True, False
         if not self._refused:
             return held
         return held + b"".join(self._earlier_refusals(self._count))
 
     def closed(self, *, by_server: bool) -> None:
-        """The connection is closed: note the requests that have no reply.
+        """Handle the end of the connection, and note the requests that have no reply.
 
         Parameters
         ----------

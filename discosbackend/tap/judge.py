@@ -28,7 +28,7 @@ __all__ = ["PATIENCE", "RULES", "Finding", "Judge", "Rule"]
 logger = logging.getLogger(__name__)
 
 PATIENCE = 100.0
-"""How many s the deployed clients wait for a reply. A command with a longer time limit may take that long."""
+"""How long the deployed clients wait for a reply, in s. A command with a longer time limit may take that long."""
 
 # Commands of MISTRAL, which the protocol names but does not define (protocol section 4.1).
 _OF_MISTRAL = frozenset(("setup", "vna-sweep", "target-sweep", "reset"))
@@ -48,7 +48,7 @@ _MOST_NAMES = 1000
 
 
 class Rule(NamedTuple):
-    """What a finding is about."""
+    """A rule that a finding refers to."""
 
     id: str
     """`server/...` or `client/...`: the side that it is about."""

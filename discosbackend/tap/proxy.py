@@ -528,7 +528,7 @@ class TapProtocol(Protocol):
             self.factory.on_idle()
 
     def target_ended(self) -> None:
-        """The target sends nothing more."""
+        """Handle the end of the target's data."""
         self._target.receiving_ended = True
         self._target.reading.end()
         self._by_server = not self._client.receiving_ended
@@ -566,11 +566,11 @@ class TapProtocol(Protocol):
     # -- the shutdown ---------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Pass no more requests on."""
+        """Stop passing requests on."""
         self._client.reading.pause("stopping")
 
     def abandon(self) -> Deferred[Any] | None:
-        """Wait no longer for replies."""
+        """Stop waiting for replies."""
         self._abandoned = True
         return None
 

@@ -47,7 +47,7 @@ class Wire(Protocol):
         """Send bytes. If the connection is lost, receive() says so."""
 
     def receive(self, seconds: float) -> list[tuple[int, bytes]]:
-        """Wait until data arrive, for at most so many seconds, and return them with the number of their connection.
+        """Wait until data arrive, for at most `seconds` s, and return them with the number of their connection.
 
         b"" means that the server has closed the connection, or that it is lost.
         """

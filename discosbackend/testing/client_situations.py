@@ -76,7 +76,7 @@ class Step(NamedTuple):
     """A part of what is sent for a line."""
 
     after: float
-    """How many s after the previous step."""
+    """The time since the previous step, in s."""
     data: bytes = b""
     then: After = After.NOTHING
     decisive: bool = False

@@ -386,7 +386,7 @@ class ServerSession:
         Unsupported
             If the server does not have the command.
         unittest.SkipTest
-            If the reason is another one and `profile_attribute` is not set.
+            If the reason differs and `profile_attribute` is not set.
         """
         reply = self.ask(name, *arguments)
         sent = self._request_line(name, *arguments)

@@ -299,7 +299,7 @@ class FaultyProtocol(DBProtocol):
             self.freeze()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is lost. While the server is paused, what was received is not executed."""
+        """Twisted's hook: the connection is lost. While the server is paused, received requests are not executed."""
         super().connectionLost(reason)
         self.paused = self.factory.paused
 

@@ -90,7 +90,7 @@ def check_output(output: Path) -> None:
 def checked_name(name: str) -> str:
     """Return the path.
 
-    RecordingError if it has no file name, or the name of a recording's own file or of a conversion's temporary file.
+    Raise RecordingError if it has no file name, or that of a recording's own file or of a conversion's temporary file.
     """
     last = posixpath.basename(name)
     folders = posixpath.dirname(name).split("/")
