@@ -273,13 +273,13 @@ class DBProtocol(LineReceiver):
         self._update_read_pause()
 
     def resumeProducing(self) -> None:
-        """Handle the lines that were received meanwhile, and read on."""
+        """Handle the lines that were received meanwhile, and continue to read."""
         self.paused = False
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
-        """Close the connection. What was received is forgotten, and what may still arrive is discarded."""
+        """Close the connection. The received lines, and all later bytes, are discarded."""
         self.paused = self._refusing = True
         self._lines, self._at, self._backlog = (), 0, 0
         self.close()
@@ -310,12 +310,12 @@ class DBProtocol(LineReceiver):
         raise RuntimeError("raw mode does not exist: every byte of the DISCOS backend protocol is part of a line")
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        """Do nothing, because there is only this mode. `extra` is received."""
+        """Do nothing but receive `extra`, because there is only this mode."""
         if extra:
             self.dataReceived(extra)
 
     def clearLineBuffer(self) -> bytes:
-        """Forget the incomplete line, and return it."""
+        """Remove the incomplete line, and return it."""
         rest, self._splitter = self._splitter.rest, LineSplitter(self.MAX_LENGTH)
         self._stop_cr_timer()
         return rest
@@ -639,7 +639,7 @@ class DBProtocol(LineReceiver):
         return None if pending is None else pending.source
 
     def discard(self) -> Deferred[Any] | None:
-        """Forget every request that has no reply yet: it gets none.
+        """Discard every request that has no reply yet. It gets no reply.
 
         Returns
         -------

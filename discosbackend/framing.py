@@ -59,7 +59,7 @@ class LongLine(bytes):
 
     @classmethod
     def of(cls, line: bytes, tail: bytes, longest: int = LONGEST_LINE) -> LongLine:
-        """Make a LongLine from the first bytes of a line, and from its last bytes, of which up to 64 are kept."""
+        """Make a LongLine from the first and the last bytes of a line. Up to 64 of the last bytes are kept."""
         new = cls(line)
         new.tail = tail[-_TAIL:]
         new.longest = longest
@@ -168,7 +168,7 @@ class LineSplitter:
 
     @property
     def in_line(self) -> bool:
-        """Whether a line has begun whose end has not been received."""
+        """Whether there is an incomplete line."""
         return bool(self.rest) or self._long is not None
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -120,5 +120,5 @@ class Output:
         self._connection.output_changed()
 
     def stopProducing(self) -> None:
-        """Twisted's hook: connectionLost() follows. The requests that were received are executed then."""
+        """Twisted's hook: connectionLost() follows. Set `ready`, so that the received requests are executed."""
         self.ready = True

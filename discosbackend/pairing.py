@@ -117,7 +117,7 @@ class Ended(Generic[RequestT]):
     """The server has closed its half of the connection."""
 
     rest: bytes
-    """The beginning of a line that was not completed."""
+    """The received part of an incomplete line."""
     unanswered: tuple[RequestT, ...]
     """The requests that got no reply."""
 
@@ -175,7 +175,7 @@ class Pairing(Generic[RequestT]):
 
     @property
     def rest(self) -> bytes:
-        """The beginning of a line whose end has not been received."""
+        """The received part of an incomplete line."""
         return bytes(self._rest)
 
     @property

@@ -261,7 +261,7 @@ class BoundSensor:
             The value. None: there is no value. For a number that is not finite, the state is "failure", and there is no
             value.
         state
-            The state. Default: by the limits; "unknown" for None.
+            The state. Default: the limits determine it; "unknown" if the value is None.
         time
             The time of the measurement, as Ticks.of() accepts it. Default: now.
 

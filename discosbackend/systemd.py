@@ -88,9 +88,11 @@ class SystemdNotifier:
     over
         The event that ends the watchdog's thread. A test can pass one with a clock of its own.
 
-    Notes ----- WATCHDOG=1 is sent by the reactor, so that systemd restarts a server whose reactor is blocked. A thread
-    asks the reactor to send it, twice within the limit. A delayed call of the reactor is not used: it may be late after
-    a step of the host's clock, and systemd would then end a healthy server.
+    Notes
+    -----
+    WATCHDOG=1 is sent by the reactor, so that systemd restarts a server whose reactor is blocked. A thread asks the
+    reactor to send it, twice within the limit. A delayed call of the reactor is not used: after a step of the host's
+    clock it may be late, and systemd would then end a healthy server.
     """
 
     def __init__(

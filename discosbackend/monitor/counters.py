@@ -1,7 +1,7 @@
 """Counters: a listener that counts requests, failures, latencies, connections and bytes.
 
-Append it to the `listeners` of a DBFactory. It is called in the request path, so it only adds integers
-and keeps references. Its memory is bounded by the number of commands and of open connections.
+Append it to the `listeners` of a DBFactory. It is called in the request path, so it only adds integers and keeps
+references. Its memory is bounded by the number of commands and of open connections.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CommandCounts:
         return self.slowest if wanted else None
 
     def advance(self, second: int) -> None:
-        """Store the number of requests so far, at the begin of this second of the monotonic clock."""
+        """Begin this second of the monotonic clock: store the number of requests before it."""
         requests = self.requests
         for passed in range(max(self.second, second - _RING) + 1, second + 1):
             self._marks[passed % _RING] = requests

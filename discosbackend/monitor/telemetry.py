@@ -1,8 +1,8 @@
 """The messages of DISCOS telemetry: the topic `backends`, as JSON. Pure functions on records, without I/O.
 
-A message is an object with one name, that of the backend, and its state. It never contains null or NaN, because the
-deployed client stops at them: an unknown number is -1. telemetry_publisher collects the state; telemetry_socket sends
-the messages.
+A message is an object with one key, the name of the backend, and the state as its value. It never contains null or NaN,
+because the deployed client stops at them: an unknown number is -1. telemetry_publisher collects the state;
+telemetry_socket sends the messages.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Closed(NamedTuple):
 
     connection: int
     server_rest: bytes
-    """The beginning of a line that the server has not completed."""
+    """The received part of an incomplete line of the server."""
     unanswered: tuple[Request, ...]
     """The requests without a reply."""
     seconds: float

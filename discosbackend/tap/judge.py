@@ -1,7 +1,7 @@
 """Judge: compares both sides of the connections through a tap with the protocol.
 
 It gets the events of conversation.py, and collects findings. A finding is a violation if it breaks a rule. It is a note
-if deployed clients do the same, or if the protocol permits it but it is risky. The rules are in RULES.
+if deployed clients do this too, or if the protocol permits it, but it is risky. The rules are in RULES.
 """
 
 from __future__ import annotations

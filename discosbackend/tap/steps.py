@@ -21,7 +21,7 @@ from discosbackend.ticks import Ticks
 __all__ = ["NEVER", "Close", "Expectation", "LeftOut", "Open", "ReplayError", "Request", "Script", "Step", "select"]
 
 NEVER = math.inf
-"""The `end` of a request for whose reply the client did not wait."""
+"""The `end` of a request if the client did not wait for the reply."""
 
 NO_REQUEST = "lines that are not valid requests"
 """How a line without a command is counted when it is left out."""

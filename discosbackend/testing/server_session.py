@@ -88,7 +88,7 @@ def request_line(name: str, *arguments: object, row: Command | None = None) -> b
     name
         The name of the command.
     arguments
-        Its arguments, of which paths are converted as os.fsencode() does.
+        Its arguments. Paths are converted as os.fsencode() does.
     row
         The row of a command of the backend's own. Default: the row of the protocol's command of this name.
 
