@@ -1,6 +1,6 @@
 """AccessRules: which addresses may connect to a server, and which of them may only read.
 
-It is a pure decision about the text of an address. DBFactory asks it once for each connection, and handlers.py refuses
+The decision depends only on the text of the address. DBFactory asks for it once per connection, and handlers.py refuses
 the commands that a client may not send.
 """
 
@@ -80,12 +80,12 @@ class AccessRules:
         return f"AccessRules(allow={allow!r}, read_only={read_only!r})"
 
     def access_of(self, address: str) -> Access:
-        """Return what a client may do.
+        """Return what a client may do: Access.NONE if the text is not an IP address.
 
         Parameters
         ----------
         address
-            The IP address of the client, without the port. Access.NONE if it is not an IP address.
+            The IP address of the client, without the port.
         """
         try:
             client = ipaddress.ip_address(address)

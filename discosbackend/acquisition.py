@@ -55,17 +55,17 @@ after the returned number of seconds."""
 
 
 def single_delay_wait(instant: Ticks, now: Callable[[], int]) -> float:
-    """Return the time until the instant, in s, at least 1 us. It is the FinalWait for a clock of the caller."""
+    """Return the time until the instant, in s, at least 1 us. The default FinalWait if `now_ticks` is given."""
     return max(_SHORTEST_DELAY, (instant - now()) / TICKS_PER_SECOND)
 
 
 def precise_wait(instant: Ticks, now: Callable[[], int]) -> float:
     """Wait for an instant of the host's clock. It is the default FinalWait.
 
-    A reactor on epoll rounds a delay up to a whole millisecond. So from 2.5 ms before the instant the reactor iterates
-    without delay, and still serves all clients. In the last millisecond this function blocks. It sleeps until 300 us
-    before the instant, then spins. The sleep lowers the risk that a busy machine preempts the process at the instant.
-    Clients wait for at most this millisecond.
+    A reactor on epoll rounds a delay up to a whole millisecond. From 2.5 ms before the instant, the delays are
+    therefore 0; the reactor still serves all clients. In the last millisecond this function blocks, so clients wait
+    for at most 1 ms. It sleeps until 300 us before the instant, then spins. The sleep lowers the risk that a busy
+    machine preempts the process at the instant.
     """
     left = (instant - now()) / TICKS_PER_SECOND
     if left > _IN_TURNS:
@@ -200,7 +200,7 @@ class Acquisition:
 
     @property
     def since(self) -> Ticks | None:
-        """The time that `begin` was called with, while an acquisition is running. None while there is none."""
+        """The time that `begin` was called with. None while no acquisition is running."""
         return self._since if self._acquiring else None
 
     @property
@@ -460,7 +460,7 @@ class Acquisition:
 def acquisition_of(backend: object) -> Acquisition | None:
     """Return the Acquisition of a backend: its attribute `acquisition`, or else its first attribute of this class.
 
-    None if it has none. No attribute is computed, because a property of a backend may ask its hardware.
+    None if it has none. Properties are not evaluated, because they may access the hardware.
     """
     attributes = getattr(backend, "__dict__", {})
     found = [value for value in attributes.values() if isinstance(value, Acquisition)]

@@ -58,7 +58,7 @@ _NEED_LOOP = frozenset(
 
 
 def misspelt_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
-    """Return a sentence for each method that answers no command but has a name similar to the method of a command.
+    """Return a sentence for each method whose name is probably a misspelling of a method that the server calls.
 
     Parameters
     ----------
@@ -234,10 +234,9 @@ def _lacks_self(row: Command, method: Callable[..., Any]) -> bool:
 
 
 def asyncio_methods(backend: object, own: Sequence[str] = ()) -> list[str]:
-    """Return a sentence for each method that the server calls and that uses asyncio, which does not run.
+    """Return a sentence for each method that the server calls and that uses asyncio. Call it if asyncio does not run.
 
-    A use in the method itself is found, and one in another coroutine of the class that it names. Uses in other
-    functions are not found.
+    The method itself is searched, and the coroutines of the same class that it names. Other functions are not searched.
 
     Parameters
     ----------

@@ -46,8 +46,8 @@ def arguments_of(method: Any, frame: types.FrameType | None = None) -> tuple[Arg
     method
         The method, or a function, static method or class method.
     frame
-        The frame in which the method is defined. The names in it are known to annotations that are texts, such as those
-        of a module with `from __future__ import annotations`.
+        The frame in which the method is defined. Annotations that are texts can use the names in it. With
+        `from __future__ import annotations`, all annotations are texts.
 
     Returns
     -------

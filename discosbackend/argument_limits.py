@@ -1,7 +1,7 @@
 """The limits and the choices of an argument: whether they are valid, and how a reason describes them.
 
-commands.py imports this module for an argument that has choices, or another limit than the minimum 0. The commands of
-the protocol have no such argument.
+commands.py imports this module only for an argument that has choices, or limits other than the minimum 0. The commands
+of the protocol have no such argument.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def wire_value(choice: Any) -> Any:
 
 
 def choice_of(choices: Iterable[Any], value: Any) -> Any:
-    """Return the choice for which a client sends this value. LookupError if there is none."""
+    """Return the choice for which a client sends this value. Raise LookupError if there is none."""
     for choice in choices:
         if wire_value(choice) == value:
             return choice
@@ -73,7 +73,7 @@ def check_limits(argument: Argument) -> None:
 
 
 def checked_choices(argument: Argument) -> Sequence[Any]:
-    """Return the choices of an argument as a tuple. ValueError if they are not valid."""
+    """Return the choices of an argument as a tuple. Raise ValueError if they are not valid."""
     whose = f"of argument {argument.name!r}"
     if argument.choices == ():
         return ()

@@ -312,7 +312,7 @@ class Backend:
     def quick_look(self) -> Awaitable[QuickLook | None] | QuickLook | None:
         """Return the present spectra, which the page of `--http` draws. None: there is nothing to show now.
 
-        The server calls this at most once a second, in the reactor's thread, and only while somebody looks at the page.
+        The server calls this at most once a second, in the reactor's thread, and only while a page is open.
         The method must return within a millisecond and must not access the device: return what was read last. It can be
         `async def`, or return a Deferred; it is then not called again before it has finished. An exception is logged
         once a minute.

@@ -110,7 +110,7 @@ class BackgroundTasks:
         ended.callback(None)
 
     def cancel_all(self) -> Deferred[Any]:
-        """Cancel all tasks, in the order in which they were started. The Deferred fires when they have ended."""
+        """Cancel all tasks, in the order of their start. Return a Deferred that fires when they have ended."""
         ends = list(self._running.values())
         for task in list(self._running):
             task.cancel()

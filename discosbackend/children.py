@@ -23,7 +23,7 @@ def python_command(*arguments: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """Return the environment for that command line, with which the new process imports the same package."""
+    """Return the environment for python_command(): the new process imports this copy of the package."""
     path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     # An installed package is found without it. In PYTHONPATH, the folder of the installed packages would precede the
     # standard library.

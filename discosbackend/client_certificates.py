@@ -19,12 +19,12 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 
 
 def require_client_certificates(endpoint: Any, path: str) -> None:
-    """Make an endpoint accept only the clients whose certificate one of these authorities has signed.
+    """Make an endpoint accept only clients whose certificate was signed by one of the authorities in a file.
 
     Parameters
     ----------
     endpoint
-        The SSL4ServerEndpoint of a description without `clientCA`.
+        The SSL4ServerEndpoint for the endpoint string without `clientCA`.
     path
         The file with the certificates of the authorities, in PEM format.
 

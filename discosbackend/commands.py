@@ -1,9 +1,9 @@
 """The table of commands (protocol section 4.9): one row per command, and the classes that a row consists of.
 
-This is the only place where a command is described. Profiles of the conformance kit describe further commands by the
-same keys, except those marked NO_KEY. The handler's checks and their reasons, the reference in the
-docs, the client and the conformance cases derive from it. A row also names the backend method that answers the
-command; the handler calls it.
+This is the only place where a command is described. The handler's checks and their reasons, the reference in the docs,
+the client and the conformance cases derive from this table. A row also names the backend method that answers the
+command; the handler calls it. A profile of the conformance kit can describe further commands. Its keys are the
+attributes of these classes that are not marked NO_KEY.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONVERSION_TIMEOUT = 3600.0
 """The time limit of convert-data, in s. A conversion takes minutes (protocol section 6.1)."""
 
 ANNOTATION = "annotation"
-"""In place of a type: the Argument is inside of `Annotated`, and its type is that of the annotation."""
+"""The `type` of an Argument inside of `Annotated`, until it is replaced by the type of the annotation."""
 
 _TYPE_OF = {int: "integer", float: "float", bool: "boolean", str: "text", Path: "path"}
 
@@ -81,8 +81,8 @@ class Argument:
         Whether the method gets a pathlib.Path, for the type "path". Default: a str, unless the type is given as
         pathlib.Path.
     as_ticks
-        Whether the method gets Ticks, for the type "timestamp", also if its class does not derive from Backend.
-        Default: the method of such a class gets an astropy Time.
+        Whether the method always gets Ticks, for the type "timestamp". Default: a method gets an astropy Time if its
+        class does not derive from Backend.
 
     Raises
     ------
@@ -202,8 +202,8 @@ class Field:
         Whether a comma is sent as `;` and a backslash as `/`. Set it if the clients that read this field split at every
         comma and do not know escapes.
     measured
-        Whether the value is measured, so that each reply has another one. A comparison of replies then compares only
-        its form.
+        Whether the value is measured, so that it differs from reply to reply. By default, discos-backend-replay then
+        compares only its form, not the number.
 
     Raises
     ------
@@ -338,10 +338,10 @@ class Command:
         return values
 
     def to_wire(self, texts: Sequence[str]) -> list[str]:
-        """Convert the argument texts of a request, as Python programs write them, to those of its Message.
+        """Convert the argument texts of a Python program to the texts in the Message of a request.
 
-        Paths are converted to the latin-1 characters of their bytes; every other text stays as it is. ValueError for a
-        path that the file system cannot have.
+        Paths are converted to the latin-1 characters of their bytes; every other text stays as it is. Raise ValueError
+        if the file system cannot have such a path.
         """
         paths = {number for number, argument in enumerate(self.arguments) if argument.type == "path"}
         return [path_text(text) if number in paths else text for number, text in enumerate(texts)]
@@ -354,7 +354,7 @@ class Command:
     def reply_fields(self, count: int) -> list[Field]:
         """Return the fields of an `ok` reply with `count` values: those of the row, the last one as often as needed.
 
-        If the result has another length than `count`, no reply of the command has so many values.
+        If no reply of the command can have `count` values, the length of the result differs from `count`.
         """
         repeated = self.reply[-1:] if any(field.repeated for field in self.reply) else ()
         return [*self.reply, *repeated * (count - len(self.reply))]

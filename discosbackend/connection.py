@@ -56,7 +56,7 @@ _TCP = (IPv4Address, IPv6Address)
 
 
 class State(IntEnum):
-    """How far the connection is closed. It only goes on, never back; LINGERING and ALL_SENT are often left out."""
+    """How far the connection is closed. The state never goes back. It often skips LINGERING and ALL_SENT."""
 
     OPEN = 0
     LINGERING = 1
@@ -77,7 +77,7 @@ class Greeting(Enum):
     DUE = 2
     """The delay is over, but lines that had arrived before are handled first."""
     DONE = 3
-    """It has been sent, or the client does not need it, because it has sent a request. Nothing is delayed."""
+    """It has been sent, or is not needed, because the client has sent a request."""
 
 
 # A module's names are looked up faster than the members of an Enum.
@@ -203,7 +203,7 @@ class DBProtocol(LineReceiver):
             self.host, self._peer = names
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted's hook: split the data into lines. Answer a few lines at once, and more than that in turn."""
+        """Twisted's hook: split the data into lines. Handle a few lines at once, or else queue the connection."""
         splitter = self._splitter
         if self._refusing:
             return
@@ -289,19 +289,19 @@ class DBProtocol(LineReceiver):
         self._update_read_pause()
 
     def resumeProducing(self) -> None:
-        """Handle the lines that were received meanwhile, and read on."""
+        """Handle the lines that were received meanwhile, and continue to read."""
         self.paused = False
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
 
     def stopProducing(self) -> None:
-        """Close the connection. What was received is forgotten, and what may still arrive is discarded."""
+        """Close the connection. The received lines, and all later bytes, are discarded."""
         self.paused = self._refusing = True
         self._lines, self._at, self._backlog = (), 0, 0
         self.close()
 
     def output_changed(self) -> None:
-        """The Output is ready for replies again, or has sent what it had delayed."""
+        """Continue, because the Output is ready for replies again, or has sent what it had delayed."""
         self._update_read_pause()
         self.factory.round_robin.enqueue(self)
         self._close_if_idle()
@@ -326,12 +326,12 @@ class DBProtocol(LineReceiver):
         raise RuntimeError("raw mode does not exist: every byte of the DISCOS backend protocol is part of a line")
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        """Do nothing, because there is only this mode. `extra` is received."""
+        """Do nothing but receive `extra`, because there is only this mode."""
         if extra:
             self.dataReceived(extra)
 
     def clearLineBuffer(self) -> bytes:
-        """Forget the incomplete line, and return it."""
+        """Remove the incomplete line, and return it."""
         rest, self._splitter = self._splitter.rest, LineSplitter(self.MAX_LENGTH)
         self._stop_cr_timer()
         return rest
@@ -655,7 +655,7 @@ class DBProtocol(LineReceiver):
         return None if pending is None else pending.source
 
     def discard(self) -> Deferred[Any] | None:
-        """Forget every request that has no reply yet: it gets none.
+        """Discard every request that has no reply yet. It gets no reply.
 
         Returns
         -------

@@ -45,7 +45,7 @@ NOT_RUNNING = (
 
 
 class GivenUp(HandlerException):
-    """The task of a coroutine was cancelled, by the server or by somebody else."""
+    """The task of a coroutine was cancelled, by the server or by other code."""
 
 
 class AnyTaskDeferred(Deferred[Result]):
@@ -107,7 +107,7 @@ def deferred_of(result: Any, name: str = "the command") -> Deferred[Any]:
     Returns
     -------
     deferred
-        A Deferred of the result. If the task of asyncio is cancelled, it fails with GivenUp, when the task has ended.
+        A Deferred of the result. If asyncio's task is cancelled, the Deferred fails with GivenUp after its end.
     """
     if isinstance(result, Deferred):
         return result

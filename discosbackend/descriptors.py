@@ -28,7 +28,7 @@ _CLOSED = "EMFILE recovery"
 
 @implementer(ILogObserver)
 class DescriptorWatch:
-    """Observes Twisted's log between begin() and end(), and logs at most one warning per minute through `limited`."""
+    """Observes Twisted's log between begin() and end(), and logs at most one warning per minute."""
 
     def __init__(self, limited: RateLimitedLogger) -> None:
         self._limited = limited

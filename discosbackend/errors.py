@@ -121,7 +121,7 @@ class RequestInvalid(ClientError):
 
 
 class WaitTimeout(ClientError):
-    """The status of the backend did not become as wanted in time. The attribute `status` is the last one."""
+    """The backend did not reach the wanted status in time. The attribute `status` is its last status."""
 
     def __init__(self, seconds: float, status: Any) -> None:
         doing = "acquiring" if status.acquiring else "not acquiring"

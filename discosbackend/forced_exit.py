@@ -67,8 +67,8 @@ class ForcedExit:
         A function that is called in the thread for each SIGCHLD. Twisted otherwise gets SIGCHLD through the wake-up
         descriptor, which is replaced here.
     handler
-        The function that handles the signals in the main thread. The stack in the log does not show it, nor the
-        functions that it has called.
+        The function that handles the signals in the main thread. It and the functions that it calls are left out of
+        the stack in the log.
     state_wanted
         A function that is called in the thread for each signal STATE, also if the main thread is blocked.
     """
@@ -121,7 +121,7 @@ class ForcedExit:
                 self._set(self._within)
 
     def extend(self, seconds: float) -> None:
-        """If a signal has arrived, end the process this many s from now, instead of at the previous time."""
+        """If a signal has arrived, end the process `seconds` s from now, instead of at the previous time."""
         with self._lock:
             if self._first is not None:
                 self._within = time.monotonic() + seconds - self._first

@@ -1,4 +1,4 @@
-"""From received bytes to what each line is: a request, not a message, to be ignored (protocol sections 1.3 to 1.10).
+"""Splits received bytes into lines, and decides whether a line is a request (protocol sections 1.3 to 1.10).
 
 LineSplitter splits the bytes into lines, and the result does not depend on how the bytes are divided into chunks.
 without_telnet() removes telnet negotiation. read_line() says what a line is.
@@ -59,7 +59,7 @@ class LongLine(bytes):
 
     @classmethod
     def of(cls, line: bytes, tail: bytes, longest: int = LONGEST_LINE) -> LongLine:
-        """Make a LongLine from the first bytes of a line, and from its last bytes, of which up to 64 are kept."""
+        """Make a LongLine from the first and the last bytes of a line. Up to 64 of the last bytes are kept."""
         new = cls(line)
         new.tail = tail[-_TAIL:]
         new.longest = longest
@@ -76,7 +76,7 @@ def without_telnet(line: bytes) -> bytes:
 
 
 class Kind(Enum):
-    """What a line is."""
+    """The kinds of lines."""
 
     REQUEST = "request"
     """It is executed, and gets a reply."""
@@ -87,7 +87,7 @@ class Kind(Enum):
 
 
 class Line(NamedTuple):
-    """A received line, read."""
+    """The content of a received line."""
 
     kind: Kind
     name: str
@@ -97,7 +97,7 @@ class Line(NamedTuple):
     problem: str = ""
     """Why an invalid line is invalid."""
     language: str = ""
-    """What the client speaks instead, if it cannot be a client of this protocol: the rest of its bytes is ignored."""
+    """The language of a client that speaks HTTP or TLS. The server ignores what it sends afterwards."""
 
 
 # Clients repeat the same few requests. Long lines are not kept, because a client could fill the memory with them.
@@ -168,7 +168,7 @@ class LineSplitter:
 
     @property
     def in_line(self) -> bool:
-        """Whether a line has begun whose end has not been received."""
+        """Whether there is an incomplete line."""
         return bool(self.rest) or self._long is not None
 
     def feed(self, data: bytes) -> list[bytes]:

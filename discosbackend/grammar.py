@@ -299,7 +299,7 @@ def quoted(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Replace by `?` what no reason of the server has: all but printable ASCII, and `!` and comma."""
+    """Replace each `!`, each comma, and each character that is not printable ASCII by `?`."""
     return _UNQUOTABLE.sub("?", text)
 
 

@@ -1,7 +1,7 @@
 """Handlers: they turn a request into a reply. Handler is the base class, DBProtocolHandler calls a backend.
 
-What is known about a command is put together once, in a BackendCommand: its method, how its arguments are read and its
-reply is written, its lane and its time limit. A request only looks it up and gives it to the scheduler. connection.py
+A BackendCommand is made once for each command. It has the command's method, the functions that read the arguments and
+write the reply, the lane and the time limit. A request only looks it up and gives it to the scheduler. connection.py
 handles bytes. replies.py makes the line of every reply, also after an unexpected exception.
 """
 
@@ -165,9 +165,9 @@ def execute_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Defer
 def execute_reads_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes | Deferred[bytes]]:
     """Return the function by which the server executes the requests of a client that may only read.
 
-    It refuses every command that is not in the lane `reads`, and does not ask the handler. A name that no command has
-    is answered as for other clients. But if the handler answers requests itself, with its own `handle`, the name is
-    refused too, because the handler may carry it out.
+    It refuses every command outside the lane `reads`, without calling the handler. An unknown name gets the same reply
+    as from other clients. If the handler has a `handle` of its own, unknown names are refused too, because it may
+    execute them.
 
     Parameters
     ----------
@@ -404,7 +404,7 @@ class DBProtocolHandler(Handler):
 
     @property
     def lanes(self) -> list[LaneState]:
-        """Which command holds, and which commands wait for, each lane, thread and named lock: for monitors."""
+        """For each lane, thread and named lock: the command that holds it, and the commands that wait for it."""
         return self._scheduler.lanes
 
     # -- handling -------------------------------------------------------------------------------------
@@ -433,8 +433,8 @@ class DBProtocolHandler(Handler):
     def start(self) -> None:
         """Connect the links of the backend, then call its server_started().
 
-        A failure is logged, and the server continues. If the reactor is the asyncio reactor, and does not run yet, this
-        is done when it runs.
+        A failure is logged, and the server continues. On an asyncio reactor that does not run yet, all of this is done
+        when the reactor runs.
         """
         loop = None if running_loop() is not None else loop_of(self._reactor_if_imported())
         if loop is None:

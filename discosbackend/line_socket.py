@@ -70,7 +70,7 @@ class LineSocket:
     connection
         The connected socket. The LineSocket closes it.
     peer
-        What error messages call the peer.
+        The name of the peer in error messages.
     error
         The class of the exception that is raised if the connection is closed or a received line is too long.
     longest
@@ -79,7 +79,7 @@ class LineSocket:
     Attributes
     ----------
     received
-        What has been received and not been read as a line.
+        The received bytes that have not been read as a line yet.
     closed
         Whether close() has been called.
     ended

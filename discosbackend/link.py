@@ -83,11 +83,12 @@ class Link:
     the first question. Questions are sent one at a time, in order. When the server stops, the questions that were asked
     until then are still sent, within the stop timeout. Then the link is closed.
 
-    While the link connects for the first time, or reconnects after the connection was lost, questions wait, each for
-    up to `timeout` from the moment when it is the first one. The question that was sent when the connection was lost
-    fails. If an attempt to connect fails, or if the connection is lost again before an answer and within 1 s, all
-    questions fail, and later ones fail after 10 ms, until the link is connected again. During an outage, a question
-    does not start an attempt to connect: the link tries again after pauses that grow from 0.2 s to `max_pause`.
+    While the link connects for the first time, or reconnects after the connection was lost, questions wait. The first
+    one waits for up to `timeout`. The question that was sent when the connection was lost fails.
+
+    An outage begins when an attempt to connect fails, or when the next connection is lost too, within 1 s and before an
+    answer. Then all waiting questions fail. During the outage, each new question fails after 10 ms and does not start
+    an attempt to connect: the link tries again after pauses that grow from 0.2 s to `max_pause`.
 
     Parameters
     ----------

@@ -13,9 +13,8 @@ __all__ = ["Framing", "MessageSplitter", "MessageTooLong", "by_terminator", "fra
 Framing: TypeAlias = "Callable[[bytes], tuple[bytes, bytes] | None]"
 """A function that finds the first message in the received bytes.
 
-It returns the message and the bytes after it, or None if the message is not complete yet. It is called with all bytes
-that were received since the previous message, each time more of them arrive. It gets the same bytes more than once, so
-it must not keep a state."""
+It returns the message and the bytes after it, or None if the message is not complete yet. Each time bytes arrive, it is
+called with all bytes since the previous message. It gets the same bytes more than once, so it must not keep a state."""
 
 # Each message copies the bytes after it. Splitting this many bytes at a time limits the copies, if a device sends a
 # large number of short messages at once.

@@ -18,7 +18,7 @@ logger = logging.getLogger("discosbackend.link")
 
 
 class LinkHealth:
-    """Knows since when a link is down, or gives no answer. It logs outages.
+    """Records since when a link is down, or gives no answer, and logs outages.
 
     Parameters
     ----------
@@ -69,17 +69,17 @@ class LinkHealth:
     # -- events ---------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The link is started."""
+        """Begin: the link is started."""
         self._is_new = True
         self._is_unreachable = self._logged_down = False
         self._down_since, self._silent_since = self._now(), None
 
     def connected(self) -> None:
-        """A connection is made."""
+        """Note that a connection is made."""
         self._is_unreachable = False
 
     def works(self) -> None:
-        """The device has answered, or the connection has lasted."""
+        """Note that the link is up: the device has answered, or the connection has lasted."""
         if self._logged_down:
             self._logged_down = False
             self.log(logging.INFO, "up", "link to %s is up again after %.0f s", self._name, self._outage())
@@ -89,37 +89,37 @@ class LinkHealth:
         self._down_since = math.nan
 
     def disconnected(self, reason: str) -> None:
-        """The connection is lost, or the link has closed it."""
+        """Note that the connection is lost, or that the link has closed it."""
         self._reason = reason
         if math.isnan(self._down_since):
             self._down_since = self._now()
 
     def lost(self, failure: Failure) -> None:
-        """The connection is lost."""
+        """Note and log that the connection is lost."""
         self.disconnected(reason_of_failure(failure))
         self.log(logging.INFO, "lost", "link to %s was lost: %s", self._name, self._reason)
 
     def unreachable(self, failure: Failure) -> None:
-        """An attempt to connect has failed."""
+        """Note that an attempt to connect has failed."""
         self._is_unreachable = True
         self._reason = reason_of_failure(failure)
 
     def refuses(self) -> None:
-        """Questions fail until the link is connected again."""
+        """Log, once per outage, that the link is down."""
         if not self._logged_down:
             self._logged_down = True
             text = "link to %s is down, and connects again when it can: %s"
             self.log(logging.WARNING, "down", text, self._name, self._reason)
 
     def no_answer(self, since: float, limit: float, question: object) -> None:
-        """A question has no answer `limit` s after the time `since`."""
+        """Note that a question has no answer `limit` s after the time `since`."""
         if self._silent_since is None:
             self._silent_since = since
             text = "link to %s gave no answer within %g s: %.80r"
             self.log(logging.WARNING, "no answer", text, self._name, limit, question)
 
     def answered(self, question: bytes, answer: bytes, seconds: float) -> None:
-        """A question has its answer, after this time in s."""
+        """Note the answer to a question, and the time that it took, in s."""
         if self._silent_since is not None:
             silence, self._silent_since = self._now() - self._silent_since, None
             self.log(logging.INFO, "answers", "link to %s answers again after %.0f s", self._name, silence)
@@ -130,7 +130,7 @@ class LinkHealth:
         self._limited.log(level, kind, text, *args, exc_info=exc_info, window=MINUTE)
 
     def end(self) -> None:
-        """The link is closed: log how many messages were left out."""
+        """Log how many messages were omitted, because the link is closed."""
         self._limited.sum_up()
 
 

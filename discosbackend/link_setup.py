@@ -48,7 +48,7 @@ _running: ContextVar[Setup[Any] | None] = ContextVar("discosbackend_link_setup",
 
 @contextmanager
 def calling(setup: Setup[Any] | None) -> Iterator[None]:
-    """What is called inside of the block belongs to this run of on_connect, or to none."""
+    """Make the calls inside of the `with` block belong to this run of on_connect, or to none."""
     token = _running.set(setup)
     try:
         yield

@@ -1,9 +1,7 @@
-"""Output: sends the replies of one connection, those of one turn in one write, and knows whether the client reads them.
+"""Output: sends the replies of one connection, and detects that the client does not read them.
 
-A turn is one call of DBProtocol.work().
-
-It is the only part that writes to the transport. A subclass can change, delay or drop replies: set it as
-`output_class` of a DBProtocol. The simulator's faults do so.
+The replies of one call of DBProtocol.work(), a turn, are sent in one write. Only the Output writes to the transport. A
+subclass can change, delay or drop replies: set it as `output_class` of a DBProtocol. The simulator's faults do so.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ class Output:
     """
 
     ready = True
-    """Whether another request may be executed: the client reads its replies."""
+    """Whether the client reads its replies, so that another request may be executed."""
 
     busy = False
     """Whether replies are delayed on purpose, so that the connection must not be closed yet."""
@@ -51,13 +49,13 @@ class Output:
     # -- the connection -------------------------------------------------------------------------------
 
     def begin(self, transport: Any) -> None:
-        """The connection is made: send to this transport."""
+        """Send to this transport, because the connection is made."""
         self._transport = transport
         self._registered = True
         transport.registerProducer(self, True)
 
     def prepare_close(self) -> None:
-        """The transport is about to be closed: send at once what was delayed, and what this turn has collected."""
+        """Send at once what was delayed or collected in this turn, because the transport is about to be closed."""
         self.flush()
         if self._turn and self._transport is not None:
             self._transport.write(b"".join(self._turn))
@@ -68,7 +66,7 @@ class Output:
             self._transport.unregisterProducer()
 
     def lost(self) -> None:
-        """The connection is lost: discard everything."""
+        """Discard everything, because the connection is lost."""
         self._transport = None
         if self._turn is not None:
             # A turn that is running goes on: the requests are executed.
@@ -112,7 +110,7 @@ class Output:
     def pauseProducing(self) -> None:
         """Twisted's hook: the transport's buffer is full, because the client does not read.
 
-        The transport may be inside write(): nothing else is done here.
+        It only sets `ready`, because the transport may call it during write().
         """
         self.ready = False
 
@@ -122,5 +120,5 @@ class Output:
         self._connection.output_changed()
 
     def stopProducing(self) -> None:
-        """Twisted's hook: connectionLost() follows. The requests that were received are executed then."""
+        """Twisted's hook: connectionLost() follows. Set `ready`, so that the received requests are executed."""
         self.ready = True

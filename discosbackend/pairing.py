@@ -1,9 +1,9 @@
-"""Pairing: from the bytes that a server sends to events: which reply belongs to which request (protocol section 1.8).
+"""Pairing: finds the request to which each reply of a server belongs (protocol section 1.8).
 
 It uses no sockets. The clients use it, and everything that watches a connection. The protocol has no message numbers,
-so a reply belongs to the oldest request that has none. Pairing reports each line that contradicts this: a reply too
-many, another name, an incomplete or overlong line. One case cannot be detected: if a server repeats a reply, and the
-repetition begins after the next request of the same name was sent, it is taken for the reply to this request.
+so a reply belongs to the oldest request that has none. Pairing reports each line that contradicts this: a surplus
+reply, a reply with a wrong name, an incomplete or overlong line. It cannot detect a repeated reply that begins after
+the next request of the same name was sent: this is taken for the reply to that request.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Ended(Generic[RequestT]):
     """The server has closed its half of the connection."""
 
     rest: bytes
-    """The beginning of a line that was not completed."""
+    """The received part of an incomplete line."""
     unanswered: tuple[RequestT, ...]
     """The requests that got no reply."""
 
@@ -131,7 +131,7 @@ Event: TypeAlias = (
     | Malformed[RequestT]
     | TooLong[RequestT]
 )
-"""What a line is."""
+"""A line of the server, as feed() reports it."""
 
 
 class Pairing(Generic[RequestT]):
@@ -175,12 +175,12 @@ class Pairing(Generic[RequestT]):
 
     @property
     def rest(self) -> bytes:
-        """The beginning of a line whose end has not been received."""
+        """The received part of an incomplete line."""
         return bytes(self._rest)
 
     @property
     def unasked(self) -> bool:
-        """Whether a line has begun, before any request, that cannot be the greeting. No reply may be expected then."""
+        """Whether the server has begun a line that is not the greeting, while no request was waiting."""
         if not self._unasked or not (self._rest or self._skipping):
             return False
         begins = bytes(self._rest[: len(_GREETING_BEGINS)])
@@ -203,7 +203,7 @@ class Pairing(Generic[RequestT]):
         return self._waiting.popleft()[1]
 
     def feed(self, data: bytes) -> list[Event[RequestT]]:
-        """Add a chunk of received bytes, and return what the lines are that end in it.
+        """Add a chunk of received bytes, and return an event for each line that ends in it.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class Pairing(Generic[RequestT]):
         Returns
         -------
         events
-            One event for each line, in order. TooLong is reported as soon as the line is too long.
+            The events in order. TooLong is reported as soon as the line is too long.
         """
         events: list[Event[RequestT]] = []
         position = 0
@@ -244,7 +244,7 @@ class Pairing(Generic[RequestT]):
         return events
 
     def feed_answers(self, data: bytes) -> tuple[list[tuple[RequestT, bytes, str]], bytes]:
-        """Take the replies at the beginning of a chunk, as feed() would return them as Answer, in a third of the time.
+        """Take the ordinary replies at the beginning of a chunk, in a third of the time of feed().
 
         Parameters
         ----------
@@ -254,9 +254,9 @@ class Pairing(Generic[RequestT]):
         Returns
         -------
         answers
-            For each Answer its request, its line without CR LF, and its code.
+            For each reply that feed() would return as an Answer: its request, its line without CR LF, and its code.
         rest
-            The bytes from the first line on that is something else, for feed().
+            The other bytes, for feed(). They begin with the first line that is not such a reply.
         """
         answers: list[tuple[RequestT, bytes, str]] = []
         position = 0

@@ -1,4 +1,4 @@
-"""Which reactor a server runs on: chooses and installs it, and checks that it can run, also after a fork.
+"""Chooses and installs the reactor of a server, and checks that it can run, also after a fork.
 
 Twisted has one reactor per process, and it can run only once. server.py runs it; embedding.py uses the event loop of a
 running asyncio program instead.
@@ -108,8 +108,8 @@ def own_after_fork(reactor: Any) -> None:
 def use_steady_clock(reactor: Any) -> None:
     """Let the timers of a reactor use a clock that is never stepped.
 
-    Twisted's timers use the clock of the host. If that is stepped backwards, they are late by the size of the step. So
-    what is done once a second would stop for an hour. A reactor with a clock of its own is left unchanged.
+    Twisted's timers use the clock of the host. If that is stepped back by an hour, no timer fires for an hour. A
+    reactor with a clock of its own is left unchanged.
 
     Parameters
     ----------
@@ -160,8 +160,8 @@ def runs_on_asyncio() -> bool:
 def reactor_wanted_by(backend: object) -> str:
     """Return the reactor that a backend, or a class of backends, needs: its class attribute `reactor`.
 
-    Raise ValueError if the attribute is a text that is not in REACTORS. An attribute that is not a text is the
-    backend's own, such as a reactor that it keeps, and means `"default"`.
+    Raise ValueError if the attribute is a text that is not in REACTORS. If it is not a text, for example a reactor that
+    the backend stores for itself, the result is `"default"`.
     """
     kind = backend if isinstance(backend, type) else type(backend)
     # A static lookup, because a class may have a property of this name.

@@ -1,6 +1,6 @@
 """Replies: the line that answers a request, for any result or exception of the handler.
 
-Every reply is made and proven here (protocol sections 5.2 and 5.3): it is one valid line with the name of the request,
+Every reply is made here (protocol sections 5.2 and 5.3). It is always one valid line with the name of the request,
 within the length limit. ReplyWriter makes the `ok` replies of a command, message_line() those of a handler that returns
 Messages, and Failures everything else. connection.py sends them.
 """
@@ -165,12 +165,12 @@ class ReplyWriter:
 
 
 def limit_of(handler: object) -> int | None:
-    """Return the reply limit of a handler. One that was written for the original package has none of its own."""
+    """Return the reply limit of a handler: REPLY_LIMIT if it has none, as a handler for the original package."""
     return getattr(handler, "reply_limit", REPLY_LIMIT)
 
 
 def message_line(name: str, reply: object, limit: int | None) -> bytes:
-    """Return the Message with which a handler has answered a request as a line, without CR LF.
+    """Return the line, without CR LF, for the Message that a handler has returned.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ class Failures:
             self._limited.logger.info(text, name, peer, shown_arguments(line), reason, seconds)
 
     def refusal(self, name: str, reason: str) -> bytes:
-        """Return a `fail` with a reason, without a word in the log."""
+        """Return a `fail` with a reason, and do not log it."""
         return refusal(name, FAIL, reason, limit_of(self._handler))
 
     def invalid(self, line: bytes, read: Line, peer: Peer) -> bytes:

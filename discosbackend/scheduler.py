@@ -149,8 +149,8 @@ class Job:
     - It is over: `done`. Its locks are released. A later result is only logged.
 
     _advance() and _begin() lead from the first state to the second one, _mark_overdue() to the third, _end() to the
-    last one. After the last waiter, _expire() ends a job that does not run in a thread; _cancel() removes it from its
-    queue, or cancels its Deferred.
+    last one. When the last waiter has timed out, _expire() ends the job, unless it runs in a thread: _cancel() removes
+    it from its queue, or cancels its Deferred.
     """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
@@ -169,16 +169,16 @@ class Job:
         self.done = False
 
     def left(self, now: float) -> float:
-        """Return for how many s its thread may still run."""
+        """Return how long its thread may still run, in s."""
         limit = self.command.limit
         return float("inf") if limit is None else limit - self.ran(now)
 
     def ran(self, now: float) -> float:
-        """Return for how many s the job has been running, 0 if it has not begun."""
+        """Return how long the job has been running, in s. 0 if it has not begun."""
         return 0.0 if self.begun is None else now - self.begun
 
     def age(self, now: float) -> float | None:
-        """Return for how many s the job has been running, or waiting if it has not begun. None if this is not known."""
+        """Return how long the job has been running, or waiting if it has not begun, in s. None if this is not known."""
         if self.begun is not None:
             return now - self.begun
         # A waiter without a time limit does not know when it began to wait.

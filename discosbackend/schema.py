@@ -153,7 +153,7 @@ def one_line(longest: int = sys.maxsize) -> Allowed:
 
 
 OneLine = Annotated[str, one_line()]
-"""A text for people."""
+"""The type of a key whose value is a text of one line."""
 
 
 # -- reading tables -----------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def read(
     behind
         The path and the content of a second table, used for the keys that `table` does not have.
     ranges
-        Whether the values must be as Allowed demands. Otherwise only their types are checked.
+        Whether the conditions in Allowed are checked too. Otherwise only the types are.
 
     Raises
     ------
@@ -221,13 +221,13 @@ def read_values(
 
 
 def check(record: Any, error: type[Exception]) -> None:
-    """Check and convert the values of a record made in code. Call it in `__post_init__`."""
+    """Check and convert the values of a record that was not read from a table. Call it in `__post_init__`."""
     for key, hint in keys(type(record)).items():
         object.__setattr__(record, key, checked(hint, getattr(record, key), key, error))
 
 
 def checked(hint: Any, value: Any, where: str, error: type[Exception], *, ranges: bool = True) -> Any:
-    """Return one value, converted to the type that an annotation demands; like read().
+    """Check one value, and return it converted to the type of an annotation.
 
     The items of a list or of a table have paths of their own: `bins[0]`, `tsys.L`.
     """
@@ -266,7 +266,7 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 
 def from_text(hint: Any, text: str) -> Any:
-    """Convert a word of a command line to a bool or a number, if one is demanded; return an invalid word unchanged."""
+    """Convert a word of a command line to a bool or a number, for such an annotation. Return other words unchanged."""
     kind, _, _ = _parts(hint)
     if kind is bool:
         return {"true": True, "false": False}.get(text, text)
@@ -280,7 +280,7 @@ def from_text(hint: Any, text: str) -> Any:
 
 
 def keys(record: Any, ranges: bool = True) -> Mapping[str, Any]:
-    """Return the keys of a record with their annotations; without Allowed, if only the types are to be checked."""
+    """Return the keys of a record with their annotations. If `ranges` is false, these have no Allowed."""
     return _keys(record, ranges)
 
 

@@ -1,7 +1,7 @@
 """Sensors: what an instrument reports about its health, declared once on the class of a backend.
 
 A Sensor in the body of a class is a descriptor. Each instance has a BoundSensor for it, which has the value, its state
-and its time. Threads may set and read sensors. Nothing here runs by itself: a timeout is noticed when a sensor is read.
+and its time. Threads may set and read sensors. There is no timer: a timeout is noticed when a sensor is read.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Reading(NamedTuple):
 class Sensor:
     """Declares a sensor on the class of a backend: `temperature = Sensor("adc0.temperature", "degC", warn=70.0)`.
 
-    As an attribute of an instance it is a `BoundSensor`, which belongs to this instance.
+    In each instance of the class, the attribute is a `BoundSensor` of this instance.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ class Sensor:
         Limits: the largest value that is still nominal, and the largest that is not yet an error. Each can also be a
         pair (smallest, largest), where either can be None. None: no limit.
     timeout
-        Seconds without set() until the state is "unknown", except if the state is "inactive". None: no timeout.
+        How long after set() the state becomes "unknown", in s, unless it is "inactive". None: no timeout.
     clock
-        Returns the seconds by which the timeout is measured. Default: time.monotonic.
+        The clock for the timeout: a function that returns seconds. Default: time.monotonic.
 
     Raises
     ------
@@ -170,7 +170,7 @@ class Sensor:
         raise AttributeError(f"{attribute} is a sensor: write .{attribute}.set({value!r})")
 
     def reading_of(self, value: object, state: State | None, when: object) -> Reading:
-        """Return the reading of a value. TypeError or ValueError if set() refuses it."""
+        """Return the reading of a value. Raise TypeError or ValueError if set() refuses it."""
         plain = self._plain(value)
         if state is not None and state not in STATES:
             raise ValueError(f"sensor {self.name}: state {state!r} is none of {', '.join(STATES)}")
@@ -217,7 +217,7 @@ class Sensor:
 
 
 class BoundSensor:
-    """A sensor of one instance of a backend: what `self.temperature` is, and what `backend.sensors` has.
+    """A sensor of one instance of a backend, such as `self.temperature`.
 
     Its attribute `declaration` is the `Sensor` in the class, with the type, the limits and the timeout.
     """
@@ -258,9 +258,10 @@ class BoundSensor:
         Parameters
         ----------
         value
-            The value. None: there is none. A number that is not finite is no value: the state is "failure".
+            The value. None: there is no value. For a number that is not finite, the state is "failure", and there is no
+            value.
         state
-            The state. Default: by the limits; "unknown" for None.
+            The state. Default: the limits determine it; "unknown" if the value is None.
         time
             The time of the measurement, as Ticks.of() accepts it. Default: now.
 
@@ -317,7 +318,7 @@ class BoundSensor:
         return self._pending
 
     def cancel_pending(self) -> None:
-        """Forget the call that _call_later() keeps."""
+        """Discard the delayed call that _call_later() has stored."""
         self._pending = None
 
     def _value_text(self, value: Value) -> str:
@@ -347,7 +348,7 @@ class BoundSensor:
         self._prepare(reading, age, noticed)
 
     def declared_by(self, declaration: Sensor) -> None:
-        """Use this declaration in place of the pickled one."""
+        """Replace the unpickled declaration by this one, that of the class."""
         _, reading, age, noticed = self.__getstate__()
         self.__setstate__((declaration, reading, age, noticed))
 

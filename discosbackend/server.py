@@ -134,7 +134,7 @@ class DBService(Service):
         self.stop_timeout = stop_timeout
         self.listening: Deferred[IListeningPort] = Deferred()
         self.watchdog: Watchdog | None = None
-        """What watches the reactor. None unless run_service() runs it."""
+        """The watchdog of the reactor. None unless run_service() runs the service."""
         self._port: IListeningPort | None = None
 
     @property
@@ -217,7 +217,7 @@ def longest_stop(stop_timeout: float) -> float:
 def longest_exit(stop_timeout: float) -> float:
     """Return the longest time from a signal to the end of the process, in s.
 
-    A method may block the reactor when the signal arrives. Then the shutdown begins after `longest_stop` at the latest.
+    It allows for a method that blocks the reactor when the signal arrives, for at most `longest_stop`.
     """
     return 2 * longest_stop(stop_timeout) + _AFTER_SHUTDOWN
 

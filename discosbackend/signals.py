@@ -77,7 +77,7 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Handle the signals of ENDING that are not ignored with `handler` in the context. Only in the main thread."""
+    """Handle the signals of heard() with `handler` in the context. Only the main thread can do this."""
     with kept():
         if threading.current_thread() is threading.main_thread():
             for number in heard():

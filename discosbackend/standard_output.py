@@ -87,7 +87,7 @@ def _write_later() -> None:
 def write_result(text: str) -> None:
     """Write a text to standard output and flush it.
 
-    If nobody reads it any more (a closed pipe), that is not an error.
+    A closed pipe is not an error.
 
     Parameters
     ----------

@@ -91,8 +91,8 @@ class SystemdNotifier:
     Notes
     -----
     WATCHDOG=1 is sent by the reactor, so that systemd restarts a server whose reactor is blocked. A thread asks the
-    reactor for it at half of the limit. A delayed call of the reactor would not do: if it used the host's clock, it
-    would come too late when that clock is stepped backwards, and systemd would end a healthy server.
+    reactor to send it, twice within the limit. A delayed call of the reactor is not used: after a step of the host's
+    clock it may be late, and systemd would then end a healthy server.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class SystemdNotifier:
             self._thread.start()
 
     def stop(self, within: float) -> None:
-        """Report that the server is stopping, and that this takes at most this many s."""
+        """Report that the server is stopping, and that this takes at most `within` s."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(within * 1e6)}")
 
     def close(self) -> None:

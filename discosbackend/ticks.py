@@ -157,5 +157,5 @@ class Ticks(int):
 
 
 def now_ticks() -> Ticks:
-    """Return the time of the host's UTC clock. An object with this function as an attribute can be pickled."""
+    """Return the time of the host's UTC clock. It can be an attribute of an object that is pickled."""
     return Ticks(time.time_ns() // 100)

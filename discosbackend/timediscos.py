@@ -102,9 +102,9 @@ class TimeDiscos(TimeUnix):  # type: ignore[misc]  # astropy ships no type infor
     Parameters
     ----------
     val, val2
-        The first two arguments of `Time`. Text, bytes, Decimal and a pair of floats (the counts of the whole days, the
-        counts of the rest) are read exactly. A single int or float is rounded to 2 counts, because astropy converts it
-        to a double first. Use `time_from_ticks` or text instead.
+        The first two arguments of `Time`. Text, bytes and Decimal are read exactly. So is a pair of floats: the counts
+        of the whole days, and the remaining counts. A single int or float is rounded to 2 counts, because astropy
+        converts it to a double first. Use `time_from_ticks` or text instead.
 
     Raises
     ------

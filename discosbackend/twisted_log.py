@@ -18,7 +18,7 @@ _LEVELS = {LogLevel.warn: logging.WARNING, LogLevel.error: logging.ERROR, LogLev
 
 @implementer(ILogObserver)
 class LimitedObserver:
-    """Passes on the events of Twisted's log, but of those from level `warn` on only a few of each kind per second.
+    """Passes on the events of Twisted's log. From level `warn` on, only a few of each kind per second are passed on.
 
     Events from other threads are always passed on, because a RateLimitedLogger is for one thread.
 

@@ -43,7 +43,7 @@ _LONGEST_REPLY = 2**20
 
 
 PlainTexts = Mapping[type, Callable[[Any], str]]
-"""For each type, a function that converts a value to the text of a field. It does not apply to subclasses."""
+"""For each type, a function that converts a value to the text of a field. Subclasses of a type are not included."""
 
 
 class FieldLike(Protocol):
@@ -102,7 +102,7 @@ def _parse_timestamp(text: str) -> Ticks:
 def parse_path(text: str) -> str:
     """Convert the bytes of a path, as latin-1 characters, to the path as Python's file functions take it.
 
-    ValueError for a text with a character that is not latin-1.
+    Raise ValueError if the text has a character that is not latin-1.
     """
     return os.fsdecode(text.encode("latin-1"))
 
@@ -110,7 +110,7 @@ def parse_path(text: str) -> str:
 def path_text(path: str | os.PathLike[str]) -> str:
     """Convert a path to its bytes, as latin-1 characters: the inverse of parse_path().
 
-    ValueError for a text that the file system cannot have as a path.
+    Raise ValueError if the file system cannot have such a path.
     """
     # The result of __str__ for a str: str() of a member of an Enum that is also a str gives "Mode.CP".
     return os.fsencode(str.__str__(path) if isinstance(path, str) else path).decode("latin-1")

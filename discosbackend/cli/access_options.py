@@ -1,6 +1,6 @@
 """The options of the programs that serve clients: who may connect, the flight recorder, and the log.
 
-Each part of a program has a function that adds its options, and one that makes what they ask for. A module that an
+Each part of a program has a function that adds its options, and a function that uses their values. A module that an
 option needs is imported only if the option is given.
 """
 
@@ -80,7 +80,7 @@ def access_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> A
 
 
 def without_addresses(endpoint: str) -> str:
-    """Return why the clients of an endpoint string have no addresses of their own; "" if they have."""
+    """Return why the clients of this endpoint string have no IP address of their own; "" if they have one."""
     kind, _, rest = endpoint.partition(":")
     if kind == "haproxy":
         return "every client has the address of the proxy, so set the rules in the proxy"
@@ -165,7 +165,7 @@ def add_log_options(group: argparse._ArgumentGroup) -> None:
 
 
 def configure_logging(options: argparse.Namespace) -> RateLimitedLogger:
-    """Configure the log by --log-level and --log-format, and return what counts the omitted messages of Twisted."""
+    """Configure the log by --log-level and --log-format. Return the logger that limits the messages of Twisted."""
     from twisted.logger import STDLibLogObserver, globalLogBeginner
 
     formatter = None

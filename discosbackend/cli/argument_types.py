@@ -1,4 +1,4 @@
-"""What several command lines have in common: a type of arguments, and options such as --config and --version."""
+"""The options that several programs have, such as --config and --version, and a type of arguments."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def errors_name_file(
     parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None
 ) -> Iterator[None]:
-    """Make the errors of a parser name the file of --config, in the context, if there is one.
+    """Inside of the `with` block, make the errors of a parser name the file of --config, if there is one.
 
     Parameters
     ----------

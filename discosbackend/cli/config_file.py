@@ -175,7 +175,7 @@ def _nothing_required(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 @contextmanager
 def errors_name(parser: argparse.ArgumentParser, name: str, arguments: Sequence[str] | None = None) -> Iterator[None]:
-    """Make the errors of a parser name the file, in the context.
+    """Inside of the `with` block, make the errors of a parser name the file.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ class WebServer:
         self._live = live
 
     def close(self) -> Any:
-        """Stop to listen, and close the connections. Return a Deferred that fires when it is done, or None."""
+        """Stop listening, and close the connections. Return a Deferred that fires when it is done, or None."""
         self._clock.end()
         self._live.stop()
         return self.port.stopListening()
@@ -138,7 +138,7 @@ def start_http(
     names
         The names of the commands.
     state
-        The state of the server. None behind a tap.
+        The state of the server. None for a tap.
 
     Returns
     -------

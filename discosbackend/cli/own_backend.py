@@ -30,7 +30,7 @@ def load(name: str, prepare: Callable[[Any], None] = lambda kind: None) -> Any:
     name
         MODULE:NAME. NAME is an instance, or a class or function, which is called without arguments.
     prepare
-        A function that is called with NAME before that is called, if it is a class.
+        A function that is called with the class, if NAME is one, before the backend is made.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`discos-backend-recover`: converts the recordings that a killed server has left to files, or lists them.
+"""`discos-backend-recover`: converts recordings to FITS files, or lists them, after a server was killed.
 
 This module is the command line. simulator.fits.convert converts a recording, as for convert-data of a server.
 """
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="discos-backend-recover",
-        description="Convert the recordings that a simulated instrument has left on disk to FITS files.",
+        description="Convert to FITS files the recordings that a simulated instrument has left on disk.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,7 +15,7 @@ from discosbackend.cli.own_backend import CannotServe
 __all__ = ["KINDS", "Unit", "created_files", "this_unit", "quoted"]
 
 KINDS = ("service", "template")
-"""What --print-unit can write: the unit of this command line, or a template for several instruments."""
+"""The values of --print-unit: the unit of this command line, or a template for several instruments."""
 
 # A word of these characters needs no quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./~$^-]+", re.ASCII)
@@ -80,7 +80,7 @@ _NO_USER = """\
 
 @dataclass(frozen=True)
 class Unit:
-    """What a unit contains."""
+    """The contents of a unit."""
 
     command: Sequence[str]
     """The program and its arguments. The program is an absolute path."""

@@ -45,7 +45,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def address_in_environment() -> tuple[str, int] | None:
-    """Return the host and the port in DISCOS_BACKEND, None if it is not set or empty. ValueError if it is wrong."""
+    """Return the host and the port in DISCOS_BACKEND, None if it is not set or empty. Raise ValueError if invalid."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
@@ -61,13 +61,13 @@ def server_address(host: str | None, port: int | None) -> tuple[str, int]:
     Parameters
     ----------
     host, port
-        What the client is given. If both are None, the address is that in DISCOS_BACKEND. If this is not set either, or
-        if only one is given, the missing part is that of 127.0.0.1:8978.
+        The arguments of the client. If both are None, the address in DISCOS_BACKEND is used. If this is not set either,
+        or if only one is given, the missing part is that of 127.0.0.1:8978.
 
     Raises
     ------
     ValueError
-        If the address is taken from DISCOS_BACKEND, which is not `HOST:PORT`.
+        If DISCOS_BACKEND is used and is not `HOST:PORT`.
     """
     found = address_in_environment() if host is None and port is None else None
     default_host, default_port = found or _DEFAULT

@@ -27,10 +27,9 @@ class AsyncClient(AsyncMethods):
     """A connection to a backend server for asyncio. Its methods are those of Client, and each has to be awaited.
 
     Use it as an asynchronous context manager, or call connect(). Several tasks may use one client: their requests are
-    sent one after another, in the order in which they were made. A task may be cancelled at any time. The late reply to
-    its request is not taken for another one: without `reconnect` it is discarded, and with `reconnect` the next request
-    uses a new connection, so that it need not wait for the cancelled one. In both cases the server continues to
-    execute a request that it has received.
+    sent one after another, in the order in which they were made. A task may be cancelled at any time. With `reconnect`,
+    the next request then uses a new connection. Without `reconnect`, it waits for the reply to the cancelled request,
+    which is discarded. In both cases the server continues to execute a request that it has received.
 
     Parameters
     ----------
@@ -122,7 +121,7 @@ class AsyncClient(AsyncMethods):
         timeout: float,  # noqa: ASYNC109  # as Client.wait_until()
         interval: float = 0.2,
     ) -> Status:
-        """Ask for the status again and again until it is as wanted. The parameters are those of Client.wait_until()."""
+        """Poll the status until it is the wanted one. The parameters are those of Client.wait_until()."""
         is_wanted = matcher(acquiring, text)
         clock = asyncio.get_running_loop().time
         deadline = clock() + checked_wait(timeout)

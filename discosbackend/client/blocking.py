@@ -95,12 +95,12 @@ class Client(BlockingMethods, Connection):
     def wait_until(
         self, *, acquiring: bool | None = None, text: str | None = None, timeout: float, interval: float = 0.2
     ) -> Status:
-        """Ask for the status again and again until it is as wanted.
+        """Poll the status until it is the wanted one.
 
         Parameters
         ----------
         acquiring
-            Whether an acquisition shall be running. Default: either.
+            Whether to wait until an acquisition is running, or until none is. Default: either.
         text
             The wanted text of the status, such as `ok`. Default: any text.
         timeout
@@ -111,12 +111,12 @@ class Client(BlockingMethods, Connection):
         Returns
         -------
         status
-            The first status that is as wanted.
+            The first wanted status.
 
         Raises
         ------
         WaitTimeout
-            If the status is not as wanted in time. Its text contains the last status.
+            If the wanted status is not reached in time. Its text contains the last status.
         ValueError
             If neither `acquiring` nor `text` is given, or if one of the times is not valid.
         """

@@ -289,7 +289,7 @@ def wrong_line(event: Event[Any], name: str) -> str:
     Parameters
     ----------
     event
-        What the line is.
+        The event for the line.
     name
         The name of the request, "" if there is none.
     """

@@ -1,4 +1,4 @@
-"""How the shell shows a reply: by the fields of the command, with units, and times as dates; or as JSON."""
+"""Formats a reply for the shell: the fields by their names, with units, and times as dates; or as JSON."""
 
 from __future__ import annotations
 

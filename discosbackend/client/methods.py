@@ -1,8 +1,8 @@
 """The typed methods of both clients: one for each command, each declared once.
 
-A method in this module returns a Call: the request, and how its reply becomes the result. `@method` makes a method of
-it that performs the call: Client waits for the reply, and AsyncClient returns a coroutine. The table in commands.py
-defines arguments and replies.
+A method in this module returns a Call: the request, and the function that converts its reply to the result. `@method`
+makes the method perform this call: that of Client waits for the reply, and that of AsyncClient returns a coroutine. The
+table in commands.py defines arguments and replies.
 """
 
 from __future__ import annotations
@@ -318,7 +318,8 @@ class CommandMethods:
         Returns
         -------
         arguments
-            The arguments of the `ok` reply as texts, without escapes. Bytes are decoded in the same way.
+            The arguments of the `ok` reply as texts, without escapes: paths as os.fsdecode() returns them, every other
+            text as latin-1.
         """
         row = self._rows.get(name)
         return Call(_request(row, name, arguments), functools.partial(_texts_in, row))
@@ -345,7 +346,7 @@ class CommandMethods:
         ValueError
             If the client does not know the command, or if a value is not one that the command accepts.
         TypeError
-            If an argument is missing, is given twice or is not one of the command, or has a wrong type.
+            If an argument is missing, is given twice, does not belong to the command, or has a wrong type.
 
         Examples
         --------
@@ -401,7 +402,7 @@ def rows_of(commands: Iterable[Command] | type) -> dict[str, Command]:
 
 
 def reply_values(row: Command, texts: Sequence[str]) -> list[Any]:
-    """Convert the arguments of an `ok` reply. ReplyMalformed if they are not those of the command.
+    """Convert the arguments of an `ok` reply. Raise ReplyMalformed if they are not those of the command.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def line_reader(prompt: str, complete: Complete, history: Path) -> Callable[[], 
     Parameters
     ----------
     prompt
-        What is shown before the line.
+        The text before the line.
     complete
         Returns the completions for a line up to the cursor.
     history

@@ -85,7 +85,7 @@ class Shell:
         self._sleep = sleep
         self._previous: Message | None = None
         self.asked = ""
-        """The name of the command whose reply is waited for, "" if there is none."""
+        """The name of the command that waits for its reply, "" if there is none."""
 
     def execute(self, line: str) -> bool:
         """Execute one line. Return whether it succeeded. A problem is written for the user.

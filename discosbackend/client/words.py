@@ -73,7 +73,7 @@ def request_of(words: Sequence[str], now: Callable[[], Ticks], rows: Mapping[str
 
 
 def is_relative(words: Sequence[str], rows: Mapping[str, Command] = COMMANDS) -> bool:
-    """Return whether the words have a time such as `+5s`, for which the backend's clock is asked."""
+    """Return whether the words contain a relative time such as `+5s`, which needs the time of the backend's clock."""
     row = rows.get(words[0])
     return row is not None and any(
         argument.type == "timestamp" and _RELATIVE.fullmatch(text) is not None

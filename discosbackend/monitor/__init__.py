@@ -1,1 +1,1 @@
-"""What watches a server: the flight recorder, counters, the clock, the pages of --http, and DISCOS telemetry."""
+"""Monitoring of a server: the flight recorder, counters, the clock, the pages of --http, and DISCOS telemetry."""

@@ -1,7 +1,7 @@
 """Counters: a listener that counts requests, failures, latencies, connections and bytes.
 
-Append it to the `listeners` of a DBFactory. It runs in the turn of the reactor that answers, so it only adds integers
-and keeps references. Its memory is bounded by the number of commands and of open connections.
+Append it to the `listeners` of a DBFactory. It is called in the request path, so it only adds integers and keeps
+references. Its memory is bounded by the number of commands and of open connections.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CommandCounts:
         return self.slowest if wanted else None
 
     def advance(self, second: int) -> None:
-        """Note the number of requests before this second of the monotonic clock. Call it before they are counted."""
+        """Begin this second of the monotonic clock: store the number of requests before it."""
         requests = self.requests
         for passed in range(max(self.second, second - _RING) + 1, second + 1):
             self._marks[passed % _RING] = requests
@@ -122,7 +122,7 @@ class Counters:
     open, total
         The number of open connections, and of all since the start.
     status
-        The last reply to `status`, with its request, which had no arguments.
+        The last exchange of `status` without arguments.
     """
 
     def __init__(self, names: Container[str] = COMMANDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -212,7 +212,7 @@ class Counters:
         return self._gone.bytes_out + sum(client.bytes_out for client in self._clients.values())
 
     def clients(self, most: int) -> Iterator[tuple[int, ClientCounts]]:
-        """Return the open connections that were active last, at most so many, with their numbers."""
+        """Return up to `most` open connections, those that were active last, with their numbers."""
         return islice(((number, self._clients[number]) for number in reversed(self._clients)), most)
 
     @property

@@ -1,7 +1,7 @@
 """Live: sends what changes to the open pages, as server-sent events.
 
 It is a listener of exchanges. As such it only appends to a list of bounded length. A timer sends the events, and runs
-only while a page is open. A page that is slower than the events loses some of them; it never costs memory.
+only while a page is open. A page that is slower than the events loses some of them, so the memory is bounded.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Log:
 
 
 class Live:
-    """The open pages, and what they are sent. Append it to the `listeners` of a DBFactory.
+    """The open pages, and the events for them. Append it to the `listeners` of a DBFactory.
 
     Parameters
     ----------

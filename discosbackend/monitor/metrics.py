@@ -243,7 +243,7 @@ METRICS = (
 
 
 def content_type() -> str:
-    """Return the type of the text. ImportError if prometheus-client is not installed."""
+    """Return the type of the text. Raise ImportError if prometheus-client is not installed."""
     from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
     return CONTENT_TYPE_LATEST

@@ -1,7 +1,7 @@
 """The page at `/`, and the files that it loads.
 
-The server fills the page with the values of the moment, so that it shows them without JavaScript too. With it, page.js
-follows the events of live.py.
+The server fills the page with the current values, so the page shows them even without JavaScript. With JavaScript,
+page.js updates them by the events of live.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def page_resources(snapshot: Snapshot, live: Live, reactor: Any) -> dict[bytes, 
     Parameters
     ----------
     snapshot
-        What the page shows.
+        The document that the page shows.
     live
         The open pages.
     reactor

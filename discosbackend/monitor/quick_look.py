@@ -1,4 +1,4 @@
-"""QuickLook: a picture of the data of a backend, which the page draws; thinning it to what is sent to browsers."""
+"""QuickLook: the spectra of a backend that the page draws. They are thinned before they are sent to browsers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def thinned(spectrum: Any) -> list[float]:
 
 
 def thinned_in_pieces(spectrum: Any) -> Iterator[list[float]]:
-    """Return the numbers of thinned(), of a list in pieces, because adding a million numbers of Python takes long."""
+    """Yield the numbers of thinned(): all at once for an array, in pieces for a long list, whose means take longer."""
     count = len(spectrum)
     if hasattr(spectrum, "dtype"):
         # Not at the top, because the import takes long. A backend that returns arrays has done it.

@@ -5,11 +5,11 @@ them, because a write may take seconds on a slow or distant disk, and the server
 of its own: when a process is killed, the system keeps what was written. Lines of reads and of failures are gathered for
 20 ms and written together, because each write takes the interpreter lock from the reactor.
 
-There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
-something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
-disk is slow: then nothing is waited for until the queue is empty again. A crash loses what is in the queue: usually
-nothing, or the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the
-disk yet, by default the last 30 s.
+The server waits for a write in one case only, because the record of changes must survive a crash: the reply to a
+command that has changed something is sent after its line was written. It waits for at most 1 ms. If a write takes
+longer, the server does not wait again until the queue is empty. A crash loses what is in the queue: usually nothing, or
+the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the disk yet, by
+default the last 30 s.
 
 The queue is limited. If the disk is too slow for longer, further exchanges are not recorded, but counted (`lost`).
 """
@@ -55,7 +55,7 @@ class Recorder:
     server
         The name of the server, for the header.
     limit
-        The size at which the file is renamed to `<path>.1`, replacing that, and a new file is begun, in bytes.
+        The size, in bytes, at which a new file is begun. The old one replaces `<path>.1`.
     most
         The size of the queue, in bytes.
 

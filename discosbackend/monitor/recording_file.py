@@ -58,7 +58,7 @@ class RecordingError(Exception):
 
 
 class NotWritten(Exception):
-    """Lines could not be written: why, and the number of lines."""
+    """Lines could not be written. The attributes are the reason, and the number of lines."""
 
     def __init__(self, problem: OSError, lost: int) -> None:
         super().__init__(reason_of(problem))
@@ -88,7 +88,7 @@ class RecordingFile:
     path
         The path. A symbolic link is followed: the file to which it points is rotated.
     limit
-        The size at which the file is renamed to `<path>.1`, and a new one is begun, in bytes.
+        The size, in bytes, at which a new file is begun. The old one replaces `<path>.1`.
     server
         The name of the server, for the header.
 

@@ -71,8 +71,8 @@ def host_names(given: Iterable[str] = ()) -> frozenset[str]:
 def is_allowed(host: str, names: frozenset[str]) -> bool:
     """Return whether a `Host` header is an IP address or one of these names, with or without a port.
 
-    A web page of another site can give its own name the address of this host (DNS rebinding). The browser then sends
-    the name of that site here.
+    An attacker's site can make its own name resolve to the address of this host (DNS rebinding). The `Host` header then
+    has the name of that site.
     """
     name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
     if not (port.isascii() and (port.isdigit() or not port)):
@@ -177,7 +177,7 @@ class MonitorSite(Site):
         self._channels: set[_Channel] = set()
 
     def startFactory(self) -> None:
-        """Twisted's hook: its site would keep a log of requests."""
+        """Twisted's hook: do nothing. Twisted's Site would start a log file of requests here."""
 
     def stopFactory(self) -> None:
         """Twisted's hook: the port is closed. Close the connections too."""

@@ -24,7 +24,7 @@ def encoded_text(text: str) -> bytes:
 
 
 class SlicedText:
-    """A text that is made of pieces, and is the same for all who ask at about the same time.
+    """A text that is made of pieces. Calls of get() at about the same time share one text.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class SlicedText:
     pieces
         Returns an iterator of the pieces. Each piece must take much less than 1 ms.
     lasts
-        For how long the text is given again, in s, before it is made anew.
+        How long the same text is used again, in s. Then a new one is made.
     """
 
     def __init__(self, reactor: Any, pieces: Callable[[], Iterator[str]], lasts: float = 0.2) -> None:
@@ -59,7 +59,7 @@ class SlicedText:
         return text
 
     def forget(self) -> None:
-        """Make the text anew for the next who asks, because something has changed."""
+        """Discard the text, because something has changed. The next get() makes a new one."""
         self._text = None
 
     def _work(self) -> None:

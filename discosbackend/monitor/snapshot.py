@@ -63,7 +63,7 @@ def status_of(reply: bytes, when: float) -> Status:
 
 
 def shortened(text: str, most: int = _LONGEST_TEXT) -> str:
-    """Return a text of at most 200 characters, or of another number."""
+    """Return the text, shortened to at most `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -79,7 +79,7 @@ class Snapshot:
     about
         Returns what is watched.
     state
-        The state of the server. None behind a tap: what it would report is then null.
+        The state of the server. None for a tap: its parts of the document are then null.
     now
         Returns Unix seconds.
 
@@ -125,7 +125,7 @@ class Snapshot:
         return self._status
 
     def refresh_status(self) -> Deferred[None] | None:
-        """Ask for `status` if the last answer is old. Call it when somebody looks.
+        """Ask for `status` if the last answer is old. Call it before the document is read.
 
         Returns
         -------

@@ -2,8 +2,8 @@
 
 These are the lanes, the acquisition, the watchdog, the sensors, and the recordings of a simulated instrument.
 
-Everything is read when somebody asks; a server does nothing for it before. A tap watches the server of another process
-and has no ServerState. The fields of the records are those of /status.json, except where snapshot.py says otherwise.
+Everything is read on demand: the server does no work for it before. A tap watches the server of another process and
+has no ServerState. The fields of the records are those of /status.json, except where snapshot.py says otherwise.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class About(NamedTuple):
 
 
 class AcquisitionState(NamedTuple):
-    """An Acquisition. Times are Unix seconds, None if there is none."""
+    """The state of an Acquisition. Times are Unix seconds; None: there is no such time."""
 
     acquiring: bool
     since: float | None
@@ -79,15 +79,15 @@ class RecordingState(NamedTuple):
 
     folder: str
     free_bytes: int | None
-    """None until it is known for the first time."""
+    """The free space of its disk, in bytes. None until it is known for the first time."""
     recording: str | None
-    """The recording that is being made. None if there is none."""
+    """The name of the current recording. None if nothing is being recorded."""
     bytes: int
     """The size of the current recording, or of the last one."""
     lag: float
-    """The largest delay of a dump in it, in s."""
+    """The largest delay of a dump in this recording, in s."""
     problem: str
-    """"" if there is none."""
+    """The problem, in words. "" if there is none."""
 
 
 class ServerState:
@@ -133,12 +133,12 @@ class ServerState:
 
     @property
     def lanes(self) -> list[LaneState] | None:
-        """Who holds and who waits for each lane. None if the handler is a foreign one, which has none."""
+        """Who holds and who waits for each lane. None if the handler is no DBProtocolHandler."""
         return self._handler.lanes if isinstance(self._handler, DBProtocolHandler) else None
 
     @property
     def watchdog(self) -> Watchdog | None:
-        """What watches the reactor. None if nothing does."""
+        """The watchdog. None if the reactor is not watched."""
         dog = self._service.watchdog
         return dog if dog is not None and dog.limit > 0 else None
 
@@ -180,7 +180,7 @@ class ServerState:
 
     @property
     def queue(self) -> RecordingQueue | None:
-        """The recordings of a simulated instrument as its own object. None if it records nothing, or is a real one."""
+        """The RecordingQueue of a simulated instrument. None for other backends, or if nothing is recorded."""
         module = sys.modules.get("discosbackend.simulator.backend")
         if module is None or not isinstance(self._backend, module.SimulatedBackend):
             return None
@@ -188,7 +188,7 @@ class ServerState:
 
     @property
     def recordings(self) -> RecordingState | None:
-        """The recordings of a simulated instrument. None if it records nothing, or is a real one."""
+        """The recordings of a simulated instrument. None for other backends, or if nothing is recorded."""
         queue = self.queue
         if queue is None:
             return None

@@ -1,8 +1,8 @@
 """The messages of DISCOS telemetry: the topic `backends`, as JSON. Pure functions on records, without I/O.
 
-A message is an object with one name, that of the backend, and its state. It never contains null or NaN, because the
-deployed client stops at them: an unknown number is -1. telemetry_publisher collects the state; telemetry_socket sends
-the messages.
+A message is an object with one key, the name of the backend, and the state as its value. It never contains null or NaN,
+because the deployed client stops at them: an unknown number is -1. telemetry_publisher collects the state;
+telemetry_socket sends the messages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 TOPIC = "backends"
 
 UNKNOWN = -1
-"""What a message contains instead of an unknown number."""
+"""The value in a message for an unknown number."""
 
 POLARIZATIONS = ("LHCP", "RHCP", "FULL STOKES")
 
@@ -143,7 +143,7 @@ def _number(what: str, value: SupportsFloat | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What a message says about a backend.
+    """The state of a backend, as a message reports it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """TelemetryPublisher: publishes the state of a backend once a second, and when it changes.
 
-It is a listener of exchanges. What is no exchange it reads from a TelemetrySource. telemetry.py makes the messages; an
-Outlet sends them, such as those of telemetry_socket.
+It is a listener of exchanges. It reads everything else from a TelemetrySource. telemetry.py makes the messages. Outlets
+send them, for example over the sockets in telemetry_socket.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TelemetrySource(Protocol):
 
     @property
     def acquiring(self) -> bool | None:
-        """Whether the backend is acquiring. None: only `status` says it."""
+        """Whether the backend is acquiring. None: use the reply to `status`."""
 
     @property
     def pending_start(self) -> float | None:
@@ -161,9 +161,9 @@ class TelemetryPublisher:
     name
         The name of the backend in the messages.
     source
-        What it reads.
+        The source of the state, besides the exchanges.
     outlets
-        Where it publishes.
+        The outlets that send the messages.
     reactor
         The reactor.
     compression
@@ -220,7 +220,7 @@ class TelemetryPublisher:
 
     @property
     def problem(self) -> str:
-        """Why nobody gets the messages, or what is missing in them; "" if there is no problem."""
+        """Why the messages do not arrive, or what is missing in them; "" if there is no problem."""
         problems = [*(outlet.problem for outlet in self._outlets), self._channels_problem]
         return "; ".join(filter(None, problems))
 
@@ -231,7 +231,7 @@ class TelemetryPublisher:
     # -- the times of messages ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Publish the first message, and go on."""
+        """Start publishing: the first message is sent at once."""
         self._seen = self._acquisition_state()
         self._look = self._reactor.callLater(_LOOK, self._look_at_acquisition)
         self._publish_periodically()

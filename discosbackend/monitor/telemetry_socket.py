@@ -358,13 +358,13 @@ class TelemetryServer:
     host, port
         The address to listen on; port 0 for a free one.
     empty
-        The payload of the snapshot before the first message.
+        The payload for such a client before the first message is sent.
     reactor
         The reactor.
     """
 
     problem = ""
-    """It has no problem after open()."""
+    """Always "": after open(), there are no problems."""
 
     def __init__(self, host: str, port: int, empty: bytes, *, reactor: Any) -> None:
         self._address = (host, port)

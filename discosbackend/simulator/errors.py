@@ -29,7 +29,7 @@ class ControlError(Exception):
 
 
 class MetadataError(Exception):
-    """A metadata file cannot be used. The message continues "metadata file": "has no DATA TABLE"."""
+    """A metadata file cannot be used. The message follows the words "metadata file", such as "has no DATA TABLE"."""
 
 
 def lower_reason(problem: OSError) -> str:

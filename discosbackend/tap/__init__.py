@@ -1,1 +1,1 @@
-"""Between clients and any server: the tap understands what is said there, and replay sends recorded requests again."""
+"""The tap, which passes connections on to any server and checks the lines; and the replay of recorded requests."""

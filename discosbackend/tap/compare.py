@@ -1,7 +1,7 @@
 """Comparison: compares a reply with the recorded one, by the table of commands.
 
-Most values must be equal. Of times and of measured values only the form is compared, and other numbers with a decimal
-point may differ by a rounding error.
+Most values must be equal. Times and measured values only need the same form, that of their type (protocol section 3).
+Other numbers with a decimal point may differ by a rounding error.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Comparison:
         recorded, received
             The replies without their line ends.
         form_only
-            Whether all values may differ, and `ok` and `fail`: only the form is compared.
+            Whether only the form is compared: all values may differ, and `ok` may be `fail` or the reverse.
         """
         if recorded == received:
             return ""

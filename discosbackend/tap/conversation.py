@@ -25,8 +25,9 @@ from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 __all__ = ["MOST_BYTES", "MOST_WAITING", "ClientLine", "Closed", "Conversation", "Opened", "Request", "ServerLine"]
 
 MOST_WAITING = 8192
+"""If more requests than this have no reply, the client's next bytes are not read."""
 MOST_BYTES = 2**20
-"""With more requests without a reply, or more bytes of them, nothing more is read from the client."""
+"""The same for the number of bytes in these requests."""
 
 # With more requests without a reply, those to which the server gives none are given up. To find the request of a reply
 # that is out of order takes a time that is proportional to their number.
@@ -50,7 +51,7 @@ class Request(NamedTuple):
     line: bytes
     """The line, without its end and without telnet negotiation."""
     read: Line
-    """What the line is."""
+    """The parsed line."""
     began: float
     """When it arrived, in s of a monotonic clock."""
 
@@ -93,7 +94,7 @@ class Closed(NamedTuple):
 
     connection: int
     server_rest: bytes
-    """The beginning of a line that the server has not completed."""
+    """The received part of an incomplete line of the server."""
     unanswered: tuple[Request, ...]
     """The requests without a reply."""
     seconds: float
@@ -115,8 +116,8 @@ class Conversation:
     number, peer
         The number of the connection, and the name of the client, for the records.
     refuse
-        Returns the reply line to a line of the client that is not passed on, or None if it is passed on. It is called
-        for the first line of HTTP or TLS, and with `by_line` for every line that gets a reply.
+        Called with a line of the client. Returns None if the line is passed on, otherwise the reply that refuses it. It
+        is called for the first line of HTTP or TLS and, with `by_line`, for every line that gets a reply.
     listeners
         The functions that get each Exchange and each ConnectionEvent. The list may change.
     notify
@@ -124,7 +125,7 @@ class Conversation:
     reads
         The names of the commands that change nothing.
     judge
-        Gets Opened, ClientLine, ServerLine and Closed. None: nobody does.
+        A function that gets Opened, ClientLine, ServerLine and Closed. None: there is none.
     by_line
         Whether requests may be refused.
     monotonic
@@ -203,7 +204,7 @@ class Conversation:
     # -- the client's bytes ---------------------------------------------------------------------------
 
     def is_plain_request(self, data: bytes) -> bool:
-        """Return whether the bytes are one request that is passed on, so that they can be sent before they are read."""
+        """Return whether the bytes are one request that is passed on. They can then be sent before they are parsed."""
         return (
             data[:1] == b"?"
             and data.find(b"\n") == len(data) - 1
@@ -212,7 +213,7 @@ class Conversation:
 
     @property
     def passes_replies(self) -> bool:
-        """Whether all bytes of the server are passed on as they are, so that they can be sent before they are read."""
+        """Whether all bytes of the server are passed on unchanged. They can then be sent before they are parsed."""
         return not (self._refused or self._drop_greeting or self._held)
 
     def from_client(self, data: bytes) -> tuple[bytes, bytes]:
@@ -381,7 +382,7 @@ class Conversation:
         return replies
 
     def greeting_is_overdue(self) -> bytes:
-        """Wait for the greeting no longer. Return what to send to the client now."""
+        """Stop waiting for the greeting. Return what to send to the client now."""
         if not self.awaits_greeting or self._held or self._mid_line:
             return b""
         self._greeted = True
@@ -392,14 +393,14 @@ class Conversation:
     # -- the end --------------------------------------------------------------------------------------
 
     def server_ended(self) -> bytes:
-        """The server sends nothing more. Return what to send to the client now."""
+        """Handle the end of the server's data. Return what to send to the client now."""
         held, self._held, self._greeted, self._mid_line = self._held, b"", True, False
         if not self._refused:
             return held
         return held + b"".join(self._earlier_refusals(self._count))
 
     def closed(self, *, by_server: bool) -> None:
-        """The connection is closed: note the requests that have no reply.
+        """Handle the end of the connection, and note the requests that have no reply.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """Judge: compares both sides of the connections through a tap with the protocol.
 
-It gets the events of conversation.py, and collects findings: what a rule forbids is a violation, and what deployed
-clients do, or what the protocol permits but is risky, is a note. The rules are in RULES.
+It gets the events of conversation.py, and collects findings. A finding is a violation if it breaks a rule. It is a note
+if deployed clients do this too, or if the protocol permits it, but it is risky. The rules are in RULES.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["PATIENCE", "RULES", "Finding", "Judge", "Rule"]
 logger = logging.getLogger(__name__)
 
 PATIENCE = 100.0
-"""How many s the deployed clients wait for a reply. A command with a longer time limit may take that long."""
+"""How long the deployed clients wait for a reply, in s. A command with a longer time limit may take that long."""
 
 # Commands of MISTRAL, which the protocol names but does not define (protocol section 4.1).
 _OF_MISTRAL = frozenset(("setup", "vna-sweep", "target-sweep", "reset"))
@@ -48,7 +48,7 @@ _MOST_NAMES = 1000
 
 
 class Rule(NamedTuple):
-    """What a finding is about."""
+    """A rule that a finding refers to."""
 
     id: str
     """`server/...` or `client/...`: the side that it is about."""

@@ -66,7 +66,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class TapHandler(Handler):
-    """Stands for the target in a TapFactory, whose requests are executed elsewhere.
+    """The handler of a TapFactory. It executes no request, because the target does.
 
     Parameters
     ----------
@@ -528,7 +528,7 @@ class TapProtocol(Protocol):
             self.factory.on_idle()
 
     def target_ended(self) -> None:
-        """The target sends nothing more."""
+        """Handle the end of the target's data."""
         self._target.receiving_ended = True
         self._target.reading.end()
         self._by_server = not self._client.receiving_ended
@@ -566,11 +566,11 @@ class TapProtocol(Protocol):
     # -- the shutdown ---------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Pass no more requests on."""
+        """Stop passing requests on."""
         self._client.reading.pause("stopping")
 
     def abandon(self) -> Deferred[Any] | None:
-        """Wait no longer for replies."""
+        """Stop waiting for replies."""
         self._abandoned = True
         return None
 
@@ -601,7 +601,7 @@ class TapFactory(DBFactory):
     access
         The addresses that may connect, and those that may only read. Default: everybody may do everything.
     judge
-        Gets what conversation.py reports of each connection. None: nobody does.
+        A function that gets what conversation.py reports of each connection. None: there is none.
     """
 
     protocol: Callable[[], Any] = TapProtocol

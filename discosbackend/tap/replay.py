@@ -1,8 +1,8 @@
 """Replay: carries out the steps of recorded clients on a server, and compares the replies.
 
-A step is carried out when it is due and when every reply has arrived that came before it in the recording. So what a
-client did because of a reply is done after this reply, also on a slower server: the later steps are then delayed by the
-same time, and the pauses remain.
+A step is carried out when it is due, and when every reply that preceded it in the recording has arrived. So a step that
+depends on a reply comes after this reply, also on a slower server. The later steps are then delayed by the same time,
+so that the pauses are kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Wire(Protocol):
     """The connections to the server, and the time. Connections have numbers."""
 
     def clock(self) -> float:
-        """Return the time in s, from any beginning."""
+        """Return the time of a monotonic clock, in s."""
 
     def now(self) -> Ticks:
         """Return the time of the host's clock."""
@@ -47,7 +47,7 @@ class Wire(Protocol):
         """Send bytes. If the connection is lost, receive() says so."""
 
     def receive(self, seconds: float) -> list[tuple[int, bytes]]:
-        """Wait until data arrive, for at most so many seconds, and return them with the number of their connection.
+        """Wait until data arrive, for at most `seconds` s, and return them with the number of their connection.
 
         b"" means that the server has closed the connection, or that it is lost.
         """
@@ -87,7 +87,7 @@ class Totals:
     sent: int = 0
     """The lines that were sent."""
     unanswered: int = 0
-    """The requests that could not be sent or whose replies did not arrive, except for one of each lost connection."""
+    """The requests without a reply, sent or not. One of each lost connection is counted as a difference instead."""
 
 
 @dataclass(slots=True)
@@ -121,8 +121,8 @@ class Replay:
     wire
         The connections to the server.
     timeout
-        How long to wait for each reply, in s. None: REPLY_WAIT, and in addition the time that the reply took in the
-        recording, or the time limit of its command.
+        How long to wait for each reply, in s. None: REPLY_WAIT plus the longer of two times: that of the recorded
+        reply, and the time limit of its command.
     speed
         How much faster than the recording. math.inf: without pauses.
     report

@@ -44,7 +44,7 @@ class Sockets:
         self._selector.close()
 
     def clock(self) -> float:
-        """Return the time in s, from any beginning."""
+        """Return the time of a monotonic clock, in s."""
         return time.monotonic()
 
     def now(self) -> Ticks:
@@ -66,7 +66,7 @@ class Sockets:
             self._lost.append(connection)
 
     def receive(self, seconds: float) -> list[tuple[int, bytes]]:
-        """Wait until data arrive, for at most so many seconds, and return them with the number of their connection."""
+        """Wait until data arrive, for at most `seconds` s, and return them with the number of their connection."""
         received: list[tuple[int, bytes]] = []
         for key, _ in self._selector.select(0 if self._lost else seconds):
             # What arrived before the connection was lost is returned first.

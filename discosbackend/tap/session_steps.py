@@ -1,7 +1,7 @@
 """Reads session files: the requests of a client, one a line, and the replies that it needs.
 
-A line `?NAME,ARGUMENTS` is a request. ` -> CODE`, ` -> any` or ` -> ok PATTERN` may follow: the code of the reply, and
-a regular expression for what follows `ok,`. Without it, `ok` is wanted. The other lines:
+A line `?NAME,ARGUMENTS` is a request. ` -> CODE`, ` -> any` or ` -> ok PATTERN` may follow: the required code of the
+reply, and a regular expression for what follows `ok,`. If none of them follows, the code must be `ok`. The other lines:
 
     @connect            connect, and read the greeting
     @close, @hangup     close the connection

@@ -21,7 +21,7 @@ from discosbackend.ticks import Ticks
 __all__ = ["NEVER", "Close", "Expectation", "LeftOut", "Open", "ReplayError", "Request", "Script", "Step", "select"]
 
 NEVER = math.inf
-"""The `end` of a request for whose reply the client did not wait."""
+"""The `end` of a request if the client did not wait for the reply."""
 
 NO_REQUEST = "lines that are not valid requests"
 """How a line without a command is counted when it is left out."""
@@ -95,7 +95,7 @@ class Request(Step):
     expected: Expectation | None
     """The reply that is expected. None: the server sends no reply, or any."""
     write: Callable[[str, Ticks, float], str]
-    """Makes the line that is sent, from the text, the present time and the speed: it shifts times."""
+    """Makes the line that is sent, from the text, the current time and the speed. It shifts the times in the text."""
     answered: bool = True
     """Whether the server answers this line."""
     limit: float = 0.0

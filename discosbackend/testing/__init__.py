@@ -2,8 +2,8 @@
 
 It also has LinkSimulator, which stands for a device when you test a backend without its hardware.
 
-`BackendConformance` is a mixin for your own unittest.TestCase. A test runner collects nothing from the import alone.
-docs/architecture.md lists the modules.
+`BackendConformance` is a mixin for your own unittest.TestCase. A test runner collects no tests from a module that only
+imports it. docs/architecture.md lists the modules.
 """
 
 from __future__ import annotations

@@ -32,13 +32,13 @@ RESTORABLE = {
 """The commands that report a part of the state, and the commands that restore it."""
 
 AT_REST = "a server at rest"
-"""A feature that cases use and no case tests: a server without an acquisition that somebody else has started.
+"""A feature that cases use and no case tests: the server is not acquiring when a case begins.
 
-A case that cannot restore the server causes the failures of the cases after it.
+If it is acquiring, the cause is an earlier case that could not stop its acquisition.
 """
 
 TIMED = {"start": "start at a given time", "stop": "stop at a given time"}
-"""The features that a case uses, in addition to the command, if a timed start or stop must happen at its time."""
+"""The features of start and stop with a time. A case that needs the right time uses them as well as the command."""
 
 # How many lines of each connection the conversation and the transcript contain.
 _LAST_LINES, _MANY_LINES = 12, 400
@@ -74,9 +74,9 @@ class CaseContext(ServerSession):
     Attributes
     ----------
     conversation, transcript
-        At the end: the last lines of the conversation, and nearly all of them.
+        Available at the end: the last lines that were sent and received, and up to 400 lines of each connection.
     aftermath
-        At the end: the problems that occurred while the state was restored.
+        Available at the end: the problems that occurred while the state was restored.
     used_after
         For each problem in `aftermath`, the features that were in use when it occurred. See wire.FailedIn.
     left_acquiring
@@ -281,11 +281,11 @@ class CaseContext(ServerSession):
         *,
         then: Callable[[Ticks, int], list[tuple[str, ...]]] | None = None,
     ) -> Ticks:
-        """Send a start or stop with a time that is shortly ahead on the clock of status, and return this time.
+        """Send a start or stop with a time shortly after that of `status`, and return this time.
 
         All requests must be answered with `ok`. If the time has elapsed because this host is busy, they are sent again
-        with a larger lead; several requests also if half of the lead has passed, because a server may carry out the
-        first one before the next one arrives, and still answer `ok`.
+        with a larger lead. Several requests are sent again even if only half of the lead has passed: the server may
+        have carried out the first one before the next one arrived, and still have answered `ok`.
 
         Parameters
         ----------
@@ -351,7 +351,7 @@ class CaseContext(ServerSession):
         since
             The time at which the state must change; the profile's late_tolerance is added. Default: now.
         until
-            The time from which on status may report another state.
+            From this time on, status may report another state.
 
         Raises
         ------
@@ -380,7 +380,7 @@ class CaseContext(ServerSession):
             self.wait()
 
     def stays(self, acquiring: bool, *, until: Ticks | None = None) -> None:
-        """Check that status keeps reporting this state until 0.1 s after `until`, by default after now."""
+        """Check that status keeps reporting this state until 0.1 s after `until`, or after now if that is None."""
         status = self.status()
         end = (status.timestamp if until is None else until) + _AFTERWARDS * TICKS_PER_SECOND
         while status.acquiring is acquiring and status.timestamp < end:

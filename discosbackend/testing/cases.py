@@ -140,7 +140,7 @@ class Cases(dict[str, Case]):
         Raises
         ------
         ValueError
-            From the decorator, as add() and Case raise it.
+            When the decorator is applied, for the reasons of add() and Case.
 
         Examples
         --------

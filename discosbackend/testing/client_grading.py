@@ -44,8 +44,8 @@ def grade(
     limit
         How long the client may run in each, in s.
     delay
-        How long a reply is delayed where the client has time for a mistake, in s. A slow reply is delayed for ten times
-        as long. Default: a fortieth of `limit`, at least 0.15 s.
+        How long a reply is delayed to see whether the client makes a mistake meanwhile, in s. A slow reply is delayed
+        for ten times as long. Default: a fortieth of `limit`, at least 0.15 s.
     strict
         Whether a result that would be non-strict is a failure.
 

@@ -158,7 +158,7 @@ class InstrumentConnection:
         return self._transport.disconnecting
 
     def close(self) -> None:
-        """The client is disconnected."""
+        """Note that the client has disconnected."""
         self._protocol.connectionLost(Failure(ConnectionDone()))
 
     def _sent(self) -> bytes:

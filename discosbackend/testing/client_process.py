@@ -15,7 +15,7 @@ from discosbackend.client.address import VARIABLE
 __all__ = ["GRACE", "ClientProcess", "Launch", "RunningClient"]
 
 GRACE = 2.0
-"""How many s a client has to end after SIGTERM."""
+"""How long a client may take to end after SIGTERM, in s."""
 
 _SHOWN_OUTPUT = 1000
 

@@ -1,7 +1,7 @@
-"""ClientRun: one run of a client program in a situation, on a simulated instrument, and what was seen in it.
+"""ClientRun: one run of a client program in a situation, on a simulated instrument, and its observations.
 
-The protocol has no message numbers, so nobody can see which line a client takes for a reply. It is seen by delaying: a
-client that sends its next request before the reply has been sent has taken something else for it.
+The protocol has no message numbers, so it is not visible which line a client takes for a reply. Therefore replies are
+delayed: a client that sends its next request before the reply is sent has taken another line for the reply.
 
 A run takes place in one loop: what the client sends is always read before the next bytes are sent.
 """
@@ -89,7 +89,7 @@ class Seen:
     idle: bool = True
     """Whether the client has done nothing since the situation has occurred."""
     timed_out: bool = False
-    """Whether the time was over before the client ended and before enough was seen."""
+    """Whether the time limit ended the run: the client was still running, and the result was still open."""
     waits: bool = False
     """Whether the client still waits for a reply that it would get."""
     status: int | None = None
@@ -98,7 +98,7 @@ class Seen:
     lines: list[str] = field(default_factory=list)
     """What was sent and received, with times."""
     mark: int | None = None
-    """The number of lines when the client made its first mistake. None: at no certain time."""
+    """The number of lines when the client made its first mistake. None: this is not known."""
     output: str = ""
     seconds: float = 0.0
 

@@ -57,7 +57,7 @@ class Moment(NamedTuple):
     line: bytes
     """The line, with CR LF."""
     pause: float
-    """How long to wait where a client has time to make a mistake, in s."""
+    """How long to wait to see whether the client makes a mistake meanwhile, in s."""
     slow: float
     """How long a slow reply takes, in s."""
 
@@ -76,7 +76,7 @@ class Step(NamedTuple):
     """A part of what is sent for a line."""
 
     after: float
-    """How many s after the previous step."""
+    """The time since the previous step, in s."""
     data: bytes = b""
     then: After = After.NOTHING
     decisive: bool = False
@@ -89,7 +89,7 @@ Play: TypeAlias = Callable[[Moment], list[Step]]
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a client is put through.
+    """A situation in which a client is tested.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Situation:
     play
         What is sent for each line.
     missing
-        Why it cannot be judged if it has not occurred, although the client has sent a request.
+        The reason for no verdict if the client has sent requests, but the situation has not occurred.
     """
 
     case: Case

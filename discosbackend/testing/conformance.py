@@ -127,10 +127,10 @@ class BackendConformance(Profile, _TestCase):
     the test is skipped."""
 
     complete: bool = False
-    """Whether a case of start, stop or set-configuration that cannot be judged is a failure, for whatever reason.
+    """Whether it is a failure if a case of start, stop or set-configuration cannot be judged, for whatever reason.
 
-    If False, it is a failure only if the server is acquiring; for any other reason the test is skipped. For each
-    reason, one test fails, and the other tests with the same reason are skipped.
+    If False, such a test is skipped, except if the reason is that the server is acquiring. Of all tests that would fail
+    for the same reason, only the first one fails. The others are skipped.
     """
 
     _server: ClassVar[ServerProcess | None] = None

@@ -161,13 +161,13 @@ class Profile:
     """How far the backend's clock may differ from this host's, in s. The default detects TAI, which is 37 s ahead."""
 
     lead: Seconds = 0.2
-    """How long before its time a timed start or stop is sent, in s."""
+    """How long in advance a timed start or stop is sent, in s."""
 
     early_tolerance: Seconds = 0.005
-    """How long before its time status may report a timed start or stop, in s."""
+    """How early the reply to `status` may report a timed start or stop, in s."""
 
     late_tolerance: Seconds = 1.0
-    """How long after its time status must report a timed start or stop, in s."""
+    """How late the reply to `status` may report a timed start or stop, in s."""
 
     horizon: Seconds = 7 * 86400
     """How far ahead a time may be, in s. A time that is further ahead must be refused."""

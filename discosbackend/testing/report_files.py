@@ -130,7 +130,8 @@ def json_text(record: Record) -> str:
     - `blocked_by`: the id of the case that reports the cause, "" if the case is not blocked
     - `reasons`: a list of texts, empty for a pass
     - `seconds`: how long the case took, in s
-    - `conversation`, `transcript`: the last lines that were sent and received, and nearly all of them
+    - `conversation`: the last lines that were sent and received
+    - `transcript`: the same with more lines; only very long conversations are shortened
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ def request_line(name: str, *arguments: object, row: Command | None = None) -> b
     name
         The name of the command.
     arguments
-        Its arguments, of which paths are converted as os.fsencode() does.
+        Its arguments. Paths are converted as os.fsencode() does.
     row
         The row of a command of the backend's own. Default: the row of the protocol's command of this name.
 
@@ -267,8 +267,8 @@ class ServerSession:
     def begins(self, line: bytes, wanted: bytes, otherwise: str) -> None:
         """Check that a line begins with these bytes.
 
-        Separate cases test the version, and the reply to an unknown command. If one of these is wrong, that case is
-        the cause of the failure.
+        If the version, or the reply to an unknown command, is wrong, the failure is attributed to the case that tests
+        this feature.
 
         Parameters
         ----------
@@ -386,7 +386,7 @@ class ServerSession:
         Unsupported
             If the server does not have the command.
         unittest.SkipTest
-            If the reason is another one and `profile_attribute` is not set.
+            If the reason differs and `profile_attribute` is not set.
         """
         reply = self.ask(name, *arguments)
         sent = self._request_line(name, *arguments)

@@ -101,7 +101,7 @@ class Wire:
     ) -> None:
         self.timed_out = False
         self.answered: set[str] = set()
-        """Invented names of requests on this connection whose reply has been read."""
+        """Invented command names that were sent on this connection, and whose replies have been read."""
         self._before_sending = before_sending
         self._timeout = timeout
         self._reply_limit = reply_limit

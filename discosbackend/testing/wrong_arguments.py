@@ -145,6 +145,6 @@ def _reason(row: Command, texts: list[str]) -> str:
 
 
 def is_about_arguments(row: Command, reason: str) -> bool:
-    """Return whether this is a reason for wrong arguments of the command, with any quoted text in it."""
+    """Return whether this is a reason for wrong arguments of the command. Quoted texts in the reason are ignored."""
     known = {_QUOTED.sub("", wrong) for make in (wrong_numbers, wrong_types) for _, wrong in make(row)}
     return _QUOTED.sub("", reason) in known

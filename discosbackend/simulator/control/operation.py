@@ -215,8 +215,8 @@ class Operation:
     changes
         Whether the operation changes the simulator. The log names the client that requested such an operation.
     text_key
-        For an operation without parameters: the parameter that the error suggests if words follow. `fault clear x`
-        suggests `text="clear x"`.
+        For an operation without parameters, such as `fault clear`: the parameter that the error message suggests if
+        further words are given. The error of `fault clear x` suggests `text="clear x"`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The operations that control a simulated instrument: one method per operation, which everything else is derived from.
+"""The operations that control a simulated instrument: one method per operation.
 
-Derived are the methods of SimulatorControl (client), the JSON requests (server), the command lines of
-`discos-backend-simctl` (cli/simctl), and the table in docs/control.md. executor executes the operations.
+The methods of SimulatorControl (client), the JSON requests (server), the command lines of `discos-backend-simctl`
+(cli/simctl), and the table in docs/control.md are derived from them. executor executes the operations.
 """
 
 from __future__ import annotations

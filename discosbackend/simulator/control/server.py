@@ -48,7 +48,7 @@ class ControlProtocol(LineReceiver):  # rawDataReceived() is abstract, but never
     """The connection of one client: one answer to each line, in order.
 
     A line that is not a JSON object closes the connection; nothing after it is processed. So a web page cannot control
-    the simulator by making the browser send an HTTP request to the port, which no firewall prevents.
+    the simulator with an HTTP request of the browser to this port, which no firewall would stop.
     """
 
     # Any, because a stream transport has methods that ITransport lacks.

@@ -39,9 +39,9 @@ Drift = Annotated[
 class Kind:
     """The keys of every kind of fault; script.Fault describes them.
 
-    `applies_to` is "reply", "call" (of a command) or "moment". A "moment" fault applies at its time `at`, or, with
-    `rate`, `nth` or `command`, when a reply is about to be sent. A fault that `lasts` is applied once and stays in
-    effect until it is removed.
+    `applies_to` is "reply", "call" (of a command) or "moment". A "moment" fault applies at its time `at`. If it has
+    `rate`, `nth` or `command`, it applies when a reply is about to be sent. A fault that `lasts` is applied once and
+    stays in effect until it is removed.
     """
 
     # Without annotations, because they are no keys.

@@ -129,7 +129,7 @@ class FaultyOutput(Output):
         return bool(self._outbox)
 
     def begin(self, transport: Any) -> None:
-        """Send to this transport; while the server is paused, later."""
+        """Send to this transport. While the server is paused, only queue the replies."""
         self._diverted = self._connection.factory.paused
         super().begin(transport)
 
@@ -299,7 +299,7 @@ class FaultyProtocol(DBProtocol):
             self.freeze()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is lost. While the server is paused, what was received is not executed."""
+        """Twisted's hook: the connection is lost. While the server is paused, received requests are not executed."""
         super().connectionLost(reason)
         self.paused = self.factory.paused
 
@@ -487,7 +487,7 @@ class FaultyFactory(DBFactory):
             logger.warning("%s does nothing: %s", fault.kind, problem)
 
     def undo(self, fault: Fault) -> None:
-        """Undo a lasting fault: take its part away from the clock, if it has one. What has drifted so far stays."""
+        """Undo a lasting fault: remove the error of a clock fault from the clock. The drift so far remains."""
         left = [each for each in self._clock_faults if each is not fault]
         if self._clock is None or len(left) == len(self._clock_faults):
             return

@@ -115,7 +115,7 @@ def merged(recorded: RecordingReader, path: Path) -> Layout | None:
     Returns
     -------
     Layout or None
-        None if the file has been written by this program, with the spectra of another recording of that name.
+        None if the file is no metadata file, but a file that this program has written for an earlier recording.
 
     Raises
     ------

@@ -74,7 +74,7 @@ class Header:
         return str(keyword).upper() in self._first
 
     def integer(self, keyword: str, default: int | None = None, *, least: int = 0, most: int | None = None) -> int:
-        """Return an integer; MetadataError if there is none and no default, or if it is out of its range."""
+        """Return an integer. Raise MetadataError if it is missing and has no default, or if it is out of its range."""
         if keyword not in self and default is not None:
             return default
         found = _INTEGER.fullmatch(self._value(keyword))

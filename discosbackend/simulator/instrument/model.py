@@ -268,7 +268,8 @@ class Setup:
     """The settings of an acquisition, which do not change while it runs.
 
     `instrument` is the name of the instrument that defines the configuration.
-    `acquisition` is its number from 0. It determines the noise together with `seed`, the seed of the simulation.
+    `acquisition` is the number of the acquisition, from 0. Together with `seed`, the seed of the simulation, it
+    determines the noise.
     `integration` is in ms, `attenuation` in dB. `tsys` and `marks` are the temperatures in K by input number, drawn
     from the ranges of the receiver.
     """

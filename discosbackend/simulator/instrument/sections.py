@@ -74,7 +74,7 @@ def merged(section: Section, values: tuple[float | str, ...]) -> Section:
 
 
 def is_twice_the_bandwidth(section: Section) -> bool:
-    """Return whether the sample rate is twice the bandwidth, as clients print both."""
+    """Return whether the sample rate is twice the bandwidth, to the precision with which clients send them."""
     return math.isclose(section.sample_rate, 2 * section.bandwidth, rel_tol=_PRINTED)
 
 

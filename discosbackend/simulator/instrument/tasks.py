@@ -70,7 +70,7 @@ class TaskRunner:
         Parameters
         ----------
         acquiring
-            Whether an acquisition is running that does not allow it.
+            Whether a running acquisition is an obstacle.
         initialises
             Whether it is a task that initialises.
 

@@ -360,7 +360,7 @@ class RecordingReader:
         return self.begins + number * period + period // 2
 
     def remove(self) -> None:
-        """Remove the recording from disk. OSError, ENOTEMPTY, if there are other files in its folder: they are kept."""
+        """Remove the recording from disk. Raise OSError (ENOTEMPTY) if its folder has other files, which are kept."""
         _remove(self.folder)
 
 

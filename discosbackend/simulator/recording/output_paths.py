@@ -72,7 +72,7 @@ def is_in_temporary_folder(path: Path) -> bool:
 
 
 def check_output(output: Path) -> None:
-    """Check that a FITS file at this absolute path is not in a recording, and has no name of a recording's own file.
+    """Check that this absolute path is not in the folder of a recording, and not named as a file of a recording.
 
     Symbolic links in its folder are resolved. A link at the path itself is not, because it is not followed in writing.
 
@@ -90,7 +90,7 @@ def check_output(output: Path) -> None:
 def checked_name(name: str) -> str:
     """Return the path.
 
-    RecordingError if it has no file name, or the name of a recording's own file or of a conversion's temporary file.
+    Raise RecordingError if it has no file name, or that of a recording's own file or of a conversion's temporary file.
     """
     last = posixpath.basename(name)
     folders = posixpath.dirname(name).split("/")

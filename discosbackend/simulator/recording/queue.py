@@ -160,8 +160,8 @@ class RecordingQueue:
         Raises
         ------
         BackendError
-            If the recording cannot be created in the data folder, or its thread cannot be started. The next name then
-            applies to the next recording, not to the previous one.
+            If the recording cannot be created in the data folder, or its thread cannot be started. In that case the
+            next call of name() sets the path of the next recording, not of the previous one.
         """
         try:
             recording = RecordingWriter.begin(self.data, setup, instant, sky, self._next_name)

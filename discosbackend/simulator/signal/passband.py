@@ -193,7 +193,7 @@ class Bins:
         return self.patch((line.frequency, line.width_mhz, line.peak) for line in source.lines)
 
     def comb(self, comb: Comb) -> Patch | None:
-        """Return the interference of a comb; None if it is outside of the band. ValueError for a spacing of 0."""
+        """Return the interference of a comb; None if it is outside of the band. Raise ValueError for a spacing of 0."""
         if not comb.spacing > 0:
             raise ValueError(f"the spacing of a comb must be above 0 MHz, not {comb.spacing!r}")
         return self.patch(self._teeth(comb))

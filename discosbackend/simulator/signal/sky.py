@@ -180,7 +180,7 @@ class Sky:
         return replace(self, tsys=MappingProxyType({**self.tsys, **dict.fromkeys(inputs, kelvin)}))
 
     def with_mark(self, kelvin: float, inputs: Iterable[int]) -> Sky:
-        """Return a sky with this temperature of the noise diode in K at these inputs; SkyError unless it is above 0."""
+        """Return a sky with this noise diode temperature in K at these inputs. Raise SkyError unless it is above 0."""
         kelvin = checked(Temperature, kelvin, "mark", SkyError)
         return replace(self, mark=MappingProxyType({**self.mark, **dict.fromkeys(inputs, kelvin)}))
 
