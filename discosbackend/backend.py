@@ -276,7 +276,7 @@ class Backend:
         raise NotSupportedError
 
     def set_filename(self, path: str) -> Result:
-        """Store the path of the telescope's file, from which metadata will be merged with the data.
+        """Store the path of the telescope's file, whose metadata will be merged with the data.
 
         The path is as os.fsdecode() returns it (protocol section 3.7). The telescope is still writing the file.
         convert_data() is called when the file is complete.

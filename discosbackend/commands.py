@@ -393,7 +393,7 @@ _ROWS = (
         reply=(_NOW, Field("status", "text", unescaped=True), Field("acquiring", "boolean")),
         lane="reads",
         since="1.0",
-        help="The backend's clock, `ok` or a description of what is wrong, and whether it is acquiring.",
+        help="The backend's clock, `ok` or a description of the fault, and whether the backend is acquiring.",
     ),
     Command(
         "version",
@@ -421,7 +421,7 @@ _ROWS = (
         reply=(Field("integration", "integer", "ms"),),
         lane="reads",
         since="1.0",
-        help="The integration time: 0 if no configuration is loaded; then its default, until `set-integration`.",
+        help="The integration time. It is 0 until a configuration is loaded; each configuration sets its own default.",
     ),
     Command(
         "set-integration",
@@ -495,7 +495,7 @@ _ROWS = (
         (Argument("path", "path"),),
         since="1.0",
         missing="command needs <filename> as argument",
-        help="Store the path of the telescope's file, from which metadata is merged with the data.",
+        help="Store the path of the telescope's file, whose metadata are merged with the data.",
     ),
     Command(
         "convert-data",

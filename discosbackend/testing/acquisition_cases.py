@@ -175,14 +175,22 @@ def _newest_stop(context: CaseContext) -> None:
     _comes_at(context, Ticks(first + later), acquiring=False)
 
 
-@_case("start/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
+@_case(
+    "start/refused-time-changes-nothing",
+    "7.3",
+    "A time that is refused changes neither the pending start nor the pending stop.",
+)
 def _refused_start(context: CaseContext) -> None:
     instant = context.arm("start")
     _refuses_bad_times(context, "start")
     _comes_at(context, instant, acquiring=True)
 
 
-@_case("stop/refused-time-changes-nothing", "7.3", "A time that is refused leaves what was pending as it was.")
+@_case(
+    "stop/refused-time-changes-nothing",
+    "7.3",
+    "A time that is refused changes neither the pending start nor the pending stop.",
+)
 def _refused_stop(context: CaseContext) -> None:
     _start(context)
     instant = context.arm("stop")

@@ -203,7 +203,7 @@ def _reset(moment: Moment) -> list[Step]:
 
 _ASKS_NOTHING = "the client sent no request"
 _GOES_ON = "A client takes `fail` and `invalid` for the reply to its request, and continues."
-_NOTICES = "A client notices that the connection is closed, also while it waits for a reply."
+_NOTICES = "A client notices that the connection is closed, even while it waits for a reply."
 
 
 def _situation(case_id: str, requirement: str, play: Play, missing: str = _ASKS_NOTHING) -> Situation:
@@ -221,7 +221,7 @@ SITUATIONS = {
     for situation in (
         _situation(
             FIRST_GREETING,
-            "A client reads the greeting of every new connection, also if it is late, and does not take it for a "
+            "A client reads the greeting of every new connection, even if it is late, and does not take it for a "
             "reply.",
             _greeting_late,
         ),
@@ -246,7 +246,7 @@ SITUATIONS = {
         _situation("replies/invalid", _GOES_ON, _invalid),
         _situation(
             "replies/in-pieces",
-            "A client reads a reply to its LF, in however many pieces the line arrives.",
+            "A client reads a reply up to its LF, even if the reply arrives in many pieces.",
             _in_pieces,
         ),
         _situation("replies/long", "A client reads replies of up to 511 bytes.", _long),

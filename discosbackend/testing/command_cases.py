@@ -89,7 +89,7 @@ def _cases_of_arguments(row: Command) -> Iterator[Case]:
         yield Case(
             f"{row.name}/wrong-type-of-arguments",
             "4.2",
-            "An argument of the wrong type is answered with `fail` and the reason, before the backend is asked.",
+            "An argument of the wrong type is answered with `fail` and the reason; the backend is not called.",
             Scope.FULL,
             partial(_refuses_wrong_types, row),
         )
@@ -276,7 +276,7 @@ def _set_section(context: CaseContext) -> None:
 @COMMAND_CASES.case(
     "set-section/wildcards",
     "3.8",
-    "Where an argument may be `*`, this value means: leave it unchanged.",
+    "Where an argument may be `*`, this value leaves the setting unchanged.",
     Scope.FULL,
 )
 def _set_nothing(context: CaseContext) -> None:

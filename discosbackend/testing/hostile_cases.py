@@ -80,7 +80,8 @@ def _longest_line(context: CaseContext) -> None:
 @_case(
     "hostile/line-too-long",
     "1.7",
-    "A longer line gets one `invalid` reply and is skipped to its end, and the connection stays open.",
+    "A line of more than 16384 bytes gets one `invalid` reply and is skipped to its end, and the connection stays "
+    "open.",
 )
 def _too_long(context: CaseContext) -> None:
     for beginning, name in ((b"?no-such-command,", "no-such-command"), (b"?", "undefined")):
@@ -97,7 +98,7 @@ def _too_long(context: CaseContext) -> None:
             context.fence(context.wire)
 
 
-@_case("hostile/reply-too-long", "1.7", "A longer line that begins with `!` gets no reply.")
+@_case("hostile/reply-too-long", "1.7", "A line of more than 16384 bytes that begins with `!` gets no reply.")
 def _too_long_reply(context: CaseContext) -> None:
     context.wire.send(b"!status,ok,".ljust(2 * LONGEST_LINE, b"x") + b"\r\n")
     context.fence(context.wire)

@@ -330,7 +330,7 @@ def _five_fields(context: CaseContext) -> None:
 @LINE_CASES.case(
     "clients/greeting-and-status-are-short",
     "9.7",
-    "The greeting and the reply together must have at most 256 bytes.",
+    "The greeting and the reply to `status` together must have at most 256 bytes.",
     Scope.READS,
     Level.QUIRK,
 )

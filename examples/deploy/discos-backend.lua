@@ -16,7 +16,7 @@
 
 local COMMANDS = {
     ["status"] = {
-        help = "The backend's clock, `ok` or a description of what is wrong, and whether it is acquiring.",
+        help = "The backend's clock, `ok` or a description of the fault, and whether the backend is acquiring.",
         needed = 0,
         arguments = { },
         reply = { { "timestamp", "timestamp", "Unix seconds" }, { "status", "text", "" }, { "acquiring", "boolean", "" }, },
@@ -40,7 +40,7 @@ local COMMANDS = {
         reply = { },
     },
     ["get-integration"] = {
-        help = "The integration time: 0 if no configuration is loaded; then its default, until `set-integration`.",
+        help = "The integration time. It is 0 until a configuration is loaded; each configuration sets its own default.",
         needed = 0,
         arguments = { },
         reply = { { "integration", "integer", "ms" }, },
@@ -94,7 +94,7 @@ local COMMANDS = {
         reply = { },
     },
     ["set-filename"] = {
-        help = "Store the path of the telescope's file, from which metadata is merged with the data.",
+        help = "Store the path of the telescope's file, whose metadata are merged with the data.",
         needed = 1,
         arguments = { { "path", "path", "" }, },
         reply = { },
