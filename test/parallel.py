@@ -277,8 +277,10 @@ class Run:
                 begun, written = time.monotonic(), os.fstat(output.fileno()).st_size
                 print(json.dumps({"names": names, "seed": self._seed}), file=worker.stdin, flush=True)
                 line = self._answer(worker, answers)
+                # A worker that has closed the pipe ends, but may still be writing why.
+                status = None if line else worker.wait()
                 output.seek(written)
-                self._finish(module, time.monotonic() - begun, line, output.read())
+                self._finish(module, time.monotonic() - begun, line, status, output.read())
                 if not line:
                     return True
 
@@ -289,13 +291,13 @@ class Run:
             worker.send_signal(signal.SIGABRT)
         return answers.readline()
 
-    def _finish(self, module: str, seconds: float, line: bytes, output: str) -> None:
+    def _finish(self, module: str, seconds: float, line: bytes, status: int | None, output: str) -> None:
         """Count in a module, and say so."""
         if line:
             outcome = json.loads(line)
         else:
-            outcome = {"seconds": {}, "failed": [(module, "its process ended, or took too long\n")], "skipped": []}
-            outcome["cpu"] = 0.0
+            ended = f"its process ended with status {status}, or took too long\n"
+            outcome = {"seconds": {}, "failed": [(module, ended)], "skipped": [], "cpu": 0.0}
         failed = outcome["failed"]
         if failed and output.strip():
             failed[-1] = (failed[-1][0], f"{failed[-1][1]}\nOutput of the module's process and its children:\n{output}")

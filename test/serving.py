@@ -16,16 +16,12 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, Any
 
+from . import forking
+from .forking import environment
 from .settings import PATIENCE, REACTOR
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
-
-
-def environment() -> dict[str, str]:
-    """The environment of a process that finds the checkout from any folder, and whatever else these tests find."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
 
 
 def bare_environment() -> dict[str, str]:
@@ -44,6 +40,8 @@ def run_python(*arguments: str | Path, check: bool = False, **settings: Any) -> 
 class Server:
     """A server process. It starts at once; whatever asks for its address waits until it listens, or is gone.
 
+    It is a forked process (see forking.py) if `fresh` is false and the command and the environment allow it.
+
     `announced` is its first line of standard output, `address` where it said there that it listens. Where `stdout`
     is given, nothing can be read there, and nothing says when it is ready. Where `stderr` is given, log() is empty.
     """
@@ -55,13 +53,25 @@ class Server:
         env: dict[str, str] | None = None,
         stdout: IO[bytes] | None = None,
         stderr: IO[bytes] | None = None,
+        fresh: bool = False,
     ) -> None:
         # A file, not a pipe: nobody reads it while the server runs, and a full pipe would stop it.
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by end()
+        env = environment() if env is None else env
+        self.process: subprocess.Popen[str] | forking.Process
+        if not fresh and forking.can_start(command, env):
+            self.process = forking.start(
+                command,
+                cwd,
+                env,
+                None if stdout is None else stdout.fileno(),
+                self._log_file.fileno() if stderr is None else stderr.fileno(),
+            )
+            return
         self.process = subprocess.Popen(  # ended by end()
             command,
             cwd=cwd,
-            env=environment() if env is None else env,
+            env=env,
             # Not that of the tests, which may be closed, or a terminal.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout is None else stdout,

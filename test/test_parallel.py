@@ -56,6 +56,7 @@ class RunTests(unittest.TestCase):
         outcomes = self.run_modules(
             kinds=(
                 "class T(unittest.TestCase):\n"
+                "    test_case = 'not that of a subtest'\n"
                 "    def test_good(self): pass\n"
                 "    def test_fails(self): print('shown'); self.fail('wrong')\n"
                 "    def test_raises(self): raise OSError('gone')\n"
@@ -109,14 +110,14 @@ class RunTests(unittest.TestCase):
 
     def test_a_worker_that_dies_costs_its_module_only(self) -> None:
         outcomes = self.run_modules(
-            first="class T(unittest.TestCase):\n    def test_it(self): os.write(2, b'last words\\n'); os._exit(0)\n",
+            first="class T(unittest.TestCase):\n    def test_it(self): os.write(2, b'last words\\n'); os._exit(7)\n",
             second="class T(unittest.TestCase):\n    def test_it(self): pass\n",
             workers=1,
         )
         self.assertEqual(outcomes.counts, "1 passed, 1 failed, 0 skipped")
         ((name, text),) = outcomes.failed
         self.assertEqual(name, "first")
-        self.assertIn("its process ended, or took too long", text)
+        self.assertIn("its process ended with status 7, or took too long", text)
         self.assertIn("last words", text)
 
     def test_a_module_that_hangs_shows_where(self) -> None:

@@ -20,6 +20,8 @@ import unittest
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from . import forking
+
 __all__ = ["main", "shuffled"]
 
 
@@ -56,12 +58,17 @@ class Outcome(unittest.TextTestResult):
 
 def _id_of(test: unittest.TestCase) -> str:
     """The dotted name of a test, or of a class or module whose set-up failed; a subtest has that of its test."""
-    return getattr(test, "test_case", test).id()
+    return test.test_case.id() if _is_subtest(test) else test.id()  # type: ignore[attr-defined]
 
 
 def _text_of(test: unittest.TestCase, text: str) -> str:
     """What a test says, behind the parameters of a subtest."""
-    return f"{test.id()}\n{text}" if hasattr(test, "test_case") else text
+    return f"{test.id()}\n{text}" if _is_subtest(test) else text
+
+
+def _is_subtest(test: unittest.TestCase) -> bool:
+    """Whether unittest made it for subTest(). A test class may also have an attribute `test_case`."""
+    return type(test).__module__ == "unittest.case" and hasattr(test, "test_case")
 
 
 def main(descriptor: int) -> None:
@@ -114,9 +121,9 @@ def _tests_in(suite: Iterable[Any]) -> Iterator[unittest.TestCase]:
 
 
 def _cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
+    """Processor time of this process, and of its children and the forked programs that have ended."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+    return sum(usage.ru_utime + usage.ru_stime for usage in both) + forking.cpu_seconds()
 
 
 if __name__ == "__main__":
