@@ -176,7 +176,7 @@ class Profile:
     """The reason with which a start without a timestamp is refused while the server is acquiring."""
 
     stop_when_idle: Annotated[str, Allowed(valid=("fail", "ok").__contains__, expected='"fail" or "ok"')] = "fail"
-    """The code of the reply to a stop when there is nothing to stop: "fail" or "ok", as in Acquisition."""
+    """The code of the reply to a stop when there is nothing to stop. Acquisition has the same option."""
 
     # -- the server -----------------------------------------------------------------------------------
 
