@@ -194,9 +194,10 @@ class ScanTests(unittest.TestCase):
 
     def test_the_telescope_goes_over_the_source(self) -> None:
         offsets = observed["scan"].offsets
-        self.assertEqual(len(offsets), 100)
+        # A stop that is more than half a dump late, on a busy machine, adds dumps.
+        self.assertGreaterEqual(len(offsets), 100)
         # Four beams to either side, but for half a dump.
-        np.testing.assert_allclose(offsets[[0, -1]], np.array([-3.96, 3.96]) * self.program.BEAM, rtol=1e-3)
+        np.testing.assert_allclose(offsets[[0, 99]], np.array([-3.96, 3.96]) * self.program.BEAM, rtol=1e-3)
         np.testing.assert_allclose(np.diff(offsets), np.diff(offsets).mean(), rtol=1e-3)
 
     def test_height_place_and_width(self) -> None:
