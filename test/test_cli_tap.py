@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from discosbackend import __version__
@@ -21,7 +22,7 @@ from discosbackend.cli import check, replay, tap
 from . import session_player
 from .programs import Listening, Outcome, run_program
 from .serving import ROOT, Server, ask, read_line, refusing, served
-from .settings import LONG, PATIENCE
+from .settings import LONG, PATIENCE, wait_until
 
 SCRIPT = ROOT / "scripts" / "discos-backend-tap"
 
@@ -39,6 +40,13 @@ def tapping(target: str, *options: str) -> Iterator[Server]:
         yield server
     finally:
         server.end()
+
+
+def address_of_web(through: Server) -> str:
+    """The address of the web server, from the log."""
+    found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)", through.log())
+    assert found is not None, through.log()
+    return found[1]
 
 
 def text_of(address: tuple[str, int]) -> str:
@@ -123,21 +131,22 @@ class ProcessTests(unittest.TestCase):
                         replies[:2], [b"!version,ok,1.4\r\n", b"!start,fail,not allowed from this address\r\n"]
                     )
                     self.assertTrue(replies[2].startswith(b"!get-configuration,ok,"), replies)
-                    found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)", through.log())
-                    assert found is not None, through.log()
-                    with urlopen(f"{found[1]}status.json", timeout=PATIENCE) as reply:
+                    web = address_of_web(through)
+                    with urlopen(f"{web}status.json", timeout=PATIENCE) as reply:
                         document = json.load(reply)
-                    with urlopen(found[1], timeout=PATIENCE) as reply:
+                    with urlopen(web, timeout=PATIENCE) as reply:
                         page = reply.read().decode()
-                    with urlopen(f"{found[1]}health?status=1", timeout=PATIENCE) as reply:
+                    with urlopen(f"{web}health?status=1", timeout=PATIENCE) as reply:
                         self.assertEqual(reply.read(), b"ok\n")
                     if importlib.util.find_spec("prometheus_client") is not None:
-                        with urlopen(f"{found[1]}metrics", timeout=PATIENCE) as reply:
+                        with urlopen(f"{web}metrics", timeout=PATIENCE) as reply:
                             self.assertIn(b"discos_", reply.read())
                 self.assertEqual(document["server"]["name"], f"a tap of {target}")
                 self.assertEqual(document["server"]["address"], text_of(through.address))
                 self.assertEqual((document["lanes"], document["acquisition"], document["watchdog"]), (None, None, None))
                 self.assertEqual(document["status"]["text"], "ok")
+                found = document["target"]
+                self.assertEqual((found["name"], found["reachable"], found["problem"]), (target, True, ""))
                 counted = {each["name"]: each["fail"] for each in document["commands"]}
                 # The other one is a second start of the session.
                 self.assertEqual(counted["start"], 2)
@@ -221,9 +230,24 @@ class ProcessTests(unittest.TestCase):
             )
 
     def test_a_target_that_is_away_and_the_end_of_one(self) -> None:
-        with refusing() as port, tapping(f"127.0.0.1:{port}") as through:
+        with refusing() as port, tapping(f"127.0.0.1:{port}", "--http", "0") as through:
+            problem = f"the target 127.0.0.1:{port} cannot be reached: ConnectionRefusedError: "
+            wait_until(lambda: problem in through.log(), "the first attempt")
             with socket.create_connection(through.address, PATIENCE) as client:
                 self.assertEqual(client.recv(100), b"")
+            web = address_of_web(through)
+            with self.assertRaises(HTTPError) as caught:
+                urlopen(f"{web}health", timeout=PATIENCE)
+            with caught.exception as refused:
+                self.assertEqual(refused.code, 503)
+                self.assertIn(problem, refused.read().decode())
+            with urlopen(f"{web}status.json", timeout=PATIENCE) as reply:
+                target = json.load(reply)["target"]
+            self.assertEqual((target["name"], target["reachable"]), (f"127.0.0.1:{port}", False))
+            with urlopen(web, timeout=PATIENCE) as reply:
+                page = reply.read().decode()
+            self.assertNotIn('data-show="target" hidden', page)
+            self.assertIn(f'<span data-text="target.problem">{problem}', page)
             self.assertIn("the target cannot be reached: ", through.log())
         with served("--simulate", "discos") as server, tapping(text_of(server.address)) as through:
             with through.connect() as client, through.connect() as other:

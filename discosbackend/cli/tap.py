@@ -236,7 +236,7 @@ def _serve(
             # After the connections are closed.
             reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
         if options.http is not None:
-            web = _start_http(options, service, recorder)
+            web = _start_http(options, factory, service, recorder)
             started.callback(web.close)
         run_service(service, reactor)
     except Exception as problem:
@@ -248,11 +248,13 @@ def _serve(
         raise CannotServe(f"cannot listen on {options.listen}: {why}") from problem
 
 
-def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
+def _start_http(
+    options: argparse.Namespace, factory: TapFactory, service: DBService, recorder: Recorder | None
+) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import About
+    from discosbackend.tap.target_watch import TargetWatch
 
-    factory = service.factory
     begin, name, reactor = time.time(), str(factory.handler), type(factory.reactor).__name__
 
     def about() -> About:
@@ -261,6 +263,10 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
     web = start_http(options, factory.reactor, factory.listeners, about, names=COMMANDS)
     if recorder is not None:
         web.snapshot.recorder = recorder.to_dict
+    watch = factory.watch = TargetWatch(factory.target, options.target, factory.reactor)
+    web.snapshot.target = watch.to_dict
+    factory.reactor.callWhenRunning(watch.begin)
+    factory.reactor.addSystemEventTrigger("before", "shutdown", watch.end)
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 

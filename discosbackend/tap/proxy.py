@@ -34,6 +34,7 @@ from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
+    from discosbackend.tap.target_watch import TargetWatch
 
 __all__ = ["TapFactory", "TapHandler", "TapProtocol"]
 
@@ -314,6 +315,8 @@ class TapProtocol(Protocol):
         reactor = self.factory.reactor
         problem = failure.value
         assert problem is not None
+        if self.factory.watch is not None:
+            self.factory.watch.not_reached(problem)
         if reactor.seconds() < self._deadline:
             text = "%s waits for the target %s: %s"
             self._log(logging.WARNING, "target", text, self.peer, self.factory.handler, in_one_line(problem))
@@ -326,6 +329,8 @@ class TapProtocol(Protocol):
     def target_connected(self, transport: Any) -> None:
         """The target is connected: send what the client has sent meanwhile."""
         self._connecting = None
+        if self.factory.watch is not None:
+            self.factory.watch.reached()
         if self._client.lost or self._linger_timer is not None:
             transport.abortConnection()
             return
@@ -359,6 +364,8 @@ class TapProtocol(Protocol):
         self._target.receiving_ended = True
         self._target.reading.end()
         self._by_server = not self._client.receiving_ended
+        if self._by_server and self.factory.watch is not None:
+            self.factory.watch.closed()
         self._client.write(self._conversation.server_ended())
         if self._conversation.foreign:
             self._end_foreign()
@@ -379,6 +386,8 @@ class TapProtocol(Protocol):
             return
         if not was_ended:
             self._by_server = True
+            if self.factory.watch is not None:
+                self.factory.watch.closed()
         self._client.write(self._conversation.server_ended())
         if self._conversation.foreign:
             self._end_foreign()
@@ -429,6 +438,11 @@ class TapFactory(DBFactory):
         The addresses that may connect, and those that may only read. Default: everybody may do everything.
     judge
         Gets what conversation.py reports of each connection. None: nobody does.
+
+    Attributes
+    ----------
+    watch
+        Gets whether the target could be connected. None: nobody does.
     """
 
     protocol: Callable[[], Any] = TapProtocol
@@ -448,6 +462,7 @@ class TapFactory(DBFactory):
         self.wait = wait
         self._judge = judge
         self.judge = None if judge is None else self._ask_judge
+        self.watch: TargetWatch | None = None
 
     def _ask_judge(self, event: object) -> None:
         """Call the judge. An exception is logged, because it must not disturb the connection."""
