@@ -10,7 +10,7 @@ import sys
 import tempfile
 import unittest
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGTERM
 from urllib.error import HTTPError
@@ -22,7 +22,11 @@ from discosbackend.cli import check, replay, tap
 from . import session_player
 from .programs import Listening, Outcome, run_program
 from .serving import ROOT, Server, ask, read_line, refusing, served
-from .settings import LONG, PATIENCE, wait_until
+from .settings import LONG, PATIENCE, needs_pyzmq, wait_until
+
+# The test that needs it is skipped without pyzmq.
+with suppress(ImportError):
+    from .telemetry_peers import Client
 
 SCRIPT = ROOT / "scripts" / "discos-backend-tap"
 
@@ -61,6 +65,9 @@ class OptionTests(unittest.TestCase):
             (("127.0.0.1:0",), "write LISTEN and TARGET before the options"),
             ((*both, "--wait", "soon"), "'soon' is not a number of seconds, 0 or more"),
             ((*both, "--http-host", "name"), "--http-host is for the web server: add --http"),
+            ((*both, "--telemetry-name", "Mine"), "--telemetry-name has no effect without --telemetry or"),
+            ((*both, "--telemetry", "proxy"), "which a tap does not know: add --telemetry-name"),
+            ((*both, "--telemetry-bind", "0"), "which a tap does not know: add --telemetry-name"),
             ((*both, "--html", "report.html"), "--html is a report of --judge: add --judge"),
             ((*both, "--record-size", "1"), "--record-size needs --record"),
             ((*both, "--allow", "here"), "'here' is neither an address nor a network"),
@@ -103,7 +110,18 @@ class OptionTests(unittest.TestCase):
     def test_help_and_version(self) -> None:
         self.assertEqual(run("--version").out, f"discos-backend-tap {__version__}, protocol version 1.4\n")
         text = run("--help").out
-        for name in ("--record", "--http", "--allow", "--read-only", "--log-format", "--config", "--wait", "examples:"):
+        for name in (
+            "--record",
+            "--http",
+            "--telemetry",
+            "--telemetry-bind",
+            "--allow",
+            "--read-only",
+            "--log-format",
+            "--config",
+            "--wait",
+            "examples:",
+        ):
             self.assertIn(name, text)
 
 
@@ -217,6 +235,29 @@ class ProcessTests(unittest.TestCase):
                     verdicts.append({each["id"]: each["verdict"] for each in results})
         self.assertEqual(verdicts[0], verdicts[1])
         self.assertGreater(len(verdicts[0]), 10)
+
+    @needs_pyzmq
+    def test_telemetry(self) -> None:
+        options = ["--telemetry-bind", "0", "--telemetry-name", "Mine", "--http", "0"]
+        with served("--simulate", "discos") as server, tapping(text_of(server.address), *options) as through:
+            found = re.search(r"telemetry is served on \S+:(\d+)", through.log())
+            assert found is not None, through.log()
+            subscriber = Client(int(found[1]))
+            self.addCleanup(subscriber.close)
+            wait_until(subscriber.turn, "a message")
+            with through.connect() as client:
+                ask(client, b"?set-configuration,K2", b"?set-integration,20", b"?start")
+
+            def sees() -> bool:
+                subscriber.turn()
+                last = subscriber.messages[-1]["Mine"]
+                return bool(last["sampling"] and last["integration"] == 20)
+
+            wait_until(sees, "an acquisition")
+            with urlopen(f"{address_of_web(through)}status.json", timeout=PATIENCE) as reply:
+                self.assertEqual(json.load(reply)["telemetry"], {"state": "serving", "problem": ""})
+            self.assertEqual(through.stop(SIGTERM), 0)
+            self.assertNotIn("Traceback", through.log())
 
     def test_reports_that_cannot_be_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

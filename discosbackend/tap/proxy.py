@@ -133,6 +133,11 @@ class TapProtocol(Protocol):
         """Whether a request waits for its reply."""
         return not self._abandoned and not self._client.lost and self._conversation.waiting > 0
 
+    @property
+    def running(self) -> str:
+        """The name of the request that the target is answering. "" if there is none."""
+        return self._conversation.running
+
     def describe(self) -> str:
         """Return the client, and what it is waiting for, in one line for the log."""
         text = f"{self.peer}, connection {self._number}"
@@ -471,6 +476,11 @@ class TapFactory(DBFactory):
             self._judge(event)
         except Exception:  # whatever it is, the bytes are passed on
             self.rate_limited_logger.log(logging.ERROR, "judge", "the judge failed", exc_info=True)
+
+    def running(self) -> list[str]:
+        """Return the names of the requests that the target is answering, at most one for each connection."""
+        names = (cast(Any, connection).running for connection in self.connections)
+        return [name for name in names if name]
 
     def finish(self, timeout: float) -> Deferred[None]:
         """Wait until the requests that were passed on have their replies. Later ones are not passed on."""

@@ -22,8 +22,12 @@ __all__ = ["TargetWatch"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds from a failed attempt, or a lost connection, to the next attempt.
+# Seconds from a failed attempt to the next one.
 _RETRY = 5.0
+
+# Seconds from a connection that the target has closed to the next attempt. If the target ends, this shows it before it
+# can be back.
+_AFTER_CLOSE = 0.2
 
 
 class _ClosedAtOnce(Protocol):
@@ -52,6 +56,8 @@ class TargetWatch:
         The reactor.
     now
         Returns Unix seconds.
+    on_failure
+        Called after each attempt that has failed.
 
     Attributes
     ----------
@@ -65,7 +71,13 @@ class TargetWatch:
     """
 
     def __init__(
-        self, target: IStreamClientEndpoint, name: str, reactor: Any, now: Callable[[], float] = time.time
+        self,
+        target: IStreamClientEndpoint,
+        name: str,
+        reactor: Any,
+        *,
+        now: Callable[[], float] = time.time,
+        on_failure: Callable[[], object] = lambda: None,
     ) -> None:
         self.reachable: bool | None = None
         self.problem = ""
@@ -74,6 +86,7 @@ class TargetWatch:
         self._name = name
         self._reactor = reactor
         self._now = now
+        self.on_failure = on_failure
         self._timer: Any = None
         self._attempt: Deferred[Any] | None = None
         self._watching = False
@@ -104,22 +117,23 @@ class TargetWatch:
     def not_reached(self, reason: BaseException) -> None:
         """An attempt to connect has failed."""
         self._set(False, f"the target {self._name} cannot be reached: {in_one_line(reason)}")
-        self._try_later()
+        self.on_failure()
+        self._try_later(_RETRY)
 
     def closed(self) -> None:
         """The target has closed a connection, perhaps because it ends."""
         if not self.problem:
             self._set(None, "")
-        self._try_later()
+        self._try_later(_AFTER_CLOSE)
 
     def _set(self, reachable: bool | None, problem: str) -> None:
         if reachable is not self.reachable:
             self.since = self._now()
         self.reachable, self.problem = reachable, problem
 
-    def _try_later(self) -> None:
+    def _try_later(self, seconds: float) -> None:
         if self._watching and self._timer is None and self._attempt is None:
-            self._timer = self._reactor.callLater(_RETRY, self._try)
+            self._timer = self._reactor.callLater(seconds, self._try)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
