@@ -289,6 +289,9 @@ class ProcessTests(unittest.TestCase):
                 page = reply.read().decode()
             self.assertNotIn('data-show="target" hidden', page)
             self.assertIn(f'<span data-text="target.problem">{problem}', page)
+            # Nobody has asked for the status.
+            self.assertIn('<p class="big" data-show="!status"><span class="mark"></span>not known yet', page)
+            self.assertIn('<div data-show="status" hidden>', page)
             self.assertIn("the target cannot be reached: ", through.log())
         with served("--simulate", "discos") as server, tapping(text_of(server.address)) as through:
             with through.connect() as client, through.connect() as other:
