@@ -4,13 +4,17 @@ It uses no sockets. The clients use it, and everything that watches a connection
 so a reply belongs to the oldest request that has none. Pairing reports each line that contradicts this: a surplus
 reply, a reply with a wrong name, an incomplete or overlong line. It cannot detect a repeated reply that begins after
 the next request of the same name was sent: this is taken for the reply to that request.
+
+Before replies are paired, ReplyLines splits the bytes into lines, and reply_in() reads a line. The conformance kit uses
+only these two, because its cases have to see each wrong reply.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from discosbackend.errors import GrammarException
 from discosbackend.grammar import REPLY, REQUEST, Message, named_in, parse_message, reply_pattern
@@ -27,8 +31,11 @@ __all__ = [
     "OutOfOrder",
     "Pairing",
     "Received",
+    "ReplyLine",
+    "ReplyLines",
     "Surplus",
     "TooLong",
+    "reply_in",
 ]
 
 RequestT = TypeVar("RequestT")
@@ -42,6 +49,94 @@ LONGEST_REPLY = 65536
 _GREETING_BEGINS = f"{REPLY}{GREETING_NAME},".encode()
 # How much of an overlong line is kept. It is enough for a name.
 _BEGINNING = 128
+
+
+class ReplyLine(NamedTuple):
+    """A line that a server has sent, before it is read."""
+
+    line: bytes
+    """The line without its LF. Of an overlong line, the first bytes."""
+    too_long: bool
+    """Whether the line is longer than accepted."""
+
+
+class ReplyLines:
+    """Splits the bytes that a server sends into lines. At most one line of the longest length is stored.
+
+    Parameters
+    ----------
+    longest
+        The length of the longest accepted line, in bytes, with CR, without LF.
+    """
+
+    def __init__(self, longest: int = LONGEST_REPLY) -> None:
+        self._longest = longest
+        self._rest = bytearray()
+        # Whether the rest of a line is skipped that was too long.
+        self._skipping = False
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a line whose end has not been received."""
+        return bytes(self._rest)
+
+    @property
+    def in_line(self) -> bool:
+        """Whether a line has begun whose end has not been received."""
+        return bool(self._rest) or self._skipping
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the line that has begun was reported as too long already."""
+        return self._skipping
+
+    def feed(self, data: bytes) -> Iterator[ReplyLine]:
+        """Add a chunk of received bytes, and return the lines that end in it.
+
+        The result must be iterated to its end. An overlong line is returned as soon as it is too long.
+        """
+        position = 0
+        while position < len(data):
+            end = data.find(b"\n", position)
+            if self._skipping:
+                if end < 0:
+                    break
+                self._skipping, position = False, end + 1
+                continue
+            stop = len(data) if end < 0 else end
+            # A line is never stored beyond the longest length, even if the chunk is large.
+            free = self._longest + 1 - len(self._rest)
+            self._rest += data[position : min(stop, position + free)]
+            position = stop
+            if len(self._rest) > self._longest:
+                line = bytes(self._rest[:_BEGINNING])
+                self._rest.clear()
+                self._skipping = True
+                yield ReplyLine(line, True)
+            elif end >= 0:
+                line = bytes(self._rest)
+                self._rest.clear()
+                position += 1
+                yield ReplyLine(line, False)
+
+
+def reply_in(line: bytes) -> Message:
+    """Return the reply that a line contains.
+
+    Parameters
+    ----------
+    line
+        The line without CR LF.
+
+    Raises
+    ------
+    GrammarException
+        If the line is not a reply.
+    """
+    message = parse_message(line.decode("latin-1"))
+    if not message.is_reply():
+        raise GrammarException("a server must send only replies")
+    return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +247,8 @@ class Pairing(Generic[RequestT]):
         self._longest = longest
         self._waiting: deque[tuple[str, RequestT]] = deque()
         self._previous = ""
-        self._rest = bytearray()
-        # Whether the rest of a line is skipped that was too long.
-        self._skipping = False
-        # Whether no request was waiting when the incomplete line began, so that it cannot be a reply.
+        self._lines = ReplyLines(longest)
+        # Whether no request was waiting when the current line began, so that it cannot be a reply.
         self._unasked = False
 
     @property
@@ -176,15 +269,16 @@ class Pairing(Generic[RequestT]):
     @property
     def rest(self) -> bytes:
         """The received part of an incomplete line."""
-        return bytes(self._rest)
+        return self._lines.rest
 
     @property
     def unasked(self) -> bool:
         """Whether the server has begun a line that is not the greeting, while no request was waiting."""
-        if not self._unasked or not (self._rest or self._skipping):
+        lines = self._lines
+        if not self._unasked or not lines.in_line:
             return False
-        begins = bytes(self._rest[: len(_GREETING_BEGINS)])
-        return self.greeting is not None or self._skipping or not _GREETING_BEGINS.startswith(begins)
+        begins = lines.rest[: len(_GREETING_BEGINS)]
+        return self.greeting is not None or lines.skipping or not _GREETING_BEGINS.startswith(begins)
 
     def expect(self, name: str, request: RequestT) -> None:
         """Add a request that is about to be sent.
@@ -215,32 +309,15 @@ class Pairing(Generic[RequestT]):
         events
             The events in order. TooLong is reported as soon as the line is too long.
         """
-        events: list[Event[RequestT]] = []
-        position = 0
-        while position < len(data):
-            end = data.find(b"\n", position)
-            if self._skipping:
-                if end < 0:
-                    break
-                self._skipping, position = False, end + 1
-                continue
-            if not self._rest:
+        lines = self._lines
+        if not lines.in_line:
+            self._unasked = not self._waiting
+        events = []
+        for line, too_long in lines.feed(data):
+            events.append(self._event(line, too_long))
+            if not lines.in_line:
+                # For the next line.
                 self._unasked = not self._waiting
-            stop = len(data) if end < 0 else end
-            # A line is never stored beyond the longest length, even if the chunk is large.
-            free = self._longest + 1 - len(self._rest)
-            self._rest += data[position : min(stop, position + free)]
-            if len(self._rest) > self._longest:
-                events.append(self._too_long())
-                self._skipping = True
-                position = stop
-            elif end < 0:
-                position = stop
-            else:
-                line = bytes(self._rest)
-                self._rest.clear()
-                events.append(self._event(line))
-                position = end + 1
         return events
 
     def feed_answers(self, data: bytes) -> tuple[list[tuple[RequestT, bytes, str]], bytes]:
@@ -261,7 +338,7 @@ class Pairing(Generic[RequestT]):
         answers: list[tuple[RequestT, bytes, str]] = []
         position = 0
         waiting, match = self._waiting, reply_pattern.match
-        if not self._rest and not self._skipping:
+        if not self._lines.in_line:
             for line in data.split(b"\r\n")[:-1]:
                 found = match(line.decode("latin-1")) if waiting and len(line) < self._longest else None
                 if found is None or found["name"] != waiting[0][0]:
@@ -275,22 +352,16 @@ class Pairing(Generic[RequestT]):
         """Return what is missing when the server has closed its half of the connection."""
         return Ended(self.rest, self.waiting)
 
-    def _too_long(self) -> TooLong[RequestT]:
-        line = bytes(self._rest[:_BEGINNING])
-        self._rest.clear()
-        return TooLong(line, True, self._longest, self._take(_name_in(line))[1])
-
-    def _event(self, line: bytes) -> Event[RequestT]:
+    def _event(self, line: bytes, too_long: bool) -> Event[RequestT]:
+        if too_long:
+            return TooLong(line, True, self._longest, self._take(_name_in(line))[1])
         crlf = line.endswith(b"\r")
         if crlf:
             line = line[:-1]
         try:
-            message = parse_message(line.decode("latin-1"))
-            problem = "" if message.is_reply() else "a server must send only replies"
-        except GrammarException as reason:
-            problem = str(reason)
-        if problem:
-            return Malformed(line, crlf, problem, self._take(_name_in(line))[1])
+            message = reply_in(line)
+        except GrammarException as problem:
+            return Malformed(line, crlf, str(problem), self._take(_name_in(line))[1])
         head = self._waiting[0][0] if self._waiting else ""
         if self.greeting is None and message.name == GREETING_NAME and (self._unasked or head != GREETING_NAME):
             self.greeting = message

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -17,12 +19,14 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.monitor.recorder import Recorder
 from discosbackend.protocol import DBFactory
 from discosbackend.simulator import SimulatedBackend
+from discosbackend.tap.conversation import Conversation
 from discosbackend.tap.replay import Difference, Replay, Totals
 from discosbackend.tap.steps import Script
 from discosbackend.ticks import Ticks
 
 from .clients import FakeReactor
 from .in_memory import measured_by
+from .tapped import Line, Tapped
 
 SESSIONS = Path(__file__).parent / "sessions"
 INSTRUMENTS = {
@@ -85,6 +89,61 @@ class MemoryWire:
             protocol.connectionLost(Failure(ConnectionDone()))
 
 
+class TappedWire(MemoryWire):
+    """Connections to a DBFactory through a tap, which is in memory too."""
+
+    def __init__(self, factory: DBFactory, clock: Any) -> None:
+        super().__init__(factory, clock)
+        self.tapped = Tapped(clock=clock)
+        # The tap's ends of the connections that are open, and the connections whose end the server has sent.
+        self._clients: dict[int, Line] = {}
+        self._servers: dict[int, Line] = {}
+        self._ended: set[int] = set()
+
+    def connect(self, connection: int) -> None:
+        self._clients[connection] = self.tapped.connect(IPv4Address("TCP", "10.0.0.7", 40000 + connection))
+        self._servers[connection] = self.tapped.server
+        super().connect(connection)
+
+    def send(self, connection: int, data: bytes) -> None:
+        self._clients[connection].send(data)
+
+    def close(self, connection: int) -> None:
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            client.lose(ConnectionDone())
+            self._pass_everything()
+
+    def _received(self) -> list[tuple[int, bytes]]:
+        self._pass_everything()
+        read = [(number, client.read(), client.ended) for number, client in self._clients.items()]
+        return [(number, data) for number, data, ended in read if data or ended]
+
+    def _pass_everything(self) -> None:
+        while self._pass():
+            self._clock.advance(0)
+
+    def _pass(self) -> bool:
+        """Bring to the server what the tap has sent, and to the tap what the server has. Return whether it is any."""
+        passed = False
+        for number, line in list(self._servers.items()):
+            if data := line.read():
+                super().send(number, data)
+                passed = True
+            if line.closed:
+                del self._servers[number]
+                super().close(number)
+        for number, data in super()._received():
+            if data:
+                self._servers[number].send(data)
+                passed = True
+            elif number not in self._ended:
+                self._ended.add(number)
+                self._servers[number].end()
+                passed = True
+        return passed
+
+
 class Instrument:
     """A simulated instrument in memory, on which scripts are replayed. Its time begins in 2026.
 
@@ -118,27 +177,42 @@ class Instrument:
     def _now(self) -> Ticks:
         return self.wire.now()
 
-    def play(self, script: Script, **options: Any) -> Totals:
+    def play(self, script: Script, *, through_tap: bool = False, **options: Any) -> Totals:
         """Play a script on this instrument. Every reply has to come at once, in the time of the clock."""
-        with self.running():
-            return Replay(self.wire, **{"timeout": 0, **options}, report=self.differences.append).play(script.steps)
+        wire = TappedWire(self.factory, self.clock) if through_tap else self.wire
+        return self._play(wire, script, **options)
 
-    def record(self, script: Script, path: Path) -> None:
-        """Play a script, and record it."""
-        recorder = Recorder(path)
-        self.factory.listeners.append(recorder)
+    def record(self, script: Script, path: Path, *, through_tap: bool = False) -> None:
+        """Play a script, and record it: in the server, or in a tap."""
+        if through_tap:
+            tapped = TappedWire(self.factory, self.clock)
+            wire: MemoryWire = tapped
+            factory: DBFactory = tapped.tapped.factory
+            recorder = Recorder(path, server=str(factory.handler))
+        else:
+            wire, factory, recorder = self.wire, self.factory, Recorder(path)
+        factory.listeners.append(recorder)
         try:
-            self.play(script)
+            self._play(wire, script)
         finally:
             recorder.close()
         assert not recorder.lost
+
+    def _play(self, wire: MemoryWire, script: Script, **options: Any) -> Totals:
+        with self.running():
+            return Replay(wire, **{"timeout": 0, **options}, report=self.differences.append).play(script.steps)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the server, and have its listeners see the time of the clock."""
         self.factory.doStart()
         try:
-            with mock.patch.object(Ticks, "now", self.wire.now), measured_by(self.clock.seconds):
+            conversation = partial(Conversation, monotonic=self.clock.seconds)
+            with (
+                mock.patch.object(Ticks, "now", self.wire.now),
+                mock.patch("discosbackend.tap.proxy.Conversation", conversation),
+                measured_by(self.clock.seconds),
+            ):
                 yield
         finally:
             self.factory.doStop()

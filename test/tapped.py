@@ -187,8 +187,9 @@ class Tapped:
         wait: float = 0.0,
         target: Target | None = None,
         room: int = 2**16,
+        clock: Clock | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = Clock() if clock is None else clock
         self.target = Target() if target is None else target
         self.factory = TapFactory(
             self.target,  # type: ignore[arg-type]  # it has what an endpoint needs

@@ -14,8 +14,11 @@ from unittest import mock
 from xml.etree import ElementTree
 
 from discosbackend.cli import check, check_client
+from discosbackend.commands import COMMANDS
 from discosbackend.signals import INTERRUPTED
-from discosbackend.testing.client_situations import FIRST_GREETING, SITUATIONS
+from discosbackend.simulator import INSTRUMENTS
+from discosbackend.testing.client_instrument import ClientInstrument
+from discosbackend.testing.client_situations import FIRST_GREETING, SITUATIONS, VALID_REQUESTS
 from discosbackend.testing.results import Result, Verdict
 
 from . import clients_under_test as clients
@@ -44,7 +47,8 @@ class OptionTests(unittest.TestCase):
             (("--client", "--"), "no client is given"),
             (("127.0.0.1:1", "--client", *program), "HOST:PORT is for servers, not for --client"),
             (("--client", "--full", *program), "--measure or --full is for servers"),
-            (("--client", "--profile", "skarab", *program), "--profile is for servers"),
+            (("--client", "--profile", "skrab", *program), "--profile: unknown instrument 'skrab': known are discos, "),
+            (("--client", "--profile", "no.toml", *program), "--profile: instrument no.toml: "),
             (("--client", "--timeout", "3", *program), "--timeout is for servers"),
             (("--client", "--dry-run", *program), "--dry-run is for servers"),
             (("--client", "--profiles", *program), "--profiles is for servers"),
@@ -98,6 +102,49 @@ class StatusTests(unittest.TestCase):
         found = run_with(clients.right, "--time", "2", "--only", "greeting")
         self.assertEqual(found.status, 0, found)
         self.assertIn("As required: of 2 cases, none failed.", found.out)
+
+    def test_an_instrument(self) -> None:
+        """Each refuses the configurations of the other; this is no mistake of the client."""
+        for name, code in (("sardara", "ok"), ("skarab", "fail")):
+            with self.subTest(name), tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "report.json")
+                options = ("--profile", name, "--time", "2", "--json", str(path), "--only", VALID_REQUESTS)
+                found = run_with(clients.right, *options)
+                self.assertEqual(found.status, 0, found)
+                self.assertRegex(found.out, rf"\n *instrument +{name}\n")
+                record = json.loads(path.read_text(encoding="utf-8"))
+                self.assertEqual(record["profile"], name)
+                (result,) = record["results"]
+                self.assertIn(f"server  b'!set-configuration,{code}", result["transcript"])
+
+    def test_a_mistake_on_an_instrument(self) -> None:
+        options = ("--profile", "skarab", "--time", "2", "--only", FIRST_GREETING)
+        self.assertEqual(run_with(clients.never_reads_the_greeting, *options).status, 1)
+
+    def test_every_instrument_answers_every_command_at_once(self) -> None:
+        """Also convert-data, which takes a thread in a server."""
+        requests = dict.fromkeys((*COMMANDS, "setup", "vna-sweep", "target-sweep", "reset"), b"")
+        requests |= {"set-filename": b",/a.fits", "set-section": b",0,*,*,*,*,*,*", "set-enable": b",0,1"}
+        requests |= {"set-configuration": b",SK00", "set-integration": b",40", "set-shift": b",3"}
+        sent = b"".join(b"?%s%s\r\n" % (name.encode(), rest) for name, rest in requests.items())
+        for instrument in INSTRUMENTS:
+            with self.subTest(instrument):
+                connection = ClientInstrument(check_client._maker(instrument)).connect(("127.0.0.1", 4711))
+                replies = connection.receive(sent)
+                self.assertEqual([reply[1:].split(b",")[0].decode() for reply in replies], list(requests))
+                # What each instrument has.
+                for name in ("status", "time", "version", "convert-data", "start"):
+                    reply = replies[list(requests).index(name)]
+                    self.assertTrue(reply.startswith(f"!{name},ok".encode()) or instrument == "mistral", reply)
+
+    def test_tasks_are_short(self) -> None:
+        instrument = ClientInstrument(check_client._maker("mistral"))
+        connection = instrument.connect(("127.0.0.1", 4711))
+        self.assertEqual(connection.receive(b"?setup\r\n"), [b"!setup,ok\r\n"])
+        self.assertIn(b"setup in progress", connection.receive(b"?status\r\n")[0])
+        for _ in range(100):
+            instrument.advance(0.1)
+        self.assertNotIn(b"in progress", connection.receive(b"?status\r\n")[0])
 
     def test_strict(self) -> None:
         for options, status in (((), 0), (("--strict",), 1)):

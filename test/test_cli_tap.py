@@ -10,9 +10,10 @@ import sys
 import tempfile
 import unittest
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGTERM
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from discosbackend import __version__
@@ -21,7 +22,11 @@ from discosbackend.cli import check, replay, tap
 from . import session_player
 from .programs import Listening, Outcome, run_program
 from .serving import ROOT, Server, ask, read_line, refusing, served
-from .settings import LONG, PATIENCE
+from .settings import LONG, PATIENCE, needs_pyzmq, wait_until
+
+# The test that needs it is skipped without pyzmq.
+with suppress(ImportError):
+    from .telemetry_peers import Client
 
 SCRIPT = ROOT / "scripts" / "discos-backend-tap"
 
@@ -41,6 +46,13 @@ def tapping(target: str, *options: str) -> Iterator[Server]:
         server.end()
 
 
+def address_of_web(through: Server) -> str:
+    """The address of the web server, from the log."""
+    found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)", through.log())
+    assert found is not None, through.log()
+    return found[1]
+
+
 def text_of(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
@@ -53,6 +65,9 @@ class OptionTests(unittest.TestCase):
             (("127.0.0.1:0",), "write LISTEN and TARGET before the options"),
             ((*both, "--wait", "soon"), "'soon' is not a number of seconds, 0 or more"),
             ((*both, "--http-host", "name"), "--http-host is for the web server: add --http"),
+            ((*both, "--telemetry-name", "Mine"), "--telemetry-name has no effect without --telemetry or"),
+            ((*both, "--telemetry", "proxy"), "which a tap does not know: add --telemetry-name"),
+            ((*both, "--telemetry-bind", "0"), "which a tap does not know: add --telemetry-name"),
             ((*both, "--html", "report.html"), "--html is a report of --judge: add --judge"),
             ((*both, "--record-size", "1"), "--record-size needs --record"),
             ((*both, "--allow", "here"), "'here' is neither an address nor a network"),
@@ -95,7 +110,18 @@ class OptionTests(unittest.TestCase):
     def test_help_and_version(self) -> None:
         self.assertEqual(run("--version").out, f"discos-backend-tap {__version__}, protocol version 1.4\n")
         text = run("--help").out
-        for name in ("--record", "--http", "--allow", "--read-only", "--log-format", "--config", "--wait", "examples:"):
+        for name in (
+            "--record",
+            "--http",
+            "--telemetry",
+            "--telemetry-bind",
+            "--allow",
+            "--read-only",
+            "--log-format",
+            "--config",
+            "--wait",
+            "examples:",
+        ):
             self.assertIn(name, text)
 
 
@@ -123,21 +149,22 @@ class ProcessTests(unittest.TestCase):
                         replies[:2], [b"!version,ok,1.4\r\n", b"!start,fail,not allowed from this address\r\n"]
                     )
                     self.assertTrue(replies[2].startswith(b"!get-configuration,ok,"), replies)
-                    found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)", through.log())
-                    assert found is not None, through.log()
-                    with urlopen(f"{found[1]}status.json", timeout=PATIENCE) as reply:
+                    web = address_of_web(through)
+                    with urlopen(f"{web}status.json", timeout=PATIENCE) as reply:
                         document = json.load(reply)
-                    with urlopen(found[1], timeout=PATIENCE) as reply:
+                    with urlopen(web, timeout=PATIENCE) as reply:
                         page = reply.read().decode()
-                    with urlopen(f"{found[1]}health?status=1", timeout=PATIENCE) as reply:
+                    with urlopen(f"{web}health?status=1", timeout=PATIENCE) as reply:
                         self.assertEqual(reply.read(), b"ok\n")
                     if importlib.util.find_spec("prometheus_client") is not None:
-                        with urlopen(f"{found[1]}metrics", timeout=PATIENCE) as reply:
+                        with urlopen(f"{web}metrics", timeout=PATIENCE) as reply:
                             self.assertIn(b"discos_", reply.read())
                 self.assertEqual(document["server"]["name"], f"a tap of {target}")
                 self.assertEqual(document["server"]["address"], text_of(through.address))
                 self.assertEqual((document["lanes"], document["acquisition"], document["watchdog"]), (None, None, None))
                 self.assertEqual(document["status"]["text"], "ok")
+                found = document["target"]
+                self.assertEqual((found["name"], found["reachable"], found["problem"]), (target, True, ""))
                 counted = {each["name"]: each["fail"] for each in document["commands"]}
                 # The other one is a second start of the session.
                 self.assertEqual(counted["start"], 2)
@@ -209,6 +236,29 @@ class ProcessTests(unittest.TestCase):
         self.assertEqual(verdicts[0], verdicts[1])
         self.assertGreater(len(verdicts[0]), 10)
 
+    @needs_pyzmq
+    def test_telemetry(self) -> None:
+        options = ["--telemetry-bind", "0", "--telemetry-name", "Mine", "--http", "0"]
+        with served("--simulate", "discos") as server, tapping(text_of(server.address), *options) as through:
+            found = re.search(r"telemetry is served on \S+:(\d+)", through.log())
+            assert found is not None, through.log()
+            subscriber = Client(int(found[1]))
+            self.addCleanup(subscriber.close)
+            wait_until(subscriber.turn, "a message")
+            with through.connect() as client:
+                ask(client, b"?set-configuration,K2", b"?set-integration,20", b"?start")
+
+            def sees() -> bool:
+                subscriber.turn()
+                last = subscriber.messages[-1]["Mine"]
+                return bool(last["sampling"] and last["integration"] == 20)
+
+            wait_until(sees, "an acquisition")
+            with urlopen(f"{address_of_web(through)}status.json", timeout=PATIENCE) as reply:
+                self.assertEqual(json.load(reply)["telemetry"], {"state": "serving", "problem": ""})
+            self.assertEqual(through.stop(SIGTERM), 0)
+            self.assertNotIn("Traceback", through.log())
+
     def test_reports_that_cannot_be_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = run("127.0.0.1:0", "127.0.0.1:1", "--judge", "--html", folder)
@@ -221,9 +271,27 @@ class ProcessTests(unittest.TestCase):
             )
 
     def test_a_target_that_is_away_and_the_end_of_one(self) -> None:
-        with refusing() as port, tapping(f"127.0.0.1:{port}") as through:
+        with refusing() as port, tapping(f"127.0.0.1:{port}", "--http", "0") as through:
+            problem = f"the target 127.0.0.1:{port} cannot be reached: ConnectionRefusedError: "
+            wait_until(lambda: problem in through.log(), "the first attempt")
             with socket.create_connection(through.address, PATIENCE) as client:
                 self.assertEqual(client.recv(100), b"")
+            web = address_of_web(through)
+            with self.assertRaises(HTTPError) as caught:
+                urlopen(f"{web}health", timeout=PATIENCE)
+            with caught.exception as refused:
+                self.assertEqual(refused.code, 503)
+                self.assertIn(problem, refused.read().decode())
+            with urlopen(f"{web}status.json", timeout=PATIENCE) as reply:
+                target = json.load(reply)["target"]
+            self.assertEqual((target["name"], target["reachable"]), (f"127.0.0.1:{port}", False))
+            with urlopen(web, timeout=PATIENCE) as reply:
+                page = reply.read().decode()
+            self.assertNotIn('data-show="target" hidden', page)
+            self.assertIn(f'<span data-text="target.problem">{problem}', page)
+            # Nobody has asked for the status.
+            self.assertIn('<p class="big" data-show="!status"><span class="mark"></span>not known yet', page)
+            self.assertIn('<div data-show="status" hidden>', page)
             self.assertIn("the target cannot be reached: ", through.log())
         with served("--simulate", "discos") as server, tapping(text_of(server.address)) as through:
             with through.connect() as client, through.connect() as other:

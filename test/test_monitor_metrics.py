@@ -222,6 +222,15 @@ class ValueTests(unittest.TestCase):
         server.clock.advance(2)
         self.assertEqual(scraped(server)[f"{PREFIX}lost_exchanges_total"], {(): 7})
 
+    def test_the_target_of_a_tap(self) -> None:
+        server = Monitored()
+        self.assertNotIn(f"{PREFIX}target_reachable", scraped(server))
+        for reachable, wanted in ((None, None), (True, {(): 1}), (False, {(): 0})):
+            server = Monitored(state=False)
+            part = {"name": "x", "reachable": reachable, "problem": "", "since": None}
+            server.snapshot.target = lambda part=part: part
+            self.assertEqual(scraped(server).get(f"{PREFIX}target_reachable"), wanted)
+
     def test_behind_a_tap(self) -> None:
         server = Monitored(state=False)
         server.ask(b"?status")

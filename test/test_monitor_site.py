@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import tempfile
 import unittest
 from collections.abc import Callable, Iterator
+from errno import ENOSPC
+from pathlib import Path
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -14,6 +18,7 @@ from twisted.python.failure import Failure
 
 from discosbackend import Backend, Ticks
 from discosbackend.monitor import site
+from discosbackend.monitor.recorder import Recorder
 from discosbackend.monitor.site import HEADERS, MOST_CONNECTIONS, host_names, is_allowed
 from discosbackend.monitor.slices import SlicedText
 
@@ -238,6 +243,34 @@ class HealthTests(unittest.TestCase):
         self.assertEqual(server.get("/health?status=1")[0], 503)
         server.clock.advance(1)
         self.assertEqual(server.get("/health?status=1")[::2], (200, "ok\n"))
+
+    def test_a_flight_recorder_that_fails(self) -> None:
+        server = Monitored()
+        with tempfile.TemporaryDirectory() as folder:
+            recorder = Recorder(Path(folder, "exchanges.jsonl"))
+            recorder._start = lambda: False  # type: ignore[method-assign]  # this test writes
+            server.factory.listeners.append(recorder)
+            server.snapshot.recorder = recorder.to_dict
+            self.assertEqual(server.get("/health")[::2], (200, "ok\n"))
+            with mock.patch.object(os, "write", side_effect=OSError(ENOSPC, os.strerror(ENOSPC))):
+                server.ask(b"?version")
+                recorder._write_some()
+            wanted = f"cannot record to {recorder.path}: No space left on device"
+            self.assertEqual(server.get("/health")[::2], (503, f"{wanted}\n"))
+            self.assertEqual(server.snapshot.document()["health"]["reasons"], [wanted])
+            server.ask(b"?version")
+            recorder._write_some()
+            self.assertEqual(server.get("/health")[::2], (200, "ok\n"))
+            recorder.close()
+
+    def test_a_target_that_cannot_be_reached(self) -> None:
+        server = Monitored(state=False)
+        problem = "the target 10.0.0.1:10000 cannot be reached: ConnectError: no route"
+        part = {"name": "10.0.0.1:10000", "reachable": False, "problem": problem, "since": 1e9}
+        server.snapshot.target = lambda: part
+        self.assertEqual(server.get("/health")[::2], (503, f"{problem}\n"))
+        document = json.loads(server.get("/status.json")[2])
+        self.assertEqual((document["target"], document["health"]["reasons"]), (part, [problem]))
 
     def test_a_status_that_fails(self) -> None:
         server = Monitored(Backend())

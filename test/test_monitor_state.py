@@ -437,7 +437,7 @@ class StatusTests(unittest.TestCase):
 class DocumentTests(unittest.TestCase):
     FIELDS = (
         *("version", "time", "server", "health", "status", "clock", "acquisition", "lanes", "watchdog"),
-        *("connections", "clients", "commands", "sensors", "recordings", "log", "telemetry", "recorder"),
+        *("connections", "clients", "commands", "sensors", "recordings", "log", "telemetry", "recorder", "target"),
     )
 
     def test_the_fields(self) -> None:

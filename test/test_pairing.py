@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from discosbackend.errors import GrammarException
 from discosbackend.pairing import (
     LONGEST_REPLY,
     Answer,
@@ -18,8 +19,11 @@ from discosbackend.pairing import (
     Misnamed,
     OutOfOrder,
     Pairing,
+    ReplyLine,
+    ReplyLines,
     Surplus,
     TooLong,
+    reply_in,
 )
 
 GREETING = b"!version,ok,1.4\r\n"
@@ -238,6 +242,52 @@ class PropertyTests(unittest.TestCase):
         self.assertEqual(sorted([*requests, *whole[-1].unanswered]), list(range(asked)))
         lines = b"".join(step for step in steps if isinstance(step, bytes)).count(b"\n")
         self.assertIn(len(whole) - 1 - lines, (0, 1), "one event for each line, and one for an overlong rest")
+
+
+class ReplyLinesTests(unittest.TestCase):
+    """The lines, and what they contain, without pairing."""
+
+    @given(
+        st.lists(st.binary(max_size=12) | st.sampled_from([b"\r\n", b"\n", b"x" * 9])), st.integers(1, 12), st.data()
+    )
+    def test_any_chunks(self, parts: list[bytes], longest: int, data: Any) -> None:
+        sent = b"".join(parts)
+        lines = ReplyLines(longest)
+        found: list[ReplyLine] = []
+        position = 0
+        while position < len(sent):
+            size = data.draw(st.integers(1, len(sent)))
+            found += lines.feed(sent[position : position + size])
+            position += size
+            self.assertLessEqual(len(lines.rest), longest)
+        *whole, rest = sent.split(b"\n")
+        wanted = [ReplyLine(line[: longest + 1], len(line) > longest) for line in whole]
+        if len(rest) > longest:
+            wanted.append(ReplyLine(rest[: longest + 1], True))
+        self.assertEqual(found, wanted)
+        self.assertEqual(lines.rest, b"" if len(rest) > longest else rest)
+        self.assertEqual((lines.in_line, lines.skipping), (bool(rest), len(rest) > longest))
+
+    def test_what_a_line_contains(self) -> None:
+        self.assertEqual(str(reply_in(b"!get-tpi,fail,no power")), "!get-tpi,fail,no power")
+        for line, problem in ((b"?status", "a server must send only replies"), (b"!a,what", "code 'what' is none of")):
+            with self.assertRaisesRegex(GrammarException, problem):
+                reply_in(line)
+
+    def test_an_overlong_reply_is_not_unasked(self) -> None:
+        """It has begun after the request, to which it belongs, and its rest is skipped while the next one is sent."""
+        for waiting in (True, False):
+            pairing: Pairing[int] = Pairing(40)
+            pairing.feed(GREETING)
+            if waiting:
+                pairing.expect("status", 1)
+            (event,) = pairing.feed(b"!status,ok," + b"x" * 50)
+            assert isinstance(event, TooLong)
+            self.assertEqual((event.request, pairing.unasked), (1, False) if waiting else (None, True))
+            pairing.feed(b"x")
+            self.assertEqual(pairing.unasked, not waiting)
+            pairing.feed(b"\r\n")
+            self.assertFalse(pairing.unasked)
 
 
 class FeedAnswersTests(unittest.TestCase):

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import unittest
+from collections.abc import Callable
 
 from discosbackend.testing.wire import Wire, without_repetitions
 
@@ -96,6 +97,72 @@ class PatienceTests(unittest.TestCase):
         wire.read()
         with self.assertRaisesRegex(AssertionError, r"without a request: b'!version,ok,1\.4\\r\\n'$"):
             wire.read_end()
+
+
+class LineTests(unittest.TestCase):
+    """Wrong lines among right ones: each is reported when it is read, and the others are read."""
+
+    def test_each_line_is_reported_when_it_is_read(self) -> None:
+        right = b"!version,ok,1.4\r\n"
+        lines = (
+            (right, ""),
+            (b"?version\r\n", r"not a reply of the protocol: a server must send only replies: b'\?version"),
+            (right, ""),
+            (b"!version\r\n", "not a reply of the protocol: "),
+            (b"!version,ok,1.4\n", "a reply must end in CR LF"),
+            (b"!version,ok," + 500 * b"x" + b"\r\n", "a reply must have at most 511 bytes, but this one has 514: "),
+            (b"!x,ok," + 70000 * b"x" + b"\r\n", "the server sent a line of more than 65536 bytes: b'!x,ok,xx"),
+            (b"!version,ok,\\,\\x\r\n", "not a reply of the protocol: "),
+            (right, ""),
+        )
+        sent = b"".join(line for line, _ in lines)
+        for size in (7, 1000, len(sent)):
+            with self.subTest(size=size), socket.create_server(("127.0.0.1", 0)) as server:
+                wire = Wire(server.getsockname(), timeout=PATIENCE, reply_limit=511)
+                self.addCleanup(wire.close)
+                peer, _ = server.accept()
+                self.addCleanup(peer.close)
+                # As the system would divide it into segments.
+                wire._lines.receive = feeding(wire, sent, size)  # type: ignore[method-assign,assignment]
+                for line, problem in lines:
+                    if problem:
+                        with self.assertRaisesRegex(AssertionError, problem):
+                            wire.read()
+                    else:
+                        self.assertEqual(wire.read().line, line)
+                with self.assertRaisesRegex(
+                    AssertionError, "the server closed the connection where a reply was expect"
+                ):
+                    wire.read()
+
+    def test_lines_that_are_waited_for(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            wire = Wire(server.getsockname(), timeout=PATIENCE, reply_limit=511)
+            self.addCleanup(wire.close)
+            peer, _ = server.accept()
+        self.addCleanup(peer.close)
+        peer.sendall(b"!version,ok,1.4\r\n!ver")
+        self.assertTrue(wire.has_lines(1, PATIENCE))
+        self.assertFalse(wire.has_lines(2, 0.01))
+        peer.sendall(b"sion,ok,1.5\r\n!ver")
+        self.assertTrue(wire.has_lines(2, PATIENCE))
+        self.assertEqual([wire.read().message.arguments for _ in range(2)], [["1.4"], ["1.5"]])
+        with self.assertRaisesRegex(AssertionError, "the server sent something without a request: b'!ver'"):
+            wire.stay_silent(PATIENCE)
+
+
+def feeding(wire: Wire, sent: bytes, size: int) -> Callable[[float], None]:
+    """Stands for LineSocket.receive(): it receives these bytes in pieces, and then the end."""
+    pieces = iter([sent[at : at + size] for at in range(0, len(sent), size)])
+
+    def receive(deadline: float) -> None:
+        piece = next(pieces, b"")
+        wire._lines.ended = not piece
+        if not piece:
+            raise AssertionError("the server closed the connection")
+        wire._lines.received += piece
+
+    return receive
 
 
 class BrokenTests(unittest.TestCase):

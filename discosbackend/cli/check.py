@@ -36,7 +36,6 @@ _CLIENT = "--client"
 _OF_SERVERS = {
     "address": "HOST:PORT",
     "scope": "--measure or --full",
-    "profile": "--profile",
     "timeout": "--timeout",
     "profiles": "--profiles",
     "dry_run": "--dry-run",
@@ -55,6 +54,8 @@ examples:
   %(prog)s --list                         list the cases, without a server
   %(prog)s --client -- ./my_client --server {address}
                                                     check a client program instead, on a simulated instrument
+  %(prog)s --client --profile skarab -- ./my_client --server {address}
+                                                    the same on a simulated SKARAB
 
 exit status:
   0    no case failed (with --strict: none is non-strict either)
@@ -138,6 +139,7 @@ def _check_client(parser: argparse.ArgumentParser, options: argparse.Namespace, 
         [SITUATIONS[case.id] for case in cases],
         limit=_TIME if options.time is None else options.time,
         strict=options.strict,
+        instrument=options.profile or "",
     )
     return run.report_to(_paths(options))
 
@@ -185,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--profile",
         metavar="NAME|FILE",
-        help=f"the values that are valid for the instrument: {shipped}, or a TOML file",
+        help=f"the values that are valid for the instrument: {shipped}, or a TOML file. With --client, the simulated "
+        "instrument: a name or a file as for `discos-backend-server --simulate` (default: one that accepts every valid "
+        "request)",
     )
     how = parser.add_argument_group("how")
     how.add_argument(

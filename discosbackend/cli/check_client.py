@@ -10,22 +10,28 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import FrameType
+from typing import Any
 
 from discosbackend.cli.check_run import INTERRUPTED, REPORTS, CannotCheck, Progress, ReportFile, say
 from discosbackend.errors import Interrupted, reason_of
 from discosbackend.signals import handling
 from discosbackend.testing.client_grading import grade
+from discosbackend.testing.client_instrument import AcceptingBackend
 from discosbackend.testing.client_process import ClientProcess
 from discosbackend.testing.client_situations import SITUATIONS, Situation
 from discosbackend.testing.report_text import progress, report
 from discosbackend.testing.results import Record, Result, Verdict
 from discosbackend.testing.send_guard import Scope
+from discosbackend.ticks import Ticks
 
 __all__ = ["SITUATIONS", "ClientCheck"]
+
+# A task of an instrument such as MISTRAL takes minutes, which is longer than a situation.
+_TIME_SCALE = 0.01
 
 
 class ClientCheck:
@@ -41,13 +47,30 @@ class ClientCheck:
         How long the program may run in each, in s.
     strict
         Whether a result with the verdict `non-strict` counts as failed.
+    instrument
+        A simulated instrument, by its name or as the path of a TOML file. "" for one that accepts every valid request.
+
+    Raises
+    ------
+    CannotCheck
+        If there is no such instrument.
     """
 
-    def __init__(self, command: Sequence[str], situations: Sequence[Situation], *, limit: float, strict: bool) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        situations: Sequence[Situation],
+        *,
+        limit: float,
+        strict: bool,
+        instrument: str = "",
+    ) -> None:
         self._command = command
         self._situations = situations
         self._limit = limit
         self._strict = strict
+        self._instrument = instrument
+        self._make_backend = _maker(instrument) if instrument else AcceptingBackend
         self._interrupted = ""
 
     def report_to(self, paths: Mapping[str, str]) -> int:
@@ -91,14 +114,20 @@ class ClientCheck:
         show = Progress(sys.stderr)
         try:
             with suppress(Interrupted):
-                for result in grade(self._launch, self._situations, limit=self._limit, strict=self._strict):
+                for result in grade(
+                    self._launch,
+                    self._situations,
+                    limit=self._limit,
+                    strict=self._strict,
+                    make_backend=self._make_backend,
+                ):
                     results.append(result)
                     show.line(progress(len(results), len(self._situations), result))
         finally:
             show.end()
         return Record(
             server=shlex.join(self._command),
-            profile="",
+            profile=self._instrument,
             scope=Scope.READS,
             strict=self._strict,
             began=began,
@@ -113,3 +142,22 @@ class ClientCheck:
             return ClientProcess(self._command, address)
         except OSError as problem:
             raise CannotCheck(f"cannot start {self._command[0]}: {reason_of(problem)}") from None
+
+
+def _maker(name: str) -> Callable[[Any], object]:
+    """Return the function that makes the backend of a simulated instrument. Raise CannotCheck if there is none."""
+    from discosbackend.simulator import SimulatedBackend
+    from discosbackend.simulator.errors import InstrumentError
+    from discosbackend.simulator.instrument.profiles import instrument_of
+
+    class Unthreaded(SimulatedBackend):
+        """Records nothing, so a conversion needs no thread."""
+
+        def convert_data(self) -> None:
+            """Do nothing."""
+
+    try:
+        instrument = instrument_of(name)
+    except InstrumentError as problem:
+        raise CannotCheck(f"--profile: {problem}") from None
+    return lambda clock: Unthreaded(instrument, clock=clock, now_ticks=Ticks.now, time_scale=_TIME_SCALE)

@@ -188,8 +188,20 @@ def _why_not(host: str, number: int, reason: OSError) -> str:
 # -- DISCOS telemetry ---------------------------------------------------------------------------------
 
 
-def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of DISCOS telemetry. Without them their values are None."""
+def add_telemetry_options(
+    parser: argparse.ArgumentParser,
+    default_name: str = "by instrument, such as Sardara, or the name of the backend's class",
+) -> None:
+    """Add the options of DISCOS telemetry. Without them their values are None.
+
+    Parameters
+    ----------
+    parser
+        The parser.
+    default_name
+        What the help says about the name of the backend if none is given. "": that it is needed.
+    """
+    named = f"(default: {default_name})" if default_name else "(needed, because a tap does not know it)"
     group = parser.add_argument_group("DISCOS telemetry (pip install 'discosbackend[telemetry]')")
     group.add_argument(
         "--telemetry",
@@ -201,8 +213,7 @@ def add_telemetry_options(parser: argparse.ArgumentParser) -> None:
         "--telemetry-name",
         metavar="NAME",
         type=_name,
-        help="the name of the backend in telemetry: letters, digits and _ (default: by instrument, such as Sardara, or "
-        "the name of the backend's class)",
+        help=f"the name of the backend in telemetry: letters, digits and _ {named}",
     )
     group.add_argument(
         "--telemetry-compression",

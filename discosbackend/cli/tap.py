@@ -37,7 +37,13 @@ from discosbackend.cli.argument_types import (
     not_negative,
     parse,
 )
-from discosbackend.cli.monitor_options import add_http_options, start_http
+from discosbackend.cli.monitor_options import (
+    add_http_options,
+    add_telemetry_options,
+    misplaced_telemetry,
+    start_http,
+    start_telemetry,
+)
 from discosbackend.cli.own_backend import CannotServe
 from discosbackend.client.address import host_and_port
 from discosbackend.commands import COMMANDS
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     from discosbackend.access import AccessRules
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.monitor.recorder import Recorder
+    from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
     from discosbackend.rate_limited_logger import RateLimitedLogger
     from discosbackend.tap.judge import Judge
 
@@ -76,11 +83,10 @@ examples:
                                               one host commands, its network may only read
   %(prog)s 127.0.0.1:8979 127.0.0.1:8978 --judge --html report.html
                                               compare the server and its clients with the protocol
+  %(prog)s 127.0.0.1:8979 127.0.0.1:8978 --telemetry proxy.example.org --telemetry-name Sardara
+                                              publish the state to the telemetry proxy of DISCOS
   %(prog)s unix:/run/tap.sock tcp:192.168.200.7:10000
                                               any Twisted endpoints: of a server, and of a client
-
-There is no --telemetry, because DISCOS telemetry needs the state of the backend
-once a second, and a tap sends no requests of its own.
 
 exit status:
   0    it was stopped by a signal, and --judge has found no violation
@@ -124,6 +130,10 @@ def _checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Ac
         parser.error("write LISTEN and TARGET before the options, such as 127.0.0.1:8979 127.0.0.1:8978")
     if options.http_host is not None and options.http is None:
         parser.error("--http-host is for the web server: add --http")
+    if wrong := misplaced_telemetry(options):
+        parser.error(wrong)
+    if _has_telemetry(options) and options.telemetry_name is None:
+        parser.error("telemetry needs the name of the backend, which a tap does not know: add --telemetry-name")
     access = access_of(parser, options)
     if access is not None and (why := without_addresses(options.listen)):
         parser.error(f"--allow and --read-only have no effect on {options.listen}: {why}")
@@ -175,11 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_report_options(judge)
     add_http_options(parser)
+    add_telemetry_options(parser, default_name="")
     add_access_options(parser)
     add_record_options(parser)
     add_config(parser)
     add_version(parser)
     return parser
+
+
+def _has_telemetry(options: argparse.Namespace) -> bool:
+    return options.telemetry is not None or options.telemetry_bind is not None
 
 
 def _seconds(text: str) -> float:
@@ -235,9 +250,17 @@ def _serve(
             factory.listeners.append(recorder)
             # After the connections are closed.
             reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
+        web = None
+        if options.http is not None or _has_telemetry(options):
+            _watch_target(options, factory)
         if options.http is not None:
-            web = _start_http(options, service, recorder)
+            web = _start_http(options, factory, service, recorder)
             started.callback(web.close)
+        if _has_telemetry(options):
+            telemetry = _start_telemetry(options, factory)
+            started.callback(telemetry.stop)
+            if web is not None:
+                web.snapshot.telemetry = telemetry.to_dict
         run_service(service, reactor)
     except Exception as problem:
         started.close()
@@ -248,11 +271,38 @@ def _serve(
         raise CannotServe(f"cannot listen on {options.listen}: {why}") from problem
 
 
-def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
+def _watch_target(options: argparse.Namespace, factory: TapFactory) -> None:
+    """Find out whether the target can be reached, until the shutdown."""
+    from discosbackend.tap.target_watch import TargetWatch
+
+    watch = factory.watch = TargetWatch(factory.target, options.target, factory.reactor)
+    factory.reactor.callWhenRunning(watch.begin)
+    factory.reactor.addSystemEventTrigger("before", "shutdown", watch.end)
+
+
+def _start_telemetry(options: argparse.Namespace, factory: TapFactory) -> TelemetryPublisher:
+    """Start to publish telemetry. It ends with the shutdown."""
+    watch = factory.watch
+    assert watch is not None
+
+    def source() -> TelemetrySource:
+        from discosbackend.tap.telemetry_source import TapSource
+
+        made = TapSource(factory.running, lambda: watch.problem)
+        watch.on_failure = made.forget
+        # Before the publisher, which reads what it has noted.
+        factory.listeners.append(made.on_exchange)
+        return made
+
+    return start_telemetry(options, options.telemetry_name, source, factory.listeners, factory.reactor)
+
+
+def _start_http(
+    options: argparse.Namespace, factory: TapFactory, service: DBService, recorder: Recorder | None
+) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import About
 
-    factory = service.factory
     begin, name, reactor = time.time(), str(factory.handler), type(factory.reactor).__name__
 
     def about() -> About:
@@ -261,6 +311,8 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
     web = start_http(options, factory.reactor, factory.listeners, about, names=COMMANDS)
     if recorder is not None:
         web.snapshot.recorder = recorder.to_dict
+    assert factory.watch is not None
+    web.snapshot.target = factory.watch.to_dict
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 

@@ -98,6 +98,11 @@ def _lost_exchanges(snapshot: Snapshot) -> float | None:
     return None if part is None else part["lost"]
 
 
+def _target_reachable(snapshot: Snapshot) -> float | None:
+    part = None if snapshot.target is None else snapshot.target()
+    return None if part is None else part["reachable"]
+
+
 def _of_recordings(read: Callable[[Any], float | None]) -> Callable[[Snapshot], Iterator[Sample]]:
     """Return the reader of a metric that reads RecordingState."""
 
@@ -237,6 +242,9 @@ METRICS = (
     Metric(
         "lost_exchanges_total", "counter", "Lines of the flight recorder that were lost.", (),
         _one(_lost_exchanges),
+    ),
+    Metric(
+        "target_reachable", "gauge", "1 if a tap can connect to its target, else 0.", (), _one(_target_reachable)
     ),
 )  # fmt: skip
 """The table of the metrics."""

@@ -85,7 +85,7 @@ class Snapshot:
 
     Attributes
     ----------
-    telemetry, recorder
+    telemetry, recorder, target
         Functions that return the parts of the document with these names. None: the parts are null.
     """
 
@@ -104,6 +104,7 @@ class Snapshot:
         self.state = state
         self.telemetry: Callable[[], Mapping[str, Any] | None] | None = None
         self.recorder: Callable[[], Mapping[str, Any] | None] | None = None
+        self.target: Callable[[], Mapping[str, Any] | None] | None = None
         self._now = now
         # The exchange that _status was made of, if it was that of a client.
         self._exchange: Exchange | None = None
@@ -186,6 +187,10 @@ class Snapshot:
             recordings = self.state.recordings
             if recordings is not None and recordings.problem:
                 yield shortened(recordings.problem)
+        for part in (self.target, self.recorder):
+            found = None if part is None else part()
+            if found is not None and found["problem"]:
+                yield shortened(found["problem"])
         if with_status:
             if self._asking:
                 yield "status: no answer"
@@ -244,6 +249,7 @@ class Snapshot:
         yield "log", {"dropped": dropped_log_lines()}
         yield "telemetry", None if self.telemetry is None else self.telemetry()
         yield "recorder", None if self.recorder is None else self.recorder()
+        yield "target", None if self.target is None else self.target()
 
     def _watchdog(self) -> dict[str, Any] | None:
         dog = None if self.state is None else self.state.watchdog

@@ -25,7 +25,7 @@ from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.ticks import Ticks
 from discosbackend.values import TYPES
 
-__all__ = ["Outlet", "ServerSource", "TelemetryPublisher", "TelemetrySource"]
+__all__ = ["BUSY_LANES", "Outlet", "ServerSource", "TelemetryPublisher", "TelemetrySource", "values_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ _INTEGRATION = "get-integration"
 # The commands whose replies a message contains.
 _ASKED = (_STATUS, _INTEGRATION)
 
-# The lanes in which a running command makes the backend busy.
-_BUSY_LANES = ("device", "files")
+BUSY_LANES = ("device", "files")
+"""The lanes in which a running command makes the backend busy."""
 
 # What the text of status is if the backend fails to answer.
 _NO_STATUS = "no reply"
@@ -78,7 +78,10 @@ class TelemetrySource(Protocol):
         """Return the channels. It may raise any exception."""
 
     def ask(self, name: str) -> bytes | Deferred[bytes]:
-        """Execute a command that only reads, and return its reply, as Handler.execute() does."""
+        """Execute a command that only reads, and return its reply, as Handler.execute() does.
+
+        A source that cannot execute commands returns the last reply that it has seen.
+        """
 
 
 class Outlet(Protocol):
@@ -130,7 +133,7 @@ class ServerSource:
 
     @property
     def device_busy(self) -> bool:
-        return any(lane.holder is not None and lane.name in _BUSY_LANES for lane in self._state.lanes or ())
+        return any(lane.holder is not None and lane.name in BUSY_LANES for lane in self._state.lanes or ())
 
     @property
     def recording_problem(self) -> str:
@@ -317,7 +320,7 @@ class TelemetryPublisher:
                 self._on_reply(reply, name)
 
     def _on_reply(self, reply: bytes, name: str) -> None:
-        if _values(name, reply) is None:
+        if values_of(name, reply) is None:
             self._on_failure(HandlerException(f"invalid reply to {name}"), name)
             return
         self._waiting.discard(name)
@@ -358,12 +361,12 @@ class TelemetryPublisher:
 
     def _read_replies(self) -> None:
         if (reply := self._replies.pop(_STATUS, None)) is not None:
-            values = _values(_STATUS, reply)
+            values = values_of(_STATUS, reply)
             if values is not None:
                 time, self._status_text, self._acquiring = values
                 self._clock_offset = time - self._clock_reading
         if (reply := self._replies.pop(_INTEGRATION, None)) is not None:
-            (self._integration,) = _values(_INTEGRATION, reply) or (None,)
+            (self._integration,) = values_of(_INTEGRATION, reply) or (None,)
 
     # -- the message ----------------------------------------------------------------------------------
 
@@ -405,7 +408,7 @@ class TelemetryPublisher:
         return channels
 
 
-def _values(name: str, reply: bytes) -> list[Any] | None:
+def values_of(name: str, reply: bytes) -> list[Any] | None:
     """Return the values of an `ok` reply; None if it is not valid. Injected faults can damage what a client got."""
     try:
         found: Message = parse_message(reply.decode("latin-1"))

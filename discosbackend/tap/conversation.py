@@ -187,6 +187,12 @@ class Conversation:
         return self._pairing.count + len(self._refused)
 
     @property
+    def running(self) -> str:
+        """The name of the oldest request without a reply, which the server is answering. "" if there is none."""
+        oldest = self._pairing.oldest
+        return "" if oldest is None else oldest.name
+
+    @property
     def full(self) -> bool:
         """Whether too much waits for replies, so that nothing more should be read from the client."""
         return self.waiting > MOST_WAITING or self._bytes > MOST_BYTES

@@ -1,32 +1,21 @@
 """TapFactory: passes each connection of a client on to a server, the target.
 
-conversation.py says which bytes are passed on. This module has the two connections, and what happens at their ends:
-back pressure, half-closed and lost connections, and a target that cannot be reached.
+conversation.py says which bytes are passed on, and connection_end.py sends them. This module connects the two
+connections: what each does when the other one is half-closed, lost or full, and if the target cannot be reached.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
-import struct
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    INegotiated,
-    IPushProducer,
-    IStreamClientEndpoint,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.tcp import Client as TCPClient
-from twisted.internet.tcp import Server as TCPServer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -39,11 +28,13 @@ from discosbackend.handlers import Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.rate_limited_logger import MINUTE
+from discosbackend.tap.connection_end import BothReadings, ConnectionEnd
 from discosbackend.tap.conversation import Conversation
 from discosbackend.ticks import Ticks
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
+    from discosbackend.tap.target_watch import TargetWatch
 
 __all__ = ["TapFactory", "TapHandler", "TapProtocol"]
 
@@ -57,12 +48,6 @@ _RETRY = 0.5
 _GREETING = 1.0
 # How many s a client of another protocol has to read the reply, as in connection.py.
 _LINGER = 1.0
-# How many s the last bytes have, if the other side was lost.
-_LAST_BYTES = 10.0
-
-_TCP = (IPv4Address, IPv6Address)
-# close() discards what the system has not sent yet, and resets the connection.
-_RESET = struct.pack("ii", 1, 0)
 
 
 class TapHandler(Handler):
@@ -83,163 +68,6 @@ class TapHandler(Handler):
     def handle(self, message: Message) -> Message:
         """Refuse a request."""
         raise HandlerException("a tap executes no requests")
-
-
-@implementer(IPushProducer)
-class _Reading:
-    """Whether one of the two connections is read: only if there is no reason not to.
-
-    As a producer it is paused for the reason that the connection to which its bytes go is full.
-    """
-
-    def __init__(self) -> None:
-        self._transport: Any = None
-        self._reasons: set[str] = set()
-
-    def begin(self, transport: Any) -> None:
-        self._transport = transport
-        if self._reasons:
-            transport.pauseProducing()
-
-    def end(self) -> None:
-        """There is nothing more to read. Resuming would read the end again."""
-        self._transport = None
-
-    def pause(self, reason: str) -> None:
-        if not self._reasons and self._transport is not None:
-            self._transport.pauseProducing()
-        self._reasons.add(reason)
-
-    def resume(self, reason: str) -> None:
-        if reason in self._reasons:
-            self._reasons.remove(reason)
-            if not self._reasons and self._transport is not None:
-                self._transport.resumeProducing()
-
-    def pauseProducing(self) -> None:
-        self.pause("full")
-
-    def resumeProducing(self) -> None:
-        self.resume("full")
-
-    def stopProducing(self) -> None:
-        """The other connection is lost, which it reports itself."""
-
-
-@implementer(IPushProducer)
-class _BothReadings:
-    """The producer for the connection to a client that may be sent refusals.
-
-    If the client does not read, its own requests are not read either, because the refusals would be stored.
-    """
-
-    def __init__(self, server: _Reading, client: _Reading) -> None:
-        self._server = server
-        self._client = client
-
-    def pauseProducing(self) -> None:
-        self._server.pause("full")
-        self._client.pause("does not read")
-
-    def resumeProducing(self) -> None:
-        self._client.resume("does not read")
-        self._server.resume("full")
-
-    def stopProducing(self) -> None:
-        """As in _Reading."""
-
-
-class _End:
-    """One of the two connections: sending, and closing."""
-
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.reading = _Reading()
-        self._registered = False
-        self.sending_ended = False
-        self.receiving_ended = False
-        self.lost = False
-        self._abort_timer: Any = None
-        # Whether it is a TCP connection without TLS.
-        self._is_tcp = False
-
-    def begin(self, transport: Any, producer: Any) -> None:
-        """The connection is made. `producer` makes the bytes that are sent on it."""
-        self.transport = transport
-        self._is_tcp = isinstance(transport, (TCPServer, TCPClient)) and not INegotiated.providedBy(transport)
-        if isinstance(transport.getPeer(), _TCP) and ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
-        transport.registerProducer(producer, True)
-        self._registered = True
-        self.reading.begin(transport)
-
-    def write(self, data: bytes) -> None:
-        if not data or self.transport is None or self.sending_ended:
-            return
-        transport = self.transport
-        if not self._is_tcp:
-            transport.write(data)
-            return
-        # At once, because the reactor would send it only in its next turn. `dataBuffer` is all that has not been sent,
-        # because doWrite() follows each write().
-        if not transport.dataBuffer:
-            sent = transport.writeSomeData(data)
-            if sent == len(data):
-                return
-            if isinstance(sent, int):
-                data = data[sent:]
-        # A failure is reported by the reactor, which tries again.
-        transport.write(data)
-        transport.doWrite()
-
-    def _unregister(self) -> None:
-        # A transport with a producer is not closed.
-        if self._registered:
-            self._registered = False
-            self.transport.unregisterProducer()
-
-    def end_sending(self) -> None:
-        """Close the sending half after everything has been sent."""
-        if self.transport is None or self.sending_ended:
-            return
-        self.sending_ended = True
-        self._unregister()
-        if ITCPTransport.providedBy(self.transport) and not INegotiated.providedBy(self.transport):
-            self.transport.loseWriteConnection()
-        else:
-            # TLS has no half-closed connections.
-            self.transport.loseConnection()
-
-    def close(self) -> None:
-        """Close the connection after everything has been sent."""
-        if self.transport is None or self.lost:
-            return
-        self.sending_ended = True
-        self.reading.end()
-        self._unregister()
-        self.transport.loseConnection()
-
-    def reset(self, call_later: Callable[..., Any]) -> None:
-        """Reset the connection, after what was received for it has been passed on."""
-        if self.transport is None or self.lost:
-            return
-        handle = getattr(self.transport, "getHandle", lambda: None)()
-        if isinstance(handle, socket.socket):
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._abort_timer = call_later(_LAST_BYTES, self.abort)
-        self.close()
-
-    def abort(self) -> None:
-        """Reset the connection at once."""
-        if self.transport is not None and not self.lost:
-            self.transport.abortConnection()
-
-    def was_lost(self) -> None:
-        self.lost = self.sending_ended = self.receiving_ended = True
-        self.reading.end()
-        if self._abort_timer is not None and self._abort_timer.active():
-            self._abort_timer.cancel()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -283,8 +111,8 @@ class TapProtocol(Protocol):
     _conversation: Conversation
 
     def __init__(self) -> None:
-        self._client = _End()
-        self._target = _End()
+        self._client = ConnectionEnd()
+        self._target = ConnectionEnd()
         self.peer = self.host = "nobody"
         self._number = 0
         # What was received before the target was connected.
@@ -304,6 +132,11 @@ class TapProtocol(Protocol):
     def busy(self) -> bool:
         """Whether a request waits for its reply."""
         return not self._abandoned and not self._client.lost and self._conversation.waiting > 0
+
+    @property
+    def running(self) -> str:
+        """The name of the request that the target is answering. "" if there is none."""
+        return self._conversation.running
 
     def describe(self) -> str:
         """Return the client, and what it is waiting for, in one line for the log."""
@@ -345,7 +178,7 @@ class TapProtocol(Protocol):
             by_line=by_line,
         )
         target, client = self._target.reading, self._client.reading
-        self._client.begin(transport, _BothReadings(target, client) if by_line else target)
+        self._client.begin(transport, BothReadings(target, client) if by_line else target)
         self._deadline = self.factory.reactor.seconds() + self.factory.wait
         self._connect()
 
@@ -487,6 +320,8 @@ class TapProtocol(Protocol):
         reactor = self.factory.reactor
         problem = failure.value
         assert problem is not None
+        if self.factory.watch is not None:
+            self.factory.watch.not_reached(problem)
         if reactor.seconds() < self._deadline:
             text = "%s waits for the target %s: %s"
             self._log(logging.WARNING, "target", text, self.peer, self.factory.handler, in_one_line(problem))
@@ -499,6 +334,8 @@ class TapProtocol(Protocol):
     def target_connected(self, transport: Any) -> None:
         """The target is connected: send what the client has sent meanwhile."""
         self._connecting = None
+        if self.factory.watch is not None:
+            self.factory.watch.reached()
         if self._client.lost or self._linger_timer is not None:
             transport.abortConnection()
             return
@@ -532,6 +369,8 @@ class TapProtocol(Protocol):
         self._target.receiving_ended = True
         self._target.reading.end()
         self._by_server = not self._client.receiving_ended
+        if self._by_server and self.factory.watch is not None:
+            self.factory.watch.closed()
         self._client.write(self._conversation.server_ended())
         if self._conversation.foreign:
             self._end_foreign()
@@ -552,6 +391,8 @@ class TapProtocol(Protocol):
             return
         if not was_ended:
             self._by_server = True
+            if self.factory.watch is not None:
+                self.factory.watch.closed()
         self._client.write(self._conversation.server_ended())
         if self._conversation.foreign:
             self._end_foreign()
@@ -602,6 +443,11 @@ class TapFactory(DBFactory):
         The addresses that may connect, and those that may only read. Default: everybody may do everything.
     judge
         A function that gets what conversation.py reports of each connection. None: there is none.
+
+    Attributes
+    ----------
+    watch
+        A function that gets whether the target could be connected. None: there is none.
     """
 
     protocol: Callable[[], Any] = TapProtocol
@@ -621,6 +467,7 @@ class TapFactory(DBFactory):
         self.wait = wait
         self._judge = judge
         self.judge = None if judge is None else self._ask_judge
+        self.watch: TargetWatch | None = None
 
     def _ask_judge(self, event: object) -> None:
         """Call the judge. An exception is logged, because it must not disturb the connection."""
@@ -629,6 +476,11 @@ class TapFactory(DBFactory):
             self._judge(event)
         except Exception:  # whatever it is, the bytes are passed on
             self.rate_limited_logger.log(logging.ERROR, "judge", "the judge failed", exc_info=True)
+
+    def running(self) -> list[str]:
+        """Return the names of the requests that the target is answering, at most one for each connection."""
+        names = (cast(Any, connection).running for connection in self.connections)
+        return [name for name in names if name]
 
     def finish(self, timeout: float) -> Deferred[None]:
         """Wait until the requests that were passed on have their replies. Later ones are not passed on."""

@@ -7,9 +7,11 @@ finds invalid requests.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from discosbackend.tap.judge import Finding
+from discosbackend.testing.client_instrument import AcceptingBackend
 from discosbackend.testing.client_process import Launch
 from discosbackend.testing.client_run import ClientRun, Early, Seen, shown
 from discosbackend.testing.client_situations import FIRST_GREETING, RECONNECT, SITUATIONS, VALID_REQUESTS, Situation
@@ -30,6 +32,7 @@ def grade(
     limit: float = TIME,
     delay: float | None = None,
     strict: bool = False,
+    make_backend: Callable[[Any], object] = AcceptingBackend,
 ) -> Iterator[Result]:
     """Run a client in situations, and yield the result of each.
 
@@ -48,6 +51,8 @@ def grade(
         for ten times as long. Default: a fortieth of `limit`, at least 0.15 s.
     strict
         Whether a result that would be non-strict is a failure.
+    make_backend
+        Makes the backend of each situation: see ClientInstrument. Default: one that accepts every valid request.
 
     Raises
     ------
@@ -55,7 +60,7 @@ def grade(
         If the client cannot be started.
     """
     wanted = list(situations)
-    grading = _Grading(launch, limit, delay, strict)
+    grading = _Grading(launch, limit, delay, strict, make_backend)
     for situation in SITUATIONS.values():
         if situation in wanted or situation.case.id in (FIRST_GREETING, VALID_REQUESTS):
             result = grading.result(situation)
@@ -66,11 +71,19 @@ def grade(
 class _Grading:
     """The results so far of one client."""
 
-    def __init__(self, launch: Launch, limit: float, delay: float | None, strict: bool) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        limit: float,
+        delay: float | None,
+        strict: bool,
+        make_backend: Callable[[Any], object],
+    ) -> None:
         self._launch = launch
         self._limit = limit
         self._delay = delay
         self._strict = strict
+        self._make_backend = make_backend
         self._no_client = ""
         self._pipelines = False
         # Whether the client has taken the first greeting for a reply, so that every reply is taken for another.
@@ -84,7 +97,7 @@ class _Grading:
         case = situation.case
         if self._no_client:
             return Result(case, Verdict.SKIPPED, (self._no_client,))
-        seen = ClientRun(situation, self._limit, self._delay).run(self._launch)
+        seen = ClientRun(situation, self._limit, self._delay, self._make_backend).run(self._launch)
         verdict, reasons, blocked_by = self._verdict(situation, seen)
         if verdict is Verdict.NON_STRICT and self._strict:
             verdict = Verdict.FAIL

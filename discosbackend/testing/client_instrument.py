@@ -1,10 +1,11 @@
-"""The simulated instrument for tests of clients: it accepts every valid request of the protocol, and has no sockets.
+"""The simulated instrument for tests of clients, without sockets. By default it accepts every valid request.
 
 It answers as a server of this package does, and records nothing. client_run.py decides when the replies are sent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -20,13 +21,19 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.ticks import Ticks
 
-__all__ = ["ClientInstrument", "InstrumentConnection"]
+__all__ = ["AcceptingBackend", "ClientInstrument", "InstrumentConnection"]
 
 _TOTAL_POWER = (1021.5, 998.25)
 
 
-class _Backend(Backend):
-    """An instrument with two inputs that accepts every valid value."""
+class AcceptingBackend(Backend):
+    """An instrument with two inputs that accepts every valid value. It has the commands of MISTRAL too.
+
+    Parameters
+    ----------
+    clock
+        Its `callLater` calls timed starts and stops.
+    """
 
     def __init__(self, clock: Any) -> None:
         self._configuration = "unconfigured"
@@ -109,11 +116,18 @@ class _Backend(Backend):
 
 
 class ClientInstrument:
-    """A server in memory. Its time passes with advance()."""
+    """A server in memory. Its time passes with advance().
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    make_backend
+        Makes the backend, with the clock that it has to use. The backend must answer at once: it has no threads.
+    """
+
+    def __init__(self, make_backend: Callable[[Any], object] = AcceptingBackend) -> None:
         self._clock = Clock()
-        self._factory = DBFactory(DBProtocolHandler(_Backend(self._clock), reactor=self._clock), reactor=self._clock)
+        handler = DBProtocolHandler(make_backend(self._clock), reactor=self._clock)
+        self._factory = DBFactory(handler, reactor=self._clock)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, in s."""

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from discosbackend.framing import Kind
 from discosbackend.log import address_text
 from discosbackend.tap.conversation import ClientLine, Conversation, ServerLine
 from discosbackend.tap.judge import Finding, Judge
-from discosbackend.testing.client_instrument import ClientInstrument, InstrumentConnection
+from discosbackend.testing.client_instrument import AcceptingBackend, ClientInstrument, InstrumentConnection
 from discosbackend.testing.client_process import Launch, RunningClient
 from discosbackend.testing.client_situations import VALID_REQUESTS, After, Moment, Situation, Step
 
@@ -294,14 +295,20 @@ class _Connection:
 
 
 class ClientRun:
-    """One run of the client in a situation."""
+    """One run of the client in a situation. The parameters are those of grade()."""
 
-    def __init__(self, situation: Situation, limit: float, delay: float | None = None) -> None:
+    def __init__(
+        self,
+        situation: Situation,
+        limit: float,
+        delay: float | None = None,
+        make_backend: Callable[[Any], object] = AcceptingBackend,
+    ) -> None:
         self.situation = situation
         self.pause = max(limit * _PAUSE, _SHORTEST_PAUSE) if delay is None else delay
         self.slow = self.pause * _SLOW
         self._limit = limit
-        self.instrument = ClientInstrument()
+        self.instrument = ClientInstrument(make_backend)
         self.selector = selectors.DefaultSelector()
         self.judge = Judge()
         self.seen = Seen()

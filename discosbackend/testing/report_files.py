@@ -109,8 +109,8 @@ def json_text(record: Record) -> str:
     - `began`: the time in UTC, such as 2026-05-04T12:30:11.250000Z
     - `seconds`: how long the run took, in s
     - `ended_early`: why the run ended early, "" if it did not
-    - `subject`: what was tested, "server" or "client". Of a client, `server` is the command line, and `profile` and
-      `scope` mean nothing
+    - `subject`: what was tested, "server" or "client". Of a client, `server` is the command line, `profile`
+      the simulated instrument ("" for the one that accepts everything), and `scope` means nothing
     - `watched`: if the connections of others were watched, a text that says so, "" otherwise. Then `profile`, `scope`
       and `strict` mean nothing
     - `conclusion`: the verdict on the server or client, as a sentence for people

@@ -112,6 +112,7 @@ def facts(record: Record) -> dict[str, str]:
     if record.subject != "server":
         return {
             record.subject: record.server,
+            **({"instrument": record.profile} if record.profile else {}),
             "began": began,
             "strict": strict,
             "checked by": f"discosbackend {__version__}",

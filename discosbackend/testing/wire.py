@@ -1,7 +1,8 @@
 """Wire: a connection that checks the bytes of every line that the server sends.
 
 discosbackend.client is tolerant when it reads replies. This module is strict, because the deployed clients depend on
-the exact bytes. The contents of the replies are checked by the cases.
+the exact bytes. It splits the bytes into lines and reads them as the clients do, by pairing.py. It does not pair them
+with requests: the cases do that, because they have to see each wrong reply. They check the contents of the replies.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from discosbackend.errors import GrammarException, reason_of
-from discosbackend.grammar import LINEFEED, Message, parse_message
+from discosbackend.grammar import LINEFEED, Message
 from discosbackend.line_socket import LineSocket, connected
+from discosbackend.pairing import LONGEST_REPLY, ReplyLine, ReplyLines, reply_in
 
 __all__ = ["LINE_END", "PROMPT", "UNKNOWN_COMMAND", "FailedIn", "Reply", "Wire", "is_about_unknown", "used_in"]
 
@@ -27,9 +30,6 @@ _SHOWN_BYTES = 300
 
 PROMPT = 10.0
 """How long to wait for a reply that does not depend on the instrument, in s."""
-
-# The length of the longest line, in bytes, without LF. A longer line is not a reply.
-_ENDLESS = 65536
 
 # Features that every case uses, and that a separate case tests: see FailedIn.
 LINE_END = "the line end"
@@ -109,7 +109,9 @@ class Wire:
         self._said: list[str] = []
         self._broken = False
         self._socket = connected(address, timeout, AssertionError)
-        self._lines = LineSocket(self._socket, "the server", AssertionError, longest=_ENDLESS)
+        self._lines = LineSocket(self._socket, "the server", AssertionError, longest=LONGEST_REPLY)
+        self._framing = ReplyLines()
+        self._unread: deque[ReplyLine] = deque()
 
     @property
     def cut_off(self) -> bool:
@@ -172,14 +174,12 @@ class Wire:
             raise AssertionError(
                 f"a reply must have at most {self._reply_limit} bytes, but this one has {len(line)}: {line[:80]!r}..."
             )
-        text = line[: -len(LINEFEED)].decode("latin-1")
+        text = line[: -len(LINEFEED)]
         try:
-            message = parse_message(text)
+            message = reply_in(text)
         except GrammarException as problem:
-            raise AssertionError(f"not a message of the protocol: {problem}: {line!r}") from None
-        if not message.is_reply():
-            raise AssertionError(f"a server must send only replies, not {line!r}")
-        if str(message) != text:
+            raise AssertionError(f"not a reply of the protocol: {problem}: {line!r}") from None
+        if str(message) != text.decode("latin-1"):
             raise AssertionError(f"the grammar writes this reply as {str(message)!r}, not as {line!r}")
         if message.name in self.answered:
             raise FailedIn(f"one reply too many: {line!r} was received a second time", (UNKNOWN_COMMAND,))
@@ -187,34 +187,34 @@ class Wire:
 
     def has_lines(self, number: int, within: float) -> bool:
         """Return whether this number of lines is received within `within` seconds. The lines are not checked."""
-        received, deadline = self._lines.received, time.monotonic() + within
+        deadline = time.monotonic() + within
         # The next read() reports a broken connection.
         with suppress(OSError, AssertionError):
-            while received.count(b"\n") < number and time.monotonic() < deadline:
-                self._lines.receive(deadline)
-        return received.count(b"\n") >= number
+            while len(self._unread) < number and time.monotonic() < deadline:
+                self._receive(deadline)
+        return len(self._unread) >= number
 
     def read_end(self) -> None:
         """Check that the server closes the connection and sends nothing before that."""
         try:
             with self._within(min(PROMPT, self._timeout)) as deadline:
-                if not self._lines.received:
-                    self._lines.receive(deadline)
+                if not self._unread_bytes:
+                    self._receive(deadline)
         except AssertionError:
             if not self._lines.ended:
                 raise
         else:
-            raise AssertionError(f"the server sent something without a request: {bytes(self._lines.received)!r}")
+            raise AssertionError(f"the server sent something without a request: {self._unread_bytes!r}")
 
     def stay_silent(self, seconds: float) -> None:
         """Wait for this number of seconds, and check that the server sends nothing."""
         with self._unbroken():
             try:
-                if not self._lines.received:
-                    self._lines.receive(time.monotonic() + seconds)
+                if not self._unread_bytes:
+                    self._receive(time.monotonic() + seconds)
             except TimeoutError:
                 return
-        data = bytes(self._lines.received)
+        data = self._unread_bytes
         again = any(b"!%b," % name.encode() in data for name in self.answered) or is_about_unknown(data)
         # Or it is the same `fail` reply as before.
         again |= b",fail," in self._last_line and data.startswith(self._last_line)
@@ -231,16 +231,32 @@ class Wire:
         cut = "" if len(data) <= _SHOWN_BYTES else f"... ({len(data)} bytes)"
         self._said.append(f"{what:9} {data[:_SHOWN_BYTES]!r}{cut}")
 
+    @property
+    def _unread_bytes(self) -> bytes:
+        """What has been received and not been read."""
+        return b"".join(line + b"\n" for line, _ in self._unread) + self._framing.rest
+
+    def _receive(self, deadline: float) -> None:
+        """Wait for data until the deadline, and split them into lines. See LineSocket.receive()."""
+        self._lines.receive(deadline)
+        data = bytes(self._lines.received)
+        self._lines.received.clear()
+        self._unread += self._framing.feed(data)
+
     def _read_line(self, seconds: float) -> bytes:
         try:
             with self._within(seconds) as deadline:
-                self._last_line = self._lines.read_line(deadline) + b"\n"
+                while not self._unread:
+                    self._receive(deadline)
         except AssertionError as problem:
             if not self._lines.ended:
                 raise
-            received = bytes(self._lines.received)
-            after = f", after {received!r}" if received else ""
+            after = f", after {self._framing.rest!r}" if self._framing.rest else ""
             raise AssertionError(f"{problem} where a reply was expected{after}") from None
+        line, too_long = self._unread.popleft()
+        if too_long:
+            raise AssertionError(f"the server sent a line of more than {LONGEST_REPLY} bytes: {line[:40]!r}...")
+        self._last_line = line + b"\n"
         self._note("received", self._last_line)
         return self._last_line
 
@@ -252,7 +268,7 @@ class Wire:
                 yield time.monotonic() + seconds
             except TimeoutError:
                 self.timed_out = True
-                received = bytes(self._lines.received[:80])
+                received = self._framing.rest[:80]
                 incomplete = f", except {received!r}" if received else ""
                 raise AssertionError(f"nothing was received within {seconds:g} s{incomplete}") from None
 
