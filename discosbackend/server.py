@@ -21,15 +21,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import (
-    AdoptedStreamServerEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    serverFromString,
-)
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from discosbackend._version import __protocol_version__
 from discosbackend.errors import in_one_line, reason_of
@@ -227,6 +222,20 @@ def _log_not_listening(failure: Failure) -> Failure:
     return failure
 
 
+@implementer(IStreamServerEndpoint)
+class _TcpEndpoint:
+    """A TCP endpoint. Those of twisted.internet.endpoints need 0.8 MiB, for the many kinds of endpoints there."""
+
+    def __init__(self, reactor: Any, port: int, interface: str) -> None:
+        self._reactor = reactor
+        self._port = port
+        self._interface = interface
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:  # noqa: N803  # Twisted's name
+        """Listen. The Deferred fires with the port, or with CannotListenError."""
+        return execute(self._reactor.listenTCP, self._port, protocolFactory, BACKLOG, self._interface)
+
+
 def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerEndpoint:
     """Return a TCP endpoint with a listen backlog large enough for many clients that connect at the same time.
 
@@ -244,8 +253,7 @@ def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerE
     endpoint
         The endpoint, for DBService.
     """
-    kind = TCP6ServerEndpoint if ":" in interface else TCP4ServerEndpoint
-    return cast(IStreamServerEndpoint, kind(reactor, port, backlog=BACKLOG, interface=interface))
+    return cast(IStreamServerEndpoint, _TcpEndpoint(reactor, port, interface))
 
 
 # An example for each kind of endpoint, for error messages.
@@ -285,6 +293,8 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     ValueError
         If no server can listen on it. The text says what to write instead.
     """
+    from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+
     kind, _, rest = description.partition(":")
     inner = rest.partition(":")[0] if kind == "haproxy" else kind
     if inner == "stdio":
