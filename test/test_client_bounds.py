@@ -10,11 +10,13 @@ import threading
 import time
 import unittest
 from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 from discosbackend.client import Client, command_line, host_and_port
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import NoReply
+from discosbackend.line_socket import LineSocket
 from discosbackend.simulator.control.client import SimulatorControl
 from discosbackend.simulator.errors import ControlError
 
@@ -30,6 +32,11 @@ def endless(peer: Peer, *pieces: bytes) -> None:
         peer.send(*pieces)
         while True:
             peer.send(pieces[-1])
+
+
+def readable(client: Client) -> bool:
+    """Whether bytes have arrived that the client has not read."""
+    return bool(select.select([client._lines._socket], [], [], 0)[0])
 
 
 class LongReplyTests(ClientTests):
@@ -53,19 +60,24 @@ class LongReplyTests(ClientTests):
             self.connect(lambda peer: endless(peer, b"!version", b"x" * 4096))
 
     def test_lines_without_end(self) -> None:
-        """No line is too long, but all of them arrive without a request."""
+        """No line is too long, but all of them arrive without a request: together with the reply, or later."""
+        for reply in (STATUS * 2, STATUS):
+            answered = threading.Event()
 
-        def script(peer: Peer) -> None:
-            peer.send(GREETING)
-            peer.request()
-            endless(peer, STATUS)
+            def script(peer: Peer, reply: bytes = reply, answered: threading.Event = answered) -> None:
+                peer.send(GREETING)
+                peer.answer(reply)
+                answered.wait(PATIENCE)
+                endless(peer, STATUS)
 
-        client = self.connect(script)
-        self.assertEqual(client.request("status")[2], "0")
-        wait_until(lambda: select.select([client._lines._socket], [], [], 0)[0], "a second line")
-        with self.assertRaises(NoReply):
-            client.request("status")
-        self.assert_closed(client)
+            with self.subTest(reply):
+                client = self.connect(script)
+                self.assertEqual(client.request("status")[2], "0")
+                answered.set()
+                wait_until(partial(readable, client), "more lines")
+                with self.assertRaisesRegex(NoReply, " arrived without a request$"):
+                    client.request("status")
+                self.assert_closed(client)
 
     def test_where_the_bound_is(self) -> None:
         for length, is_reply in ((LONGEST, True), (LONGEST + 1, False)):
@@ -209,6 +221,26 @@ class CloseTests(ClientTests):
 
         self.close_while(self.hear, request)
         self.assertEqual(at_close, [False])
+
+
+class LineSocketTests(unittest.TestCase):
+    """Tests of the limit of LineSocket itself. Client has its own limit, in Pairing."""
+
+    def received(self, data: bytes) -> bytes:
+        """Return the first line of what a peer has sent, at most 10 bytes long."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(data)
+            return LineSocket(ours, "the peer", NoReply, longest=10).read_line(time.monotonic())
+
+    def test_the_limit(self) -> None:
+        self.assertEqual(self.received(b"0123456789\n"), b"0123456789")
+        for ending in (b"\n", b""):
+            with (
+                self.subTest(ending),
+                self.assertRaisesRegex(NoReply, "^the peer sent a line of more than 10 bytes: b'0123456789x"),
+            ):
+                self.received(b"0123456789x" + ending)
 
 
 class ControlTests(ClientTests):

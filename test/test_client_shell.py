@@ -25,6 +25,7 @@ from discosbackend.client.layout import as_json, date_of, laid_out, painted
 from discosbackend.client.shell import Leave, Shell
 from discosbackend.client.words import SHELL_WORDS
 from discosbackend.commands import COMMANDS
+from discosbackend.errors import NoReply
 from discosbackend.grammar import Message, parse_message
 from discosbackend.ticks import Ticks
 
@@ -207,8 +208,12 @@ class ShellTests(unittest.TestCase):
     def test_nothing_that_a_terminal_obeys(self) -> None:
         for reply in ("!status,fail,a\x9b2J", "!get-configuration,ok,a\x9b2J", "!own,ok,a\x9b2J", "!time,ok,\x9b"):
             message = parse_message(reply)
-            self.assertIn("\\x9b", laid_out(message, COMMANDS.get(message.name)), reply)
+            shown = laid_out(message, COMMANDS.get(message.name))
+            self.assertIn("\\x9b", shown, reply)
+            self.assertTrue(shown.replace("\n", "").isprintable(), reply)
             self.assertTrue(as_json(message, COMMANDS.get(message.name)).isprintable())
+        with mock.patch.object(self.client, "exchange", side_effect=NoReply("odd: a\x9b2J")):
+            self.assertEqual(self.execute("status"), "error: odd: a\\x9b2J")
 
     def test_json(self) -> None:
         for line, wanted in (

@@ -31,6 +31,7 @@ from discosbackend.protocol import DBFactory
 from discosbackend.server import (
     BACKLOG,
     DBService,
+    _stop_signals,
     _StopSignals,
     address_of,
     announcement,
@@ -40,6 +41,7 @@ from discosbackend.server import (
     run_service,
     tcp_endpoint,
 )
+from discosbackend.signals import kept
 
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
@@ -636,9 +638,7 @@ class StopSignalsTests(unittest.TestCase):
     """Tests of signals that arrive before the reactor runs, and while it runs."""
 
     def setUp(self) -> None:
-        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self.addCleanup(lambda: [signal.signal(n, f) for n, f in zip(numbers, before, strict=True)])
+        self.enterContext(kept())
         self.reactor = mock.Mock(running=False)
         self.signals = _StopSignals(self.reactor)
         self.signals.install()
@@ -658,6 +658,16 @@ class StopSignalsTests(unittest.TestCase):
         self.reactor.callFromThread.assert_called_once_with(self.reactor.stop)
         self.assertIn("SIGINT: stopping", logs.output[0])
         self.assertIn("SIGTERM: stopping already", logs.output[1])
+
+    def test_the_end_is_forced_later_once_the_reactor_shuts_down(self) -> None:
+        """The signal may have arrived while a method blocked the reactor, and Twisted waits for its threads too."""
+        service = DBService(mock.Mock(), mock.Mock(), stop_timeout=3.0)
+        shutdown: list[tuple[object, ...]] = []
+        self.reactor.addSystemEventTrigger = lambda phase, event, *call: shutdown.append((phase, event, *call))
+        with mock.patch("discosbackend.server.ForcedExit") as forced, _stop_signals(service, self.reactor):
+            self.assertEqual(forced.call_args.args, (7.0,))
+            # 7 s for the service, 3 s for the threads.
+            self.assertEqual(shutdown, [("before", "shutdown", forced.return_value.extend, 10.0)])
 
 
 class HttpTests(unittest.TestCase):

@@ -185,6 +185,28 @@ class ProgramTests(unittest.TestCase):
                 )
                 self.assertIn("the server continues to execute set-configuration", said)
 
+    def test_the_client_with_lines_of_standard_input(self) -> None:
+        for number in ENDING:
+            lines = io.StringIO("set-configuration SK00\nstatus\n")
+            with (
+                self.subTest(number),
+                server_that_raises(number, b"!version,ok,1.4\r\n") as port,
+                mock.patch("sys.stdin", lines),
+            ):
+                self.interrupted(number, lambda: command_line.main([f"127.0.0.1:{port}", "-"]))
+
+    def test_the_shell_of_the_client(self) -> None:
+        """Ctrl-C ends only the request, as test_client_shell tests. The other signals end the shell."""
+        for number in set(ENDING) - {signal.SIGINT}:
+            with (
+                self.subTest(number),
+                server_that_raises(number, b"!version,ok,1.4\r\n") as port,
+                mock.patch("sys.stdin.isatty", return_value=True),
+                mock.patch("discosbackend.client.prompt.history_file", return_value=None),
+                mock.patch("discosbackend.client.prompt.line_reader", lambda *_: lambda: "set-configuration SK00"),
+            ):
+                self.interrupted(number, lambda: command_line.main([f"127.0.0.1:{port}"]))
+
 
 @contextlib.contextmanager
 def ignored(number: int) -> Iterator[None]:
