@@ -20,6 +20,23 @@ from . import forking
 from .forking import environment
 from .settings import PATIENCE, REACTOR
 
+__all__ = [
+    "ROOT",
+    "SCRIPT",
+    "Server",
+    "ask",
+    "bare_environment",
+    "connected",
+    "environment",
+    "fill",
+    "program",
+    "read_line",
+    "refusing",
+    "run_python",
+    "served",
+    "served_by",
+]
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "discos-backend-server"
 
@@ -175,8 +192,12 @@ def _ready(server: Server) -> Iterator[Server]:
 
 @contextmanager
 def refusing() -> Iterator[int]:
-    """A port of 127.0.0.1 at which connections are refused, and which nobody else gets meanwhile."""
+    """A port of 127.0.0.1 at which connections are refused, and which nobody else gets meanwhile.
+
+    A server that is given this port can listen on it nevertheless.
+    """
     with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 

@@ -22,7 +22,7 @@ from discosbackend.grammar import parse_message
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
-from .serving import ROOT, ask, connected, read_line, run_python, served_by
+from .serving import ROOT, ask, connected, read_line, refusing, run_python, served_by
 from .settings import PATIENCE
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -179,9 +179,7 @@ class MultiprocessingTests(unittest.TestCase):
     def start(self, method: str, handler: Any) -> tuple[Any, int]:
         """Start a process with a server. Return the process and the port."""
         context: Any = multiprocessing.get_context(method)
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
+        port = self.enterContext(refusing())
         process = context.Process(target=run_server, args=(port, handler, "127.0.0.1"))
         process.start()
 

@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from unittest import mock
 
+from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from discosbackend import Backend, acquisition, server
+from discosbackend import Backend, acquisition
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
@@ -46,7 +49,19 @@ from discosbackend.signals import kept
 from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Runs, process_as_before
-from .serving import SCRIPT, Server, ask, connected, environment, fill, read_line, run_python, served, served_by
+from .serving import (
+    SCRIPT,
+    Server,
+    ask,
+    connected,
+    environment,
+    fill,
+    read_line,
+    refusing,
+    run_python,
+    served,
+    served_by,
+)
 from .settings import HAS_TLS, LONG, PATIENCE, wait_until
 
 
@@ -69,9 +84,24 @@ class ListenTests(unittest.TestCase):
         self.assertEqual(BACKLOG, 4096)
 
     def test_an_endpoint_for_either_family(self) -> None:
-        for interface, kind in [("", "TCP4"), ("127.0.0.1", "TCP4"), ("::1", "TCP6"), ("::", "TCP6")]:
+        """The reactor decides by the interface."""
+        for interface in ("", "127.0.0.1", "::1", "::"):
             with self.subTest(interface):
-                self.assertIn(kind, type(tcp_endpoint(MemoryReactorClock(), 0, interface)).__name__)
+                reactor, factory = MemoryReactorClock(), DBFactory(AlwaysOkHandler(), reactor=Clock())
+                ports: list[Any] = []
+                tcp_endpoint(reactor, 0, interface).listen(factory).addCallback(ports.append)
+                self.assertEqual(reactor.tcpServers, [(0, factory, BACKLOG, interface)])
+                self.assertTrue(IListeningPort.providedBy(ports[0]))
+
+    def test_an_endpoint_that_cannot_listen(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            from twisted.internet import reactor
+
+            endpoint = tcp_endpoint(reactor, taken.getsockname()[1], "127.0.0.1")
+            failed = endpoint.listen(DBFactory(AlwaysOkHandler()))
+            failures: list[Failure] = []
+            failed.addErrback(failures.append)
+            self.assertTrue(failures[0].check(CannotListenError))
 
     def test_endpoints(self) -> None:
         reactor = MemoryReactorClock()
@@ -132,7 +162,7 @@ class ListenTests(unittest.TestCase):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
                 with (
                     self.subTest(words, kind=kind),
-                    mock.patch.object(server, "serverFromString", return_value=adopted),
+                    mock.patch.object(endpoints, "serverFromString", return_value=adopted),
                     self.assertRaisesRegex(ValueError, words),
                 ):
                     endpoint_from(MemoryReactorClock(), "systemd:domain=x:name=backend")
@@ -141,7 +171,7 @@ class ListenTests(unittest.TestCase):
             given.listen()
             for family, words in ((socket.AF_INET, "its address is a path: write domain=UNIX"), (socket.AF_UNIX, "")):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
-                with mock.patch.object(server, "serverFromString", return_value=adopted):
+                with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
                     if words:
                         self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=x:name=backend")
                     else:
@@ -150,7 +180,7 @@ class ListenTests(unittest.TestCase):
     def test_a_socket_from_systemd_that_is_none(self) -> None:
         with tempfile.TemporaryFile() as given:
             adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), socket.AF_INET)
-            with mock.patch.object(server, "serverFromString", return_value=adopted):
+            with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
                 words = "systemd has handed over no socket"
                 self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=INET:name=backend")
 
@@ -532,11 +562,7 @@ class RunServerTests(unittest.TestCase):
         for method in ("fork", "spawn"):
             with self.subTest(method):
                 context: Any = multiprocessing.get_context(method)
-                # Bound, so that no other process gets the port before the server, which can listen on it nevertheless.
-                reserved = self.enterContext(socket.socket())
-                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                reserved.bind(("127.0.0.1", 0))
-                port = reserved.getsockname()[1]
+                port = self.enterContext(refusing())
                 process = context.Process(target=run_server, args=(port, AlwaysOkHandler(), "127.0.0.1"))
                 process.start()
                 try:
