@@ -11,7 +11,7 @@ from discosbackend.testing.cases import Case
 from discosbackend.testing.conformance import CASES
 from discosbackend.testing.runner import Result, Verdict, run_cases
 
-from .defective_servers import DEFECTS
+from .defective_servers import DEFECTS, Served
 from .settings import LONG
 from .verdicts import BackendSimulatorProfile, address_of
 
@@ -122,19 +122,26 @@ class EveryDefectTests(unittest.TestCase):
     def test_nothing_is_blocked_by_what_has_not_failed(self) -> None:
         """Each case that finds a planted defect fails, or is blocked by another one that does."""
         for name, defect in [*DEFECTS.items()][:: 1 if LONG else 5]:
-            profile = type("OfServer", (BackendSimulatorProfile,), {"reply_timeout": 0.5, "late_tolerance": 0.1})()
-            cases = [CASES[case_id] for case_id in defect.found_by]
-            found = run_cases(
-                cases,
-                functools.partial(CaseContext, profile, address_of(name)),
-                causes=CASES.values(),
-            )
-            results = {result.case.id: result for result in found}
-            reported = {case_id for case_id, result in results.items() if result.verdict is defect.verdict}
             with self.subTest(name):
-                self.assertTrue(reported)
-                for case_id in defect.found_by:
-                    self.assertIn(results[case_id].blocked_by or case_id, reported)
+                # On a busy machine, a case cannot judge a time that is wrong by less than its own delay.
+                for _ in range(5):
+                    missed = self.missed(name, defect)
+                    if not missed:
+                        break
+                self.assertEqual(missed, [])
+
+    def missed(self, name: str, defect: Served) -> list[str]:
+        """The cases that neither find the defect of a server nor are blocked by one that does."""
+        profile = type("OfServer", (BackendSimulatorProfile,), {"reply_timeout": 0.5, "late_tolerance": 0.1})()
+        cases = [CASES[case_id] for case_id in defect.found_by]
+        found = run_cases(
+            cases,
+            functools.partial(CaseContext, profile, address_of(name)),
+            causes=CASES.values(),
+        )
+        results = {result.case.id: result for result in found}
+        reported = {case_id for case_id, result in results.items() if result.verdict is defect.verdict}
+        return [each for each in defect.found_by if (results[each].blocked_by or each) not in reported]
 
 
 if __name__ == "__main__":
