@@ -61,7 +61,9 @@ class OptionTests(unittest.TestCase):
     def test_what_clients_do_is_counted(self) -> None:
         with served_in_memory("--no-data", "--http", "8080") as running:
             running.ask(b"?status", b"?nonesuch")
-            counters: Any = running.factory.listeners[0]
+            batches: Any = running.factory.listeners[0]
+            batches.flush()
+            counters: Any = batches.listeners[0]
             self.assertEqual(
                 {name: each.requests for name, each in counters.commands.items()}, {"status": 1, "(unknown)": 1}
             )

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from discosbackend.cli import access_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
+from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
 from discosbackend.monitor.recording_file import line_of
@@ -585,7 +586,9 @@ class OptionTests(RecorderTestCase):
     def test_the_web_server_shows_the_absolute_path(self) -> None:
         options = ("--no-data", "--record", os.path.relpath(self.path), "--http", "8080")
         with served_in_memory(*options) as running:
-            (live,) = [each for each in running.factory.listeners if isinstance(each, Live)]
+            (batches,) = running.factory.listeners
+            assert isinstance(batches, Batches)
+            (live,) = [each for each in batches.listeners if isinstance(each, Live)]
             shown = live._snapshot.document()["recorder"]
             self.assertEqual(shown, {"file": str(self.path.resolve()), "problem": "", "lost": 0})
 
@@ -609,7 +612,9 @@ class OptionTests(RecorderTestCase):
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:
             program_in_memory.ask(b"?nonesuch", b"?version")
-            (recorder,) = program_in_memory.factory.listeners
+            (batches,) = program_in_memory.factory.listeners
+            assert isinstance(batches, Batches)
+            (recorder,) = batches.listeners
             assert isinstance(recorder, Recorder)
             self.assertEqual(recorder._file.limit, 10**6)
         header, *lines = objects(self.path)

@@ -18,6 +18,7 @@ from twisted.internet.testing import MemoryReactorClock
 from discosbackend import Backend, BackendError, TelemetryChannel, blocking
 from discosbackend.acquisition import Acquisition
 from discosbackend.handlers import DBProtocolHandler
+from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.clock_health import Synchronisation
 from discosbackend.monitor.state import ServerState
 from discosbackend.monitor.telemetry_publisher import ServerSource, TelemetryPublisher
@@ -73,14 +74,17 @@ class Bench:
         self.handler = DBProtocolHandler(backend, reactor=clock)
         self.factory = DBFactory(self.handler, reactor=clock)
         self.outlet = Kept()
+        batches = Batches(clock)
         self.publisher = TelemetryPublisher(
             "Mine",
             ServerSource(state_of(self.factory), self.handler, **options),
             [self.outlet],
             reactor=clock,
             now_ticks=lambda: Ticks.from_unix(clock.seconds()),
+            before_message=batches.flush,
         )
-        self.factory.listeners.append(self.publisher.on_exchange)
+        batches.listeners.append(self.publisher)
+        self.factory.listeners.append(batches)
         self.publisher.start()
         self.connection: Connection = greeted(self.factory)
 

@@ -37,7 +37,7 @@ from discosbackend.cli.argument_types import (
     not_negative,
     parse,
 )
-from discosbackend.cli.monitor_options import add_http_options, start_http
+from discosbackend.cli.monitor_options import add_http_options, batches_of, start_http
 from discosbackend.cli.own_backend import CannotServe
 from discosbackend.client.address import host_and_port
 from discosbackend.commands import COMMANDS
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from discosbackend.access import AccessRules
     from discosbackend.cli.monitor_options import WebServer
+    from discosbackend.monitor.batches import Batches
     from discosbackend.monitor.recorder import Recorder
     from discosbackend.rate_limited_logger import RateLimitedLogger
     from discosbackend.tap.judge import Judge
@@ -232,11 +233,9 @@ def _serve(
         recorder = recorder_of(options, partial(str, factory.handler))
         if recorder is not None:
             started.callback(recorder.close)
-            factory.listeners.append(recorder)
-            # After the connections are closed.
-            reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
-        if options.http is not None:
-            web = _start_http(options, service, recorder)
+        batches = batches_of(options, recorder, factory.listeners, factory.reactor)
+        if batches is not None and options.http is not None:
+            web = _start_http(options, service, batches, recorder)
             started.callback(web.close)
         run_service(service, reactor)
     except Exception as problem:
@@ -248,7 +247,9 @@ def _serve(
         raise CannotServe(f"cannot listen on {options.listen}: {why}") from problem
 
 
-def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
+def _start_http(
+    options: argparse.Namespace, service: DBService, batches: Batches, recorder: Recorder | None
+) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import About
 
@@ -258,7 +259,7 @@ def _start_http(options: argparse.Namespace, service: DBService, recorder: Recor
     def about() -> About:
         return About(name, "tap", __version__, __protocol_version__, begin, service.address, reactor, os.getpid())
 
-    web = start_http(options, factory.reactor, factory.listeners, about, names=COMMANDS)
+    web = start_http(options, factory.reactor, batches, about, names=COMMANDS)
     if recorder is not None:
         web.snapshot.recorder = recorder.to_dict
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)

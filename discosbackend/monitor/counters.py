@@ -1,14 +1,14 @@
 """Counters: a listener that counts requests, failures, latencies, connections and bytes.
 
-Append it to the `listeners` of a DBFactory. It runs in the turn of the reactor that answers, so it only adds integers
-and keeps references. Its memory is bounded by the number of commands and of open connections.
+Append it to the `listeners` of Batches, or to those of a DBFactory. It only adds integers and keeps references, because
+the reactor calls it. Its memory is bounded by the number of commands and of open connections.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice, pairwise
 
 from discosbackend.commands import COMMANDS
@@ -140,45 +140,50 @@ class Counters:
 
     def __call__(self, event: Exchange | ConnectionEvent) -> None:
         """Count an exchange, or the opening or closing of a connection."""
-        if isinstance(event, ConnectionEvent):
-            self._connection(event)
-            return
-        number, _, begin, request, name, reply, code, _, seconds = event
-        client = self._clients.get(number, self._gone)
-        client.bytes_in += len(request) + 2
-        if reply is not None:
-            client.bytes_out += len(reply) + 2
-        elif not name:
-            # Not a request.
-            return
-        counts = self.commands.get(name) or self._counts(name)
+        self.add_records((event,))
+
+    def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
+        """Count exchanges, and connections that open or close, in their order."""
         second = int(self._monotonic())
-        if second != counts.second:
-            counts.advance(second)
-        counts.seconds += seconds
-        if seconds > counts.slowest:  # noqa: PLR1730  # max() is slower
-            counts.slowest = seconds
-        counts.buckets[bisect_left(BOUNDS, seconds)] += 1
-        client.requests += 1
-        if code == "ok":
-            counts.ok += 1
-        else:
-            client.failures += 1
-            if code == "fail":
-                counts.fail += 1
-            elif code == "invalid":
-                counts.invalid += 1
+        for event in records:
+            if not isinstance(event, Exchange):
+                self._connection(event)
+                continue
+            number, _, begin, request, name, reply, code, _, seconds = event
+            client = self._clients.get(number, self._gone)
+            client.bytes_in += len(request) + 2
+            if reply is not None:
+                client.bytes_out += len(reply) + 2
+            elif not name:
+                # Not a request.
+                continue
+            counts = self.commands.get(name) or self._counts(name)
+            if second != counts.second:
+                counts.advance(second)
+            counts.seconds += seconds
+            if seconds > counts.slowest:  # noqa: PLR1730  # max() is slower
+                counts.slowest = seconds
+            counts.buckets[bisect_left(BOUNDS, seconds)] += 1
+            client.requests += 1
+            if code == "ok":
+                counts.ok += 1
             else:
-                counts.other += 1
-            # A peer may send long ones, which must not be kept for each of its connections.
-            name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
-        client.last = (name, code, begin)
-        # A request with arguments is a mistake of its client: its reply says nothing about the instrument.
-        if name == "status" and b"," not in request:
-            self.status = event
-        if number != self._latest and client is not self._gone:
-            self._latest = number
-            self._clients[number] = self._clients.pop(number)
+                client.failures += 1
+                if code == "fail":
+                    counts.fail += 1
+                elif code == "invalid":
+                    counts.invalid += 1
+                else:
+                    counts.other += 1
+                # A peer may send long ones, which must not be kept for each of its connections.
+                name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
+            client.last = (name, code, begin)
+            # A request with arguments is a mistake of its client: its reply says nothing about the instrument.
+            if name == "status" and b"," not in request:
+                self.status = event
+            if number != self._latest and client is not self._gone:
+                self._latest = number
+                self._clients[number] = self._clients.pop(number)
 
     def _counts(self, name: str) -> CommandCounts:
         """Return the counts of a command that has none yet, or those of all unknown ones."""

@@ -1,9 +1,10 @@
 """Recorder: a flight recorder. It writes every exchange of a server to a file.
 
-A Recorder is a listener of a DBFactory. It only appends the exchange to a queue; a thread makes the lines and writes
-them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
-of its own: when a process is killed, the system keeps what was written. Lines of reads and of failures are gathered for
-20 ms and written together, because each write takes the interpreter lock from the reactor.
+A Recorder is a listener of Batches, or of a DBFactory. It only appends what it gets to a queue; a thread makes the
+lines and writes them, because a write may take seconds on a slow or distant disk, and the server must not wait. The
+thread has no buffer of its own: when a process is killed, the system keeps what was written. Reads and failures are
+gathered for 20 ms and written together, because each write takes the interpreter lock from the reactor. Batches gathers
+them; without it, the thread does.
 
 There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
 something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
@@ -20,14 +21,18 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile, line_of
+from discosbackend.grammar import OK
+from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile, lines_of
 
 __all__ = ["SIZE", "Recorder", "RecordingError"]
 
 logger = logging.getLogger(__name__)
+
+_Record = Exchange | ConnectionEvent
 
 SIZE = 100
 """The default size of a recording, in MB."""
@@ -37,7 +42,7 @@ _MOST_WAITING = 2**22
 _AT_ONCE = 2**16
 # What an exchange occupies in addition to its request and its reply, roughly.
 _OVERHEAD = 300
-# How long a line of a read waits for others, in s.
+# How long a line of a read waits for others in the thread, in s.
 _GATHER = 0.02
 # How many s the reply to a change waits until its line is written.
 _CHANGE_PATIENCE = 0.001
@@ -47,6 +52,8 @@ _LAST_PATIENCE = 1.0
 
 class Recorder:
     """Writes exchanges to a file. To use it, append it to the `listeners` of a DBFactory, and close() it at the end.
+
+    With Batches, append it to the `listeners` of these instead, which takes less processor time.
 
     Parameters
     ----------
@@ -75,8 +82,9 @@ class Recorder:
     ) -> None:
         self._file = RecordingFile(path, limit=limit, server=server)
         self._most = most
-        # Exchanges, and after each change an Event that the thread sets when everything before it is written.
-        self._waiting: deque[Exchange | ConnectionEvent | threading.Event] = deque()
+        # Records with their sizes, and after each change an Event that the thread sets when everything before it is
+        # written.
+        self._waiting: deque[tuple[Sequence[_Record], int] | threading.Event] = deque()
         # Bytes that were put into the queue and taken out of it. Each number is written by one thread only.
         self._added = self._taken = 0
         # Lines that were lost because the queue was full, and because they could not be written. As above.
@@ -126,34 +134,56 @@ class Recorder:
 
     def __call__(self, event: Exchange | ConnectionEvent) -> None:
         """Record an exchange or a connection event. Called by DBFactory."""
-        size = _OVERHEAD
-        if isinstance(event, Exchange):
-            size += len(event.request) + len(event.reply or b"")
+        if self._add((event,)) and _is_change(event):
+            self._wait_until_written()
+
+    def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
+        """Record exchanges and connection events that were gathered. A change may only be the last of them."""
+        if not self._add(records):
+            return
+        self._urgent.set()
+        if _is_change(records[-1]):
+            self._wait_until_written()
+
+    def _add(self, records: Sequence[Exchange | ConnectionEvent]) -> bool:
+        """Put records into the queue, and wake the thread. Return False if the last one was lost, or has to wait."""
+        size = _OVERHEAD * len(records)
+        for record in records:
+            if isinstance(record, Exchange):
+                size += len(record.request) + len(record.reply or b"")
         waiting = self._added - self._taken
         if self._dropping and waiting < self._most // 2:
             self._dropping = False
             logger.warning("%s: recording again, %d lines were lost", self.path, self._overflowed - self._before)
         if self._closing or self._dropping or waiting + size > self._most:
-            self._drop()
-            return
+            if len(records) > 1 and not self._closing:
+                # As many as there is space for.
+                return [self._add((record,)) for record in records][-1]
+            self._drop(len(records))
+            return False
         self._added += size
-        self._waiting.append(event)
+        self._waiting.append((records, size))
         if self._thread is None and not self._start():
-            return
+            return False
         if not self._wake.is_set():
             self._wake.set()
-        if self._prompt and isinstance(event, Exchange) and event.changes and event.code == "ok":
-            written = threading.Event()
-            self._waiting.append(written)
-            self._urgent.set()
-            self._wake.set()
-            self._prompt = written.wait(_CHANGE_PATIENCE)
+        return True
 
-    def _drop(self) -> None:
+    def _wait_until_written(self) -> None:
+        """Wait until everything in the queue is written, for at most 1 ms. Do not wait while the disk is slow."""
+        if not self._prompt:
+            return
+        written = threading.Event()
+        self._waiting.append(written)
+        self._urgent.set()
+        self._wake.set()
+        self._prompt = written.wait(_CHANGE_PATIENCE)
+
+    def _drop(self, number: int) -> None:
         if not self._dropping and not self._closing:
             self._dropping, self._before = True, self._overflowed
             logger.error("%s is written too slowly: lines are lost until the disk is faster", self.path)
-        self._overflowed += 1
+        self._overflowed += number
 
     def _start(self) -> bool:
         """Start the thread with the first exchange, because a process that becomes a daemon would lose it earlier."""
@@ -202,18 +232,18 @@ class Recorder:
 
     def _write_some(self) -> None:
         """Write the first exchanges of the queue."""
-        lines, written, size = [], [], 0
+        records: list[_Record] = []
+        written: list[threading.Event] = []
+        size = 0
         while self._waiting and size < _AT_ONCE:
-            event = self._waiting.popleft()
-            if isinstance(event, threading.Event):
-                written.append(event)
+            waiting = self._waiting.popleft()
+            if isinstance(waiting, threading.Event):
+                written.append(waiting)
                 continue
-            size += _OVERHEAD
-            if isinstance(event, Exchange):
-                size += len(event.request) + len(event.reply or b"")
-            lines.append(line_of(event))
-        if lines:
-            self._write(b"".join(lines))
+            records += waiting[0]
+            size += waiting[1]
+        if records:
+            self._write(lines_of(records))
         self._taken += size
         for event in written:
             event.set()
@@ -235,3 +265,7 @@ class Recorder:
         if self._file.problem and not self._rotation_problem:
             logger.error("%s", self._file.problem)
         self._rotation_problem = self._file.problem
+
+
+def _is_change(record: _Record) -> bool:
+    return isinstance(record, Exchange) and record.changes and record.code == OK
