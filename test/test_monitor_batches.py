@@ -56,19 +56,20 @@ class BatchesTests(unittest.TestCase):
         self.factory = DBFactory(DBProtocolHandler(Instrument(), reactor=self.clock), reactor=self.clock)
         self.factory.listeners.append(self.batches)
 
-    def test_reads_and_failures_wait_for_20_ms(self) -> None:
+    def test_reads_and_failures_wait_for_10_ms(self) -> None:
         connection = greeted(self.factory)
         for line in (b"?get-integration\r\n", b"?set-integration,101\r\n", b"?x\r\n", b"!no request\r\n"):
             connection.ask(line)
-        self.clock.advance(0.019)
+        self.clock.advance(0.0078125)
         self.assertEqual(self.kept.words, [])
-        self.clock.advance(0.001)
+        # In steps that a float holds exactly.
+        self.clock.advance(0.0078125)
         wanted = ["open", "?get-integration", "?set-integration,101", "?x", "!no request"]
         self.assertEqual(self.kept.words, [wanted])
         self.clock.advance(1)
         self.assertEqual(self.kept.words, [wanted])
         connection.lose()
-        self.clock.advance(0.02)
+        self.clock.advance(0.01)
         self.assertEqual(self.kept.words[1:], [["close"]])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -81,7 +82,7 @@ class BatchesTests(unittest.TestCase):
         self.assertEqual(self.kept.words, [["open", "?get-integration", "?set-integration,5"]])
         self.assertEqual(self.kept.sent_before, [before])
         self.assertTrue(connection.transport.value().endswith(b"!set-integration,ok\r\n!get-integration,ok,40\r\n"))
-        self.clock.advance(0.02)
+        self.clock.advance(0.01)
         self.assertEqual(self.kept.words[1:], [["?get-integration"]])
 
     def test_many(self) -> None:

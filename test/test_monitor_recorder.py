@@ -144,6 +144,20 @@ class RecordTests(RecorderTestCase):
                 recorder(exchange(number, changes=True))
                 self.assertEqual(len(exchanges(self.path)), number)
 
+    def test_a_change_behind_many_reads(self) -> None:
+        """What waits is written at once, however much it is."""
+        with (
+            mock.patch.object(recorder_module, "_CHANGE_PATIENCE", PATIENCE),
+            mock.patch.object(recorder_module, "_GATHER", 10 * PATIENCE),
+        ):
+            recorder = self.recorder()
+            for number in range(100):
+                recorder.add_records([exchange(number)] * 30)
+            recorder(exchange(100, changes=True))
+            self.assertEqual(
+                [line["c"] for line in exchanges(self.path)], [n for n in range(100) for _ in range(30)] + [100]
+            )
+
     def test_after_close(self) -> None:
         recorder = self.recorder()
         recorder(exchange(1))

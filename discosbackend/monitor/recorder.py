@@ -1,10 +1,9 @@
 """Recorder: a flight recorder. It writes every exchange of a server to a file.
 
-A Recorder is a listener of Batches, or of a DBFactory. It only appends what it gets to a queue; a thread makes the
-lines and writes them, because a write may take seconds on a slow or distant disk, and the server must not wait. The
-thread has no buffer of its own: when a process is killed, the system keeps what was written. Reads and failures are
-gathered for 20 ms and written together, because each write takes the interpreter lock from the reactor. Batches gathers
-them; without it, the thread does.
+A Recorder is a listener of Batches, or of a DBFactory. It makes the lines, and appends them to a queue. A thread writes
+them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
+of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 10 ms in Batches.
+The thread gathers their lines for 10 ms more, because it takes the interpreter lock from the reactor each time.
 
 There is one exception to not waiting. Who changed what must survive a crash. So the reply to a command that has changed
 something is sent only after its line was written, but the server waits at most 1 ms for that. If this is too short, the
@@ -32,18 +31,14 @@ __all__ = ["SIZE", "Recorder", "RecordingError"]
 
 logger = logging.getLogger(__name__)
 
-_Record = Exchange | ConnectionEvent
-
 SIZE = 100
 """The default size of a recording, in MB."""
 
 # How many bytes the queue may have, and how many are written at once.
 _MOST_WAITING = 2**22
 _AT_ONCE = 2**16
-# What an exchange occupies in addition to its request and its reply, roughly.
-_OVERHEAD = 300
-# How long a line of a read waits for others in the thread, in s.
-_GATHER = 0.02
+# How long the line of a read waits for others in the queue, in s.
+_GATHER = 0.01
 # How many s the reply to a change waits until its line is written.
 _CHANGE_PATIENCE = 0.001
 # How many s close() waits until the queue is written.
@@ -82,9 +77,8 @@ class Recorder:
     ) -> None:
         self._file = RecordingFile(path, limit=limit, server=server)
         self._most = most
-        # Records with their sizes, and after each change an Event that the thread sets when everything before it is
-        # written.
-        self._waiting: deque[tuple[Sequence[_Record], int] | threading.Event] = deque()
+        # Lines, and after each change an Event that the thread sets when everything before it is written.
+        self._waiting: deque[bytes | threading.Event] = deque()
         # Bytes that were put into the queue and taken out of it. Each number is written by one thread only.
         self._added = self._taken = 0
         # Lines that were lost because the queue was full, and because they could not be written. As above.
@@ -134,50 +128,45 @@ class Recorder:
 
     def __call__(self, event: Exchange | ConnectionEvent) -> None:
         """Record an exchange or a connection event. Called by DBFactory."""
-        if self._add((event,)) and _is_change(event):
-            self._wait_until_written()
+        self.add_records((event,))
 
     def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
-        """Record exchanges and connection events that were gathered. A change may only be the last of them."""
-        if not self._add(records):
-            return
-        self._urgent.set()
-        if _is_change(records[-1]):
-            self._wait_until_written()
-
-    def _add(self, records: Sequence[Exchange | ConnectionEvent]) -> bool:
-        """Put records into the queue, and wake the thread. Return False if the last one was lost, or has to wait."""
-        size = _OVERHEAD * len(records)
-        for record in records:
-            if isinstance(record, Exchange):
-                size += len(record.request) + len(record.reply or b"")
-        waiting = self._added - self._taken
-        if self._dropping and waiting < self._most // 2:
-            self._dropping = False
-            logger.warning("%s: recording again, %d lines were lost", self.path, self._overflowed - self._before)
-        if self._closing or self._dropping or waiting + size > self._most:
-            if len(records) > 1 and not self._closing:
-                # As many as there is space for.
-                return [self._add((record,)) for record in records][-1]
+        """Record exchanges and connection events. A successful change may only be the last of them."""
+        if not self._has_space:
             self._drop(len(records))
-            return False
-        self._added += size
-        self._waiting.append((records, size))
+            return
+        lines = lines_of(records)
+        fits = self._added - self._taken + len(lines) <= self._most
+        if len(records) > 1 and (not fits or len(lines) > _AT_ONCE):
+            # As many as there is space for, and not too many at once.
+            half = len(records) // 2
+            self.add_records(records[:half])
+            self.add_records(records[half:])
+            return
+        if not fits:
+            self._drop(1)
+            return
+        self._added += len(lines)
+        self._waiting.append(lines)
         if self._thread is None and not self._start():
-            return False
+            return
         if not self._wake.is_set():
             self._wake.set()
-        return True
+        last = records[-1]
+        if self._prompt and isinstance(last, Exchange) and last.changes and last.code == OK:
+            written = threading.Event()
+            self._waiting.append(written)
+            self._urgent.set()
+            self._wake.set()
+            self._prompt = written.wait(_CHANGE_PATIENCE)
 
-    def _wait_until_written(self) -> None:
-        """Wait until everything in the queue is written, for at most 1 ms. Do not wait while the disk is slow."""
-        if not self._prompt:
-            return
-        written = threading.Event()
-        self._waiting.append(written)
-        self._urgent.set()
-        self._wake.set()
-        self._prompt = written.wait(_CHANGE_PATIENCE)
+    @property
+    def _has_space(self) -> bool:
+        """Whether lines can be recorded. After the queue was full, it must first become half empty."""
+        if self._dropping and self._added - self._taken < self._most // 2:
+            self._dropping = False
+            logger.warning("%s: recording again, %d lines were lost", self.path, self._overflowed - self._before)
+        return not self._closing and not self._dropping
 
     def _drop(self, number: int) -> None:
         if not self._dropping and not self._closing:
@@ -222,7 +211,10 @@ class Recorder:
                 if not self._closing:
                     self._urgent.wait(_GATHER)
                 self._urgent.clear()
-                self._write_some()
+                # What is added meanwhile is gathered again.
+                waiting = len(self._waiting)
+                while waiting > 0:
+                    waiting -= self._write_some()
             elif self._closing:
                 self._file.close()
                 return
@@ -230,23 +222,25 @@ class Recorder:
                 self._prompt = True
                 self._wake.wait()
 
-    def _write_some(self) -> None:
-        """Write the first exchanges of the queue."""
-        records: list[_Record] = []
+    def _write_some(self) -> int:
+        """Write the first lines of the queue. Return how many entries of the queue were handled."""
+        lines: list[bytes] = []
         written: list[threading.Event] = []
-        size = 0
+        handled = size = 0
         while self._waiting and size < _AT_ONCE:
             waiting = self._waiting.popleft()
+            handled += 1
             if isinstance(waiting, threading.Event):
                 written.append(waiting)
-                continue
-            records += waiting[0]
-            size += waiting[1]
-        if records:
-            self._write(lines_of(records))
+            else:
+                lines.append(waiting)
+                size += len(waiting)
+        if lines:
+            self._write(b"".join(lines))
         self._taken += size
         for event in written:
             event.set()
+        return handled
 
     def _write(self, lines: bytes) -> None:
         """Write lines, and log the first failure, and the first success after it."""
@@ -265,7 +259,3 @@ class Recorder:
         if self._file.problem and not self._rotation_problem:
             logger.error("%s", self._file.problem)
         self._rotation_problem = self._file.problem
-
-
-def _is_change(record: _Record) -> bool:
-    return isinstance(record, Exchange) and record.changes and record.code == OK

@@ -76,7 +76,7 @@ def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
     """Return the lines of exchanges and of connections, with their ends."""
     lines = []
     middle = ""
-    middle_of: tuple[int, bytes] | None = None
+    last_number, last_request = 0, b""
     for event in events:
         if not isinstance(event, Exchange):
             number, peer, time, what = event
@@ -85,10 +85,10 @@ def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
             )
             continue
         number, peer, begin, request, _, reply, _, _, seconds = event
-        if middle_of != (number, request):
+        if number != last_number or request != last_request or not middle:
             # Most clients repeat one request. This part of the line is then made once.
+            last_number, last_request = number, request
             middle = f'"c": {number}, "peer": {quoted(peer)}, "q": {quoted(request.decode("latin-1"))}'
-            middle_of = number, request
         answer = "null" if reply is None else quoted(reply.decode("latin-1"))
         lines.append(f'{{"t": "{begin.unix_text()}", {middle}, "a": {answer}, "s": {seconds:.7f}}}\n')
     return "".join(lines).encode("ascii")
