@@ -175,9 +175,9 @@ class RecordTests(RecorderTestCase):
         recorder = self.recorder()
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
             recorder(exchange(1))
-            recorder(exchange(2))
+            recorder.add_records([exchange(2)] * 3000)
         recorder.close()
-        self.assertEqual([line["c"] for line in exchanges(self.path)], [1, 2])
+        self.assertEqual([line["c"] for line in exchanges(self.path)], [1] + [2] * 3000)
 
     def test_a_symbolic_link(self) -> None:
         link = self.folder / "link"
@@ -284,6 +284,15 @@ class RotationTests(RecorderTestCase):
         numbers = [line["c"] for line in older[1:] + newer[1:]]
         self.assertEqual(numbers, list(range(numbers[0], 160)))
         self.assertGreater(len(older) * size, 1500)
+
+    def test_long_lines_that_come_together(self) -> None:
+        recorder = self.recorder(limit=200_000)
+        recorder.add_records([exchange(number, b"?" + b"\xff" * 10_000) for number in range(20)])
+        recorder.close()
+        for path in (self.path, Path(f"{self.path}.1")):
+            self.assertLessEqual(path.stat().st_size, 200_000)
+        numbers = [line["c"] for path in (f"{self.path}.1", self.path) for line in exchanges(path)]
+        self.assertEqual(numbers, list(range(numbers[0], 20)))
 
     def test_a_file_that_is_full_already(self) -> None:
         self.path.write_bytes(WHOLE * 40)
@@ -510,6 +519,20 @@ class DiskTests(RecorderTestCase):
             ],
         )
         self.assertEqual(recorder.lost, lost)
+
+    def test_records_that_do_not_fit_together(self) -> None:
+        """As many are recorded as there is space for."""
+        recorder = self.recorder(most=10_000)
+        recorder._start = lambda: False  # type: ignore[method-assign]  # close() writes
+        with self.assertLogs("discosbackend.monitor") as logs:
+            recorder.add_records([exchange(number) for number in range(1000)])
+        self.assertEqual(len(logs.records), 1)
+        recorder.close()
+        size = len(line_of(exchange(500)))
+        found = [line["c"] for line in exchanges(self.path)]
+        self.assertEqual(found, list(range(len(found))))
+        self.assertLess(abs(len(found) - 10_000 // size), 3)
+        self.assertEqual(recorder.lost, 1000 - len(found))
 
     def test_the_end_does_not_wait_for_a_disk_that_hangs(self) -> None:
         recorder = self.recorder()

@@ -48,7 +48,7 @@ _LAST_PATIENCE = 1.0
 class Recorder:
     """Writes exchanges to a file. To use it, append it to the `listeners` of a DBFactory, and close() it at the end.
 
-    With Batches, append it to the `listeners` of these instead, which takes less processor time.
+    If there are Batches, append it to their `listeners` instead, which takes less processor time.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class Recorder:
             return
         self._closing = True
         if self._thread is None:
-            if self._waiting:
+            while self._waiting:
                 self._write_some()
             self._file.close()
             return
