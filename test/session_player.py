@@ -138,7 +138,11 @@ class Instrument:
         """Run the server, and have its listeners see the time of the clock."""
         self.factory.doStart()
         try:
-            with mock.patch.object(Ticks, "now", self.wire.now), measured_by(self.clock.seconds):
+            with (
+                mock.patch.object(Ticks, "now", self.wire.now),
+                mock.patch("discosbackend.connection.time_ns", lambda: self.wire.now() * 100),
+                measured_by(self.clock.seconds),
+            ):
                 yield
         finally:
             self.factory.doStop()
