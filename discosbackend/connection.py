@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from discosbackend.errors import STOPPING, HandlerException, loss_of
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, exchange_of
 from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
 from discosbackend.grammar import INVALID, OK
 from discosbackend.log import address_text, shown_arguments
@@ -435,7 +435,7 @@ class DBProtocol(LineReceiver):
                 line[:80].decode("latin-1"),
             )
             if self.factory.listeners:
-                self._notify("", line, None, perf_counter())
+                self._notify("", line, None, "", perf_counter(), changes=False)
             return
         self._cancel_greeting()
         if isinstance(line, LongLine):
@@ -517,10 +517,14 @@ class DBProtocol(LineReceiver):
         """Send the reply of the handler, and log it."""
         self.sendLine(reply)
         factory = self.factory
-        if name not in factory.reads or not reply.startswith(b",ok", len(name) + 1):
-            self._log(name, line, reply, began)
+        if name in factory.reads and reply.startswith(b",ok", len(name) + 1):
+            # Nearly all requests are successful reads: nothing is looked up twice for them.
+            if factory.listeners:
+                self._notify(name, line, reply, OK, began, changes=False)
+            return
+        self._log(name, line, reply, began)
         if factory.listeners:
-            self._notify(name, line, reply, began)
+            self._notify_reply(name, line, reply, began)
 
     def _log(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Log a refusal, or a change of the backend's state."""
@@ -534,20 +538,23 @@ class DBProtocol(LineReceiver):
         """Send the reply to a request that was refused, failed or is invalid. _answer() sends the handler's replies."""
         self.sendLine(reply)
         if self.factory.listeners:
-            self._notify(name, line, reply, began)
+            self._notify_reply(name, line, reply, began)
 
-    def _notify(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
-        """Call the listeners with an Exchange."""
-        seconds = perf_counter() - began
-        begin = Ticks(Ticks.now() - int(seconds * TICKS_PER_SECOND))
+    def _notify_reply(self, name: str, line: bytes, reply: bytes | None, began: float) -> None:
+        """Call the listeners with an Exchange, whose code is read from the reply."""
         if reply is None:
             code = ""
         elif reply.startswith(b",ok", len(name) + 1):
             code = OK
         else:
             code = reply.split(b",", 2)[1].decode("latin-1")
-        changes = name not in self.factory.reads and code != INVALID
-        self.factory.notify(Exchange(self._number, self._peer, begin, line, name, reply, code, changes, seconds))
+        self._notify(name, line, reply, code, began, changes=name not in self.factory.reads and code != INVALID)
+
+    def _notify(self, name: str, line: bytes, reply: bytes | None, code: str, began: float, *, changes: bool) -> None:
+        """Call the listeners with an Exchange."""
+        seconds = perf_counter() - began
+        begin = Ticks(time_ns() // 100 - int(seconds * TICKS_PER_SECOND))
+        self.factory.notify(exchange_of((self._number, self._peer, begin, line, name, reply, code, changes, seconds)))
 
     # -- the greeting and the end ---------------------------------------------------------------------
 

@@ -5,11 +5,13 @@ connection.py makes the records. A listener can write a log, a recording or stat
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from discosbackend.ticks import Ticks
 
-__all__ = ["ConnectionEvent", "Exchange"]
+__all__ = ["ConnectionEvent", "Exchange", "exchange_of"]
 
 
 class Exchange(NamedTuple):
@@ -36,6 +38,10 @@ class Exchange(NamedTuple):
     """
     seconds: float
     """The time from `begin` to the reply, in s."""
+
+
+exchange_of: Callable[[tuple[Any, ...]], Exchange] = partial(tuple.__new__, Exchange)
+"""Makes an Exchange of a tuple of its values, in half the time that Exchange(...) takes."""
 
 
 class ConnectionEvent(NamedTuple):

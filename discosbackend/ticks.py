@@ -74,11 +74,12 @@ class Ticks(int):
 
     def unix_text(self) -> str:
         """Return Unix seconds with seven decimals, the form of timestamps in replies (protocol section 3.6)."""
-        if self < TICKS_PER_SECOND:
-            return f"-{Ticks(-self).unix_text()}" if self < 0 else f"0.{int(self):07}"
-        # Twice as fast as a division and a format.
         digits = str(self)
-        return digits[:-7] + "." + digits[-7:]
+        if len(digits) > 8:
+            # Twice as fast as a division.
+            return f"{digits[:-7]}.{digits[-7:]}"
+        whole, fraction = divmod(abs(self), TICKS_PER_SECOND)
+        return f"{'-' if self < 0 else ''}{whole}.{fraction:07}"
 
     @classmethod
     def parse(cls, text: str) -> Ticks:

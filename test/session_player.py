@@ -211,6 +211,7 @@ class Instrument:
             with (
                 mock.patch.object(Ticks, "now", self.wire.now),
                 mock.patch("discosbackend.tap.proxy.Conversation", conversation),
+                mock.patch("discosbackend.connection.time_ns", lambda: self.wire.now() * 100),
                 measured_by(self.clock.seconds),
             ):
                 yield

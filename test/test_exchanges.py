@@ -177,7 +177,7 @@ class ExchangeTests(unittest.TestCase):
         """Then no record is made of anything."""
         self.factory.listeners.clear()
         with (
-            mock.patch("discosbackend.connection.Exchange", side_effect=AssertionError),
+            mock.patch("discosbackend.connection.exchange_of", side_effect=AssertionError),
             mock.patch("discosbackend.connection.ConnectionEvent", side_effect=AssertionError),
         ):
             connection = greeted(self.factory)

@@ -11,8 +11,12 @@ from signal import SIGTERM
 from typing import Any
 from urllib.request import urlopen
 
-from discosbackend.cli import server
+from twisted.internet.address import IPv4Address
 
+from discosbackend.cli import server
+from discosbackend.monitor.batches import Batches
+
+from .monitored import WebTransport
 from .program_in_memory import served_in_memory
 from .programs import Listening, run_program
 from .serving import ask, served
@@ -61,7 +65,14 @@ class OptionTests(unittest.TestCase):
     def test_what_clients_do_is_counted(self) -> None:
         with served_in_memory("--no-data", "--http", "8080") as running:
             running.ask(b"?status", b"?nonesuch")
-            counters: Any = running.factory.listeners[0]
+            site: Any = running.reactor.tcpServers[0][1]
+            browser = site.buildProtocol(IPv4Address("TCP", "10.0.0.7", 4711))
+            browser.makeConnection(WebTransport())
+            # A request to the web server sees all that was answered before.
+            browser.dataReceived(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            (batches,) = running.factory.listeners
+            assert isinstance(batches, Batches)
+            counters: Any = batches.listeners[0]
             self.assertEqual(
                 {name: each.requests for name, each in counters.commands.items()}, {"status": 1, "(unknown)": 1}
             )

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from discosbackend.cli import access_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.monitor import recorder as recorder_module
+from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
 from discosbackend.monitor.recording_file import line_of
@@ -143,6 +144,20 @@ class RecordTests(RecorderTestCase):
                 recorder(exchange(number, changes=True))
                 self.assertEqual(len(exchanges(self.path)), number)
 
+    def test_a_change_behind_many_reads(self) -> None:
+        """What waits is written at once, however much it is."""
+        with (
+            mock.patch.object(recorder_module, "_CHANGE_PATIENCE", PATIENCE),
+            mock.patch.object(recorder_module, "_GATHER", 10 * PATIENCE),
+        ):
+            recorder = self.recorder()
+            for number in range(100):
+                recorder.add_records([exchange(number)] * 30)
+            recorder(exchange(100, changes=True))
+            self.assertEqual(
+                [line["c"] for line in exchanges(self.path)], [n for n in range(100) for _ in range(30)] + [100]
+            )
+
     def test_after_close(self) -> None:
         recorder = self.recorder()
         recorder(exchange(1))
@@ -160,9 +175,9 @@ class RecordTests(RecorderTestCase):
         recorder = self.recorder()
         with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError):
             recorder(exchange(1))
-            recorder(exchange(2))
+            recorder.add_records([exchange(2)] * 3000)
         recorder.close()
-        self.assertEqual([line["c"] for line in exchanges(self.path)], [1, 2])
+        self.assertEqual([line["c"] for line in exchanges(self.path)], [1] + [2] * 3000)
 
     def test_a_symbolic_link(self) -> None:
         link = self.folder / "link"
@@ -269,6 +284,15 @@ class RotationTests(RecorderTestCase):
         numbers = [line["c"] for line in older[1:] + newer[1:]]
         self.assertEqual(numbers, list(range(numbers[0], 160)))
         self.assertGreater(len(older) * size, 1500)
+
+    def test_long_lines_that_come_together(self) -> None:
+        recorder = self.recorder(limit=200_000)
+        recorder.add_records([exchange(number, b"?" + b"\xff" * 10_000) for number in range(20)])
+        recorder.close()
+        for path in (self.path, Path(f"{self.path}.1")):
+            self.assertLessEqual(path.stat().st_size, 200_000)
+        numbers = [line["c"] for path in (f"{self.path}.1", self.path) for line in exchanges(path)]
+        self.assertEqual(numbers, list(range(numbers[0], 20)))
 
     def test_a_file_that_is_full_already(self) -> None:
         self.path.write_bytes(WHOLE * 40)
@@ -496,6 +520,20 @@ class DiskTests(RecorderTestCase):
         )
         self.assertEqual(recorder.lost, lost)
 
+    def test_records_that_do_not_fit_together(self) -> None:
+        """As many are recorded as there is space for."""
+        recorder = self.recorder(most=10_000)
+        recorder._start = lambda: False  # type: ignore[method-assign]  # close() writes
+        with self.assertLogs("discosbackend.monitor") as logs:
+            recorder.add_records([exchange(number) for number in range(1000)])
+        self.assertEqual(len(logs.records), 1)
+        recorder.close()
+        size = len(line_of(exchange(500)))
+        found = [line["c"] for line in exchanges(self.path)]
+        self.assertEqual(found, list(range(len(found))))
+        self.assertLess(abs(len(found) - 10_000 // size), 3)
+        self.assertEqual(recorder.lost, 1000 - len(found))
+
     def test_the_end_does_not_wait_for_a_disk_that_hangs(self) -> None:
         recorder = self.recorder()
         release, begun = threading.Event(), threading.Event()
@@ -585,7 +623,9 @@ class OptionTests(RecorderTestCase):
     def test_the_web_server_shows_the_absolute_path(self) -> None:
         options = ("--no-data", "--record", os.path.relpath(self.path), "--http", "8080")
         with served_in_memory(*options) as running:
-            (live,) = [each for each in running.factory.listeners if isinstance(each, Live)]
+            (batches,) = running.factory.listeners
+            assert isinstance(batches, Batches)
+            (live,) = [each for each in batches.listeners if isinstance(each, Live)]
             shown = live._snapshot.document()["recorder"]
             self.assertEqual(shown, {"file": str(self.path.resolve()), "problem": "", "lost": 0})
 
@@ -609,7 +649,9 @@ class OptionTests(RecorderTestCase):
     def test_they_do_something(self) -> None:
         with served_in_memory("--no-data", "--record", str(self.path), "--record-size", "1") as program_in_memory:
             program_in_memory.ask(b"?nonesuch", b"?version")
-            (recorder,) = program_in_memory.factory.listeners
+            (batches,) = program_in_memory.factory.listeners
+            assert isinstance(batches, Batches)
+            (recorder,) = batches.listeners
             assert isinstance(recorder, Recorder)
             self.assertEqual(recorder._file.limit, 10**6)
         header, *lines = objects(self.path)

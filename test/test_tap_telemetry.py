@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from discosbackend.access import AccessRules
+from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.telemetry_publisher import ServerSource, TelemetryPublisher
 from discosbackend.tap.target_watch import TargetWatch
 from discosbackend.tap.telemetry_source import TapSource
@@ -58,8 +59,12 @@ def published(tapped: Tapped) -> tuple[Kept, TelemetryPublisher]:
     source = TapSource(tapped.factory.running, lambda: watch.problem, now_ticks=now_ticks)
     watch.on_failure = source.forget
     kept = Kept()
-    publisher = TelemetryPublisher("Mine", source, [kept], reactor=clock, now_ticks=now_ticks)
-    tapped.factory.listeners += [source.on_exchange, publisher.on_exchange]
+    batches = Batches(clock)
+    publisher = TelemetryPublisher(
+        "Mine", source, [kept], reactor=clock, now_ticks=now_ticks, before_message=batches.flush
+    )
+    batches.listeners.append(publisher)
+    tapped.factory.listeners += [source.on_exchange, batches]
     publisher.start()
     return kept, publisher
 
@@ -267,10 +272,17 @@ class SameAsTheServerTests(unittest.TestCase):
         clock, factory = instrument.clock, instrument.factory
         wire = TappedWire(factory, clock)
         kept = Kept()
+        batches = Batches(clock)
         server = TelemetryPublisher(
-            "Mine", ServerSource(state_of(factory), factory.handler), [kept], reactor=clock, now_ticks=wire.now
+            "Mine",
+            ServerSource(state_of(factory), factory.handler),
+            [kept],
+            reactor=clock,
+            now_ticks=wire.now,
+            before_message=batches.flush,
         )
-        factory.listeners.append(server.on_exchange)
+        batches.listeners.append(server)
+        factory.listeners.append(batches)
         with instrument.running():
             server.start()
             self.addCleanup(server.stop)

@@ -17,14 +17,16 @@ from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import Backend, BackendError, TelemetryChannel, blocking
 from discosbackend.acquisition import Acquisition
+from discosbackend.exchanges import Exchange
 from discosbackend.handlers import DBProtocolHandler
+from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.clock_health import Synchronisation
 from discosbackend.monitor.state import ServerState
 from discosbackend.monitor.telemetry_publisher import ServerSource, TelemetryPublisher
 from discosbackend.protocol import DBFactory
 from discosbackend.server import DBService, tcp_endpoint
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
-from discosbackend.ticks import Ticks
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 from .in_memory import Connection, greeted, quiet
 from .telemetry_schema import message_in
@@ -73,14 +75,17 @@ class Bench:
         self.handler = DBProtocolHandler(backend, reactor=clock)
         self.factory = DBFactory(self.handler, reactor=clock)
         self.outlet = Kept()
+        batches = Batches(clock)
         self.publisher = TelemetryPublisher(
             "Mine",
             ServerSource(state_of(self.factory), self.handler, **options),
             [self.outlet],
             reactor=clock,
             now_ticks=lambda: Ticks.from_unix(clock.seconds()),
+            before_message=batches.flush,
         )
-        self.factory.listeners.append(self.publisher.on_exchange)
+        batches.listeners.append(self.publisher)
+        self.factory.listeners.append(batches)
         self.publisher.start()
         self.connection: Connection = greeted(self.factory)
 
@@ -203,6 +208,15 @@ class PlainTests(unittest.TestCase):
             self.bench.run(0.1)
         self.assertEqual(self.backend.statuses, 50)
 
+    def test_a_client_that_has_asked_just_before_a_message(self) -> None:
+        """Its reply is still in Batches."""
+        self.bench.clock.advance(1 - 1 / 128)
+        self.backend.statuses = 0
+        self.bench.connection.ask(b"?status\r\n")
+        before = len(self.bench.outlet.payloads)
+        self.bench.clock.advance(1 / 128)
+        self.assertEqual((len(self.bench.outlet.payloads), self.backend.statuses), (before + 1, 1))
+
     def test_a_status_text_that_changes_by_itself(self) -> None:
         # In the message that is due, and in no second one.
         self.backend.text = "board 3 is hot"
@@ -223,6 +237,14 @@ class PlainTests(unittest.TestCase):
         self.backend.ahead = 2.5
         found = self.bench.run(1)[0]
         self.assertAlmostEqual(found["backendTime"]["unix_time"] - found["timestamp"]["unix_time"], 2.5, 5)
+
+    def test_the_clock_of_the_backend_in_an_older_reply(self) -> None:
+        reply = f"!status,ok,{BEGIN - 10 + 2.5},ok,0".encode()
+        begin = Ticks(Ticks.now() - 13 * TICKS_PER_SECOND)
+        exchange = Exchange(1, "10.0.0.7:4711", begin, b"?status", "status", reply, "ok", False, 3.0)
+        self.bench.publisher.add_records([exchange])
+        found = self.bench.run(1)[0]
+        self.assertAlmostEqual(found["backendTime"]["unix_time"] - found["timestamp"]["unix_time"], 2.5, 0)
 
     def test_a_backend_that_fails_is_published(self) -> None:
         def refuse() -> Any:

@@ -21,8 +21,10 @@ from discosbackend.log import address_text
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
 
+    from discosbackend.monitor.batches import Batches
     from discosbackend.monitor.clock_health import ClockHealth
     from discosbackend.monitor.live import Live
+    from discosbackend.monitor.recorder import Recorder
     from discosbackend.monitor.snapshot import Snapshot
     from discosbackend.monitor.state import About, ServerState
     from discosbackend.monitor.telemetry_publisher import Outlet, TelemetryPublisher, TelemetrySource
@@ -32,6 +34,7 @@ __all__ = [
     "WebServer",
     "add_http_options",
     "add_telemetry_options",
+    "batches_of",
     "misplaced_telemetry",
     "start_http",
     "start_telemetry",
@@ -114,10 +117,43 @@ class WebServer:
         return self.port.stopListening()
 
 
+def batches_of(
+    options: argparse.Namespace, recorder: Recorder | None, listeners: list[Callable[[Any], object]], reactor: Any
+) -> Batches | None:
+    """Return what gathers the records for the recorder, the web server and telemetry. None if there are none of these.
+
+    Parameters
+    ----------
+    options
+        The options of the command line.
+    recorder
+        The recorder, which gets the records, and is closed at the shutdown.
+    listeners
+        The list of listeners of what is watched.
+    reactor
+        The reactor.
+    """
+    others = ("http", "telemetry", "telemetry_bind")
+    if recorder is None and all(getattr(options, name, None) is None for name in others):
+        return None
+    from discosbackend.monitor.batches import Batches
+
+    batches = Batches(reactor)
+    listeners.append(batches)
+    # The threads of Twisted's pool end during the shutdown, and one may never end.
+    reactor.addSystemEventTrigger("during", "shutdown", batches.flush)
+    # After the connections are closed.
+    reactor.addSystemEventTrigger("after", "shutdown", batches.close)
+    if recorder is not None:
+        batches.listeners.append(recorder)
+        reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
+    return batches
+
+
 def start_http(
     options: argparse.Namespace,
     reactor: Any,
-    listeners: list[Callable[[Any], object]],
+    batches: Batches,
     about: Callable[[], About],
     *,
     names: Container[str],
@@ -131,8 +167,8 @@ def start_http(
         The command line.
     reactor
         The reactor.
-    listeners
-        The list of listeners of what is watched. The counters are appended to it.
+    batches
+        The records of what is watched.
     about
         Returns what is watched.
     names
@@ -163,13 +199,13 @@ def start_http(
     snapshot = Snapshot(counters, clock, about, state)
     live = Live(snapshot, reactor, None if state is None else state.quick_look)
     resources = {**resources_of(snapshot, reactor), **page_resources(snapshot, live, reactor)}
-    site = MonitorSite(resources, host_names(options.http_host or ()), reactor)
+    site = MonitorSite(resources, host_names(options.http_host or ()), reactor, before_request=batches.flush)
     host, number = options.http
     try:
         port = reactor.listenTCP(number, site, interface=host)
     except CannotListenError as problem:
         raise CannotServe(_why_not(host, number, problem.socketError)) from problem
-    listeners += [counters, live]
+    batches.listeners += [counters, live]
     clock.begin()
     live.start()
     logger.info("monitoring on http://%s/", address_text(port.getHost()))
@@ -249,7 +285,7 @@ def start_telemetry(
     options: argparse.Namespace,
     default_name: str,
     make_source: Callable[[], TelemetrySource],
-    listeners: list[Callable[[Any], object]],
+    batches: Batches,
     reactor: Any,
 ) -> TelemetryPublisher:
     """Start to publish telemetry when the reactor runs, and until it stops.
@@ -262,8 +298,8 @@ def start_telemetry(
         The name of the instrument, or of the class of the backend.
     make_source
         Makes what the telemetry reads.
-    listeners
-        The list of the functions that get every exchange.
+    batches
+        The records of what is watched.
     reactor
         The reactor.
 
@@ -305,9 +341,14 @@ def start_telemetry(
             outlet.close()
         raise CannotServe(f"telemetry: {problem}") from None
     publisher = telemetry_publisher.TelemetryPublisher(
-        name, make_source(), outlets, reactor=reactor, compression=compression
+        name,
+        make_source(),
+        outlets,
+        reactor=reactor,
+        compression=compression,
+        before_message=batches.flush,
     )
-    listeners.append(publisher.on_exchange)
+    batches.listeners.append(publisher)
     reactor.callWhenRunning(publisher.start)
     reactor.addSystemEventTrigger("after", "shutdown", publisher.stop)
     return publisher

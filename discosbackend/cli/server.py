@@ -34,6 +34,7 @@ from discosbackend.cli.argument_types import add_config, add_version, errors_nam
 from discosbackend.cli.monitor_options import (
     add_http_options,
     add_telemetry_options,
+    batches_of,
     misplaced_telemetry,
     start_http,
     start_telemetry,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from discosbackend.access import AccessRules
     from discosbackend.cli.monitor_options import WebServer
     from discosbackend.cli.simulated import Simulation
+    from discosbackend.monitor.batches import Batches
     from discosbackend.monitor.recorder import Recorder
     from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
     from discosbackend.rate_limited_logger import RateLimitedLogger
@@ -377,9 +379,7 @@ def _serve(
         recorder = recorder_of(options, partial(name_of, handler))
         if recorder is not None:
             started.callback(recorder.close)
-            factory.listeners.append(recorder)
-            # After the connections are closed.
-            reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
+        batches = batches_of(options, recorder, factory.listeners, factory.reactor)
         channel = None if simulation is None else simulation.control(factory)
         if channel is not None:
             started.callback(channel.close)
@@ -387,12 +387,12 @@ def _serve(
             reactor.callWhenRunning(reactor.callLater, 0, announce, channel.announcement())
             reactor.addSystemEventTrigger("before", "shutdown", channel.close)
         web = None
-        if options.http is not None:
-            web = _start_http(options, service, recorder)
+        if batches is not None and options.http is not None:
+            web = _start_http(options, service, batches, recorder)
             started.callback(web.close)
-        if options.telemetry is not None or options.telemetry_bind is not None:
+        if batches is not None and (options.telemetry is not None or options.telemetry_bind is not None):
             name = type(backend).__name__ if simulation is None else simulation.backend.instrument.name
-            telemetry = _start_telemetry(options, service, name)
+            telemetry = _start_telemetry(options, service, batches, name)
             started.callback(telemetry.stop)
             if web is not None:
                 web.snapshot.telemetry = telemetry.to_dict
@@ -404,21 +404,25 @@ def _serve(
         raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
-def _start_http(options: argparse.Namespace, service: DBService, recorder: Recorder | None) -> WebServer:
+def _start_http(
+    options: argparse.Namespace, service: DBService, batches: Batches, recorder: Recorder | None
+) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import ServerState
 
     factory = service.factory
     state = ServerState(service)
     names = getattr(factory.handler, "commands", COMMANDS)
-    web = start_http(options, factory.reactor, factory.listeners, lambda: state.about, names=names, state=state)
+    web = start_http(options, factory.reactor, batches, lambda: state.about, names=names, state=state)
     if recorder is not None:
         web.snapshot.recorder = recorder.to_dict
     factory.reactor.addSystemEventTrigger("before", "shutdown", web.close)
     return web
 
 
-def _start_telemetry(options: argparse.Namespace, service: DBService, name: str) -> TelemetryPublisher:
+def _start_telemetry(
+    options: argparse.Namespace, service: DBService, batches: Batches, name: str
+) -> TelemetryPublisher:
     """Start to publish telemetry. It ends with the shutdown. `name` is that of the instrument or of the class."""
 
     def source() -> TelemetrySource:
@@ -427,7 +431,7 @@ def _start_telemetry(options: argparse.Namespace, service: DBService, name: str)
 
         return ServerSource(ServerState(service), service.factory.handler)
 
-    return start_telemetry(options, name, source, service.factory.listeners, service.factory.reactor)
+    return start_telemetry(options, name, source, batches, service.factory.reactor)
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:

@@ -40,6 +40,7 @@ from discosbackend.cli.argument_types import (
 from discosbackend.cli.monitor_options import (
     add_http_options,
     add_telemetry_options,
+    batches_of,
     misplaced_telemetry,
     start_http,
     start_telemetry,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from discosbackend.access import AccessRules
     from discosbackend.cli.monitor_options import WebServer
+    from discosbackend.monitor.batches import Batches
     from discosbackend.monitor.recorder import Recorder
     from discosbackend.monitor.telemetry_publisher import TelemetryPublisher, TelemetrySource
     from discosbackend.rate_limited_logger import RateLimitedLogger
@@ -247,17 +249,15 @@ def _serve(
         recorder = recorder_of(options, partial(str, factory.handler))
         if recorder is not None:
             started.callback(recorder.close)
-            factory.listeners.append(recorder)
-            # After the connections are closed.
-            reactor.addSystemEventTrigger("after", "shutdown", recorder.close)
+        batches = batches_of(options, recorder, factory.listeners, factory.reactor)
         web = None
         if options.http is not None or _has_telemetry(options):
             _watch_target(options, factory)
-        if options.http is not None:
-            web = _start_http(options, factory, service, recorder)
+        if batches is not None and options.http is not None:
+            web = _start_http(options, factory, service, batches, recorder)
             started.callback(web.close)
-        if _has_telemetry(options):
-            telemetry = _start_telemetry(options, factory)
+        if batches is not None and _has_telemetry(options):
+            telemetry = _start_telemetry(options, factory, batches)
             started.callback(telemetry.stop)
             if web is not None:
                 web.snapshot.telemetry = telemetry.to_dict
@@ -280,7 +280,7 @@ def _watch_target(options: argparse.Namespace, factory: TapFactory) -> None:
     factory.reactor.addSystemEventTrigger("before", "shutdown", watch.end)
 
 
-def _start_telemetry(options: argparse.Namespace, factory: TapFactory) -> TelemetryPublisher:
+def _start_telemetry(options: argparse.Namespace, factory: TapFactory, batches: Batches) -> TelemetryPublisher:
     """Start to publish telemetry. It ends with the shutdown."""
     watch = factory.watch
     assert watch is not None
@@ -291,14 +291,14 @@ def _start_telemetry(options: argparse.Namespace, factory: TapFactory) -> Teleme
         made = TapSource(factory.running, lambda: watch.problem)
         watch.on_failure = made.forget
         # Before the publisher, which reads what it has noted.
-        factory.listeners.append(made.on_exchange)
+        factory.listeners.insert(0, made.on_exchange)
         return made
 
-    return start_telemetry(options, options.telemetry_name, source, factory.listeners, factory.reactor)
+    return start_telemetry(options, options.telemetry_name, source, batches, factory.reactor)
 
 
 def _start_http(
-    options: argparse.Namespace, factory: TapFactory, service: DBService, recorder: Recorder | None
+    options: argparse.Namespace, factory: TapFactory, service: DBService, batches: Batches, recorder: Recorder | None
 ) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import About
@@ -308,7 +308,7 @@ def _start_http(
     def about() -> About:
         return About(name, "tap", __version__, __protocol_version__, begin, service.address, reactor, os.getpid())
 
-    web = start_http(options, factory.reactor, factory.listeners, about, names=COMMANDS)
+    web = start_http(options, factory.reactor, batches, about, names=COMMANDS)
     if recorder is not None:
         web.snapshot.recorder = recorder.to_dict
     assert factory.watch is not None

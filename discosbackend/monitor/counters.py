@@ -1,14 +1,14 @@
 """Counters: a listener that counts requests, failures, latencies, connections and bytes.
 
-Append it to the `listeners` of a DBFactory. It is called in the request path, so it only adds integers and keeps
-references. Its memory is bounded by the number of commands and of open connections.
+Append it to the `listeners` of Batches, or to those of a DBFactory. The reactor calls it, so it only adds integers and
+keeps references. Its memory is bounded by the number of commands and of open connections.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice, pairwise
 
 from discosbackend.commands import COMMANDS
@@ -28,6 +28,7 @@ HISTORY = 60
 UNKNOWN = "(unknown)"
 """Stands for all names that are no commands, because clients can invent any number of them."""
 
+_STATUS = b"?status"
 _LONGEST_NAME = 40
 
 # The counts of the last seconds are in a ring. It is longer than the history, which leaves out the current second.
@@ -140,53 +141,74 @@ class Counters:
 
     def __call__(self, event: Exchange | ConnectionEvent) -> None:
         """Count an exchange, or the opening or closing of a connection."""
-        if isinstance(event, ConnectionEvent):
-            self._connection(event)
-            return
-        number, _, begin, request, name, reply, code, _, seconds = event
-        client = self._clients.get(number, self._gone)
-        client.bytes_in += len(request) + 2
-        if reply is not None:
-            client.bytes_out += len(reply) + 2
-        elif not name:
-            # Not a request.
-            return
-        counts = self.commands.get(name) or self._counts(name)
+        self.add_records((event,))
+
+    def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
+        """Count exchanges, and connections that open or close, in their order."""
         second = int(self._monotonic())
-        if second != counts.second:
-            counts.advance(second)
-        counts.seconds += seconds
-        if seconds > counts.slowest:  # noqa: PLR1730  # max() is slower
-            counts.slowest = seconds
-        counts.buckets[bisect_left(BOUNDS, seconds)] += 1
-        client.requests += 1
-        if code == "ok":
-            counts.ok += 1
-        else:
-            client.failures += 1
-            if code == "fail":
-                counts.fail += 1
-            elif code == "invalid":
-                counts.invalid += 1
+        # The client and the command of the exchange before, because the next one is often of the same.
+        last_number, client = 0, self._gone
+        last_name, counts = "", None
+        for event in records:
+            if not isinstance(event, Exchange):
+                self._connection(event)
+                last_number, client = 0, self._gone
+                continue
+            number, _, begin, request, name, reply, code, _, seconds = event
+            if reply is None and not name:
+                # Not a request.
+                self._clients.get(number, self._gone).bytes_in += len(request) + 2
+                continue
+            if number != last_number:
+                last_number, client = number, self._heard(number)
+            client.bytes_in += len(request) + 2
+            if reply is not None:
+                client.bytes_out += len(reply) + 2
+            if counts is None or name != last_name:
+                last_name, counts = name, self._counts(name, second)
+            counts.seconds += seconds
+            if seconds > counts.slowest:  # noqa: PLR1730  # max() is slower
+                counts.slowest = seconds
+            counts.buckets[bisect_left(BOUNDS, seconds)] += 1
+            client.requests += 1
+            if code == "ok":
+                counts.ok += 1
             else:
-                counts.other += 1
-            # A peer may send long ones, which must not be kept for each of its connections.
-            name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
-        client.last = (name, code, begin)
-        # A request with arguments is a mistake of its client: its reply says nothing about the instrument.
-        if name == "status" and b"," not in request:
-            self.status = event
-        if number != self._latest and client is not self._gone:
+                client.failures += 1
+                if code == "fail":
+                    counts.fail += 1
+                elif code == "invalid":
+                    counts.invalid += 1
+                else:
+                    counts.other += 1
+                # A peer may send long ones, which must not be kept for each of its connections.
+                name, code = name[:_LONGEST_NAME], code[:_LONGEST_NAME]
+            client.last = (name, code, begin)
+            # With arguments it is a mistake of its client: its reply says nothing about the instrument.
+            if request == _STATUS:
+                self.status = event
+
+    def _heard(self, number: int) -> ClientCounts:
+        """Return the counts of a connection that has sent a request, and make it the last one."""
+        client = self._clients.get(number)
+        if client is None:
+            return self._gone
+        if number != self._latest:
             self._latest = number
             self._clients[number] = self._clients.pop(number)
+        return client
 
-    def _counts(self, name: str) -> CommandCounts:
-        """Return the counts of a command that has none yet, or those of all unknown ones."""
-        if name not in self._names:
-            name = UNKNOWN
+    def _counts(self, name: str, second: int) -> CommandCounts:
+        """Return the counts of a command in this second, or those of all unknown ones."""
         counts = self.commands.get(name)
         if counts is None:
-            counts = self.commands[name] = CommandCounts()
+            if name not in self._names:
+                name = UNKNOWN
+            counts = self.commands.get(name)
+            if counts is None:
+                counts = self.commands[name] = CommandCounts()
+        if second != counts.second:
+            counts.advance(second)
         return counts
 
     def _connection(self, event: ConnectionEvent) -> None:

@@ -1,6 +1,6 @@
 """Live: sends what changes to the open pages, as server-sent events.
 
-It is a listener of exchanges. As such it only appends to a list of bounded length. A timer sends the events, and runs
+It is a listener of exchanges. As such it only appends to lists of bounded length. A timer sends the events, and runs
 only while a page is open. A page that is slower than the events loses some of them, so the memory is bounded.
 """
 
@@ -10,7 +10,7 @@ import inspect
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +24,7 @@ from discosbackend.commands import COMMANDS
 from discosbackend.coroutines import deferred_of
 from discosbackend.errors import GrammarException
 from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.grammar import parse_message
+from discosbackend.grammar import OK, parse_message
 from discosbackend.monitor.quick_look import QuickLook, encoded
 from discosbackend.monitor.sensor_history import SensorHistory
 from discosbackend.monitor.site import Page, send
@@ -77,9 +77,9 @@ class _Log:
         self.per_tick = per_tick
         self.unsent = 0
 
-    def add(self, exchange: Exchange) -> None:
-        self.last.append(exchange)
-        self.unsent += 1
+    def extend(self, exchanges: list[Exchange]) -> None:
+        self.last.extend(exchanges)
+        self.unsent += len(exchanges)
 
     def take(self) -> tuple[list[Exchange], int]:
         """Return the newest unsent exchanges, and how many older ones are left out."""
@@ -89,7 +89,7 @@ class _Log:
 
 
 class Live:
-    """The open pages, and the events for them. Append it to the `listeners` of a DBFactory.
+    """The open pages, and the events for them. Append it to the `listeners` of Batches.
 
     Parameters
     ----------
@@ -126,10 +126,21 @@ class Live:
         self._limited = RateLimitedLogger(logger, reactor.callLater)
 
     def __call__(self, record: Exchange | ConnectionEvent) -> None:
-        """The listener: keep an exchange."""
-        if isinstance(record, Exchange):
-            log = self._failures if record.code != "ok" else self._changes if record.changes else self._reads
-            log.add(record)
+        """Keep an exchange."""
+        self.add_records((record,))
+
+    def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
+        """Keep the last exchanges of each kind."""
+        changes: list[Exchange] = []
+        failures: list[Exchange] = []
+        reads: list[Exchange] = []
+        for record in records:
+            if isinstance(record, Exchange):
+                kind = failures if record.code != OK else changes if record.changes else reads
+                kind.append(record)
+        self._changes.extend(changes)
+        self._failures.extend(failures)
+        self._reads.extend(reads)
 
     def start(self) -> None:
         """Begin to keep the values of the sensors."""

@@ -23,6 +23,7 @@ import fcntl
 import json
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from json.encoder import encode_basestring_ascii as quoted
 
@@ -30,7 +31,7 @@ from discosbackend.errors import reason_of
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.ticks import Ticks
 
-__all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile", "line_of"]
+__all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile", "line_of", "lines_of"]
 
 HEADER = "discos-recording"
 """The key of a header. Its value is VERSION."""
@@ -68,16 +69,29 @@ class NotWritten(Exception):
 
 def line_of(event: Exchange | ConnectionEvent) -> bytes:
     """Return the line of an exchange or of a connection, with its end."""
-    if isinstance(event, ConnectionEvent):
-        return (
-            f'{{"t": "{event.time.unix_text()}", "c": {event.connection}, "peer": {quoted(event.peer)}, '
-            f'"event": {quoted(event.event)}}}\n'
-        ).encode("ascii")
-    answer = "null" if event.reply is None else quoted(event.reply.decode("latin-1"))
-    return (
-        f'{{"t": "{event.begin.unix_text()}", "c": {event.connection}, "peer": {quoted(event.peer)}, '
-        f'"q": {quoted(event.request.decode("latin-1"))}, "a": {answer}, "s": {event.seconds:.7f}}}\n'
-    ).encode("ascii")
+    return lines_of((event,))
+
+
+def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
+    """Return the lines of exchanges and of connections, with their ends."""
+    lines = []
+    middle = ""
+    last_number, last_request = 0, b""
+    for event in events:
+        if not isinstance(event, Exchange):
+            number, peer, time, what = event
+            lines.append(
+                f'{{"t": "{time.unix_text()}", "c": {number}, "peer": {quoted(peer)}, "event": {quoted(what)}}}\n'
+            )
+            continue
+        number, peer, begin, request, _, reply, _, _, seconds = event
+        if number != last_number or request != last_request or not middle:
+            # Most clients repeat one request. This part of the line is then made once.
+            last_number, last_request = number, request
+            middle = f'"c": {number}, "peer": {quoted(peer)}, "q": {quoted(request.decode("latin-1"))}'
+        answer = "null" if reply is None else quoted(reply.decode("latin-1"))
+        lines.append(f'{{"t": "{begin.unix_text()}", {middle}, "a": {answer}, "s": {seconds:.7f}}}\n')
+    return "".join(lines).encode("ascii")
 
 
 class RecordingFile:

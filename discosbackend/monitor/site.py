@@ -162,17 +162,27 @@ class MonitorSite(Site):
         The host names by which a browser may ask, as host_names() returns them.
     reactor
         The reactor.
+    before_request
+        Called before a request is answered, such as Batches.flush.
     """
 
     protocol = _Channel  # type: ignore[assignment]
     displayTracebacks = False  # noqa: N815  # Twisted's name
     noisy = False
 
-    def __init__(self, resources: Mapping[bytes, Resource], names: frozenset[str], reactor: Any) -> None:
+    def __init__(
+        self,
+        resources: Mapping[bytes, Resource],
+        names: frozenset[str],
+        reactor: Any,
+        *,
+        before_request: Callable[[], object] = lambda: None,
+    ) -> None:
         # Twisted's time limit counts from the last byte, so a client that sends one now and then would never reach it.
         super().__init__(Resource(), requestFactory=_Request, reactor=reactor, timeout=None)  # type: ignore[no-untyped-call]
         self.resources = resources
         self._names = names
+        self._before_request = before_request
         self._limited = RateLimitedLogger(logger, reactor.callLater)
         self._channels: set[_Channel] = set()
 
@@ -228,6 +238,7 @@ class MonitorSite(Site):
         if found is None:
             known = ", ".join(sorted(path.decode("ascii") for path in self.resources))
             return _Refusal(404, f"there is no such page; there are {known}")
+        self._before_request()
         return found
 
 

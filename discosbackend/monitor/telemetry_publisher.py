@@ -22,7 +22,7 @@ from discosbackend.monitor.clock_health import Synchronisation, ask_kernel
 from discosbackend.monitor.state import ServerState
 from discosbackend.monitor.telemetry import BackendState, TelemetryChannel, encode, message
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
-from discosbackend.ticks import Ticks
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 from discosbackend.values import TYPES
 
 __all__ = ["BUSY_LANES", "Outlet", "ServerSource", "TelemetryPublisher", "TelemetrySource", "values_of"]
@@ -155,7 +155,7 @@ class ServerSource:
 class TelemetryPublisher:
     """Publishes the state of a backend: once a second, and soon after each change.
 
-    Append `on_exchange` to the listeners of the server. Telemetry asks the backend for `status` and `get-integration`
+    Append it to the `listeners` of Batches. Telemetry asks the backend for `status` and `get-integration`
     once a second, unless a client has just asked for it. If this fails, or if the channels cannot be read, the rest of
     the message is published.
 
@@ -173,6 +173,8 @@ class TelemetryPublisher:
         `none` or `zlib`.
     now_ticks
         Returns the UTC clock of the host.
+    before_message
+        Called before a message is made, such as Batches.flush.
     """
 
     def __init__(
@@ -184,8 +186,10 @@ class TelemetryPublisher:
         reactor: Any,
         compression: str = "none",
         now_ticks: Callable[[], Ticks] = Ticks.now,
+        before_message: Callable[[], object] = lambda: None,
     ) -> None:
         self._name = name
+        self._before_message = before_message
         self._source = source
         self._outlets = tuple(outlets)
         self._reactor = reactor
@@ -249,32 +253,46 @@ class TelemetryPublisher:
             outlet.close()
         self._limited.sum_up()
 
-    def on_exchange(self, exchange: Exchange | ConnectionEvent) -> None:
-        """Handle an exchange; the server calls it as a listener."""
-        if type(exchange) is not Exchange:
-            return
-        if exchange.changes:
-            self._publish_soon()
-        elif exchange.name in _ASKED and exchange.code == OK and exchange.reply is not None:
-            self._heard.add(exchange.name)
-            self._store(exchange.name, exchange.reply)
+    def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
+        """Handle exchanges: publish soon after a change, and keep the latest replies."""
+        latest: dict[str, Exchange] = {}
+        for record in records:
+            if not isinstance(record, Exchange):
+                continue
+            if record.changes:
+                self._publish_soon()
+            elif record.name in _ASKED and record.code == OK:
+                latest[record.name] = record
+        for name, exchange in latest.items():
+            if exchange.reply is not None:
+                self._heard.add(name)
+                age = Ticks.now() - exchange.begin - round(exchange.seconds * TICKS_PER_SECOND)
+                self._store(name, exchange.reply, age)
 
     def _publish_periodically(self) -> None:
         self._next = self._reactor.callLater(_PERIOD, self._publish_periodically)
-        # A reply that a client got since the last message is recent enough.
-        self._publish_now([name for name in _ASKED if name not in self._heard])
+        self._publish_now(with_all=False)
 
     def _publish_soon(self) -> None:
         if self._change is None and self._next is not None and not self._publishing:
             wait = self._last_sent + _SHORTEST_PERIOD - self._reactor.seconds()
             # The clock of the reactor may be stepped.
-            self._change = self._reactor.callLater(min(max(wait, 0.0), _SHORTEST_PERIOD), self._publish_now, _ASKED)
+            self._change = self._reactor.callLater(min(max(wait, 0.0), _SHORTEST_PERIOD), self._publish_now)
 
-    def _publish_now(self, questions: Sequence[str]) -> None:
-        """Ask the backend these commands, and publish with the replies that arrive at once."""
+    def _publish_now(self, *, with_all: bool = True) -> None:
+        """Ask the backend, and publish with the replies that arrive at once.
+
+        Parameters
+        ----------
+        with_all
+            Whether all commands are asked. False: only those that no client has asked since the last message, because
+            those replies are recent enough.
+        """
+        self._before_message()
         if self._change is not None and self._change.active():
             self._change.cancel()
         self._change = None
+        questions = [name for name in _ASKED if with_all or name not in self._heard]
         self._heard.clear()
         self._publishing = True
         try:
@@ -345,12 +363,12 @@ class TelemetryPublisher:
             # The text of a refusal is not used: that it is not `ok` is published.
             self._status_text = _NO_STATUS
 
-    def _store(self, name: str, reply: bytes) -> None:
-        """Store a reply, which is read when it is needed: a client may ask thousands of times a second."""
+    def _store(self, name: str, reply: bytes, age: int = 0) -> None:
+        """Store a reply, which is read when it is needed. It was given so many ticks ago."""
         self._replies[name] = reply
         if name == _STATUS:
             # !status,ok,TIMESTAMP,TEXT,ACQUIRING
-            self._clock_reading = self._now()
+            self._clock_reading = Ticks(self._now() - age)
             reply = reply.split(b",", 3)[-1]
         self._notice(name, reply)
 

@@ -1,0 +1,124 @@
+"""Batches: records come in their order, none is lost, and a change does not wait."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from discosbackend import Backend, BackendError
+from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.handlers import DBProtocolHandler
+from discosbackend.monitor import batches as batches_module
+from discosbackend.monitor.batches import Batches, Record
+from discosbackend.protocol import DBFactory
+
+from .in_memory import greeted
+
+
+class Instrument(Backend):
+    def get_integration(self) -> int:
+        return 40
+
+    def set_integration(self, integration: int) -> None:
+        if integration > 100:
+            raise BackendError("too long")
+
+
+class Kept:
+    """Keeps what it gets, and notes what the client had received by then."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Record]] = []
+        self.received: Any = lambda: b""
+        self.sent_before: list[bytes] = []
+
+    def add_records(self, records: Sequence[Record]) -> None:
+        self.batches.append(list(records))
+        self.sent_before.append(self.received())
+
+    @property
+    def words(self) -> list[list[str]]:
+        return [
+            [each.request.decode() if isinstance(each, Exchange) else each.event for each in batch]
+            for batch in self.batches
+        ]
+
+
+class BatchesTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.kept = Kept()
+        self.batches = Batches(self.clock)
+        self.batches.listeners.append(self.kept)
+        self.factory = DBFactory(DBProtocolHandler(Instrument(), reactor=self.clock), reactor=self.clock)
+        self.factory.listeners.append(self.batches)
+
+    def test_reads_and_failures_wait_for_10_ms(self) -> None:
+        connection = greeted(self.factory)
+        for line in (b"?get-integration\r\n", b"?set-integration,101\r\n", b"?x\r\n", b"!no request\r\n"):
+            connection.ask(line)
+        self.clock.advance(0.0078125)
+        self.assertEqual(self.kept.words, [])
+        # In steps that a float holds exactly.
+        self.clock.advance(0.0078125)
+        wanted = ["open", "?get-integration", "?set-integration,101", "?x", "!no request"]
+        self.assertEqual(self.kept.words, [wanted])
+        self.clock.advance(1)
+        self.assertEqual(self.kept.words, [wanted])
+        connection.lose()
+        self.clock.advance(0.01)
+        self.assertEqual(self.kept.words[1:], [["close"]])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_change_waits_for_nothing(self) -> None:
+        """It is given with what came before, also in the middle of a chunk, and before its reply is sent."""
+        connection = greeted(self.factory)
+        self.kept.received = connection.transport.value
+        before = connection.transport.value()
+        connection.send(b"?get-integration\r\n?set-integration,5\r\n?get-integration\r\n")
+        self.assertEqual(self.kept.words, [["open", "?get-integration", "?set-integration,5"]])
+        self.assertEqual(self.kept.sent_before, [before])
+        self.assertTrue(connection.transport.value().endswith(b"!set-integration,ok\r\n!get-integration,ok,40\r\n"))
+        self.clock.advance(0.01)
+        self.assertEqual(self.kept.words[1:], [["?get-integration"]])
+
+    def test_many(self) -> None:
+        connection = greeted(self.factory)
+        for _ in range(3 * batches_module._MOST):
+            connection.ask(b"?get-integration\r\n")
+        self.assertEqual([len(batch) for batch in self.kept.batches], [batches_module._MOST] * 3)
+        self.batches.flush()
+        self.assertEqual([len(batch) for batch in self.kept.batches[3:]], [1])
+
+    def test_a_listener_that_fails(self) -> None:
+        """It is logged, once a minute, and the others get the records."""
+
+        class Defective:
+            def add_records(self, records: Sequence[Record]) -> None:
+                raise SystemExit("no")
+
+        self.batches.listeners.insert(0, Defective())
+        connection = greeted(self.factory)
+        with self.assertLogs("discosbackend.monitor", "ERROR") as logs:
+            for _ in range(20):
+                connection.ask(b"?set-integration,5\r\n")
+        self.assertLessEqual(len(logs.records), 5)
+        self.assertIn("a listener failed: <test.test_monitor_batches.", logs.records[0].getMessage())
+        self.assertEqual(len(self.kept.batches), 20)
+
+    def test_the_end(self) -> None:
+        connection = greeted(self.factory)
+        connection.ask(b"?get-integration\r\n")
+        self.batches.close()
+        self.assertEqual(self.kept.words, [["open", "?get-integration"]])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.batches.close()
+        self.assertEqual(len(self.kept.batches), 1)
+        self.assertIsInstance(self.kept.batches[0][0], ConnectionEvent)
+
+
+if __name__ == "__main__":
+    unittest.main()
