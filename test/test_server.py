@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from unittest import mock
 
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
@@ -70,19 +72,24 @@ class ListenTests(unittest.TestCase):
         self.assertEqual(BACKLOG, 4096)
 
     def test_an_endpoint_for_either_family(self) -> None:
-        for interface, kind in (
-            ("", IPv4Address),
-            ("127.0.0.1", IPv4Address),
-            ("::1", IPv6Address),
-            ("::", IPv6Address),
-        ):
+        """The reactor decides by the interface."""
+        for interface in ("", "127.0.0.1", "::1", "::"):
             with self.subTest(interface):
-                reactor = MemoryReactorClock()
-                factory = DBFactory(AlwaysOkHandler(), reactor=reactor)
+                reactor, factory = MemoryReactorClock(), DBFactory(AlwaysOkHandler(), reactor=Clock())
                 ports: list[Any] = []
-                tcp_endpoint(reactor, 8978, interface).listen(factory).addCallback(ports.append)
-                self.assertEqual([type(port.getHost()) for port in ports], [kind])
-                self.assertEqual(reactor.tcpServers, [(8978, factory, BACKLOG, interface)])
+                tcp_endpoint(reactor, 0, interface).listen(factory).addCallback(ports.append)
+                self.assertEqual(reactor.tcpServers, [(0, factory, BACKLOG, interface)])
+                self.assertTrue(IListeningPort.providedBy(ports[0]))
+
+    def test_an_endpoint_that_cannot_listen(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            from twisted.internet import reactor
+
+            endpoint = tcp_endpoint(reactor, taken.getsockname()[1], "127.0.0.1")
+            failed = endpoint.listen(DBFactory(AlwaysOkHandler()))
+            failures: list[Failure] = []
+            failed.addErrback(failures.append)
+            self.assertTrue(failures[0].check(CannotListenError))
 
     def test_endpoints(self) -> None:
         reactor = MemoryReactorClock()
@@ -143,7 +150,7 @@ class ListenTests(unittest.TestCase):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
                 with (
                     self.subTest(words, kind=kind),
-                    mock.patch("twisted.internet.endpoints.serverFromString", return_value=adopted),
+                    mock.patch.object(endpoints, "serverFromString", return_value=adopted),
                     self.assertRaisesRegex(ValueError, words),
                 ):
                     endpoint_from(MemoryReactorClock(), "systemd:domain=x:name=backend")
@@ -152,7 +159,7 @@ class ListenTests(unittest.TestCase):
             given.listen()
             for family, words in ((socket.AF_INET, "its address is a path: write domain=UNIX"), (socket.AF_UNIX, "")):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
-                with mock.patch("twisted.internet.endpoints.serverFromString", return_value=adopted):
+                with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
                     if words:
                         self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=x:name=backend")
                     else:
@@ -161,7 +168,7 @@ class ListenTests(unittest.TestCase):
     def test_a_socket_from_systemd_that_is_none(self) -> None:
         with tempfile.TemporaryFile() as given:
             adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), socket.AF_INET)
-            with mock.patch("twisted.internet.endpoints.serverFromString", return_value=adopted):
+            with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
                 words = "systemd has handed over no socket"
                 self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=INET:name=backend")
 
