@@ -13,7 +13,7 @@ from discosbackend.handlers import DBProtocolHandler, Handler
 from discosbackend.log import address_text
 from discosbackend.protocol import DBFactory
 from discosbackend.reactors import check_can_run, install_reactor, loop_of
-from discosbackend.server import DEFAULT_PORT, STOP_TIMEOUT, DBService, access_rules, greeting_delay_of, tcp_endpoint
+from discosbackend.server import DEFAULT_PORT, STOP_TIMEOUT, Server, access_rules, greeting_delay_of, tcp_endpoint
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
@@ -53,7 +53,7 @@ class EmbeddedServer:
         self._interface = interface
         self._stop_timeout = stop_timeout
         self._access = access
-        self._service: DBService | None = None
+        self._server: Server | None = None
 
     @property
     def factory(self) -> DBFactory:
@@ -61,23 +61,23 @@ class EmbeddedServer:
         return self._started.factory
 
     @property
-    def _started(self) -> DBService:
-        if self._service is None:
+    def _started(self) -> Server:
+        if self._server is None:
             raise RuntimeError("the server does not run: write `async with serve(backend, port) as server:`")
-        return self._service
+        return self._server
 
     async def start(self) -> Self:
         """Start to listen, and return the server. `async with` does this at its beginning."""
         global _running  # noqa: PLW0603  # the reactor belongs to the process, too
-        if self._service is not None:
+        if self._server is not None:
             raise RuntimeError("this server runs already: call serve() for each server")
         reactor = _reactor_of_this_loop()
         delay = greeting_delay_of(self.handler)
         factory = DBFactory(self.handler, greeting_delay=delay, reactor=reactor, access=self._access)
-        service = DBService(tcp_endpoint(reactor, self.port, self._interface), factory, stop_timeout=self._stop_timeout)
-        service.startService()
-        port = await future_of(service.listening)
-        self._service = service
+        server = Server(tcp_endpoint(reactor, self.port, self._interface), factory, stop_timeout=self._stop_timeout)
+        server.start()
+        port = await future_of(server.listening)
+        self._server = server
         _running += 1
         self.port, self.address = port.getHost().port, address_text(port.getHost())
         return self
@@ -85,13 +85,13 @@ class EmbeddedServer:
     async def stop(self) -> None:
         """Stop the server, as a signal stops discos-backend-server. `async with` does this at its end."""
         global _running  # noqa: PLW0603  # the reactor belongs to the process, too
-        service, self._service = self._started, None
+        server, self._server = self._started, None
         try:
-            await future_of(service.stopService())
+            await future_of(server.stop())
         finally:
             _running -= 1
             if not _running:
-                _end_threads(service.factory.reactor)
+                _end_threads(server.factory.reactor)
 
     async def __aenter__(self) -> Self:
         return await self.start()

@@ -1,7 +1,7 @@
 """Servers: listening on a port, start and shutdown.
 
-Use run_server in a program that only serves a backend, listen in a program that runs a reactor itself, and DBService
-in a Twisted application. protocol.py handles the connections.
+Use run_server in a program that only serves a backend, and listen or Server in a program that runs a reactor itself.
+service.py has the server for a Twisted application. protocol.py handles the connections.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKLOG",
     "DEFAULT_PORT",
-    "DBService",
+    "Server",
     "access_rules",
     "endpoint_from",
     "greeting_delay_of",
@@ -63,6 +62,7 @@ __all__ = [
     "longest_exit",
     "longest_stop",
     "run_server",
+    "run_until_stopped",
     "tcp_endpoint",
 ]
 
@@ -86,19 +86,18 @@ _SWITCH_INTERVAL = 2e-4
 _LINGER = 1.0
 # After that, how many s Twisted's own threads have to end before the process is terminated.
 _THREADS = 3.0
-# After the shutdown of the service, how many s the process may still take until it ends.
+# After the shutdown of the server, how many s the process may still take until it ends.
 _AFTER_SHUTDOWN = _THREADS + 2.0
 
 
-class DBService(Service):
-    """A server as a Twisted service. run_server and `discos-backend-server` use it.
+class Server:
+    """A server that starts and stops. run_server and `discos-backend-server` use it.
 
-    Starting the service listens on the endpoint. Stopping it does the following, in this order: it closes the port,
+    Starting the server listens on the endpoint. Stopping it does the following, in this order: it closes the port,
     waits until the running commands have finished, stops the acquisition, calls server_stopping() of the backend, and
     closes the connections. A command that has not finished after `stop_timeout` is answered with `fail`.
 
-    startService() sets the attribute `listening` to a Deferred that fires with the port, or fails if the service cannot
-    listen.
+    start() sets the attribute `listening` to a Deferred that fires with the port, or fails if the server cannot listen.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ class DBService(Service):
     factory
         The factory of the connections.
     stop_timeout
-        How long the service waits for running commands when it is stopped, in s. 0 or more.
+        How long the server waits for running commands when it is stopped, in s. 0 or more.
 
     Raises
     ------
@@ -128,8 +127,10 @@ class DBService(Service):
         self.factory = factory
         self.stop_timeout = stop_timeout
         self.listening: Deferred[IListeningPort] = Deferred()
+        self.stopping = False
+        """Whether stop() has been called since the last start()."""
         self.watchdog: Watchdog | None = None
-        """The watchdog of the reactor. None unless run_service() runs the service."""
+        """The watchdog of the reactor. None unless run_until_stopped() runs the server."""
         self._port: IListeningPort | None = None
 
     @property
@@ -139,17 +140,14 @@ class DBService(Service):
 
     @property
     def longest_stop(self) -> float:
-        """The longest time that stopping the service can take, in s. It is valid if nothing blocks the reactor."""
+        """The longest time that stopping the server can take, in s. It is valid if nothing blocks the reactor."""
         return longest_stop(self.stop_timeout)
 
-    def startService(self) -> None:
+    def start(self) -> None:
         """Start to listen."""
-        super().startService()  # type: ignore[no-untyped-call]
+        self.stopping = False
         self.listening = self.endpoint.listen(self.factory)
         self.listening.addCallback(self._listens)
-        if self.parent is not None:
-            # An application does not check whether its services have started, so the failure has to be logged.
-            self.listening.addErrback(_log_not_listening)
 
     def _listens(self, port: IListeningPort) -> IListeningPort:
         if not IListeningPort.providedBy(port):
@@ -160,9 +158,9 @@ class DBService(Service):
         logger.info("listening on %s", address_of(port))
         return port
 
-    def stopService(self) -> Deferred[None]:
+    def stop(self) -> Deferred[None]:
         """Shut the server down. The returned Deferred fires when it is done, after at most `longest_stop`."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        self.stopping = True
         port, self._port = self._port, None
         if port is None:
             self.listening.addErrback(lambda _: None)
@@ -205,7 +203,7 @@ def _backend_patience(stop_timeout: float) -> float:
 
 
 def longest_stop(stop_timeout: float) -> float:
-    """Return the longest time that stopping a service can take, in s. It is valid if nothing blocks the reactor."""
+    """Return the longest time that stopping a server can take, in s. It is valid if nothing blocks the reactor."""
     return stop_timeout + _backend_patience(stop_timeout) + _LINGER
 
 
@@ -215,11 +213,6 @@ def longest_exit(stop_timeout: float) -> float:
     It allows for a method that blocks the reactor when the signal arrives, for at most `longest_stop`.
     """
     return 2 * longest_stop(stop_timeout) + _AFTER_SHUTDOWN
-
-
-def _log_not_listening(failure: Failure) -> Failure:
-    logger.critical("cannot listen: %s", failure.getErrorMessage())
-    return failure
 
 
 @implementer(IStreamServerEndpoint)
@@ -251,7 +244,7 @@ def tcp_endpoint(reactor: Any, port: int, interface: str = "") -> IStreamServerE
     Returns
     -------
     endpoint
-        The endpoint, for DBService.
+        The endpoint, for Server.
     """
     return cast(IStreamServerEndpoint, _TcpEndpoint(reactor, port, interface))
 
@@ -286,7 +279,7 @@ def endpoint_from(reactor: Any, description: str) -> IStreamServerEndpoint:
     Returns
     -------
     endpoint
-        The endpoint, for DBService.
+        The endpoint, for Server.
 
     Raises
     ------
@@ -513,17 +506,17 @@ def run_server(
     check_can_run(installed)
     delay, access = greeting_delay_of(handler), access_rules(allow, read_only)
     factory = DBFactory(handler, greeting_delay=delay, access=access)
-    service = DBService(tcp_endpoint(installed, port, interface), factory)
-    run_service(service, installed, watchdog=watchdog)
+    server = Server(tcp_endpoint(installed, port, interface), factory)
+    run_until_stopped(server, installed, watchdog=watchdog)
 
 
-def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) -> None:
-    """Start a service, print its announcement, and run the reactor until a signal arrives.
+def run_until_stopped(server: Server, reactor: Any, *, watchdog: float = LIMIT) -> None:
+    """Start a server, print its announcement, and run the reactor until a signal arrives.
 
     Parameters
     ----------
-    service
-        The service.
+    server
+        The server.
     reactor
         The reactor.
     watchdog
@@ -532,7 +525,7 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     Raises
     ------
     twisted.internet.error.CannotListenError
-        If the service cannot listen. Any other exception of its endpoint is raised too.
+        If the server cannot listen. Any other exception of its endpoint is raised too.
     RuntimeError
         If the reactor is running, or has run, in this process.
     ValueError
@@ -541,38 +534,38 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
     check_can_run(reactor)
     own_after_fork(reactor)
     use_steady_clock(reactor)
-    service.watchdog = dog = Watchdog(reactor, watchdog, lambda: commands_of(service.factory.handler))
-    notifier = _systemd_notifier(service, reactor)
+    server.watchdog = dog = Watchdog(reactor, watchdog, lambda: commands_of(server.factory.handler))
+    notifier = _systemd_notifier(server, reactor)
     problems: list[Failure] = []
 
     def fail(problem: Failure) -> None:
-        # A service that is stopped cancels listening, which is no problem.
-        if service.running:
+        # A server that is stopped cancels listening, which is no problem.
+        if not server.stopping:
             problems.append(problem)
             if reactor.running:
                 reactor.stop()
 
     def announce_when_running(port: IListeningPort | None) -> None:
         if port is not None:
-            reactor.callWhenRunning(lambda: announce(announcement(service, port)))
+            reactor.callWhenRunning(lambda: announce(announcement(server, port)))
             if notifier is not None:
                 reactor.callWhenRunning(notifier.begin)
 
-    with kept(), _stop_signals(service, reactor) as signals, ExitStack() as after:
+    with kept(), _stop_signals(server, reactor) as signals, ExitStack() as after:
         if notifier is not None:
             after.callback(notifier.close)
-        service.startService()
-        service.listening.addErrback(fail)
+        server.start()
+        server.listening.addErrback(fail)
         if problems:
             problems[0].raiseException()
-        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        reactor.addSystemEventTrigger("before", "shutdown", server.stop)
         if notifier is not None:
-            reactor.addSystemEventTrigger("before", "shutdown", notifier.stop, service.longest_stop + _AFTER_SHUTDOWN)
+            reactor.addSystemEventTrigger("before", "shutdown", notifier.stop, server.longest_stop + _AFTER_SHUTDOWN)
         reactor.callWhenRunning(signals.install)
         reactor.callWhenRunning(dog.begin)
         # After the signal handlers are installed: a program that reads the line may send a signal immediately. The
         # endpoint of a plugin may listen, or fail, only while the reactor runs.
-        service.listening.addCallback(announce_when_running)
+        server.listening.addCallback(announce_when_running)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(min(interval, _SWITCH_INTERVAL))
         try:
@@ -586,13 +579,13 @@ def run_service(service: DBService, reactor: Any, *, watchdog: float = LIMIT) ->
             problems[0].raiseException()
 
 
-def _systemd_notifier(service: DBService, reactor: Any) -> SystemdNotifier | None:
+def _systemd_notifier(server: Server, reactor: Any) -> SystemdNotifier | None:
     """Return what notifies systemd. None if systemd has not started this process, or not with `Type=notify`."""
     if "NOTIFY_SOCKET" not in os.environ:
         return None
     from discosbackend.systemd import notifier_from, status_of
 
-    return notifier_from(os.environ, reactor, lambda: status_of(service))
+    return notifier_from(os.environ, reactor, lambda: status_of(server))
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
@@ -615,8 +608,8 @@ def _in_main_thread() -> bool:
 
 
 @contextmanager
-def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
-    """Install the handlers of signals that stop a service or log its state, and a ForcedExit."""
+def _stop_signals(server: Server, reactor: Any) -> Iterator[_StopSignals]:
+    """Install the handlers of signals that stop a server or log its state, and a ForcedExit."""
     if not _in_main_thread():
         yield _StopSignals(reactor)
         return
@@ -631,18 +624,18 @@ def _stop_signals(service: DBService, reactor: Any) -> Iterator[_StopSignals]:
         from discosbackend.state_report import StateReport
 
         if not reports:
-            reports.append(StateReport(service, reactor))
+            reports.append(StateReport(server, reactor))
         reports[0].request()
 
     forced = ForcedExit(
-        service.longest_stop,
+        server.longest_stop,
         child_ended=lambda: reactor.callFromThread(reapAllProcesses),
         handler=_StopSignals._stop,  # noqa: SLF001  # of this module
         state_wanted=state_wanted,
     )
     signals = _StopSignals(reactor, forced)
     signals.install()
-    reactor.addSystemEventTrigger("before", "shutdown", forced.extend, service.longest_stop + _THREADS)
+    reactor.addSystemEventTrigger("before", "shutdown", forced.extend, server.longest_stop + _THREADS)
     try:
         yield signals
     finally:
@@ -695,13 +688,13 @@ class _StopSignals:
             self._reactor.callFromThread(self._reactor.stop)
 
 
-def announcement(service: DBService, port: IListeningPort) -> str:
+def announcement(server: Server, port: IListeningPort) -> str:
     """Return the line that names the address, the protocol version and the backend of a server.
 
     Parameters
     ----------
-    service
-        The service.
+    server
+        The server.
     port
         The port on which it listens.
 
@@ -710,7 +703,7 @@ def announcement(service: DBService, port: IListeningPort) -> str:
     line
         The line, without its end. The backend is named by its `__str__`, or else by its class.
     """
-    name = name_of(service.factory.handler)
+    name = name_of(server.factory.handler)
     return f"discosbackend: {name} is served on {address_of(port)}, protocol version {__protocol_version__}"
 
 

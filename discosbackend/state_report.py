@@ -20,7 +20,7 @@ from discosbackend.errors import in_one_line
 from discosbackend.reactors import loop_of
 
 if TYPE_CHECKING:
-    from discosbackend.server import DBService
+    from discosbackend.server import Server
 
 __all__ = ["StateReport", "stacks", "state_of"]
 
@@ -39,7 +39,7 @@ class StateReport:
 
     Parameters
     ----------
-    service
+    server
         The server.
     reactor
         The reactor.
@@ -47,8 +47,8 @@ class StateReport:
         For how long the reactor may be blocked before the stacks are logged without the state, in s.
     """
 
-    def __init__(self, service: DBService, reactor: Any, patience: float = _PATIENCE) -> None:
-        self._service = service
+    def __init__(self, server: Server, reactor: Any, patience: float = _PATIENCE) -> None:
+        self._server = server
         self._reactor = reactor
         self._patience = patience
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class StateReport:
     def _log_state(self) -> None:
         """Log the state and the stacks. Called in the reactor's thread."""
         self._asked = False
-        logger.warning("SIGUSR1: the state of the server:\n%s", state_of(self._service, self._reactor))
+        logger.warning("SIGUSR1: the state of the server:\n%s", state_of(self._server, self._reactor))
         logger.warning("SIGUSR1: the threads:\n%s", stacks())
         self._answered.set()
 
@@ -91,22 +91,22 @@ class StateReport:
 # -- the state ----------------------------------------------------------------------------------------
 
 
-def state_of(service: DBService, reactor: Any) -> str:
+def state_of(server: Server, reactor: Any) -> str:
     """Return the state of a server, in several lines. Call it in the reactor's thread.
 
     Parameters
     ----------
-    service
+    server
         The server.
     reactor
         The reactor.
     """
     parts: tuple[tuple[str, Callable[[], Iterable[str]]], ...] = (
-        ("server", lambda: _server(service, reactor)),
-        ("acquisition", lambda: _acquisition(service)),
-        ("lanes, threads and locks", lambda: _lanes(service)),
-        ("connections", lambda: _connections(service)),
-        ("background tasks", lambda: _background_tasks(service)),
+        ("server", lambda: _server(server, reactor)),
+        ("acquisition", lambda: _acquisition(server)),
+        ("lanes, threads and locks", lambda: _lanes(server)),
+        ("connections", lambda: _connections(server)),
+        ("background tasks", lambda: _background_tasks(server)),
         ("tasks of asyncio", lambda: _asyncio_tasks(reactor)),
     )
     lines = []
@@ -125,27 +125,27 @@ def _shortened(lines: list[str]) -> list[str]:
     return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST} more"]
 
 
-def _server(service: DBService, reactor: Any) -> Iterator[str]:
-    backend = getattr(service.factory.handler, "backend", service.factory.handler)
-    state = "stopping" if service.factory.stopping else "running"
+def _server(server: Server, reactor: Any) -> Iterator[str]:
+    backend = getattr(server.factory.handler, "backend", server.factory.handler)
+    state = "stopping" if server.factory.stopping else "running"
     calls = len(reactor.getDelayedCalls())
     yield f"{type(backend).__name__} in process {os.getpid()}, {state}, {type(reactor).__name__}, {calls} delayed calls"
 
 
-def _acquisition(service: DBService) -> Iterator[str]:
+def _acquisition(server: Server) -> Iterator[str]:
     if "discosbackend.acquisition" not in sys.modules:
         return
     from discosbackend.acquisition import acquisition_of
 
-    acquisition = acquisition_of(getattr(service.factory.handler, "backend", None))
+    acquisition = acquisition_of(getattr(server.factory.handler, "backend", None))
     if acquisition is not None:
         late = acquisition.last_lateness
         yield f"{acquisition}{'' if late is None else f', the last timed start or stop was {late:.6f} s late'}"
 
 
-def _lanes(service: DBService) -> Iterator[str]:
+def _lanes(server: Server) -> Iterator[str]:
     """The lanes, threads and named locks that a command holds, with the commands that wait for them."""
-    for lane in getattr(service.factory.handler, "lanes", ()):
+    for lane in getattr(server.factory.handler, "lanes", ()):
         if lane.holder is not None:
             waiting = [name for name, _ in lane.waiting]
             more = f" and {lane.queued - len(waiting)} more" if lane.queued > len(waiting) else ""
@@ -153,13 +153,13 @@ def _lanes(service: DBService) -> Iterator[str]:
             yield f"{lane.name}: held by {lane.holder}{long}; waiting: {', '.join(waiting) or 'none'}{more}"
 
 
-def _connections(service: DBService) -> Iterator[str]:
-    for connection in list(service.factory.connections):
+def _connections(server: Server) -> Iterator[str]:
+    for connection in list(server.factory.connections):
         yield connection.describe()
 
 
-def _background_tasks(service: DBService) -> Iterator[str]:
-    tasks = getattr(getattr(service.factory.handler, "backend", None), "__dict__", {}).get("_background_tasks")
+def _background_tasks(server: Server) -> Iterator[str]:
+    tasks = getattr(getattr(server.factory.handler, "backend", None), "__dict__", {}).get("_background_tasks")
     if tasks is not None:
         yield from map(repr, tasks.shown)
 

@@ -19,7 +19,7 @@ from discosbackend.errors import in_one_line, reason_of
 from discosbackend.forced_exit import standard_error
 
 if TYPE_CHECKING:
-    from discosbackend.server import DBService
+    from discosbackend.server import Server
 
 __all__ = ["NotifySocket", "SystemdNotifier", "notifier_from", "status_of"]
 
@@ -215,9 +215,9 @@ def _watchdog_limit(limit: str, process: str) -> float | None:
     return int(limit) / 1e6
 
 
-def status_of(service: DBService) -> str:
+def status_of(server: Server) -> str:
     """Return the status of a server in one line, such as `acquiring, 3 clients`."""
-    factory = service.factory
+    factory = server.factory
     parts = ["stopping"] if factory.stopping else []
     # A backend that has an Acquisition has imported the module.
     if "discosbackend.acquisition" in sys.modules:

@@ -8,7 +8,6 @@ fields of each command are listed in commands.py.
 from __future__ import annotations
 
 import math
-import numbers
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -208,7 +207,14 @@ def _values_of(result: Any) -> Iterable[Any]:
 
 def _is_one(value: Any) -> bool:
     """Return whether a value is one argument, not several."""
-    if isinstance(value, (str, bytes, bytearray, numbers.Number, os.PathLike)):
+    if isinstance(value, (int, float, str, bytes, bytearray, os.PathLike)):
+        return True
+    if isinstance(value, (list, tuple)):
+        return False
+    # The module needs 60 KiB of memory. Most backends return only the types above.
+    from numbers import Number
+
+    if isinstance(value, Number):
         return True
     # The shape of a numpy scalar, of an array without dimensions and of a scalar astropy Time is ().
     return getattr(value, "shape", None) == ()
@@ -292,9 +298,15 @@ def plain_number(value: Any) -> bool | int | float:
         value = value.item()
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
         return int(value)
-    # Not by numbers.Real, which Decimal is none of. A complex number has no __float__.
-    if isinstance(value, numbers.Number) and hasattr(value, "__float__"):
+    from numbers import Integral, Number
+
+    if isinstance(value, Integral):
+        return int(value)
+    # Not by Real, which Decimal is none of. A complex number has no __float__.
+    if isinstance(value, Number) and hasattr(value, "__float__"):
         return float(value)
     raise UnsendableError(f"{value!r} is no number that a reply can carry")

@@ -16,7 +16,7 @@ from discosbackend.monitor.site import MonitorSite, resources_of
 from discosbackend.monitor.snapshot import Snapshot
 from discosbackend.monitor.state import ServerState
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService, tcp_endpoint
+from discosbackend.server import Server, tcp_endpoint
 
 from .in_memory import Connection, greeted
 
@@ -51,7 +51,7 @@ class Monitored:
         self.backend = Plain() if backend is None else backend
         self.handler = DBProtocolHandler(self.backend, reactor=self.clock)
         self.factory = DBFactory(self.handler, reactor=self.clock)
-        self.service = DBService(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), self.factory)
+        self.service = Server(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), self.factory)
         self.counters = Counters(self.handler.commands, monotonic=self.clock.seconds)
         self.factory.listeners.append(self.counters)
         self.state = ServerState(self.service)

@@ -18,7 +18,8 @@ import numpy as np
 
 from discosbackend.simulator.fits import convert
 from discosbackend.simulator.instrument.model import Channel, Receiver, Response, Setup
-from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, give_name
+from discosbackend.simulator.recording.dump_files import DIODE, RecordingWriter, give_name
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 

@@ -395,13 +395,13 @@ class OptionTests(unittest.TestCase):
             self.assertEqual(connection(factory, host).ask(b"?start\r\n"), received)
         rules: list[Any] = [serve(Scripted(ok), 0, allow=["10.0.0.7"], read_only=["10.0.0.8"])._access]
         with (
-            mock.patch.object(server_module, "run_service") as run_service,
+            mock.patch.object(server_module, "run_until_stopped") as run_until_stopped,
             mock.patch.object(server_module, "check_can_run"),
         ):
             run_server(0, Scripted(ok), allow=["10.0.0.7"], read_only=["10.0.0.8"])
-            rules.append(run_service.call_args.args[0].factory._access)
+            rules.append(run_until_stopped.call_args.args[0].factory._access)
             run_server(0, Scripted(ok))
-            self.assertIsNone(run_service.call_args.args[0].factory._access)
+            self.assertIsNone(run_until_stopped.call_args.args[0].factory._access)
         for each in rules:
             self.assertEqual(repr(each), "AccessRules(allow=['10.0.0.7/32'], read_only=['10.0.0.8/32'])")
         with self.assertRaisesRegex(ValueError, "'10.0.0.7/8' is an address inside of a network"):

@@ -20,7 +20,8 @@ from discosbackend import __version__
 from discosbackend.cli import recover
 from discosbackend.simulator.fits.convert import convert
 from discosbackend.simulator.fits.layout import mjd
-from discosbackend.simulator.recording.dump_files import DIODE, RecordingReader, RecordingWriter, in_use, recordings_in
+from discosbackend.simulator.recording.dump_files import DIODE, RecordingWriter, in_use, recordings_in
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
 

@@ -15,7 +15,8 @@ from discosbackend.cli import server as server_program
 from discosbackend.cli import simctl
 from discosbackend.simulator import INSTRUMENTS, instrument_of
 from discosbackend.simulator.control.client import SimulatorControl
-from discosbackend.simulator.recording.dump_files import RecordingReader, recordings_in
+from discosbackend.simulator.recording.dump_files import recordings_in
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, run_program

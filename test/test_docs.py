@@ -45,7 +45,7 @@ from discosbackend.errors import NoReply
 from discosbackend.grammar import Message, parse_message
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService
+from discosbackend.service import DBService
 from discosbackend.testing.profile import Profile
 
 from .in_memory import Connection, quiet
@@ -635,7 +635,7 @@ class InAFolderTests(unittest.TestCase):
         application = MultiService()
         service = DBService(cast(Any, taken), DBFactory(AlwaysOkHandler(), reactor=Clock()))
         service.setServiceParent(application)
-        with self.assertLogs("discosbackend.server", "CRITICAL") as logged:
+        with self.assertLogs("discosbackend.service", "CRITICAL") as logged:
             application.startService()
         self.assertIn("cannot listen: ", logged.output[0])
         self.assertIn("taken", logged.output[0])

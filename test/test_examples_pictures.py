@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discosbackend.simulator.instrument.profiles import instrument_of
-from discosbackend.simulator.recording.dump_files import RecordingReader
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import load_sky
 
 from .in_memory import fewer, quiet

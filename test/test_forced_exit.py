@@ -12,8 +12,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+from discosbackend import server as server_module
 from discosbackend.forced_exit import ForcedExit
-from discosbackend.server import DBService
 
 from .serving import SCRIPT, Server, ask
 from .settings import long_only, wait_until
@@ -261,8 +261,8 @@ class ForcedExitTests(unittest.TestCase):
     def test_the_promise(self) -> None:
         """As in docs/operating.md: twice the stop timeout plus 1 s, or the stop timeout plus 2 s if it is below 1 s."""
         for stop_timeout, wanted in ((3.0, 7.0), (1.0, 3.0), (0.2, 2.2), (0.0, 2.0)):
-            service = DBService(mock.Mock(), mock.Mock(), stop_timeout=stop_timeout)
-            self.assertEqual(service.longest_stop, wanted)
+            server = server_module.Server(mock.Mock(), mock.Mock(), stop_timeout=stop_timeout)
+            self.assertEqual(server.longest_stop, wanted)
 
     def test_the_end_of_a_child_is_passed_on(self) -> None:
         told: list[bool] = []

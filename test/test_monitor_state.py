@@ -22,7 +22,7 @@ from discosbackend.monitor.clock_health import Step
 from discosbackend.monitor.snapshot import shortened, status_of
 from discosbackend.monitor.state import ServerState, dropped_log_lines
 from discosbackend.scheduler import LaneState, Worker
-from discosbackend.server import DBService, tcp_endpoint
+from discosbackend.server import Server, tcp_endpoint
 from discosbackend.simulator import SimulatedBackend
 from discosbackend.simulator.faults.protocol import FaultyFactory
 from discosbackend.watchdog import Blockage, Finding, Place, Watchdog
@@ -365,8 +365,7 @@ class PauseTests(unittest.TestCase):
     def test_a_pause_is_a_reason(self) -> None:
         server = Monitored()
         factory = FaultyFactory(server.handler, reactor=server.clock)
-        service = DBService(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), factory)
-        server.snapshot.state = ServerState(service)
+        server.snapshot.state = ServerState(Server(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), factory))
         self.assertEqual(server.get("/health")[::2], (200, "ok\n"))
         factory.pause()
         paused = (503, "paused by the control channel: no request is answered\n")

@@ -33,7 +33,6 @@ from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
     BACKLOG,
-    DBService,
     _stop_signals,
     _StopSignals,
     address_of,
@@ -41,7 +40,7 @@ from discosbackend.server import (
     endpoint_from,
     listen,
     run_server,
-    run_service,
+    run_until_stopped,
     tcp_endpoint,
 )
 from discosbackend.signals import kept
@@ -192,15 +191,15 @@ class ListenTests(unittest.TestCase):
                 return succeed(object())
 
         endpoint: Any = Odd()
-        service = DBService(endpoint, DBFactory(AlwaysOkHandler(), reactor=MemoryReactorClock()))
-        service.startService()
+        server = server_module.Server(endpoint, DBFactory(AlwaysOkHandler(), reactor=MemoryReactorClock()))
+        server.start()
         problems: list[Any] = []
-        service.listening.addErrback(problems.append)
+        server.listening.addErrback(problems.append)
         self.assertIn("is not a port", problems[0].getErrorMessage())
-        self.assertIsNone(service.stopService().result)
+        self.assertIsNone(server.stop().result)
 
     def served_later(self, what: Any) -> list[str]:
-        """Run a service whose endpoint fires only while the reactor runs, and return the lines on standard output.
+        """Run a server whose endpoint fires only while the reactor runs, and return the lines on standard output.
 
         It is stopped before, if it gets nothing to fire with.
         """
@@ -216,7 +215,7 @@ class ListenTests(unittest.TestCase):
                 for function, arguments, options in self.whenRunningHooks:
                     function(*arguments, **options)
                 if what is None:
-                    service.stopService()
+                    server.stop()
                 else:
                     listening.callback(what)
                 self.running = False
@@ -231,10 +230,10 @@ class ListenTests(unittest.TestCase):
         self.reactor = Running()
         # Twisted 24.7 begins with True.
         self.reactor.hasStopped = False
-        service = DBService(endpoint, DBFactory(AlwaysOkHandler(), reactor=self.reactor))
+        server = server_module.Server(endpoint, DBFactory(AlwaysOkHandler(), reactor=self.reactor))
         output = io.StringIO()
         with redirect_stdout(output):
-            run_service(service, self.reactor, watchdog=0)
+            run_until_stopped(server, self.reactor, watchdog=0)
         return output.getvalue().splitlines()
 
     def test_a_plugin_that_listens_later(self) -> None:
@@ -244,7 +243,7 @@ class ListenTests(unittest.TestCase):
         self.assertFalse(self.reactor.hasStopped)
 
     def test_a_plugin_that_fails_later(self) -> None:
-        """The reactor is stopped, and run_service raises the exception."""
+        """The reactor is stopped, and run_until_stopped raises the exception."""
         with self.assertRaisesRegex(CannotListenError, "the plugin says why"):
             self.served_later(Failure(CannotListenError("127.0.0.1", 8978, OSError("the plugin says why"))))
         self.assertTrue(self.reactor.hasStopped)
@@ -287,46 +286,46 @@ class Telltale(Backend):
         return self.pending
 
 
-class ServiceTests(unittest.TestCase):
-    """Tests of the order of a shutdown, with DBService and a reactor in memory."""
+class StartAndStopTests(unittest.TestCase):
+    """Tests of the order of a shutdown, with Server and a reactor in memory."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
         self.backend = Telltale()
         self.factory = DBFactory(DBProtocolHandler(self.backend, reactor=self.reactor), reactor=self.reactor)
-        self.service = DBService(tcp_endpoint(self.reactor, 8978), self.factory)
+        self.server = server_module.Server(tcp_endpoint(self.reactor, 8978), self.factory)
 
     def test_it_listens_and_tells_the_backend(self) -> None:
         listening: list[Any] = []
-        self.service.startService()
-        self.service.listening.addCallback(listening.append)
+        self.server.start()
+        self.server.listening.addCallback(listening.append)
         self.assertEqual(len(listening), 1)
         self.factory.doStart()  # what a real port does
         self.assertEqual(self.backend.told, ["started"])
 
     def test_going_down_ends_the_acquisition_then_tells_the_backend(self) -> None:
-        self.service.startService()
+        self.server.start()
         done: list[Any] = []
-        self.service.stopService().addCallback(done.append)
+        self.server.stop().addCallback(done.append)
         for _ in range(3):
             self.reactor.advance(0.1)
         self.assertEqual(self.backend.told, ["started", "stop", "stopping"])
         self.assertEqual(done, [None])
 
-    def test_a_service_that_never_listened_stops(self) -> None:
+    def test_a_server_that_never_listened_stops(self) -> None:
         done: list[Any] = []
-        self.service.stopService().addCallback(done.append)
+        self.server.stop().addCallback(done.append)
         self.assertEqual(done, [None])
 
     def test_a_negative_stop_timeout_is_refused(self) -> None:
         with self.assertRaisesRegex(ValueError, "stop_timeout must be 0 s or more"):
-            DBService(tcp_endpoint(self.reactor, 8978), self.factory, stop_timeout=-1)
+            server_module.Server(tcp_endpoint(self.reactor, 8978), self.factory, stop_timeout=-1)
 
     def test_the_announcement_names_address_version_and_backend(self) -> None:
         port = mock.Mock()
         port.getHost.return_value = mock.Mock(host="127.0.0.1", port=8978)
         self.assertEqual(
-            announcement(self.service, port),
+            announcement(self.server, port),
             "discosbackend: Telltale is served on 127.0.0.1:8978, protocol version 1.4",
         )
 
@@ -687,12 +686,12 @@ class StopSignalsTests(unittest.TestCase):
 
     def test_the_end_is_forced_later_once_the_reactor_shuts_down(self) -> None:
         """The signal may have arrived while a method blocked the reactor, and Twisted waits for its threads too."""
-        service = DBService(mock.Mock(), mock.Mock(), stop_timeout=3.0)
+        server = server_module.Server(mock.Mock(), mock.Mock(), stop_timeout=3.0)
         shutdown: list[tuple[object, ...]] = []
         self.reactor.addSystemEventTrigger = lambda phase, event, *call: shutdown.append((phase, event, *call))
-        with mock.patch("discosbackend.server.ForcedExit") as forced, _stop_signals(service, self.reactor):
+        with mock.patch("discosbackend.server.ForcedExit") as forced, _stop_signals(server, self.reactor):
             self.assertEqual(forced.call_args.args, (7.0,))
-            # 7 s for the service, 3 s for the threads.
+            # 7 s for the server, 3 s for the threads.
             self.assertEqual(shutdown, [("before", "shutdown", forced.return_value.extend, 10.0)])
 
 

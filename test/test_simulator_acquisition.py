@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from discosbackend.backend import commands_of
 from discosbackend.errors import BackendError
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
-from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter, name_of, recordings_in
+from discosbackend.simulator.recording.dump_files import RecordingWriter, name_of, recordings_in
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import Sky, Source
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService
+from discosbackend.server import Server
 from discosbackend.simulator.faults.listener import PausableListener
 from discosbackend.simulator.faults.protocol import FaultyFactory
 from discosbackend.simulator.faults.script import Fault, Faults
@@ -92,38 +92,38 @@ class PausableListenerTests(unittest.TestCase):
     def setUp(self) -> None:
         self.resets = 0
 
-    def serve(self, *faults: Fault, **settings: Any) -> tuple[FaultyFactory, DBService, Port]:
+    def serve(self, *faults: Fault, **settings: Any) -> tuple[FaultyFactory, Server, Port]:
         endpoint = Endpoint(**settings)
         factory = FaultyFactory(AlwaysOkHandler(), Faults(0, faults), reactor=Clock(), reset=self.reset)
-        service = DBService(factory.pausable_endpoint(endpoint), factory)  # type: ignore[arg-type]
-        service.startService()
-        return factory, service, endpoint.ports[0]
+        server = Server(factory.pausable_endpoint(endpoint), factory)  # type: ignore[arg-type]
+        server.start()
+        return factory, server, endpoint.ports[0]
 
     def reset(self) -> None:
         self.resets += 1
 
-    def stop(self, service: DBService) -> None:
-        """The service goes down, and everything with it."""
-        handler = service.factory.handler
+    def stop(self, server: Server) -> None:
+        """The server goes down, and everything with it."""
+        handler = server.factory.handler
         with mock.patch.object(handler, "stop", wraps=handler.stop) as stop:
             done: list[Any] = []
-            service.stopService().addBoth(done.append)
-            service.factory.reactor.pump([0.1] * 100)
+            server.stop().addBoth(done.append)
+            server.factory.reactor.pump([0.1] * 100)
             self.assertEqual(done, [None])
             stop.assert_called_once_with()
 
     def test_is_a_port(self) -> None:
-        factory, service, port = self.serve()
+        factory, server, port = self.serve()
         assert factory.pausable_listener is not None
         verifyObject(IListeningPort, factory.pausable_listener)
         self.assertEqual(cast(Any, factory.pausable_listener.getHost()).port, 4711)
-        self.stop(service)
+        self.stop(server)
         self.assertFalse(port.listens)
         with self.assertRaises(CannotListenError):
             PausableListener(Port(factory), factory, factory.reactor).startListening()
 
     def test_refuse_on_the_very_same_port(self) -> None:
-        factory, service, port = self.serve(Fault(kind="refuse", seconds=5, at=10))
+        factory, server, port = self.serve(Fault(kind="refuse", seconds=5, at=10))
         connection = greeted(factory)
         factory.reactor.advance(10)
         factory.reactor.advance(0)
@@ -136,10 +136,10 @@ class PausableListenerTests(unittest.TestCase):
         self.assertTrue(port.listens and factory.pausable_listener.is_open)
         self.assertEqual(port.port, 4711)
         self.assertEqual(self.resets, 0)
-        self.stop(service)
+        self.stop(server)
 
     def test_the_handler_goes_on(self) -> None:
-        factory, service, port = self.serve()
+        factory, server, port = self.serve()
         handler = factory.handler
         with mock.patch.object(handler, "stop") as stop, mock.patch.object(handler, "start") as start:
             for _ in range(3):
@@ -149,10 +149,10 @@ class PausableListenerTests(unittest.TestCase):
             self.assertTrue(port.listens)
             start.assert_not_called()
             stop.assert_not_called()
-        self.stop(service)
+        self.stop(server)
 
     def test_shutting_it_again_is_at_least_as_long(self) -> None:
-        factory, service, port = self.serve()
+        factory, server, port = self.serve()
         assert factory.pausable_listener is not None
         factory.pausable_listener.pause(3)
         factory.reactor.pump([0.0, 2.0])
@@ -165,22 +165,22 @@ class PausableListenerTests(unittest.TestCase):
         self.assertFalse(port.listens)
         factory.reactor.pump([0.5] * 2)
         self.assertTrue(port.listens)
-        self.stop(service)
+        self.stop(server)
 
     def test_an_address_that_is_taken_meanwhile(self) -> None:
         for local in (False, True):
             with self.subTest(local=local):
-                factory, service, port = self.serve(taken=3, local=local)
+                factory, server, port = self.serve(taken=3, local=local)
                 assert factory.pausable_listener is not None
                 factory.pausable_listener.pause(1)
                 factory.reactor.pump([0.0, 1.0, 0.1])
                 self.assertFalse(port.listens)
                 factory.reactor.pump([0.2] * 4)
                 self.assertTrue(port.listens)
-                self.stop(service)
+                self.stop(server)
 
     def test_the_system_refuses_to_listen_meanwhile(self) -> None:
-        factory, service, port = self.serve()
+        factory, server, port = self.serve()
         assert factory.pausable_listener is not None
         factory.pausable_listener.pause(1)
         # Not all that it refuses is a CannotListenError of Twisted's.
@@ -190,17 +190,17 @@ class PausableListenerTests(unittest.TestCase):
         self.assertFalse(factory.pausable_listener.is_open)
         factory.reactor.advance(0.2)
         self.assertTrue(factory.pausable_listener.is_open and port.listens)
-        self.stop(service)
+        self.stop(server)
 
     def test_a_socket_of_another_process_stays_open(self) -> None:
-        factory, service, port = self.serve()
+        factory, server, port = self.serve()
         port.port = None
         assert factory.pausable_listener is not None
         with self.assertLogs("discosbackend.simulator.faults.listener", "ERROR"):
             factory.pausable_listener.pause(1)
         factory.reactor.pump([0.0, 2.0])
         self.assertTrue(port.listens)
-        self.stop(service)
+        self.stop(server)
 
     def test_it_is_stopped_when_it_is_closed(self) -> None:
         factory, _, port = self.serve()
@@ -217,14 +217,14 @@ class PausableListenerTests(unittest.TestCase):
         for steps in ([], [0.0], [0.0, 1.0], [0.0, 5.0, 0.0]):
             for action in ("refuse", "restart"):
                 with self.subTest(action, steps=steps):
-                    factory, service, port = self.serve()
+                    factory, server, port = self.serve()
                     greeted(factory)
                     assert factory.pausable_listener is not None
                     {"refuse": factory.pausable_listener.pause, "restart": factory.restart}[action](4)
                     factory.reactor.pump(steps)
                     for connection in list(factory.connections):
                         connection.connectionLost()
-                    self.stop(service)
+                    self.stop(server)
                     self.assertFalse(port.listens)
                     factory.pausable_listener.pause(1)
                     factory.reactor.pump([1.0] * 3)
@@ -232,7 +232,7 @@ class PausableListenerTests(unittest.TestCase):
 
     def test_restart(self) -> None:
         handler = odd(ok)
-        factory, service, port = self.serve(Fault(kind="restart", seconds=5, command="b", nth=1))
+        factory, server, port = self.serve(Fault(kind="restart", seconds=5, command="b", nth=1))
         factory.handler.handle = handler.handle  # type: ignore[method-assign]
         first, second = greeted(factory), greeted(factory)
         self.assertEqual(first.ask(b"?a,1\n"), A)
@@ -253,7 +253,7 @@ class PausableListenerTests(unittest.TestCase):
         self.assertTrue(first.transport.disconnected)
         first.lose()
         self.assertEqual(greeted(factory).ask(b"?b,2\n"), B)
-        self.stop(service)
+        self.stop(server)
 
     def test_restart_gives_up_what_is_being_carried_out(self) -> None:
         later = Later()
@@ -313,7 +313,7 @@ _SERVER = """
 from twisted.internet import reactor
 from twisted.internet.endpoints import UNIXServerEndpoint
 from discosbackend.handlers import AlwaysOkHandler
-from discosbackend.server import DBService, run_service, tcp_endpoint
+from discosbackend.server import Server, run_until_stopped, tcp_endpoint
 from discosbackend.simulator.faults.script import Fault, Faults
 from discosbackend.simulator.faults.protocol import FaultyFactory
 faults = Faults(0, [
@@ -322,7 +322,7 @@ faults = Faults(0, [
 ])
 factory = FaultyFactory(AlwaysOkHandler(), faults)
 endpoint = {endpoint}
-run_service(DBService(factory.pausable_endpoint(endpoint), factory), reactor)
+run_until_stopped(Server(factory.pausable_endpoint(endpoint), factory), reactor)
 """
 # Long enough for a client on a busy host to try meanwhile.
 _SHUT = PATIENCE / 120

@@ -31,13 +31,13 @@ from discosbackend.simulator.fits import layout
 from discosbackend.simulator.fits.convert import Converted, convert, main
 from discosbackend.simulator.fits.layout import mjd
 from discosbackend.simulator.recording.dump_files import (
-    RecordingReader,
     RecordingWriter,
     give_name,
     in_use,
     name_of,
     recordings_in,
 )
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.recording.output_paths import output_path
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import Ticks
@@ -862,7 +862,7 @@ class RecordingTests(ConvertTests):
         self.assertEqual(opened(recording.folder), ALL)
 
     def test_pages_that_were_let_go_are_read_again(self) -> None:
-        with mock.patch("discosbackend.simulator.recording.dump_files._RELEASE_EVERY", 4096):
+        with mock.patch("discosbackend.simulator.recording.dump_reader._RELEASE_EVERY", 4096):
             folder = self.made(dumps=400)
             self.assertEqual(opened(folder), list(range(400)))
             convert(folder)

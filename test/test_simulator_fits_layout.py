@@ -29,7 +29,7 @@ from discosbackend.simulator.fits.convert import Converted, convert
 from discosbackend.simulator.fits.layout import mjd
 from discosbackend.simulator.fits.pointing import Pointing
 from discosbackend.simulator.instrument.model import Channel, Receiver, Setup
-from discosbackend.simulator.recording.dump_files import RecordingReader
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import Sky, Source
 from discosbackend.ticks import Ticks
 

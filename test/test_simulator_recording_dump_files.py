@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Channel, Comb, Receiver, Response, Setup
 from discosbackend.simulator.recording.dump_files import (
-    RecordingReader,
     RecordingWriter,
     give_name,
     is_gone,
@@ -31,6 +30,7 @@ from discosbackend.simulator.recording.dump_files import (
     open_regular,
     recordings_in,
 )
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import Line, Sky, Source
 from discosbackend.ticks import Ticks
 
@@ -142,7 +142,7 @@ class DamageTests(RecordingMixin):
         for length in range(len(whole) + 1):
             (folder / "dumps").write_bytes(whole[:length])
             if length % RECORD:
-                with self.assertLogs("discosbackend.simulator.recording.dump_files", "WARNING") as logs:
+                with self.assertLogs("discosbackend.simulator.recording.dump_reader", "WARNING") as logs:
                     self.assert_dumps(folder, *range(length // RECORD))
                 self.assertIn("the last dump is incomplete, its", logs.output[0])
             else:
@@ -156,7 +156,7 @@ class DamageTests(RecordingMixin):
         whole = bytearray((folder / "dumps").read_bytes())
         whole[place] ^= change
         (folder / "dumps").write_bytes(whole)
-        with self.assertLogs("discosbackend.simulator.recording.dump_files", "WARNING") as logs:
+        with self.assertLogs("discosbackend.simulator.recording.dump_reader", "WARNING") as logs:
             self.assert_dumps(folder, *({0, 1, 2} - {place // RECORD}))
         self.assertIn(f"the dump at byte {place // RECORD * RECORD} is damaged", logs.output[0])
 

@@ -16,7 +16,8 @@ from unittest import mock
 import numpy
 
 from discosbackend.simulator.instrument.model import Channel
-from discosbackend.simulator.recording.dump_files import RecordingReader, RecordingWriter
+from discosbackend.simulator.recording.dump_files import RecordingWriter
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.recording.dump_thread import DumpThread
 from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND

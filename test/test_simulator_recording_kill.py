@@ -16,7 +16,8 @@ from signal import SIGKILL, pause
 from astropy.io import fits
 
 from discosbackend.simulator import SimulatedBackend
-from discosbackend.simulator.recording.dump_files import RecordingReader, recordings_in
+from discosbackend.simulator.recording.dump_files import recordings_in
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 
 from .recordings import Child
 from .serving import ROOT, ask, served

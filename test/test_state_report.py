@@ -19,11 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from discosbackend import Acquisition, Backend, DBProtocolHandler, blocking
+from discosbackend import server as server_module
 from discosbackend.coroutines import deferred_of, future_of
 from discosbackend.forced_exit import ForcedExit
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService, _stop_signals
+from discosbackend.server import _stop_signals
 from discosbackend.signals import STATE, kept
 from discosbackend.state_report import StateReport, stacks, state_of
 
@@ -78,10 +79,10 @@ class StateTests(unittest.TestCase):
         self.clock = ThreadedClock()
         self.backend = Instrument()
         self.factory = DBFactory(DBProtocolHandler(self.backend, reactor=self.clock), reactor=self.clock)
-        self.service = DBService(mock.Mock(), self.factory)
+        self.server = server_module.Server(mock.Mock(), self.factory)
 
     def state(self) -> list[str]:
-        return state_of(self.service, self.clock).splitlines()
+        return state_of(self.server, self.clock).splitlines()
 
     def test_an_idle_server(self) -> None:
         self.assertEqual(
@@ -202,7 +203,7 @@ class StateTests(unittest.TestCase):
             connection.lose()
 
     def test_a_handler_without_a_backend(self) -> None:
-        self.service = DBService(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=self.clock))
+        self.server = server_module.Server(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=self.clock))
         self.assertIn("AlwaysOkHandler in process", self.state()[0])
         self.assertEqual(self.state()[1], "acquisition: none")
 
@@ -244,8 +245,8 @@ class StackTests(unittest.TestCase):
 class RequestTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = ThreadedClock()
-        service = DBService(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=self.clock))
-        self.report = StateReport(service, self.clock, patience=PATIENCE)
+        server = server_module.Server(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=self.clock))
+        self.report = StateReport(server, self.clock, patience=PATIENCE)
         self.logged: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.logged.append(record.getMessage())  # type: ignore[method-assign]
@@ -296,14 +297,14 @@ class SignalTests(unittest.TestCase):
 
     def requests(self, handler: Any) -> tuple[int, Any]:
         """How often one signal requests the state, if the program has this handler; and the handler meanwhile."""
-        service = DBService(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=ThreadedClock()))
+        server = server_module.Server(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=ThreadedClock()))
         with (
             kept(),
             mock.patch("discosbackend.server.ForcedExit") as forced,
             mock.patch("discosbackend.state_report.StateReport") as report,
         ):
             signal.signal(STATE, handler)
-            with _stop_signals(service, mock.Mock()) as signals:
+            with _stop_signals(server, mock.Mock()) as signals:
                 # As when the reactor runs.
                 signals.install()
                 forced.call_args.kwargs["state_wanted"]()

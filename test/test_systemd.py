@@ -22,9 +22,10 @@ from unittest import mock
 from twisted.internet.task import Clock
 
 from discosbackend import Acquisition, Backend, DBProtocolHandler, Ticks
+from discosbackend import server as server_module
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService, run_service, tcp_endpoint
+from discosbackend.server import run_until_stopped, tcp_endpoint
 from discosbackend.systemd import NotifySocket, SystemdNotifier, notifier_from, status_of
 
 from .in_memory import greeted, quiet
@@ -294,35 +295,35 @@ class StatusTests(unittest.TestCase):
         clock = Clock()
         backend = Instrument()
         factory = DBFactory(DBProtocolHandler(backend, reactor=clock), reactor=clock)
-        service = DBService(mock.Mock(), factory)
-        self.assertEqual(status_of(service), "idle, no clients")
+        server = server_module.Server(mock.Mock(), factory)
+        self.assertEqual(status_of(server), "idle, no clients")
         connection = greeted(factory)
-        self.assertEqual(status_of(service), "idle, 1 client")
+        self.assertEqual(status_of(server), "idle, 1 client")
         backend.start(1e9 + 0.5)
-        self.assertEqual(status_of(service), "idle, start at 2001-09-09 01:46:40.5000000 UT, 1 client")
+        self.assertEqual(status_of(server), "idle, start at 2001-09-09 01:46:40.5000000 UT, 1 client")
         backend.start()
         other = greeted(factory)
-        self.assertEqual(status_of(service), "acquiring, 2 clients")
+        self.assertEqual(status_of(server), "acquiring, 2 clients")
         factory.stopping = True
-        self.assertEqual(status_of(service), "stopping, acquiring, 2 clients")
+        self.assertEqual(status_of(server), "stopping, acquiring, 2 clients")
         for each in (connection, other):
             each.lose()
 
     def test_a_server_without_acquisition(self) -> None:
-        service = DBService(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=Clock()))
-        self.assertEqual(status_of(service), "no clients")
+        server = server_module.Server(mock.Mock(), DBFactory(AlwaysOkHandler(), reactor=Clock()))
+        self.assertEqual(status_of(server), "no clients")
 
 
-class RunServiceTests(Listening):
-    """run_service(), on which run_server() and the program are based."""
+class RunUntilStoppedTests(Listening):
+    """run_until_stopped(), on which run_server() and the program are based."""
 
     def run_in_memory(self, environ: Mapping[str, str]) -> InMemory:
         reactor = InMemory()
         factory = DBFactory(AlwaysOkHandler(), reactor=reactor)
-        service = DBService(tcp_endpoint(reactor, 8978, "127.0.0.1"), factory, stop_timeout=20)
+        server = server_module.Server(tcp_endpoint(reactor, 8978, "127.0.0.1"), factory, stop_timeout=20)
         with mock.patch.dict(os.environ, environ), mock.patch("discosbackend.server.announce"):
             with self.assertRaises(Runs):
-                run_service(service, reactor, watchdog=0)
+                run_until_stopped(server, reactor, watchdog=0)
             self.assertNotIn("NOTIFY_SOCKET", os.environ)
             self.assertNotIn("WATCHDOG_USEC", os.environ)
         return reactor

@@ -24,7 +24,7 @@ from discosbackend.monitor.clock_health import Synchronisation
 from discosbackend.monitor.state import ServerState
 from discosbackend.monitor.telemetry_publisher import ServerSource, TelemetryPublisher
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService, tcp_endpoint
+from discosbackend.server import Server, tcp_endpoint
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
@@ -64,7 +64,7 @@ class Kept:
 
 def state_of(factory: DBFactory) -> ServerState:
     """The state of a server that listens nowhere."""
-    return ServerState(DBService(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), factory))
+    return ServerState(Server(tcp_endpoint(MemoryReactorClock(), 8978, "127.0.0.1"), factory))
 
 
 class Bench:

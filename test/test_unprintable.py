@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransport
 from discosbackend import Backend, BackendError, blocking
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
-from discosbackend.server import DBService, announcement, tcp_endpoint
+from discosbackend.server import Server, announcement, tcp_endpoint
 
 from .clients import FakeReactor
 
@@ -92,10 +92,10 @@ class UnprintableTests(unittest.TestCase):
             def getHost(self) -> Any:
                 return "nowhere"
 
-        service = DBService(tcp_endpoint(Clock(), 0), DBFactory(DBProtocolHandler(Speechless()), reactor=Clock()))
+        server = Server(tcp_endpoint(Clock(), 0), DBFactory(DBProtocolHandler(Speechless()), reactor=Clock()))
         port: Any = Port()
         with self.assertLogs("discosbackend.server", "ERROR"):
-            self.assertIn("Speechless is served on nowhere", announcement(service, port))
+            self.assertIn("Speechless is served on nowhere", announcement(server, port))
 
 
 if __name__ == "__main__":

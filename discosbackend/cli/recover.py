@@ -21,7 +21,8 @@ from discosbackend.log import log_to_stderr, printable
 from discosbackend.signals import INTERRUPTED, interrupting
 from discosbackend.simulator.errors import RecordingError, lower_reason
 from discosbackend.simulator.fits.convert import convert
-from discosbackend.simulator.recording.dump_files import RecordingReader, in_use, is_gone, recordings_in
+from discosbackend.simulator.recording.dump_files import in_use, is_gone, recordings_in
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.standard_output import escape_output, write_result
 from discosbackend.ticks import TICKS_PER_SECOND
 

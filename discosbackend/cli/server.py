@@ -50,12 +50,12 @@ from discosbackend.reactors import REACTORS, install_reactor, reactor_for
 from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
-    DBService,
+    Server,
     endpoint_from,
     greeting_delay_of,
     longest_exit,
     name_of,
-    run_service,
+    run_until_stopped,
     tcp_endpoint,
 )
 from discosbackend.standard_output import announce, write_result
@@ -373,7 +373,7 @@ def _serve(
     factory = make(handler, greeting_delay=delay, access=access)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(log_exchange)
-    service = DBService(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
+    server = Server(_endpoint(options, factory), factory, stop_timeout=options.stop_timeout)
     started = ExitStack()
     try:
         recorder = recorder_of(options, partial(name_of, handler))
@@ -388,15 +388,15 @@ def _serve(
             reactor.addSystemEventTrigger("before", "shutdown", channel.close)
         web = None
         if batches is not None and options.http is not None:
-            web = _start_http(options, service, batches, recorder)
+            web = _start_http(options, server, batches, recorder)
             started.callback(web.close)
         if batches is not None and (options.telemetry is not None or options.telemetry_bind is not None):
             name = type(backend).__name__ if simulation is None else simulation.backend.instrument.name
-            telemetry = _start_telemetry(options, service, batches, name)
+            telemetry = _start_telemetry(options, server, batches, name)
             started.callback(telemetry.stop)
             if web is not None:
                 web.snapshot.telemetry = telemetry.to_dict
-        run_service(service, reactor, watchdog=options.watchdog)
+        run_until_stopped(server, reactor, watchdog=options.watchdog)
     except Exception as problem:
         started.close()
         if isinstance(problem, CannotServe):
@@ -404,14 +404,12 @@ def _serve(
         raise CannotServe(_why_not_listening(options, problem)) from problem
 
 
-def _start_http(
-    options: argparse.Namespace, service: DBService, batches: Batches, recorder: Recorder | None
-) -> WebServer:
+def _start_http(options: argparse.Namespace, server: Server, batches: Batches, recorder: Recorder | None) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import ServerState
 
-    factory = service.factory
-    state = ServerState(service)
+    factory = server.factory
+    state = ServerState(server)
     names = getattr(factory.handler, "commands", COMMANDS)
     web = start_http(options, factory.reactor, batches, lambda: state.about, names=names, state=state)
     if recorder is not None:
@@ -420,18 +418,16 @@ def _start_http(
     return web
 
 
-def _start_telemetry(
-    options: argparse.Namespace, service: DBService, batches: Batches, name: str
-) -> TelemetryPublisher:
+def _start_telemetry(options: argparse.Namespace, server: Server, batches: Batches, name: str) -> TelemetryPublisher:
     """Start to publish telemetry. It ends with the shutdown. `name` is that of the instrument or of the class."""
 
     def source() -> TelemetrySource:
         from discosbackend.monitor.state import ServerState
         from discosbackend.monitor.telemetry_publisher import ServerSource
 
-        return ServerSource(ServerState(service), service.factory.handler)
+        return ServerSource(ServerState(server), server.factory.handler)
 
-    return start_telemetry(options, name, source, batches, service.factory.reactor)
+    return start_telemetry(options, name, source, batches, server.factory.reactor)
 
 
 def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerEndpoint:

@@ -50,7 +50,7 @@ from discosbackend.client.address import host_and_port
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.log import printable
-from discosbackend.server import DBService, endpoint_from, run_service, tcp_endpoint
+from discosbackend.server import Server, endpoint_from, run_until_stopped, tcp_endpoint
 from discosbackend.standard_output import escape_output
 from discosbackend.tap.proxy import TapFactory
 
@@ -243,7 +243,7 @@ def _serve(
     reactor.addSystemEventTrigger("during", "shutdown", limited.sum_up)
     if logger.isEnabledFor(logging.DEBUG):
         factory.listeners.append(log_exchange)
-    service = DBService(_endpoint(reactor, options.listen), factory)
+    server = Server(_endpoint(reactor, options.listen), factory)
     started = ExitStack()
     try:
         recorder = recorder_of(options, partial(str, factory.handler))
@@ -254,14 +254,14 @@ def _serve(
         if options.http is not None or _has_telemetry(options):
             _watch_target(options, factory)
         if batches is not None and options.http is not None:
-            web = _start_http(options, factory, service, batches, recorder)
+            web = _start_http(options, factory, server, batches, recorder)
             started.callback(web.close)
         if batches is not None and _has_telemetry(options):
             telemetry = _start_telemetry(options, factory, batches)
             started.callback(telemetry.stop)
             if web is not None:
                 web.snapshot.telemetry = telemetry.to_dict
-        run_service(service, reactor)
+        run_until_stopped(server, reactor)
     except Exception as problem:
         started.close()
         if isinstance(problem, CannotServe):
@@ -298,7 +298,7 @@ def _start_telemetry(options: argparse.Namespace, factory: TapFactory, batches: 
 
 
 def _start_http(
-    options: argparse.Namespace, factory: TapFactory, service: DBService, batches: Batches, recorder: Recorder | None
+    options: argparse.Namespace, factory: TapFactory, server: Server, batches: Batches, recorder: Recorder | None
 ) -> WebServer:
     """Start the web server for monitoring. It is closed at the shutdown."""
     from discosbackend.monitor.state import About
@@ -306,7 +306,7 @@ def _start_http(
     begin, name, reactor = time.time(), str(factory.handler), type(factory.reactor).__name__
 
     def about() -> About:
-        return About(name, "tap", __version__, __protocol_version__, begin, service.address, reactor, os.getpid())
+        return About(name, "tap", __version__, __protocol_version__, begin, server.address, reactor, os.getpid())
 
     web = start_http(options, factory.reactor, batches, about, names=COMMANDS)
     if recorder is not None:

@@ -27,7 +27,7 @@ from discosbackend.backend import Backend
 from discosbackend.handlers import DBProtocolHandler
 from discosbackend.log import LogWriter
 from discosbackend.scheduler import LaneState
-from discosbackend.server import DBService, name_of
+from discosbackend.server import Server, name_of
 from discosbackend.ticks import Ticks
 from discosbackend.watchdog import Watchdog
 
@@ -95,13 +95,13 @@ class ServerState:
 
     Parameters
     ----------
-    service
+    server
         The server.
     """
 
-    def __init__(self, service: DBService) -> None:
-        self._service = service
-        self._factory = service.factory
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._factory = server.factory
         self._begin = time.time()
         self._disk = _DiskSpace()
         # The name is asked once: the __str__ of a backend may take long.
@@ -120,7 +120,7 @@ class ServerState:
         """What is served, and where."""
         backend = self._handler if self._backend is None else self._backend
         reactor = type(self._factory.reactor).__name__
-        address = self._service.address
+        address = self._server.address
         kind = type(backend).__name__
         return About(self._name, kind, __version__, __protocol_version__, self._begin, address, reactor, os.getpid())
 
@@ -139,7 +139,7 @@ class ServerState:
     @property
     def watchdog(self) -> Watchdog | None:
         """The watchdog. None if the reactor is not watched."""
-        dog = self._service.watchdog
+        dog = self._server.watchdog
         return dog if dog is not None and dog.limit > 0 else None
 
     @property

@@ -245,18 +245,18 @@ def _serve(factory: Any, link: socket.socket) -> None:
     install_reactor(reactor_wanted_by(getattr(factory.handler, "backend", None)))
     from twisted.internet import reactor as reactor_module
 
-    from discosbackend.server import DBService, tcp_endpoint
+    from discosbackend.server import Server, tcp_endpoint
 
     reactor: Any = reactor_module
-    service = DBService(tcp_endpoint(reactor, 0, INTERFACE), factory, stop_timeout=_STOP_TIMEOUT)
-    service.startService()
+    server = Server(tcp_endpoint(reactor, 0, INTERFACE), factory, stop_timeout=_STOP_TIMEOUT)
+    server.start()
     problems: list[Any] = []
-    service.listening.addCallbacks(
+    server.listening.addCallbacks(
         lambda port: reactor.callWhenRunning(_report, link, port=port.getHost().port), problems.append
     )
     if problems:
         problems[0].raiseException()
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
     reactor.run()
 
 

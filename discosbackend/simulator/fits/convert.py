@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO, TypeAlias
 from discosbackend.log import log_to_stderr
 from discosbackend.signals import ENDING, handling
 from discosbackend.simulator.errors import RecordingError, lower_reason
-from discosbackend.simulator.recording.dump_files import RecordingReader, open_regular
+from discosbackend.simulator.recording.dump_files import open_regular
+from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.recording.output_paths import (
     PART,
     check_output,

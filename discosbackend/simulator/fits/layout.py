@@ -21,7 +21,8 @@ from discosbackend._version import __version__
 from discosbackend.simulator.fits.pointing import MJD_OF_1970, Pointing
 from discosbackend.simulator.fits.structure import BLOCK
 from discosbackend.simulator.instrument.model import Channel
-from discosbackend.simulator.recording.dump_files import DIODE, Dump, RecordingReader
+from discosbackend.simulator.recording.dump_files import DIODE
+from discosbackend.simulator.recording.dump_reader import Dump, RecordingReader
 from discosbackend.ticks import TICKS_PER_DAY, TICKS_PER_SECOND
 
 __all__ = [

@@ -42,7 +42,8 @@ from discosbackend.simulator.fits.structure import (
     read_structure,
     shown,
 )
-from discosbackend.simulator.recording.dump_files import Dump, RecordingReader, open_regular
+from discosbackend.simulator.recording.dump_files import open_regular
+from discosbackend.simulator.recording.dump_reader import Dump, RecordingReader
 
 __all__ = ["merged"]
 

@@ -1,6 +1,6 @@
-"""The files of a recording: a folder with a header and numbered dumps.
+"""The files of a recording: a folder with a header and numbered dumps. RecordingWriter writes them.
 
-output_paths has the path of its FITS file, and fits.convert writes that file.
+dump_reader reads them. output_paths has the path of its FITS file, and fits.convert writes that file.
 """
 
 from __future__ import annotations
@@ -8,32 +8,31 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
-import mmap
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from discosbackend.errors import reason_of
-from discosbackend.schema import keys, path_of, read
 from discosbackend.simulator.errors import RecordingError
 from discosbackend.simulator.instrument.model import Setup
-from discosbackend.simulator.signal.sky import Sky, Source
+from discosbackend.simulator.signal.sky import Sky
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = [
+    "CHECKED_FROM",
     "DIODE",
+    "DUMPS",
     "FILE_NAMES",
+    "FORMAT",
     "HEADER",
-    "Dump",
-    "RecordingReader",
+    "MAGIC",
+    "RECORD",
     "RecordingWriter",
     "give_name",
     "in_use",
@@ -41,23 +40,23 @@ __all__ = [
     "is_recording",
     "name_of",
     "open_regular",
+    "read_json",
     "recordings_in",
+    "remove_recording",
 ]
-
-logger = logging.getLogger(__name__)
-
-# Bytes. After reading this many, the mapped pages are released; else a recording of gigabytes would count as memory of
-# this process.
-_RELEASE_EVERY = 16 * 2**20
 
 HEADER = "header.json"
 """The file without which a folder is no recording."""
 
-# The other files of a recording, and the version of their format.
-_DUMPS, _NAME = "dumps", "name.json"
-_FORMAT = 1
+DUMPS = "dumps"
+"""The file of the dumps."""
 
-FILE_NAMES = (HEADER, _DUMPS, _NAME)
+_NAME = "name.json"
+
+FORMAT = 1
+"""The version of the format of the files."""
+
+FILE_NAMES = (HEADER, DUMPS, _NAME)
 """The names of the files of a recording."""
 
 DIODE = 1
@@ -66,45 +65,15 @@ DIODE = 1
 # Characters. Those of a recording have some thousands.
 _LARGEST_JSON = 2**20
 
-# The largest values of a header: the last instant of year 9999, and numbers far above those of all instruments.
-_LATEST = 253_402_300_799 * TICKS_PER_SECOND
-_MOST_FEEDS = 1000
-_MOST_BINS = 2**28
-_LONGEST_INTEGRATION = 10**9
+RECORD = struct.Struct("<4sIQII")
+"""What precedes the values of a dump: magic, checksum of the rest, number, flags, unused. The values are little-endian
+int32."""
 
-# Magic, checksum of the rest of the record, number, flags, unused. The values follow as little-endian int32.
-_RECORD = struct.Struct("<4sIQII")
-_CHECKED_FROM = 8
-_MAGIC = b"DUMP"
+CHECKED_FROM = 8
+"""Where the part of a dump begins that the checksum covers."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Sky:
-    """The keys that Sky.to_dict() returns."""
-
-    sources: Mapping[str, Source]
-    diode: bool
-    interleave: int
-    tsys: Mapping[str, float]
-    mark: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The keys of the header."""
-
-    format: int
-    begins: int
-    setup: Setup
-    sky: _Sky
-
-
-class Dump(NamedTuple):
-    """A complete dump of a recording: its number from 0, its flags, and its offset in the file in bytes."""
-
-    number: int
-    flags: int
-    place: int
+MAGIC = b"DUMP"
+"""The first bytes of every dump."""
 
 
 class RecordingWriter:
@@ -140,10 +109,10 @@ class RecordingWriter:
         """
         data.mkdir(parents=True, exist_ok=True)
         folder = _new_folder(data, begins, setup.configuration)
-        header = {"format": _FORMAT, "begins": int(begins), "setup": asdict(setup), "sky": sky.to_dict()}
+        header = {"format": FORMAT, "begins": int(begins), "setup": asdict(setup), "sky": sky.to_dict()}
         with ExitStack() as undo:
             undo.callback(_remove_quietly, folder)
-            file = os.open(folder / _DUMPS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            file = os.open(folder / DUMPS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             undo.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
             if name is not None:
@@ -166,8 +135,8 @@ class RecordingWriter:
         values
             The values as bytes: little-endian int32, in the order of Spectra.fill().
         """
-        record = bytearray(_RECORD.pack(_MAGIC, 0, number, flags, 0))
-        checksum = zlib.crc32(values, zlib.crc32(memoryview(record)[_CHECKED_FROM:]))
+        record = bytearray(RECORD.pack(MAGIC, 0, number, flags, 0))
+        checksum = zlib.crc32(values, zlib.crc32(memoryview(record)[CHECKED_FROM:]))
         struct.pack_into("<I", record, 4, checksum)
         wanted = len(record) + len(values)
         try:
@@ -191,7 +160,7 @@ class RecordingWriter:
     def in_place(self) -> bool:
         """Whether the recording is still in its folder: neither removed nor moved. Valid until finish()."""
         try:
-            found = os.stat(self.folder / _DUMPS)
+            found = os.stat(self.folder / DUMPS)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
@@ -212,156 +181,6 @@ class RecordingWriter:
                 os.fsync(header)
         finally:
             os.close(self._file)
-
-
-class RecordingReader:
-    """Reads a recording: `with RecordingReader(folder) as recorded: ...` locks it and finds its dumps.
-
-    Parameters
-    ----------
-    folder
-        The folder of the recording.
-    hold
-        Whether to lock the recording. Without the lock other programs may write, convert and remove it meanwhile.
-
-    Raises
-    ------
-    RecordingError
-        If the folder is no recording, if its header is damaged, or, on entering, if it is being written or converted.
-
-    Attributes
-    ----------
-    begins : Ticks
-        When the acquisition began, on the instrument's clock.
-    setup : Setup
-        The settings of the acquisition.
-    sky : Mapping
-        The sky at the begin, as Sky.to_dict() returns it.
-    """
-
-    def __init__(self, folder: Path | str, *, hold: bool = True) -> None:
-        self.folder = Path(folder)
-        self._hold = hold
-        try:
-            header = _read_json(self.folder / HEADER)
-        except FileNotFoundError:
-            raise RecordingError(f"{folder} is no recording: it has no {HEADER}") from None
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise RecordingError(f"{folder}: {HEADER} is not of format {_FORMAT}")
-        try:
-            # Without the ranges, which are those of instrument profiles: a program may have made another instrument.
-            found = read(_Header, header, "", ValueError, ranges=False)
-            self.begins = Ticks(found.begins)
-            if not 0 <= self.begins <= _LATEST:
-                raise ValueError("begins is out of range")
-            self.setup = found.setup
-            _check_setup(self.setup)
-            self.sky: Mapping[str, Any] = header["sky"]
-            for name, source in self.sky["sources"].items():
-                if missing := keys(Source).keys() - source.keys():
-                    raise ValueError(f"{path_of('sky.sources', name)} has no {min(missing)}")
-            self._size = _RECORD.size + 4 * self.setup.values
-        except ValueError as problem:
-            raise RecordingError(f"{folder}: {HEADER} is damaged: {problem}") from None
-        self._file: int | None = None
-        self._map: mmap.mmap | None = None
-        self._view: memoryview | None = None
-        self._kept_from = 0
-        self.dumps: list[Dump] = []
-        """The complete dumps in order; empty until the recording is entered."""
-
-    @property
-    def name(self) -> str | None:
-        """The path that set-filename gave, None if there is none."""
-        return name_of(self.folder)
-
-    @property
-    def empty(self) -> bool:
-        """Whether the file of dumps has no bytes, so that removing it loses nothing. Valid once entered."""
-        return self._view is None
-
-    def __enter__(self) -> Self:
-        try:
-            self._file = open_regular(self.folder / _DUMPS, os.O_RDONLY)
-        except OSError as problem:
-            raise RecordingError(f"{self.folder}: {_DUMPS} cannot be read: {reason_of(problem)}") from None
-        try:
-            try:
-                if self._hold:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RecordingError(f"{self.folder} is in use: being recorded or converted") from None
-            if os.fstat(self._file).st_size > 0:
-                self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
-                self._view = memoryview(self._map)
-                self.dumps = list(self._find())
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._view is not None:
-            self._view.release()
-            self._view = None
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _find(self) -> Iterator[Dump]:
-        """Yield the complete dumps; skip damaged ones and log them."""
-        assert self._view is not None
-        size = len(self._view)
-        for place in range(0, size - self._size + 1, self._size):
-            magic, checksum, number, flags, _ = _RECORD.unpack_from(self._view, place)
-            self._release(place)
-            with self._view[place + _CHECKED_FROM : place + self._size] as checked:
-                sound = magic == _MAGIC and zlib.crc32(checked) == checksum
-            if sound:
-                yield Dump(number, flags, place)
-            else:
-                logger.warning("%s: the dump at byte %d is damaged and is skipped", self.folder, place)
-        if torn := size % self._size:
-            logger.warning("%s: the last dump is incomplete, its %d bytes are skipped", self.folder, torn)
-
-    def values(self, place: int) -> memoryview:
-        """Return the values of a dump.
-
-        Parameters
-        ----------
-        place
-            The offset of the dump in bytes: Dump.place.
-
-        Returns
-        -------
-        memoryview
-            The values as bytes: little-endian int32. Release it after use.
-        """
-        assert self._view is not None
-        self._release(place)
-        return self._view[place + _RECORD.size : place + self._size]
-
-    def _release(self, place: int) -> None:
-        """Release the mapped pages before an offset. They can be read again."""
-        if place < self._kept_from:
-            self._kept_from = 0
-        if place - self._kept_from >= _RELEASE_EVERY:
-            assert self._map is not None
-            end = place // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, self._kept_from, end - self._kept_from)
-            self._kept_from = end
-
-    def middle(self, number: int) -> int:
-        """Return the middle of a dump in 100 ns: the timestamp of its row, as in the rows of DISCOS."""
-        period = self.setup.dump_length
-        return self.begins + number * period + period // 2
-
-    def remove(self) -> None:
-        """Remove the recording from disk. Raise OSError (ENOTEMPTY) if its folder has other files, which are kept."""
-        _remove(self.folder)
 
 
 def recordings_in(data: Path | str) -> list[Path]:
@@ -393,13 +212,13 @@ def is_gone(folder: Path) -> bool:
 
 def is_recording(folder: Path) -> bool:
     """Return whether the folder is a recording, which a conversion may remove."""
-    return all(os.path.lexists(folder / name) for name in (HEADER, _DUMPS))
+    return all(os.path.lexists(folder / name) for name in (HEADER, DUMPS))
 
 
 def in_use(folder: Path) -> bool:
     """Return whether a recording is being written, read or converted."""
     try:
-        file = open_regular(folder / _DUMPS, os.O_RDONLY)
+        file = open_regular(folder / DUMPS, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -419,7 +238,7 @@ def give_name(folder: Path, name: str) -> None:
 def name_of(folder: Path) -> str | None:
     """Return the path stored in a recording, None if there is none. Raise RecordingError if it cannot be read."""
     try:
-        name = _read_json(folder / _NAME)
+        name = read_json(folder / _NAME)
     except FileNotFoundError:
         return None
     try:
@@ -453,7 +272,7 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Return the contents of a small file. FileNotFoundError if there is none, RecordingError if it cannot be read."""
     try:
         with open(open_regular(path, os.O_RDONLY), encoding="utf-8") as file:
@@ -467,11 +286,11 @@ def _read_json(path: Path) -> Any:
         raise RecordingError(f"{path.parent}: {path.name} cannot be read: it is no JSON") from None
 
 
-def _remove(folder: Path) -> None:
+def remove_recording(folder: Path) -> None:
     """Remove the files of a recording, and its folder. Files that another program has put there are kept."""
     # The header first: without it the folder is no recording, even if the rest cannot be removed.
     os.unlink(folder / HEADER)
-    for name in (_DUMPS, _NAME, _part_of(HEADER), _part_of(_NAME)):
+    for name in (DUMPS, _NAME, _part_of(HEADER), _part_of(_NAME)):
         (folder / name).unlink(missing_ok=True)
     os.rmdir(folder)
 
@@ -512,19 +331,3 @@ def _write_whole(path: Path, text: str) -> None:
     with open(open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW), "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(part, path)
-
-
-def _check_setup(setup: Setup) -> None:
-    """Check that a setup from a header can be one. ValueError if not."""
-    if not 0 < setup.integration < _LONGEST_INTEGRATION:
-        raise ValueError("setup.integration is out of range")
-    if not setup.channels:
-        raise ValueError("setup.channels is empty")
-    for number, channel in enumerate(setup.channels):
-        name = f"setup.channels[{number}]"
-        if not 0 < channel.bins <= _MOST_BINS or not 0 <= channel.feed < _MOST_FEEDS:
-            raise ValueError(f"bins or feed of {name} is out of range")
-        if channel.polarisations not in (("L",), ("R",), ("L", "R")):
-            raise ValueError(f"{name}.polarisations are none")
-        if max(channel.inputs) >= min(len(setup.tsys), len(setup.marks)):
-            raise ValueError(f"setup.tsys or setup.marks has no value for {name}")
