@@ -29,6 +29,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from discosbackend import Backend, acquisition
+from discosbackend import server as server_module
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
