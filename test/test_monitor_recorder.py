@@ -621,8 +621,8 @@ class OptionTests(RecorderTestCase):
         self.assertEqual(recorder_module.SIZE, access_options._SIZE)
 
     def test_the_web_server_shows_the_absolute_path(self) -> None:
-        options = ("--no-data", "--record", os.path.relpath(self.path), "--http", "8080")
-        with served_in_memory(*options) as running:
+        options = ("--no-data", "--record", self.path.name, "--http", "8080")
+        with served_in_memory(*options, cwd=self.path.parent) as running:
             (batches,) = running.factory.listeners
             assert isinstance(batches, Batches)
             (live,) = [each for each in batches.listeners if isinstance(each, Live)]
