@@ -647,7 +647,7 @@ class InAFolderTests(unittest.TestCase):
         """In a process of its own, whose reactor it starts."""
         self.write("serve_in_asyncio.py", file_in_the_docs("serve_in_asyncio.py"))
         done = run([sys.executable, "serve_in_asyncio.py"], self.folder)
-        page = blocks(ROOT / "docs" / "writing-a-backend.md")
+        page = blocks(ROOT / "docs" / "serving.md")
         (printed,) = [after.code for block, after in pairwise(page) if "file=serve_in_asyncio.py" in block.words]
         self.assertEqual((done.stdout, done.stderr), (printed, ""))
 
