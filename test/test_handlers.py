@@ -293,6 +293,19 @@ class CommandsTests(unittest.TestCase):
             with self.subTest(line):
                 self.assertEqual(self.client.ask(line), reply)
 
+    def test_one_that_is_replaced_between_two_requests(self) -> None:
+        commands = self.handler.commands
+        for function, reply in [
+            (lambda _: "one", b"!odd,ok,one\r\n"),
+            (lambda _: "two", b"!odd,ok,two\r\n"),
+            (commands["get-configuration"], b"!odd,ok,unconfigured\r\n"),
+            (commands["version"], b"!odd,ok,1.4\r\n"),
+            (lambda _: "three", b"!odd,ok,three\r\n"),
+        ]:
+            commands["odd"] = function
+            with self.subTest(reply):
+                self.assertEqual(self.client.ask(b"?odd"), reply)
+
     def test_an_added_one_runs_in_the_device_lane(self) -> None:
         slow: Deferred[None] = Deferred()
         self.handler.commands["slow"] = lambda _: slow
