@@ -324,6 +324,14 @@ class CommandsTests(unittest.TestCase):
         self.reactor.pass_time(0.25)
         self.assertRegex(self.client.answer(), rb"^!slow,fail,timeout[^,]*\r\n$")
 
+    def test_one_that_replaces_a_conversion_has_its_hour(self) -> None:
+        self.handler.commands["convert-data"] = lambda _: Deferred()
+        self.client.ask(b"?convert-data")
+        self.reactor.pass_time(3599.75)
+        self.assertEqual(self.client.answer(), b"")
+        self.reactor.pass_time(0.25)
+        self.assertRegex(self.client.answer(), rb"^!convert-data,fail,timeout[^,]*\r\n$")
+
 
 class ArgumentTests(unittest.TestCase):
     """Arguments arrive converted, in place, and are judged before anything else (protocol section 4.2)."""

@@ -351,6 +351,19 @@ class HttpTests(unittest.TestCase):
         connection.lose()
         self.assertEqual(connection.clock.getDelayedCalls(), [])
 
+    def test_closed_while_the_reply_is_sent(self) -> None:
+        """What the transport reports afterwards does not open the connection again."""
+        connection = self.connect()
+        connection.ask(HTTP)
+        connection.protocol.close()
+        connection.protocol.writeConnectionLost()
+        self.assertRegex(connection.protocol.describe(), ", closing$")
+        connection.clock.advance(1)
+        connection.lose()
+        connection.protocol.writeConnectionLost()
+        self.assertRegex(connection.protocol.describe(), ", lost$")
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
     def test_a_client_that_does_not_read(self) -> None:
         """The reply has not left within the second: it is cut off."""
         connection = self.connect()
