@@ -306,6 +306,13 @@ class CommandsTests(unittest.TestCase):
             with self.subTest(reply):
                 self.assertEqual(self.client.ask(b"?odd"), reply)
 
+    def test_a_handler_with_the_handle_of_another_one(self) -> None:
+        outer: Any = Handler()
+        outer.handle = self.handler.handle
+        self.assertEqual(
+            Client(outer, self.reactor).ask(b"?get-configuration"), b"!get-configuration,ok,unconfigured\r\n"
+        )
+
     def test_an_added_one_runs_in_the_device_lane(self) -> None:
         slow: Deferred[None] = Deferred()
         self.handler.commands["slow"] = lambda _: slow
