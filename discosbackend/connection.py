@@ -47,7 +47,8 @@ _AT_ONCE = 4
 _LINGER = 1.0
 # How many s the LF after a CR may take to arrive.
 _CR_PATIENCE = 5.0
-# Reading stops while a client has more than this many bytes of unanswered requests.
+# Reading stops when more than this many bytes have arrived since the last time that no line waited. It goes on when
+# every line has been handled.
 _BACKLOG = 16384
 
 
@@ -116,14 +117,16 @@ class DBProtocol(LineReceiver):
         # The lines from _at on have been received, but not handled yet.
         self._lines: list[bytes] | tuple[()] = ()
         self._at = 0
+        # The bytes that have arrived since the last time that no line waited.
         self._backlog = 0
         self._pending: _Pending | None = None
         self.output = self.output_class(self)
         self._state = State.OPEN
         # The client has closed its sending half. It gets every reply (protocol section 1.9).
         self._half_closed = False
-        # The client speaks another language. What it sends is discarded, whatever else happens to the connection.
-        self._refusing = False
+        # The client speaks another language or may not connect, or stopProducing() was called. What it sends is
+        # discarded, whatever else happens to the connection.
+        self._discarding = False
         self._greeting = Greeting.DONE
         # No line is handled while `paused` (set by users of this class) or while the output is not `ready` (set by the
         # transport). No bytes are read while `paused` or while the backlog is too long: then _reading is False.
@@ -134,7 +137,7 @@ class DBProtocol(LineReceiver):
         self._greeting_timer: Any = None
         self._cr_timer: Any = None
         self._linger_timer: Any = None
-        self._cr_told = False
+        self._cr_logged = False
         self.queued = False
 
     @property
@@ -168,7 +171,7 @@ class DBProtocol(LineReceiver):
         address = transport.getPeer()
         execute = self.factory.execute_for(address)
         if execute is None:
-            self._refusing = True
+            self._discarding = True
             self._advance(State.LOST)
             transport.abortConnection()
             return
@@ -205,7 +208,7 @@ class DBProtocol(LineReceiver):
     def dataReceived(self, data: bytes) -> None:
         """Twisted's hook: split the data into lines. Handle a few lines at once, or else queue the connection."""
         splitter = self._splitter
-        if self._refusing:
+        if self._discarding:
             return
         lines = splitter.feed(data)
         if splitter.rest or splitter.bare_cr or self._cr_timer is not None:
@@ -296,7 +299,7 @@ class DBProtocol(LineReceiver):
 
     def stopProducing(self) -> None:
         """Close the connection. The received lines, and all later bytes, are discarded."""
-        self.paused = self._refusing = True
+        self.paused = self._discarding = True
         self._lines, self._at, self._backlog = (), 0, 0
         self.close()
 
@@ -307,7 +310,7 @@ class DBProtocol(LineReceiver):
         self._close_if_idle()
 
     def _update_read_pause(self) -> None:
-        """Pause reading while the client has a backlog of unanswered requests, and resume it afterwards.
+        """Pause reading when the backlog is too long, and resume it when the backlog is empty.
 
         Reading goes on while the output is not ready, until the backlog is too long: a TLS transport pauses its
         producer before the handshake, and the handshake needs the client's data.
@@ -341,13 +344,13 @@ class DBProtocol(LineReceiver):
     def _watch_cr(self) -> None:
         """Detect a client that ends its lines with CR only, and so gets no replies (protocol section 1.3)."""
         self._stop_cr_timer()
-        if self._cr_told:
+        if self._cr_logged:
             return
         if self._splitter.bare_cr:
-            self._tell_of_cr()
+            self._log_cr()
         elif self._splitter.rest.endswith(b"\r"):
             # The LF may arrive in the next packet.
-            self._cr_timer = self.factory.reactor.callLater(_CR_PATIENCE, self._tell_of_cr)
+            self._cr_timer = self.factory.reactor.callLater(_CR_PATIENCE, self._log_cr)
 
     def _stop_cr_timer(self) -> None:
         if self._cr_timer is not None:
@@ -358,11 +361,11 @@ class DBProtocol(LineReceiver):
         """Log a CR that no LF can follow any more."""
         if self._cr_timer is not None:
             self._cr_timer.cancel()
-            self._tell_of_cr()
+            self._log_cr()
 
-    def _tell_of_cr(self) -> None:
+    def _log_cr(self) -> None:
         self._cr_timer = None
-        self._cr_told = True
+        self._cr_logged = True
         text = "%s sends CR without LF, which does not end a line: it gets no reply until it sends LF"
         self.factory.rate_limited_logger.log(logging.WARNING, "CR without LF", text, self.peer)
 
@@ -405,7 +408,7 @@ class DBProtocol(LineReceiver):
                 self._update_read_pause()
             if self._greeting is not _GREETED and self._greeting is Greeting.DUE:
                 self._greet()
-            if self._half_closed or self._refusing or self._state is not _OPEN or self.factory.finishing is not None:
+            if self._half_closed or self._discarding or self._state is not _OPEN or self.factory.finishing is not None:
                 self._close_if_idle()
 
     def _abort_after_exception(self) -> None:
@@ -420,7 +423,7 @@ class DBProtocol(LineReceiver):
     def _handle_irregular_line(self, line: bytes) -> None:
         """Handle a line that is not an ordinary request, and any line that arrives before the greeting is sent.
 
-        lineReceived() reads the line again, because an overridden one may get another line.
+        lineReceived() and lineLengthExceeded() call read_line() again, because a subclass may pass on another line.
         """
         negotiation, line = line, without_telnet(line)
         if not line and negotiation and not isinstance(line, LongLine):
@@ -454,7 +457,7 @@ class DBProtocol(LineReceiver):
             The first MAX_LENGTH bytes of the line, a LongLine.
         """
         read = read_line(line)
-        self._finish(read.name, line, self.factory.failures.invalid(line, read, self), perf_counter())
+        self._answer_error(read.name, line, self.factory.failures.invalid(line, read, self), perf_counter())
 
     def lineReceived(self, line: bytes) -> None:
         """Handle one line, and send its reply now or later.
@@ -469,16 +472,16 @@ class DBProtocol(LineReceiver):
         read = read_line(line)
         name = read.name
         if read.kind is not _REQUEST:
-            self._finish(name, line, factory.failures.invalid(line, read, self), began)
+            self._answer_error(name, line, factory.failures.invalid(line, read, self), began)
             return
         try:
             if factory.stopping:
                 raise HandlerException(STOPPING)
             result = self._execute(name, read.arguments)
         except BaseException as problem:  # noqa: BLE001  # each request gets a reply, after any exception
-            self._finish(name, line, factory.failures.failed(name, problem, self, line, began), began)
+            self._answer_error(name, line, factory.failures.failed(name, problem, self, line, began), began)
             return
-        # The first test is the faster one, because Deferred is an abstract class.
+        # The first test is the faster one, because isinstance() is slow for a class with the metaclass ABCMeta.
         if type(result) is bytes or not isinstance(result, Deferred):
             self._answer(name, line, result, began)
         else:
@@ -504,7 +507,7 @@ class DBProtocol(LineReceiver):
         try:
             if isinstance(outcome, Failure):
                 reply = self.factory.failures.failed(pending.name, outcome, self, pending.line, pending.began)
-                self._finish(pending.name, pending.line, reply, pending.began)
+                self._answer_error(pending.name, pending.line, reply, pending.began)
             else:
                 self._answer(pending.name, pending.line, outcome, pending.began)
         except BaseException:  # noqa: BLE001  # an overridden sendLine() may raise anything
@@ -534,7 +537,7 @@ class DBProtocol(LineReceiver):
             seconds = perf_counter() - began
             logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
 
-    def _finish(self, name: str, line: bytes, reply: bytes, began: float) -> None:
+    def _answer_error(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Send the reply to a request that was refused, failed or is invalid. _answer() sends the handler's replies."""
         self.sendLine(reply)
         if self.factory.listeners:
@@ -588,7 +591,7 @@ class DBProtocol(LineReceiver):
             self.factory.connections.discard(self)
         elif self._half_closed and self._greeting is Greeting.DONE:
             self.close()
-        elif self._refusing and self._state is State.OPEN:
+        elif self._discarding and self._state is State.OPEN:
             self._close_sending()
         self.factory.on_idle()
 
@@ -603,7 +606,7 @@ class DBProtocol(LineReceiver):
         text = "%s sent %s, everything after this line is ignored: %r"
         shown = line[:80].decode("latin-1")
         self.factory.rate_limited_logger.log(logging.WARNING, "HTTP or TLS", text, self.peer, language, shown)
-        self._refusing = True
+        self._discarding = True
         self._at = len(self._lines)
         self._stop_cr_timer()
 
@@ -652,7 +655,7 @@ class DBProtocol(LineReceiver):
         try:
             if pending is not None:
                 reply = self.factory.failures.refused(pending.name, STOPPING, self, pending.line, pending.began)
-                self._finish(pending.name, pending.line, reply, pending.began)
+                self._answer_error(pending.name, pending.line, reply, pending.began)
             self.output.flush()
             self.output.ready = True
             self.work(len(self._lines))

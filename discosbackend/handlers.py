@@ -180,7 +180,7 @@ def execute_reads_of(handler: Handler) -> Callable[[str, Sequence[str]], bytes |
     def may_read(name: str) -> bool:
         command = getattr(handler, "commands", {}).get(name)
         if isinstance(command, BackendCommand):
-            return not command.changes
+            return not command.affects_reads
         if name in COMMANDS:
             return COMMANDS[name].lane == "reads"
         return command is None and not answers_itself
@@ -200,7 +200,7 @@ class BackendCommand:
     texts. It checks the texts and calls the method at once, without waiting for its lane.
     """
 
-    __slots__ = ("row", "name", "changes", "method", "read", "write", "locks", "worker", "limit")
+    __slots__ = ("row", "name", "affects_reads", "method", "read", "write", "locks", "worker", "limit")
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class BackendCommand:
         self.row = row
         self.name = row.name
         # Whether the command may change what the commands of the lane `reads` return.
-        self.changes = row.lane != "reads"
+        self.affects_reads = row.lane != "reads"
         self.method = method
         # The function that converts the texts of the arguments to the method's arguments.
         self.read = read

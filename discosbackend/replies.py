@@ -63,8 +63,8 @@ GREETING = write_reply("version", OK, [__protocol_version__]).encode("latin-1")
 UNEXPECTED = "Request could not be handled correctly"
 """The reason of a `fail` whose cause is only logged."""
 
-# A peer can invent any number of names.
-_MOST_TOLD = 100
+# For how many commands a cure is logged. A peer can invent any number of names.
+_MOST_CURES = 100
 
 # More values, or longer replies, are left to values.texts(), which has bounds of its own.
 _MANY = 1000
@@ -248,7 +248,7 @@ class Failures:
         self._limited = rate_limited_logger
         self._log = rate_limited_logger.log
         # The commands for whose failures a cure has been logged.
-        self._told: set[str] = set()
+        self._cured: set[str] = set()
 
     def failed(self, name: str, outcome: BaseException | Failure, peer: Peer, line: bytes, began: float) -> bytes:
         """Return the `fail` for an exception of the handler. This method never raises an exception.
@@ -295,8 +295,8 @@ class Failures:
             trace = (type(problem), problem, traceback or problem.__traceback__)
             text = "%s from %s failed%s"
             self._log(logging.ERROR, "failure", text, name, peer, shown_arguments(line), exc_info=trace)
-            if len(self._told) < _MOST_TOLD and name not in self._told and (cure := asyncio_cure(problem)):
-                self._told.add(name)
+            if len(self._cured) < _MOST_CURES and name not in self._cured and (cure := asyncio_cure(problem)):
+                self._cured.add(name)
                 logger.error("%s failed, and has to be changed: %s", name, cure)
         return self.refusal(name, UNEXPECTED)
 

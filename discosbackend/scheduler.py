@@ -125,7 +125,7 @@ class Runnable(Protocol):
     """What the scheduler uses of a command. handlers.BackendCommand has it."""
 
     name: str
-    changes: bool
+    affects_reads: bool
     """Whether the command may change what reads return: later reads must not share an older result."""
     method: Callable[..., Any]
     write: Callable[[Any], bytes]
@@ -149,8 +149,9 @@ class Job:
     - It is over: `done`. Its locks are released. A later result is only logged.
 
     _advance() and _begin() lead from the first state to the second one, _mark_overdue() to the third, _end() to the
-    last one. When the last waiter has timed out, _expire() ends the job, unless it runs in a thread: _cancel() removes
-    it from its queue, or cancels its Deferred.
+    last one. A command that run() calls at once is in the second state when its method has returned a Deferred, by
+    _adopt(). When the last waiter has timed out or was cancelled, _expire() ends the job, unless it runs in a thread:
+    _cancel() removes it from its queue, or cancels its Deferred.
     """
 
     __slots__ = ("command", "values", "share", "held", "waiters", "begun", "source", "overdue", "done")
@@ -204,7 +205,7 @@ class Waiter:
 
 
 def _call_in_thread(command: Runnable, values: Sequence[Any]) -> bytes:
-    """Call a blocking method. If it returns a generator, that is read in the same thread."""
+    """Call a blocking method, and make the reply. If the method returns a generator, it is read in the same thread."""
     result = command.method(*values)
     if hasattr(type(result), "__await__"):
         if inspect.iscoroutine(result):
@@ -225,12 +226,15 @@ class Scheduler:
         self._monotonic = monotonic
         self._locks: dict[str, Lock] = {}
         self._workers: dict[str, Worker] = {}
+        # The waiters that have a time limit.
         self._waiters: dict[Waiter, None] = {}
         # The jobs that run in a thread and have a limit that they have not reached yet.
         self._in_threads: dict[Job, None] = {}
+        # The blocking reads that wait or run, by name and texts. An equal request joins such a job.
         self._shared: dict[Hashable, Job] = {}
         # The Deferreds that methods have returned. If a method returned one again, its result would already be changed.
         self._seen: WeakSet[Deferred[Any]] = WeakSet()
+        # The jobs that have just got a lock that they waited for.
         self._ready: deque[Job] = deque()
         self.used = False
         """Whether a command was run since this was set to False."""
@@ -281,7 +285,7 @@ class Scheduler:
         values
             The arguments of its method.
         texts
-            The arguments as the client has sent them. Equal blocking reads share one call.
+            The texts of the arguments. Blocking reads with the same name and the same texts share one call.
 
         Returns
         -------
@@ -296,7 +300,7 @@ class Scheduler:
         """
         self.used = True
         if command.worker is not None:
-            return self._submit(command, values, None if command.changes else (command.name, *texts))
+            return self._submit(command, values, None if command.affects_reads else (command.name, *texts))
         for lock in command.locks:
             if lock.holder is not None:
                 return self._submit(command, values)
@@ -320,7 +324,7 @@ class Scheduler:
 
     def _call(self, command: Runnable, values: Sequence[Any]) -> bytes | Deferred[bytes]:
         """Call the method of a command in the reactor's thread."""
-        if command.changes and self._shared:
+        if command.affects_reads and self._shared:
             # Before the call, because the method may raise.
             self._shared.clear()
         result = command.method(*values)
@@ -332,11 +336,12 @@ class Scheduler:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
             self._seen.add(result)
         later = deferred_of(result, command.name)
-        if command.changes:
+        if command.affects_reads:
             later.addBoth(self._changed)
         return later.addCallback(command.write)
 
     def _changed(self, outcome: Any) -> Any:
+        """Let no later read join an earlier one, because a command that may affect reads has ended."""
         self._shared.clear()
         return outcome
 
@@ -431,7 +436,7 @@ class Scheduler:
             self._log_late(outcome, job)
             return
         late = not job.waiters
-        if job.command.changes:
+        if job.command.affects_reads:
             self._shared.clear()
         self._release(job)
         while job.waiters:

@@ -110,9 +110,10 @@ def kinds() -> str:
     lines = ["| kind | its keys | what happens |", "|---|---|---|"]
     for name, kind in KINDS.items():
         own = []
-        for key in keys(kind).keys() - keys(Kind).keys():
-            default = f" = {getattr(kind, key)}" if hasattr(kind, key) else ""
-            own.append(f"`{key}`{default}: {expected(keys(kind)[key])}")
+        for key, hint in keys(kind).items():
+            if key not in keys(Kind):
+                default = f" = {getattr(kind, key)}" if hasattr(kind, key) else ""
+                own.append(f"`{key}`{default}: {expected(hint)}")
         lines.append(f"| `{name}` | {', '.join(own)} | {' '.join((kind.__doc__ or '').split())} |")
     return "\n".join(lines)
 

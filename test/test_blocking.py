@@ -272,9 +272,11 @@ class ThreadTests(BlockingTestCase):
                     return result()
 
             self.serve(Confused())
-            self.a.ask(b"?get-tp0")
-            self.reactor.drain()
+            with self.assertLogs("discosbackend", "ERROR") as logged:
+                self.a.ask(b"?get-tp0")
+                self.reactor.drain()
             self.assertEqual(self.a.answer(), b"!get-tp0,fail," + GENERIC + b"\r\n")
+            self.assertRegex(logged.output[0], "@blocking method of get-tp0 returned .*, which is never awaited")
         gc.collect()
 
     def test_added_by_a_user(self) -> None:

@@ -293,6 +293,26 @@ class CommandsTests(unittest.TestCase):
             with self.subTest(line):
                 self.assertEqual(self.client.ask(line), reply)
 
+    def test_one_that_is_replaced_between_two_requests(self) -> None:
+        commands = self.handler.commands
+        for function, reply in [
+            (lambda _: "one", b"!odd,ok,one\r\n"),
+            (lambda _: "two", b"!odd,ok,two\r\n"),
+            (commands["get-configuration"], b"!odd,ok,unconfigured\r\n"),
+            (commands["version"], b"!odd,ok,1.4\r\n"),
+            (lambda _: "three", b"!odd,ok,three\r\n"),
+        ]:
+            commands["odd"] = function
+            with self.subTest(reply):
+                self.assertEqual(self.client.ask(b"?odd"), reply)
+
+    def test_a_handler_with_the_handle_of_another_one(self) -> None:
+        outer: Any = Handler()
+        outer.handle = self.handler.handle
+        self.assertEqual(
+            Client(outer, self.reactor).ask(b"?get-configuration"), b"!get-configuration,ok,unconfigured\r\n"
+        )
+
     def test_an_added_one_runs_in_the_device_lane(self) -> None:
         slow: Deferred[None] = Deferred()
         self.handler.commands["slow"] = lambda _: slow
@@ -310,6 +330,14 @@ class CommandsTests(unittest.TestCase):
         self.assertEqual(self.client.answer(), b"")
         self.reactor.pass_time(0.25)
         self.assertRegex(self.client.answer(), rb"^!slow,fail,timeout[^,]*\r\n$")
+
+    def test_one_that_replaces_a_conversion_has_its_hour(self) -> None:
+        self.handler.commands["convert-data"] = lambda _: Deferred()
+        self.client.ask(b"?convert-data")
+        self.reactor.pass_time(3599.75)
+        self.assertEqual(self.client.answer(), b"")
+        self.reactor.pass_time(0.25)
+        self.assertRegex(self.client.answer(), rb"^!convert-data,fail,timeout[^,]*\r\n$")
 
 
 class ArgumentTests(unittest.TestCase):

@@ -98,6 +98,13 @@ class LineReceiverTests(unittest.TestCase):
         self.assertEqual(self.protocol.clearLineBuffer(), b"?b")
         self.assertEqual(self.connection.ask(b"?c\r\n"), b"!a,ok\r\n!c,ok\r\n")
 
+    def test_the_return_of_a_forgotten_line_is_not_logged(self) -> None:
+        self.connection.send(b"?a\r")
+        self.assertEqual(self.protocol.clearLineBuffer(), b"?a\r")
+        with self.assertNoLogs("discosbackend", "WARNING"):
+            self.connection.clock.advance(60)
+        self.assertEqual(self.connection.clock.getDelayedCalls(), [])
+
     def test_another_longest_line(self) -> None:
         class Short(Remembers):
             MAX_LENGTH = 10

@@ -78,6 +78,20 @@ class HalfCloseTests(unittest.TestCase):
         self.assertEqual(connection.ask(b""), b"!x,ok,1\r\n" * 1000)
         self.assertTrue(connection.transport.disconnecting)
 
+    def test_with_a_long_backlog(self) -> None:
+        """A transport that is asked to read again would report a second time that the client has closed its half."""
+        later = Later()
+        wire = Narrow()
+        connection = greeted(odd(later), wire)
+        connection.send(b"?odd,1\r\n" + b"?x,1\r\n" * 4000)
+        self.assertEqual(wire.told, ["pause"])
+        connection.half_close()
+        connection.clock.advance(0)
+        later.end()
+        self.assertEqual(connection.ask(b""), b"!odd,ok,1\r\n" + b"!x,ok,1\r\n" * 4000)
+        self.assertEqual(wire.told, ["pause"])
+        self.assertTrue(wire.disconnecting)
+
 
 class GoneTests(unittest.TestCase):
     """When a client disconnects, its commands are not cancelled; what was received is carried out."""
@@ -162,6 +176,19 @@ class GoneTests(unittest.TestCase):
         later.end()
         connection.clock.advance(0)
         self.assertEqual(handler.requests, ["?odd"])
+
+    def test_long_line_of_one_who_is_gone(self) -> None:
+        """It is not a read, whatever its name, so it is kept: the listeners get it."""
+        later = Later()
+        connection = greeted(odd(later))
+        seen: list[Exchange] = []
+        connection.factory.listeners.append(seen.append)
+        connection.send(b"?odd\r\n?status\r\n?status," + b"x" * 16384 + b"\r\n")
+        connection.lose()
+        later.end()
+        connection.clock.advance(0)
+        lines = [(each.name, each.code, len(each.request)) for each in seen if isinstance(each, Exchange)]
+        self.assertEqual(lines, [("odd", "ok", 4), ("status", "invalid", 16384)])
 
     def test_finish_with_many_who_are_gone(self) -> None:
         """What they had asked does not hold up the end of the server."""
@@ -322,6 +349,19 @@ class HttpTests(unittest.TestCase):
         self.assertTrue(connection.transport.disconnecting)
         self.assertFalse(connection.transport.disconnected)
         connection.lose()
+        self.assertEqual(connection.clock.getDelayedCalls(), [])
+
+    def test_closed_while_the_reply_is_sent(self) -> None:
+        """What the transport reports afterwards does not open the connection again."""
+        connection = self.connect()
+        connection.ask(HTTP)
+        connection.protocol.close()
+        connection.protocol.writeConnectionLost()
+        self.assertRegex(connection.protocol.describe(), ", closing$")
+        connection.clock.advance(1)
+        connection.lose()
+        connection.protocol.writeConnectionLost()
+        self.assertRegex(connection.protocol.describe(), ", lost$")
         self.assertEqual(connection.clock.getDelayedCalls(), [])
 
     def test_a_client_that_does_not_read(self) -> None:

@@ -223,6 +223,16 @@ class FairnessTests(unittest.TestCase):
                 connection.send(b"?x\r\n" * 5)
         self.assertEqual(connection.ask(b""), b"!x,ok\r\n" * 500)
 
+    def test_many_chunks_take_no_more_turns(self) -> None:
+        """A connection is in the queue once, however many chunks arrive while it is there."""
+        many, one = greeted(self.factory), greeted(self.factory)
+        for _ in range(100):
+            many.send(b"?many\r\n" * 5)
+        one.send(b"?one\r\n" * 5)
+        for _ in range(10):
+            self.clock.turn()
+        self.assertEqual(one.received(), b"!one,ok\r\n" * 5)
+
     def test_quick_lines_are_bounded(self) -> None:
         """Also when lines take no time that could be measured, each connection has its share of a turn."""
         handler = Scripted(ok)

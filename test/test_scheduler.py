@@ -793,7 +793,7 @@ class GivenUpTests(SchedulerTestCase):
 
 def probe(method: Callable[[], Any], **others: Any) -> Any:
     """Return a read, as the scheduler needs it. Its reply is the result of its method."""
-    command = {"name": "probe", "changes": False, "write": lambda result: result, "locks": [], "worker": None}
+    command = {"name": "probe", "affects_reads": False, "write": lambda result: result, "locks": [], "worker": None}
     return SimpleNamespace(**{**command, "limit": 5.0, "method": method, **others})
 
 
@@ -860,7 +860,7 @@ class SharedTests(unittest.TestCase):
 
     def test_a_change_that_is_cancelled_at_its_limit(self) -> None:
         """A read that began before this end may have found the state before the change."""
-        change = probe(Deferred, changes=True, limit=1.0)
+        change = probe(Deferred, affects_reads=True, limit=1.0)
         cast(Deferred[Any], self.lanes.run(change, ())).addErrback(lambda _: None)
         outcomes: list[Any] = []
         self.ask(outcomes)

@@ -334,7 +334,7 @@ class Faults:
         with self._lock:
             if self._over:
                 return []
-            slots = [slot for slot in self._slots.values() if _drawn_on(slot.fault) == what]
+            slots = [slot for slot in self._slots.values() if _matched_with(slot.fault) == what]
             applied = [slot for slot in slots if slot.applies(name, now)]
             if applied:
                 self._update_flags()
@@ -344,7 +344,7 @@ class Faults:
 
     def _update_flags(self) -> None:
         """Update `on_replies` and `on_calls`."""
-        targets = {_drawn_on(slot.fault) for slot in self._slots.values() if slot.live and not self._over}
+        targets = {_matched_with(slot.fault) for slot in self._slots.values() if slot.live and not self._over}
         self.on_replies, self.on_calls = "reply" in targets, "call" in targets
 
     def _start(self, slot: _Slot) -> None:
@@ -365,7 +365,7 @@ class Faults:
             self._target.apply(slot.fault)
 
 
-def _drawn_on(fault: Fault) -> str:
+def _matched_with(fault: Fault) -> str:
     """Return what a fault is matched with: "call", "reply", or "" if it applies at its time."""
     if fault.by_the_clock:
         return ""
