@@ -260,7 +260,7 @@ def asks_again_on_the_same_connection(address: str) -> None:
     """Its time limit is short, and it repeats the request."""
 
     def ask(wire: Wire, request: bytes) -> None:
-        wire.socket.settimeout(0.25)
+        wire.socket.settimeout(1.0)
         try:
             _ask(wire, request)
         except TimeoutError:

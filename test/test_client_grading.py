@@ -202,8 +202,11 @@ class MistakeTests(unittest.TestCase):
         for program, (where, why) in {**MISTAKES, **(MORE_MISTAKES if LONG else {})}.items():
             with self.subTest(program.__name__, where=where):
                 result = all_graded()[program.__name__][where]
-                if result.verdict is not Verdict.FAIL:
-                    # On a busy machine the client may need longer delays to make its mistake in time.
+                for _ in range(4):
+                    if result.verdict is Verdict.FAIL:
+                        break
+                    # On a busy machine the client may need longer delays to make its mistake in time, or it makes its
+                    # mistake earlier, in the situation before.
                     result = graded(in_thread(program), where, limit=10 * LIMIT, delay=5 * DELAY)[where]
                 self.assertEqual(result.verdict, Verdict.FAIL, f"{result.explanation}\n{result.transcript}")
                 self.assertRegex(result.explanation, why)
