@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from unittest import mock
 
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.error import CannotListenError
@@ -30,6 +29,7 @@ from twisted.python.failure import Failure
 
 from discosbackend import Backend, acquisition
 from discosbackend import server as server_module
+from discosbackend.endpoints import endpoint_from
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler
 from discosbackend.protocol import DBFactory
 from discosbackend.server import (
@@ -38,7 +38,6 @@ from discosbackend.server import (
     _StopSignals,
     address_of,
     announcement,
-    endpoint_from,
     listen,
     run_server,
     run_until_stopped,
@@ -162,7 +161,7 @@ class ListenTests(unittest.TestCase):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
                 with (
                     self.subTest(words, kind=kind),
-                    mock.patch.object(endpoints, "serverFromString", return_value=adopted),
+                    mock.patch("discosbackend.endpoints.serverFromString", return_value=adopted),
                     self.assertRaisesRegex(ValueError, words),
                 ):
                     endpoint_from(MemoryReactorClock(), "systemd:domain=x:name=backend")
@@ -171,7 +170,7 @@ class ListenTests(unittest.TestCase):
             given.listen()
             for family, words in ((socket.AF_INET, "its address is a path: write domain=UNIX"), (socket.AF_UNIX, "")):
                 adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), family)
-                with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
+                with mock.patch("discosbackend.endpoints.serverFromString", return_value=adopted):
                     if words:
                         self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=x:name=backend")
                     else:
@@ -180,7 +179,7 @@ class ListenTests(unittest.TestCase):
     def test_a_socket_from_systemd_that_is_none(self) -> None:
         with tempfile.TemporaryFile() as given:
             adopted = AdoptedStreamServerEndpoint(MemoryReactorClock(), given.fileno(), socket.AF_INET)
-            with mock.patch.object(endpoints, "serverFromString", return_value=adopted):
+            with mock.patch("discosbackend.endpoints.serverFromString", return_value=adopted):
                 words = "systemd has handed over no socket"
                 self.assertRaisesRegex(ValueError, words, endpoint_from, None, "systemd:domain=INET:name=backend")
 

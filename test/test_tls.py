@@ -18,7 +18,7 @@ from typing import Any
 
 from twisted.internet.testing import MemoryReactorClock
 
-from discosbackend.server import endpoint_from
+from discosbackend.endpoints import endpoint_from
 
 from .serving import SCRIPT, Server, ask, read_line
 from .settings import PATIENCE, needs_tls

@@ -51,7 +51,6 @@ from discosbackend.server import (
     DEFAULT_PORT,
     STOP_TIMEOUT,
     Server,
-    endpoint_from,
     greeting_delay_of,
     longest_exit,
     name_of,
@@ -439,6 +438,8 @@ def _endpoint(options: argparse.Namespace, factory: DBFactory) -> IStreamServerE
         endpoint = tcp_endpoint(reactor, port, "127.0.0.1" if options.interface is None else options.interface)
     else:
         try:
+            from discosbackend.endpoints import endpoint_from
+
             endpoint = endpoint_from(reactor, options.listen)
         except ValueError as problem:
             raise CannotServe(f"--listen {options.listen!r} is not a valid endpoint: {problem}") from problem

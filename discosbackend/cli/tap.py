@@ -50,7 +50,7 @@ from discosbackend.client.address import host_and_port
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.log import printable
-from discosbackend.server import Server, endpoint_from, run_until_stopped, tcp_endpoint
+from discosbackend.server import Server, run_until_stopped, tcp_endpoint
 from discosbackend.standard_output import escape_output
 from discosbackend.tap.proxy import TapFactory
 
@@ -325,6 +325,8 @@ def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """Return where to listen. Raise CannotServe if the text does not say it."""
     try:
         if _is_endpoint(text):
+            from discosbackend.endpoints import endpoint_from
+
             return endpoint_from(reactor, text)
         host, port = host_and_port(text)
     except (ValueError, argparse.ArgumentTypeError) as problem:
