@@ -113,6 +113,8 @@ class _Forker:
     def __init__(self) -> None:
         env = environment()
         self.settings = _settings(env)
+        # With this, importing the package `test` would install a reactor.
+        env.pop("DISCOS_TEST_REACTOR", None)
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -154,10 +156,11 @@ def cpu_seconds() -> float:
 def can_start(command: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether start() does what a new interpreter would do.
 
-    The command must be one of this interpreter, without options for it, and the variables that the interpreter reads
-    must be those of environment().
+    The command must be one of this interpreter, without options for it, and not a module of the tests, because this
+    package has been imported. The variables that the interpreter reads must be those of environment().
     """
     runs = command[0] == sys.executable and (command[1] in ("-c", "-m") or not command[1].startswith("-"))
+    runs = runs and not (command[1] == "-m" and command[2].startswith("test."))
     return hasattr(os, "fork") and runs and _Forker.get().settings == _settings(env)
 
 

@@ -121,6 +121,7 @@ class ForkingTests(unittest.TestCase):
         own = environment()
         for command, env in (
             ((sys.executable, "-P", "-c", ""), own),
+            ((sys.executable, "-m", "test.worker"), own),
             (("sh", "-c", "exit"), own),
             ((sys.executable, "-c", ""), {**own, "PYTHONPATH": "/elsewhere"}),
             ((sys.executable, "-c", ""), {**own, "PYTHONHASHSEED": "1"}),
