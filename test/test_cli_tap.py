@@ -36,9 +36,9 @@ def run(*arguments: str, reactor: Listening | None = None) -> Outcome:
 
 
 @contextmanager
-def tapping(target: str, *options: str) -> Iterator[Server]:
+def tapping(target: str, *options: str, fresh: bool = False) -> Iterator[Server]:
     """The program in a process of its own, ready."""
-    server = Server([sys.executable, str(SCRIPT), "127.0.0.1:0", target, *options])
+    server = Server([sys.executable, str(SCRIPT), "127.0.0.1:0", target, *options], fresh=fresh)
     try:
         _ = server.announced
         yield server
@@ -293,7 +293,7 @@ class ProcessTests(unittest.TestCase):
             self.assertIn('<p class="big" data-show="!status"><span class="mark"></span>not known yet', page)
             self.assertIn('<div data-show="status" hidden>', page)
             self.assertIn("the target cannot be reached: ", through.log())
-        with served("--simulate", "discos") as server, tapping(text_of(server.address)) as through:
+        with served("--simulate", "discos") as server, tapping(text_of(server.address), fresh=True) as through:
             with through.connect() as client, through.connect() as other:
                 other.sendall(b"?version\r\n")
                 other.shutdown(socket.SHUT_WR)
