@@ -131,12 +131,6 @@ class LineSocket:
         self._socket.settimeout(seconds)
         self._socket.sendall(line)
 
-    def has_line(self) -> bool:
-        """Return whether a complete line has arrived. Do not wait."""
-        with suppress(TimeoutError):
-            self.receive(time.monotonic())
-        return b"\n" in self.received
-
     def read_line(self, deadline: float) -> bytes:
         """Return the next line without its LF. Raise TimeoutError at the deadline, a time of time.monotonic()."""
         searched = 0
