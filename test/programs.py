@@ -26,6 +26,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from discosbackend import ticks
 
+from .settings import wait_for_imports
+
 __all__ = ["InMemory", "Listening", "Outcome", "Runs", "as_from_a_shell", "process_as_before", "run_program"]
 
 
@@ -126,10 +128,11 @@ def as_from_a_shell(arguments: Sequence[str]) -> list[str]:
 def process_as_before(reactor: InMemory, cwd: Path | str | None = None) -> Iterator[None]:
     """Install this reactor, change to an empty folder unless `cwd` is given, and put back what a program changes.
 
-    Modules that were imported from that folder are forgotten.
+    Modules that were imported from that folder are forgotten. Imports that an earlier test has begun are waited for.
     """
     import twisted.internet.reactor
 
+    wait_for_imports()
     root = logging.getLogger()
     modules = set(sys.modules)
     importlib.invalidate_caches()

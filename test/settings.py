@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 import time
 import unittest
 from collections.abc import Callable
-from threading import Event
 from typing import TypeVar
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "needs_pyserial",
     "needs_pyzmq",
     "needs_tls",
+    "wait_for_imports",
     "wait_until",
 ]
 
@@ -67,9 +68,19 @@ long_only = unittest.skipUnless(LONG, "takes long: ./run_tests --long")
 def wait_until(condition: Callable[[], T], what: str = "") -> T:
     """Wait until `condition()` is true, and return what it returned; AssertionError after PATIENCE."""
     end = time.monotonic() + PATIENCE
-    pause = Event()
+    pause = threading.Event()
     while not (found := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"waited {PATIENCE:g} s for {what or condition}")
         pause.wait(0.01)
     return found
+
+
+def wait_for_imports() -> None:
+    """Wait for the threads in which an earlier test has begun to import numpy or astropy.
+
+    At their end, imports put the hook of the warnings back that they found, whatever a test has set meanwhile.
+    """
+    for thread in threading.enumerate():
+        if thread.name in ("discos-astropy", "discos-numpy"):
+            thread.join(PATIENCE)

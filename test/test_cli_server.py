@@ -10,6 +10,8 @@ import tempfile
 import threading
 import unittest
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
 from unittest import mock
@@ -50,6 +52,32 @@ class Unfinished:
 
     def __del__(self) -> None:
         raise ZeroDivisionError
+
+
+class Importing(threading.Thread):
+    """Imports astropy, as a thread of a server in an earlier test does, and needs until somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="discos-astropy", daemon=True)
+        self.inside, self.waited_for = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        super().start()
+        self.inside.wait(PATIENCE)
+
+    def run(self) -> None:
+        with warnings.catch_warnings():
+            self.inside.set()
+            self.waited_for.wait(PATIENCE)
+
+    def join(self, timeout: float | None = None) -> None:
+        self.waited_for.set()
+        super().join(timeout)
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        self.join(PATIENCE)
+        yield
 
 
 class CommandLineTests(unittest.TestCase):
@@ -278,7 +306,9 @@ class ProgramTests(unittest.TestCase):
                 self.assertTrue(odd_lines()[-1].endswith(" 95 more lines of this kind left out: odd: {number}"))
 
     def test_what_python_prints_is_in_the_log(self) -> None:
-        with served_in_memory("--no-data") as program, warnings.catch_warnings():
+        importing = Importing()
+        importing.start()
+        with served_in_memory("--no-data") as program, importing.joined(), warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("an odd warning", UserWarning, stacklevel=1)
             thread = threading.Thread(target=lambda: 1 / 0, name="odd")

@@ -30,7 +30,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from discosbackend.log import LineFormatter, LogWriter, address_text, log_what_python_prints, printable
 
 from .serving import ROOT
-from .settings import PATIENCE, wait_until
+from .settings import PATIENCE, wait_for_imports, wait_until
 
 # Characters that control a terminal, and characters that some programs treat as the end of a line.
 CONTROLS = "\n\r\x0b\x0c\x1b\x1c\x1d\x1e\x7f\x85\x9b\u2028\u2029\u202e\udcff\x00\t"
@@ -389,6 +389,7 @@ class PythonTests(unittest.TestCase):
     """Tests that warnings and uncaught exceptions are logged instead of printed."""
 
     def setUp(self) -> None:
+        wait_for_imports()
         for where, name in ((warnings, "showwarning"), (threading, "excepthook"), (sys, "unraisablehook")):
             self.enterContext(mock.patch.object(where, name, getattr(where, name)))
         log_what_python_prints()
