@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 import unittest
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from twisted.internet.error import ConnectionLost
 from discosbackend.access import AccessRules
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LineSplitter, read_line
-from discosbackend.tap.conversation import MOST_WAITING, Closed
+from discosbackend.tap.conversation import MOST_WAITING, Closed, Conversation
+from discosbackend.ticks import Ticks
 
 from .in_memory import fewer, quiet
 from .tapped import CLIENT, Line, Tapped, Target
@@ -84,7 +86,9 @@ class PassingTests(unittest.TestCase):
             client = tapped.connect()
             client.send(b"?time\r\n")
             tapped.server.send(GREETING + TIME)
-        self.assertEqual((tapped.server.read(), client.read()), (b"?time\r\n", GREETING + TIME))
+            self.assertEqual((tapped.server.read(), client.read()), (b"?time\r\n", GREETING + TIME))
+            # A read and its reply are passed on at once, and noted 10 ms later.
+            tapped.clock.advance(0.01)
         self.assertIn("the judge failed", logs.output[0])
         self.assertEqual(exchanges(tapped), [(b"?time", TIME[:-2], "ok", False)])
 
@@ -113,6 +117,122 @@ _REPLIES = st.lists(st.sampled_from([GREETING, STATUS, TIME, b"!x", b"\n"]) | st
 def is_foreign(data: bytes) -> bool:
     """Whether a line of a client is HTTP or TLS."""
     return any(read_line(line).language for line in LineSplitter().feed(data))
+
+
+class _Watched:
+    """A conversation of which everything is kept that it reports. Its clocks are one number."""
+
+    def __init__(self, keeps: bool) -> None:
+        self.now = 0.0
+        self.reported: list[Any] = []
+        self._keeps = keeps
+        self.conversation = Conversation(
+            *(1, "10.0.0.7:4711", lambda read, line: b"!undefined,invalid,x" if read.language else None),
+            listeners=[self.reported.append],
+            notify=self.reported.append,
+            reads=frozenset(["status", "time"]),
+            judge=self.reported.append,
+            monotonic=lambda: self.now,
+        )
+
+    def client_sends(self, data: bytes) -> None:
+        if not (self._keeps and self.conversation.keep_request(data)):
+            self.conversation.from_client(data)
+
+    def server_sends(self, data: bytes) -> None:
+        if not (self._keeps and self.conversation.keep_reply(data)):
+            self.conversation.from_server(data)
+
+
+class KeptTests(unittest.TestCase):
+    """Reads without arguments and their replies are passed on at once, and read later."""
+
+    @fewer(300)
+    @given(
+        st.lists(
+            st.sampled_from([b"?status\r\n", b"?status\r\n", b"?time\r\n", b"?stop\r\n", b"?status", b"\r\n"])
+            | st.sampled_from([GREETING, STATUS, STATUS, TIME, b"!stop,ok\r\n", STATUS[:5], STATUS[5:], STATUS + TIME])
+            | st.sampled_from(["read", "waiting", "running"]),
+            max_size=40,
+        ),
+        st.booleans(),
+    )
+    def test_what_is_reported_is_the_same(self, steps: list[bytes | str], by_server: bool) -> None:
+        both = kept, plain = _Watched(True), _Watched(False)
+        with mock.patch.object(Ticks, "now", lambda: Ticks.from_unix(plain.now)):
+            for step in steps:
+                kept.now = plain.now = plain.now + 1
+                if step == "read":
+                    kept.conversation.read_kept()
+                    self.assertEqual(kept.reported, plain.reported)
+                elif isinstance(step, str):
+                    self.assertEqual(getattr(kept.conversation, step), getattr(plain.conversation, step))
+                else:
+                    for watched in both:
+                        (watched.client_sends if step[:1] in b"?\r" else watched.server_sends)(step)
+            for watched in both:
+                watched.conversation.closed(by_server=by_server)
+        self.assertEqual(kept.reported, plain.reported)
+
+    def test_read_after_ten_milliseconds(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        server = tapped.server
+        server.send(GREETING)
+        client.read()
+        for _ in range(3):
+            client.send(b"?status\r\n")
+            self.assertEqual(server.read(), b"?status\r\n")
+            server.send(STATUS)
+            self.assertEqual(client.read(), STATUS)
+        tapped.clock.advance(0.008)
+        self.assertEqual(exchanges(tapped), [])
+        tapped.clock.advance(0.004)
+        self.assertEqual(exchanges(tapped), [(b"?status", STATUS[:-2], "ok", False)] * 3)
+        self.assertEqual(tapped.clock.getDelayedCalls(), [])
+
+    def test_a_change_is_read_at_once_and_what_came_before_it(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        client.send(b"?status\r\n")
+        tapped.server.send(STATUS)
+        client.send(b"?stop\r\n")
+        self.assertEqual(exchanges(tapped), [(b"?status", STATUS[:-2], "ok", False)])
+        tapped.server.send(b"!stop,ok\r\n")
+        self.assertEqual(exchanges(tapped)[1:], [(b"?stop", b"!stop,ok", "ok", True)])
+
+    def test_so_many_at_most(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        for _ in range(50):
+            client.send(b"?status\r\n")
+            tapped.server.send(STATUS)
+        self.assertGreater(len(exchanges(tapped)), 40)
+
+    def test_whoever_looks_sees_what_was_passed_on(self) -> None:
+        tapped = Tapped()
+        client = tapped.connect()
+        client.send(b"?status\r\n")
+        self.assertEqual(tapped.factory.running(), ["status"])
+        tapped.server.send(STATUS)
+        self.assertEqual(tapped.factory.running(), [])
+        client.send(b"?status\r\n")
+        finished = tapped.factory.finish(5)
+        self.assertFalse(finished.called)
+        tapped.server.send(STATUS)
+        self.assertTrue(finished.called)
+
+    def test_a_connection_that_ends(self) -> None:
+        for end in (Line.end, Line.abortConnection):
+            tapped = Tapped()
+            client = tapped.connect()
+            client.send(b"?status\r\n")
+            tapped.server.send(STATUS)
+            client.send(b"?time\r\n")
+            end(client)
+            tapped.server.end()
+            noted = [(b"?status", STATUS[:-2], "ok", False), (b"?time", None, "", False)]
+            self.assertEqual(exchanges(tapped), noted, end.__name__)
 
 
 class _Stream:

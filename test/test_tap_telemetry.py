@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unittest
+from functools import partial
 from typing import Any
 from unittest import mock
 
 from discosbackend.access import AccessRules
 from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.telemetry_publisher import ServerSource, TelemetryPublisher
+from discosbackend.tap.conversation import Conversation
 from discosbackend.tap.target_watch import TargetWatch
 from discosbackend.tap.telemetry_source import TapSource
 from discosbackend.ticks import Ticks
@@ -75,6 +77,8 @@ class TapSourceTests(unittest.TestCase):
         self.clock = self.tapped.clock
         self.clock.advance(BEGIN)
         self.enterContext(mock.patch.object(Ticks, "now", lambda: Ticks.from_unix(self.clock.seconds())))
+        conversation = partial(Conversation, monotonic=self.clock.seconds)
+        self.enterContext(mock.patch("discosbackend.tap.proxy.Conversation", conversation))
         self.outlet, publisher = published(self.tapped)
         self.addCleanup(publisher.stop)
 

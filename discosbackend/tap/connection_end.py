@@ -125,12 +125,14 @@ class ConnectionEnd:
         # At once, because the reactor would send it only in its next turn. `dataBuffer` is all that has not been sent,
         # because doWrite() follows each write().
         if not transport.dataBuffer:
-            sent = transport.writeSomeData(data)
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                # The socket is full or closed. The reactor tries again, and reports what fails.
+                sent = 0
             if sent == len(data):
                 return
-            if isinstance(sent, int):
-                data = data[sent:]
-        # A failure is reported by the reactor, which tries again.
+            data = data[sent:]
         transport.write(data)
         transport.doWrite()
 

@@ -6,6 +6,9 @@ Bytes are passed on unchanged, and at once, with these exceptions:
   replies to the earlier requests. While a refusal waits for its place, the server's bytes are passed on line by line.
 - The bytes of a client of which some requests may be refused are passed on line by line.
 - Nothing is passed on from the first line of HTTP or TLS on (protocol section 1.10).
+
+A client that asks `status` in a loop would wait for the tap to read each request and each reply. So a few of them are
+kept after they have been passed on, and read together.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from typing import Any, NamedTuple
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.framing import LONGEST_LINE, Kind, Line, LineSplitter, LongLine, read_line, without_telnet
-from discosbackend.grammar import INVALID, NO_NAME
+from discosbackend.grammar import INVALID, NO_NAME, REQUEST
 from discosbackend.pairing import Event, Greeting, OutOfOrder, Pairing
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import Ticks
 
 __all__ = ["MOST_BYTES", "MOST_WAITING", "ClientLine", "Closed", "Conversation", "Opened", "Request", "ServerLine"]
 
@@ -38,6 +41,11 @@ _MOST_SKIPPED = 256
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _LINES_WITH_NUL = re.compile(rb"\A\0|[^\n\r]*(?:\r(?!\0)[^\n\r]*)*(?:\n|\r\0)|.+", re.DOTALL)
 
+# How many requests and replies are kept, and the length of the longest reply, in bytes. Reading some of them one after
+# the other takes a third of the time, because the processor still has the code in its cache.
+_MOST_KEPT = 8
+_LONGEST_KEPT = 512
+
 _NO_REPLY = Kind.NOT_A_REQUEST
 
 
@@ -54,6 +62,8 @@ class Request(NamedTuple):
     """The parsed line."""
     began: float
     """When it arrived, in s of a monotonic clock."""
+    time: Ticks
+    """When it arrived."""
 
 
 class Opened(NamedTuple):
@@ -174,6 +184,12 @@ class Conversation:
         self._greeted = False
         # A refusal was sent before the greeting, which is therefore left out when it comes (protocol section 1.2).
         self._drop_greeting = False
+        # Requests and replies, in turn, that were passed on and are not read yet. For each, its bytes, and its time of
+        # arrival: in s of the monotonic clock, and for a request also as ticks.
+        self._kept: list[tuple[bytes, float, Ticks | None]] = []
+        self._reply_is_next = False
+        # The requests that may be kept.
+        self._bare_reads = frozenset(() if by_line else (f"{REQUEST}{name}\r\n".encode() for name in reads))
         # The server's incomplete line, if it is passed on by line; and whether its beginning was passed on already.
         self._held = b""
         self._mid_line = False
@@ -184,11 +200,13 @@ class Conversation:
     @property
     def waiting(self) -> int:
         """The number of requests that have no reply."""
+        self.read_kept()
         return self._pairing.count + len(self._refused)
 
     @property
     def running(self) -> str:
         """The name of the oldest request without a reply, which the server is answering. "" if there is none."""
+        self.read_kept()
         oldest = self._pairing.oldest
         return "" if oldest is None else oldest.name
 
@@ -232,7 +250,10 @@ class Conversation:
         """
         if self.foreign:
             return b"", b""
-        now = self._monotonic()
+        self.read_kept()
+        return self._read_client(data, self._monotonic(), Ticks.now())
+
+    def _read_client(self, data: bytes, now: float, time: Ticks) -> tuple[bytes, bytes]:
         passed: list[bytes] = []
         end = 0
         pieces: list[bytes] = (_LINES_WITH_NUL if b"\0" in data else _LINES).findall(data)
@@ -240,7 +261,7 @@ class Conversation:
             lines = self._splitter.feed(piece)
             passing = True
             for line in lines:
-                passing = self._client_line(line, now)
+                passing = self._client_line(line, now, time)
                 if self.foreign:
                     # Of a line whose beginning was in an earlier chunk, that beginning was passed on already.
                     return b"".join(passed) if self._by_line else data[:end], self._due()
@@ -262,7 +283,7 @@ class Conversation:
             # A longer line is refused, so its rest is not needed.
             self._raw += piece
 
-    def _client_line(self, line: bytes, now: float) -> bool:
+    def _client_line(self, line: bytes, now: float, time: Ticks) -> bool:
         """Note a line of the client. Return whether it is passed on."""
         negotiation = line
         if line[:1] != b"?":
@@ -272,14 +293,14 @@ class Conversation:
         read = read_line(line)
         if read.kind is _NO_REPLY:
             if self._listeners:
-                self._notify(Exchange(self.number, self.peer, Ticks.now(), line, "", None, "", False, 0.0))
+                self._notify(Exchange(self.number, self.peer, time, line, "", None, "", False, 0.0))
             if self._judge is not None:
                 self._judge(ClientLine(self.number, line, read, self.waiting, self._greeted, self._by_line))
             return not self._by_line
         reply = self._refuse(read, line) if self._by_line or read.language else None
         if self._judge is not None:
             self._judge(ClientLine(self.number, line, read, self.waiting, self._greeted, reply is not None))
-        request = Request(self._count, read.name, line, read, now)
+        request = Request(self._count, read.name, line, read, now, time)
         self._count += 1
         self._bytes += len(line)
         if reply is None:
@@ -291,35 +312,79 @@ class Conversation:
 
     # -- the server's bytes ---------------------------------------------------------------------------
 
+    def keep_request(self, data: bytes) -> bool:
+        """Keep what a client has sent, if that is a read without arguments, and no other request waits.
+
+        Returns
+        -------
+        bool
+            Whether it is kept. Then it must be passed on unchanged. If not, call from_client().
+        """
+        if (
+            data not in self._bare_reads
+            or self._reply_is_next
+            or len(self._kept) >= _MOST_KEPT
+            or self._splitter.in_line
+            or self._pairing.count
+            or self.foreign
+        ):
+            return False
+        self._kept.append((data, self._monotonic(), Ticks.now()))
+        self._reply_is_next = True
+        return True
+
+    def keep_reply(self, data: bytes) -> bool:
+        """Keep the reply to a request that was kept. The result has the same meaning as that of keep_request()."""
+        if not self._reply_is_next or len(data) > _LONGEST_KEPT or data[-1:] != b"\n":
+            return False
+        self._kept.append((data, self._monotonic(), None))
+        self._reply_is_next = False
+        return True
+
+    def read_kept(self) -> None:
+        """Read what was kept. It must be called soon. All methods that depend on it call it first."""
+        if not self._kept:
+            return
+        kept, self._kept, self._reply_is_next = self._kept, [], False
+        for data, now, time in kept:
+            if time is None:
+                self._read_server(data, now)
+            else:
+                self._read_client(data, now, time)
+
     def from_server(self, data: bytes) -> bytes:
         """Add bytes that the server has sent. Return what to send to the client now."""
+        self.read_kept()
+        now = self._monotonic()
         if self.passes_replies:
-            rest = data if self._judge is not None else self._take_answers(data)
-            for event in self._pairing.feed(rest):
-                self._server_line(event)
-            self._mid_line = data[-1:] != b"\n"
+            self._read_server(data, now)
             return data
         passed: list[bytes] = []
         for piece in _LINES.findall(data):
-            self._server_piece(piece, passed)
+            self._server_piece(piece, passed, now)
         if self._held and not self._refused and not self._drop_greeting:
             passed.append(self._held)
             self._held, self._mid_line = b"", True
         return b"".join(passed)
 
-    def _take_answers(self, data: bytes) -> bytes:
+    def _read_server(self, data: bytes, now: float) -> None:
+        rest = data if self._judge is not None else self._take_answers(data, now)
+        for event in self._pairing.feed(rest):
+            self._server_line(event, now)
+        self._mid_line = data[-1:] != b"\n"
+
+    def _take_answers(self, data: bytes, now: float) -> bytes:
         """Note the replies at the beginning of a chunk, for which nobody needs an event. Return the rest."""
         answers, rest = self._pairing.feed_answers(data)
         if answers:
             self._greeted = True
-            now = self._monotonic()
             for request, line, code in answers:
                 self._bytes -= len(request.line)
                 if self._listeners:
                     self._note(request, line, code, now - request.began)
         return rest
 
-    def _server_piece(self, piece: bytes, passed: list[bytes]) -> None:
+    def _server_piece(self, piece: bytes, passed: list[bytes], now: float) -> None:
         """Add bytes up to the end of a line at most."""
         events = self._pairing.feed(piece)
         is_end = piece[-1:] == b"\n"
@@ -328,7 +393,7 @@ class Conversation:
         else:
             self._held += piece
         for event in events:
-            request = self._server_line(event)
+            request = self._server_line(event, now)
             if self._mid_line:
                 continue
             if request is not None:
@@ -344,13 +409,13 @@ class Conversation:
             self._mid_line = False
             passed.append(self._due())
 
-    def _server_line(self, event: Event[Request]) -> Request | None:
+    def _server_line(self, event: Event[Request], now: float) -> Request | None:
         """Note a line of the server. Return the request to which it is the reply; None if there is none."""
         self._greeted = True
         request: Request | None = getattr(event, "request", None)
         seconds = 0.0
         if request is not None:
-            seconds = self._monotonic() - request.began
+            seconds = now - request.began
             self._bytes -= len(request.line)
             if self._listeners:
                 message = getattr(event, "message", None)
@@ -400,6 +465,7 @@ class Conversation:
 
     def server_ended(self) -> bytes:
         """Handle the end of the server's data. Return what to send to the client now."""
+        self.read_kept()
         held, self._held, self._greeted, self._mid_line = self._held, b"", True, False
         if not self._refused:
             return held
@@ -416,6 +482,7 @@ class Conversation:
         if self._ended:
             return
         self._ended = True
+        self.read_kept()
         ended = self._pairing.end()
         if self._judge is not None:
             seconds = self._monotonic() - ended.unanswered[0].began if ended.unanswered else 0.0
@@ -431,6 +498,6 @@ class Conversation:
             self._note(request, None, "", self._monotonic() - request.began)
 
     def _note(self, request: Request, reply: bytes | None, code: str, seconds: float) -> None:
-        begin = Ticks(Ticks.now() - round(seconds * TICKS_PER_SECOND))
         changes = request.name not in self._reads and code != INVALID
-        self._notify(Exchange(self.number, self.peer, begin, request.line, request.name, reply, code, changes, seconds))
+        heading = (self.number, self.peer, request.time, request.line, request.name)
+        self._notify(Exchange(*heading, reply, code, changes, seconds))

@@ -48,6 +48,8 @@ _RETRY = 0.5
 _GREETING = 1.0
 # How many s a client of another protocol has to read the reply, as in connection.py.
 _LINGER = 1.0
+# How many s requests and replies wait at most that were passed on, until they are read.
+_READ_WITHIN = 0.01
 
 
 class TapHandler(Handler):
@@ -122,6 +124,7 @@ class TapProtocol(Protocol):
         self._retry_timer: Any = None
         self._greeting_timer: Any = None
         self._linger_timer: Any = None
+        self._read_timer: Any = None
         self._abandoned = False
         self._by_server = False
 
@@ -193,17 +196,25 @@ class TapProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Twisted's hook: pass the client's bytes on."""
         conversation = self._conversation
-        was_foreign = conversation.foreign
-        # Sent first, so that the target works while the tap reads the same bytes.
-        is_sent = self._target.transport is not None and conversation.is_plain_request(data)
-        if is_sent:
+        if self._target.transport is not None and conversation.keep_request(data):
             self._target.write(data)
+            if self._read_timer is None:
+                self._read_timer = self.factory.reactor.callLater(_READ_WITHIN, self._read_kept)
+            return
+        if self._target.transport is not None and conversation.is_plain_request(data):
+            # Sent first, so that the target works while the tap reads the same bytes.
+            self._target.write(data)
+            conversation.from_client(data)
+            if conversation.full:
+                self._client.reading.pause("waiting")
+            return
+        was_foreign = conversation.foreign
         to_target, to_client = conversation.from_client(data)
         if self._target.transport is None:
             self._early += to_target
             if len(self._early) > _MOST_EARLY:
                 self._client.reading.pause("early")
-        elif not is_sent:
+        else:
             self._target.write(to_target)
         if to_client:
             self._client.write(to_client)
@@ -245,7 +256,7 @@ class TapProtocol(Protocol):
         self._client.was_lost()
         if not self._number:
             return
-        for timer in (self._retry_timer, self._greeting_timer, self._linger_timer):
+        for timer in (self._retry_timer, self._greeting_timer, self._linger_timer, self._read_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         if self._connecting is not None:
@@ -351,6 +362,9 @@ class TapProtocol(Protocol):
     def from_target(self, data: bytes) -> None:
         """Pass the target's bytes on."""
         conversation = self._conversation
+        if self.factory.finishing is None and conversation.keep_reply(data):
+            self._client.write(data)
+            return
         if conversation.passes_replies:
             # As in dataReceived().
             self._client.write(data)
@@ -363,6 +377,10 @@ class TapProtocol(Protocol):
             self._end_foreign()
         if self.factory.finishing is not None:
             self.factory.on_idle()
+
+    def _read_kept(self) -> None:
+        self._read_timer = None
+        self._conversation.read_kept()
 
     def target_ended(self) -> None:
         """Handle the end of the target's data."""
