@@ -151,7 +151,7 @@ class KeptTests(unittest.TestCase):
     @given(
         st.lists(
             st.sampled_from([b"?status\r\n", b"?status\r\n", b"?time\r\n", b"?stop\r\n", b"?status", b"\r\n"])
-            | st.sampled_from([GREETING, STATUS, STATUS, TIME, b"!stop,ok\r\n", STATUS[:5], STATUS[5:], STATUS + TIME])
+            | st.sampled_from([GREETING, STATUS, STATUS, TIME, b"!stop,ok\r\n", STATUS[:5], STATUS[5:], STATUS * 20])
             | st.sampled_from(["read", "waiting", "running"]),
             max_size=40,
         ),
@@ -201,13 +201,25 @@ class KeptTests(unittest.TestCase):
         tapped.server.send(b"!stop,ok\r\n")
         self.assertEqual(exchanges(tapped)[1:], [(b"?stop", b"!stop,ok", "ok", True)])
 
+    def test_what_is_not_kept(self) -> None:
+        for before in (b"?stop\r\n", b"?stop,", b"GET / HTTP/1.1\r\n"):
+            conversation = _Watched(True).conversation
+            conversation.from_client(before)
+            self.assertFalse(conversation.keep_request(b"?status\r\n"), before)
+        conversation = _Watched(True).conversation
+        for data in (b"?stop\r\n", b"?status,1\r\n", b"?status\n", b"?status\r\n?status\r\n", b"?sta", b""):
+            self.assertFalse(conversation.keep_request(data), data)
+        self.assertFalse(conversation.keep_reply(STATUS), "no request was kept")
+        self.assertTrue(conversation.keep_request(b"?status\r\n"))
+        self.assertFalse(conversation.keep_reply(STATUS * 15), "long")
+        self.assertTrue(conversation.keep_reply(STATUS))
+
     def test_so_many_at_most(self) -> None:
-        tapped = Tapped()
-        client = tapped.connect()
-        for _ in range(50):
-            client.send(b"?status\r\n")
-            tapped.server.send(STATUS)
-        self.assertGreater(len(exchanges(tapped)), 40)
+        conversation = _Watched(True).conversation
+        self.assertEqual([conversation.keep_request(b"?status\r\n") for _ in range(9)], [True] * 8 + [False])
+        conversation = _Watched(True).conversation
+        kept = [conversation.keep_request(b"?status\r\n")] + [conversation.keep_reply(STATUS) for _ in range(8)]
+        self.assertEqual(kept, [True] * 8 + [False])
 
     def test_whoever_looks_sees_what_was_passed_on(self) -> None:
         tapped = Tapped()

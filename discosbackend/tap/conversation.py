@@ -184,10 +184,9 @@ class Conversation:
         self._greeted = False
         # A refusal was sent before the greeting, which is therefore left out when it comes (protocol section 1.2).
         self._drop_greeting = False
-        # Requests and replies, in turn, that were passed on and are not read yet. For each, its bytes, and its time of
+        # Requests and replies that were passed on and are not read yet. For each, its bytes, and its time of
         # arrival: in s of the monotonic clock, and for a request also as ticks.
         self._kept: list[tuple[bytes, float, Ticks | None]] = []
-        self._reply_is_next = False
         # The requests that may be kept.
         self._bare_reads = frozenset(() if by_line else (f"{REQUEST}{name}\r\n".encode() for name in reads))
         # The server's incomplete line, if it is passed on by line; and whether its beginning was passed on already.
@@ -313,7 +312,7 @@ class Conversation:
     # -- the server's bytes ---------------------------------------------------------------------------
 
     def keep_request(self, data: bytes) -> bool:
-        """Keep what a client has sent, if that is a read without arguments, and no other request waits.
+        """Keep what a client has sent, if that is a read without arguments, and no request that was parsed waits.
 
         Returns
         -------
@@ -322,7 +321,6 @@ class Conversation:
         """
         if (
             data not in self._bare_reads
-            or self._reply_is_next
             or len(self._kept) >= _MOST_KEPT
             or self._splitter.in_line
             or self._pairing.count
@@ -330,22 +328,26 @@ class Conversation:
         ):
             return False
         self._kept.append((data, self._monotonic(), Ticks.now()))
-        self._reply_is_next = True
         return True
 
     def keep_reply(self, data: bytes) -> bool:
-        """Keep the reply to a request that was kept. The result has the same meaning as that of keep_request()."""
-        if not self._reply_is_next or len(data) > _LONGEST_KEPT or data[-1:] != b"\n":
+        """Keep what the server has sent, if that may be the reply to a request that was kept.
+
+        Returns
+        -------
+        bool
+            Whether it is kept. Then it must be passed on unchanged. If not, call from_server().
+        """
+        if not 0 < len(self._kept) < _MOST_KEPT or len(data) > _LONGEST_KEPT:
             return False
         self._kept.append((data, self._monotonic(), None))
-        self._reply_is_next = False
         return True
 
     def read_kept(self) -> None:
         """Read what was kept. It must be called soon. All methods that depend on it call it first."""
         if not self._kept:
             return
-        kept, self._kept, self._reply_is_next = self._kept, [], False
+        kept, self._kept = self._kept, []
         for data, now, time in kept:
             if time is None:
                 self._read_server(data, now)
@@ -465,7 +467,6 @@ class Conversation:
 
     def server_ended(self) -> bytes:
         """Handle the end of the server's data. Return what to send to the client now."""
-        self.read_kept()
         held, self._held, self._greeted, self._mid_line = self._held, b"", True, False
         if not self._refused:
             return held
