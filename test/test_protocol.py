@@ -193,6 +193,7 @@ class FramingTests(unittest.TestCase):
             (b"!" + b"a" * 10 * LONGEST, b""),
             (b"\xff\xfb\x01!" + b"a" * LONGEST, b""),
             (b"?x," + b"\r" * LONGEST, too_long),
+            (b"\xff\xf1" * LONGEST, too_long.replace(b"!x,", b"!undefined,")),
             (
                 b"\n" + b"\0" * (LONGEST + 1),
                 (

@@ -591,6 +591,7 @@ class FactoryTests(unittest.TestCase):
             connection.send(b"?odd,1\r\n?odd,2\r\n" + b"?x,3\r\n" * 1000)
         self.clock.advance(0)
         running = [deferred for _, deferred in self.later.waiting]
+        connections[1].protocol.pauseProducing()
         self.finish()
         self.clock.advance(2.9)
         self.assertEqual([deferred.called for deferred in running], [False] * 3)
