@@ -395,7 +395,8 @@ class TlsTests(unittest.TestCase):
     def test_lines(self) -> None:
         hello = b"\x16\x03\x01\x02\x00\x01"
         # Its length may contain the byte of a line end.
-        for line in (hello, *(hello[:count] for count in (3, 4, 5)), LongLine(hello + b"a" * LONGEST)):
+        versions = [b"\x16\x03" + bytes([minor]) + hello[3:] for minor in range(5)]
+        for line in (*versions, *(hello[:count] for count in (3, 4, 5)), LongLine(hello + b"a" * LONGEST)):
             with self.subTest(line[:10]):
                 self.assertTrue(is_tls(line))
         for line in (

@@ -791,6 +791,7 @@ class AccessTests(unittest.TestCase):
             (line + b"\r\n", b"", b"!undefined,invalid,syntax error: line begins with 'n' where ? is needed\r\n"),
             (b"!start\r\n", b"", b""),
             (b"?" + b"x" * 16384 + b"\r\n", b"", b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"),
+            (b"\xff\xf1" * 9000 + b"\r\n", b"", b"!undefined,invalid,syntax error: line longer than 16384 bytes\r\n"),
         ):
             for size in (1, 10**6):
                 with self.subTest(sent[:30], size=size):
