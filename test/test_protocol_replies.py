@@ -549,6 +549,21 @@ class OwnHandleTests(unittest.TestCase):
             pattern = rb"^!a,fail,%s\w*\r\n!b,fail,%s\w*\r\n$" % ((reason[:1].encode(),) * 2)
             self.assertRegex(reply, pattern)
 
+    def test_what_is_no_reply_to_the_request_is_named_in_the_log(self) -> None:
+        for result in (
+            None,
+            Message(message_type=REQUEST, name="x", code="", arguments=[]),
+            Message(message_type=REPLY, name="y", code="ok", arguments=[]),
+            Message(message_type=REPLY, name="x", code="maybe", arguments=[]),
+            Message(message_type=REPLY, name="x", code="", arguments=["odd"]),
+        ):
+            with self.subTest(result), self.assertLogs("discosbackend.protocol", "ERROR") as logs:
+                replies = greeted(Scripted(lambda message, result=result: result)).ask(b"?x\r\n")  # type: ignore[misc]
+                self.assertEqual(replies, b"!x,fail,%s\r\n" % GENERIC)
+            self.assertIn(
+                "x: the reply cannot be sent: the handler's result is not a reply to this request", logs.output[0]
+            )
+
     def test_both_ways_say_the_same(self) -> None:
         class ByMessage(DBProtocolHandler):
             """The same, the long way."""
