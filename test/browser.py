@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import unittest
@@ -38,16 +38,19 @@ def _started(folder: str) -> tuple[subprocess.Popen[str], str]:
     """The driver, and its port. `folder` is for temporary files."""
     assert _DRIVER is not None
     said = ""
-    # It chooses a free port for IPv6, and ends at once if somebody has the same one for IPv4.
+    # With --port=0 it chooses a port for IPv6, and names none on a host that has only IPv4. It ends at once if somebody
+    # has taken the port meanwhile.
     for _ in range(10):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
         driver = subprocess.Popen(
-            [_DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": folder}
+            [_DRIVER, f"--port={port}"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": folder}
         )
         assert driver.stdout is not None
         for line in driver.stdout:
             said += line
-            if found := re.search(r"started successfully on port (\d+)", line):
-                return driver, found[1]
+            if "started successfully on" in line:
+                return driver, port
         driver.wait(PATIENCE)
         driver.stdout.close()
     raise AssertionError(f"chromedriver does not start: {said}")

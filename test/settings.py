@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import threading
 import time
 import unittest
@@ -18,6 +19,7 @@ __all__ = [
     "long_only",
     "needs_prometheus",
     "needs_aiokatcp",
+    "needs_ipv6",
     "needs_pyserial",
     "needs_pyzmq",
     "needs_tls",
@@ -41,6 +43,19 @@ REACTOR = os.environ.get("DISCOS_TEST_REACTOR", "default")
 
 HAS_TLS = importlib.util.find_spec("OpenSSL") is not None
 """Whether pyOpenSSL is installed, which `ssl:` endpoints need."""
+
+
+def _has_ipv6() -> bool:
+    """Whether a socket of this host can have the address ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = unittest.skipUnless(_has_ipv6(), "this host has no IPv6")
+"""Decorator of a test that listens on ::1."""
 
 needs_tls = unittest.skipUnless(HAS_TLS, "needs pyOpenSSL: pip install 'discosbackend[tls]'")
 """Decorator of a test that serves with TLS."""

@@ -27,7 +27,7 @@ from .in_memory import Connection
 from .program_in_memory import served_in_memory
 from .programs import InMemory, Listening, Outcome, run_program
 from .serving import SCRIPT, Server, ask, bare_environment, program, served
-from .settings import PATIENCE, wait_until
+from .settings import PATIENCE, needs_ipv6, wait_until
 
 NONESUCH = b"!nonesuch,fail,invalid command 'nonesuch'\r\n"
 
@@ -181,12 +181,9 @@ class CommandLineTests(unittest.TestCase):
             ):
                 self.assert_refused(1, text, *options, reactor=Listening())
 
+    @needs_ipv6
     def test_an_ipv6_port_that_is_in_use(self) -> None:
-        try:
-            taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
-        except OSError as problem:
-            self.skipTest(f"this host has no IPv6: {problem}")
-        with taken:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
             port = str(taken.getsockname()[1])
             text = f"cannot listen on [::1]:{port}: Address already in use"
             self.assert_refused(1, text, "--interface", "::1", "--port", port, reactor=Listening())

@@ -18,7 +18,7 @@ from discosbackend.monitor.telemetry import BackendState, encode, message
 from discosbackend.ticks import Ticks
 
 from .serving import refusing
-from .settings import PATIENCE, needs_pyzmq, wait_until
+from .settings import PATIENCE, needs_ipv6, needs_pyzmq, wait_until
 
 try:
     import zmq
@@ -206,7 +206,7 @@ class ProxyTests(unittest.TestCase):
             (line,) = logs.output
             self.assertIn(f"telemetry is published to the proxy at 127.0.0.1:{proxy.port}", line)
 
-    @unittest.skipUnless(socket.has_ipv6, "needs IPv6")
+    @needs_ipv6
     def test_ipv6(self) -> None:
         proxy = self.proxy(self.folder, host="[::1]")
         with self.assertLogs("discosbackend.monitor", "INFO") as logs:
@@ -457,16 +457,19 @@ class ServerTests(unittest.TestCase):
                 server.open()
             self.assertEqual(server.state, "closed")
 
-    def test_ipv6_and_a_name(self) -> None:
-        for host in ("localhost", "::1"):
-            if host == "::1" and not socket.has_ipv6:
-                continue
-            server = TelemetryServer(host, 0, b"{}", reactor=self.reactor)
-            self.addCleanup(server.close)
-            with self.assertLogs("discosbackend.monitor", "INFO") as logs:
-                server.open()
-            shown = f"[{host}]" if ":" in host else host
-            self.assertIn(f"telemetry is served on {shown}:{server.address[1]}", logs.output[0])
+    def assert_served_on(self, host: str, shown: str) -> None:
+        server = TelemetryServer(host, 0, b"{}", reactor=self.reactor)
+        self.addCleanup(server.close)
+        with self.assertLogs("discosbackend.monitor", "INFO") as logs:
+            server.open()
+        self.assertIn(f"telemetry is served on {shown}:{server.address[1]}", logs.output[0])
+
+    def test_a_name(self) -> None:
+        self.assert_served_on("localhost", "localhost")
+
+    @needs_ipv6
+    def test_ipv6(self) -> None:
+        self.assert_served_on("::1", "[::1]")
 
     def test_closing(self) -> None:
         self.server.close()
