@@ -512,6 +512,20 @@ class SharingTests(BlockingTestCase):
         # The two that came after it shared one.
         self.assertEqual(self.backend.begun.count("status"), 2)
 
+    def test_the_end_of_an_older_one_leaves_the_newer_one_shared(self) -> None:
+        self.begin(self.a, b"?status", "status")
+        old = self.backend.stops["status"]
+        self.assertEqual(self.b.ask(b"?set-shift,1"), b"!set-shift,ok\r\n")
+        self.backend.stop_at("status")
+        self.assertEqual(self.b.ask(b"?status"), b"")
+        old.open()
+        self.reactor.drain()
+        self.backend.stops["status"].reached()
+        self.assertEqual(self.c.ask(b"?status"), b"")
+        self.end("status")
+        self.assertEqual(self.c.answer(), b"!status,ok,1430922782.5000000,shift 1,0\r\n")
+        self.assertEqual(self.backend.begun.count("status"), 2)
+
     def test_not_with_an_older_one_after_a_change(self) -> None:
         def plain() -> None:
             self.assertEqual(self.b.ask(b"?set-shift,1"), b"!set-shift,ok\r\n")

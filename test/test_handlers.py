@@ -14,7 +14,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from astropy.time import Time
@@ -27,6 +27,7 @@ from discosbackend.handlers import (
     AlwaysFailHandler,
     AlwaysOkHandler,
     AlwaysRaiseHandler,
+    BackendCommand,
     DBProtocolHandler,
     Handler,
     HandlerException,
@@ -305,6 +306,11 @@ class CommandsTests(unittest.TestCase):
             commands["odd"] = function
             with self.subTest(reply):
                 self.assertEqual(self.client.ask(b"?odd"), reply)
+        # The method of a command can be replaced too.
+        commands["odd"] = version = cast(BackendCommand, commands["version"])
+        self.assertEqual(self.client.ask(b"?odd"), b"!odd,ok,1.4\r\n")
+        version.method = lambda: "1.5"
+        self.assertEqual(self.client.ask(b"?odd"), b"!odd,ok,1.5\r\n")
 
     def test_a_handler_with_the_handle_of_another_one(self) -> None:
         outer: Any = Handler()
