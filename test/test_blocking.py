@@ -863,6 +863,19 @@ class OverdueTests(BlockingTestCase):
         self.end("/f")
         self.assertEqual(self.b.ask(b"?set-shift,2"), b"!set-shift,ok\r\n")
 
+    def test_overdue_while_nobody_waits(self) -> None:
+        self.backend.stop_at("/f")
+        self.b.ask(b"?set-filename,/f")
+        self.reactor.pass_time(59)
+        self.end("slow")
+        self.backend.stops["/f"].reached()
+        self.reactor.pass_time(59.75)
+        self.assertRegex(self.b.answer(), rb"^!set-filename,fail,timeout")
+        with self.assertLogs("discosbackend", "ERROR") as logs:
+            self.reactor.pass_time(0.25)
+        self.assertRegex(logs.output[0], "set-filename is overdue.*60 s")
+        self.end("/f")
+
     def test_who_merely_waited(self) -> None:
         self.serve(Hardware(), timeouts={"set-filename": 5.0})
         self.begin(self.a, b"?set-configuration,long", "long")
