@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import re
 import shlex
 import subprocess
@@ -20,8 +19,8 @@ from unittest import mock
 from discosbackend.cli import check
 from discosbackend.testing.profile_file import load_profile
 
-from .serving import ROOT, SCRIPT, Server, served
-from .settings import LONG, PATIENCE, long_only
+from .serving import ROOT, SCRIPT, Server, run_python, served
+from .settings import LONG, long_only
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "testing-your-backend.md").read_text(encoding="utf-8")
@@ -111,16 +110,8 @@ class CommandLinesTests(unittest.TestCase):
         return said
 
     def run_one(self, words: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            words,
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        self.assertEqual(words[0], sys.executable)
+        return run_python(*words[1:], cwd=self.folder, together=True)
 
     def test_of_the_page(self) -> None:
         found = lines(PAGE)
