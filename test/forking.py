@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,9 @@ class _Forker:
 
     used = 0.0
     _only: _Forker | None = None
+    # Programs are started by several threads.
+    _starting = threading.Lock()
+    _sending = threading.Lock()
 
     def __init__(self) -> None:
         env = environment()
@@ -141,14 +145,16 @@ class _Forker:
     @classmethod
     def get(cls) -> _Forker:
         """The only one, which is started if there is none."""
-        if cls._only is None:
-            cls._only = cls()
-        return cls._only
+        with cls._starting:
+            if cls._only is None:
+                cls._only = cls()
+            return cls._only
 
     def send(self, request: dict[str, Any], descriptors: Sequence[int]) -> None:
         message = json.dumps(request).encode() + b"\n"
-        sent = socket.send_fds(self._requests, [message], descriptors)
-        self._requests.sendall(message[sent:])
+        with self._sending:
+            sent = socket.send_fds(self._requests, [message], descriptors)
+            self._requests.sendall(message[sent:])
 
     def _end(self) -> None:
         self._requests.close()

@@ -14,7 +14,7 @@ from discosbackend.embedding import EmbeddedServer
 from discosbackend.protocol import DBFactory
 from discosbackend.testing.process import ServerProcess
 
-from .serving import ask, run_python
+from .serving import ask, forked_kit_servers, run_python
 from .settings import PATIENCE
 
 LOOP_RUNS = (
@@ -203,7 +203,8 @@ class KitTests(unittest.TestCase):
     """The process in which the conformance kit serves a backend."""
 
     def test_the_reactor_of_the_class(self) -> None:
-        process = ServerProcess(AsyncioCase, timeout=PATIENCE)
+        with forked_kit_servers():
+            process = ServerProcess(AsyncioCase, timeout=PATIENCE)
         self.addCleanup(process.stop)
         with socket.create_connection(process.address, PATIENCE) as connection:
             self.assertEqual(ask(connection, b"?get-tp0", b"?version")[1:], [b"!get-tp0,ok,7.0\r\n"])

@@ -557,7 +557,8 @@ class RunServerTests(unittest.TestCase):
                 self.assertEqual(replies.read(), b"!start,ok\r\n!stop,ok\r\n!stop,fail,not acquiring\r\n")
 
     def test_in_a_process_of_multiprocessing(self) -> None:
-        for method in ("fork", "spawn"):
+        """test_run_server has every start method; without --long here is the one that starts no interpreter."""
+        for method in ("fork", "spawn") if LONG else ("fork",):
             with self.subTest(method):
                 context: Any = multiprocessing.get_context(method)
                 port = self.enterContext(refusing())
