@@ -75,7 +75,8 @@ class Process:
 
     def __init__(self, command: Sequence[str], status: int, stdout: IO[str] | None) -> None:
         self.args = command
-        self.stdout = stdout
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[Any] | None = stdout
         self.returncode: int | None = None
         self._status = os.fdopen(status)
         self.pid = int(self._status.readline())
@@ -198,8 +199,9 @@ def start(
     stderr: int = 2,
     pass_fds: Sequence[int] = (),
     start_new_session: bool = False,
+    stdin: int = subprocess.DEVNULL,
 ) -> Process:
-    """Start a program in a forked process. Its standard input is empty.
+    """Start a program in a forked process.
 
     Parameters
     ----------
@@ -215,6 +217,8 @@ def start(
         Descriptors that the program has too, with the same numbers.
     start_new_session
         Whether it leads a session of its own.
+    stdin
+        Descriptor for its standard input. Default: it is empty.
     """
     options, what = _split(command[1:])
     pipe = None
@@ -225,8 +229,9 @@ def start(
             pipe = os.fdopen(reading)
         status, theirs = os.pipe()
         stack.callback(os.close, theirs)
-        empty = os.open(os.devnull, os.O_RDONLY)
-        stack.callback(os.close, empty)
+        if stdin == subprocess.DEVNULL:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+            stack.callback(os.close, stdin)
         ignored = [int(each) for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
         request = {
             "command": what,
@@ -237,7 +242,7 @@ def start(
             "numbers": [0, 1, 2, *pass_fds],
             "session": start_new_session,
         }
-        _Forker.get().send(request, [theirs, empty, stdout, stderr, *pass_fds])
+        _Forker.get().send(request, [theirs, stdin, stdout, stderr, *pass_fds])
     return Process(command, status, pipe)
 
 
@@ -247,25 +252,43 @@ def popen(
     cwd: Path | str = ".",
     env: Mapping[str, str],
     stdin: int,
-    stdout: IO[bytes],
-    stderr: IO[bytes],
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    bufsize: int = 0,
     pass_fds: Sequence[int] = (),
     start_new_session: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
-    """Start a program whose standard input is empty, as subprocess.Popen() does with these arguments."""
-    assert stdin == subprocess.DEVNULL, stdin
-    if can_start(command, env):
-        return start(command, cwd, env, stdout.fileno(), stderr.fileno(), pass_fds, start_new_session)
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=pass_fds,
-        start_new_session=start_new_session,
-    )
+    """Start a program as subprocess.Popen() does with these arguments.
+
+    `stdin` is subprocess.DEVNULL or subprocess.PIPE, and `stdout` may be subprocess.PIPE. The pipes are unbuffered.
+    """
+    assert stdin in (subprocess.DEVNULL, subprocess.PIPE) and bufsize == 0, (stdin, bufsize)
+    if not can_start(command, env):
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            bufsize=bufsize,
+            pass_fds=pass_fds,
+            start_new_session=start_new_session,
+        )
+    descriptors = [each if isinstance(each, int) else each.fileno() for each in (stdin, stdout, stderr)]
+    pipes: dict[str, IO[bytes]] = {}
+    with contextlib.ExitStack() as stack:
+        for number, name, mode in ((0, "stdin", "wb"), (1, "stdout", "rb")):
+            if descriptors[number] == subprocess.PIPE:
+                reading, writing = os.pipe()
+                ours, descriptors[number] = (writing, reading) if number == 0 else (reading, writing)
+                stack.callback(os.close, descriptors[number])
+                pipes[name] = open(ours, mode, 0)  # noqa: SIM115  # the caller closes it
+        stdin, stdout, stderr = descriptors
+        process = start(command, cwd, env, stdout, stderr, pass_fds, start_new_session, stdin)
+    process.stdin = pipes.get("stdin")
+    process.stdout = pipes.get("stdout")
+    return process
 
 
 def run(

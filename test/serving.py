@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "connected",
     "environment",
     "fill",
+    "forked_companions",
     "forked_kit_servers",
     "program",
     "read_line",
@@ -92,6 +93,19 @@ def run_python(
         timeout=PATIENCE,
         check=False,
     )
+
+
+@contextmanager
+def forked_companions() -> Iterator[None]:
+    """Have the servers of the benchmarks be forked processes (see forking.py), if the environment allows it."""
+    from benchmarks import servers
+
+    def start(command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> Any:
+        return forking.popen(command, env=environment(), **options)
+
+    substitute = SimpleNamespace(**{**vars(subprocess), "Popen": start})
+    with mock.patch.object(servers, "subprocess", substitute):
+        yield
 
 
 @contextmanager

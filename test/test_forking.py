@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -121,6 +122,30 @@ class ForkingTests(unittest.TestCase):
         self.assertEqual([os.read(ours, 100) for ours, _ in pipes], [b"%d" % each for each in passed])
         self.assertLessEqual({0, 1, 2, *passed}, set(seen["descriptors"]))
         self.assertTrue(seen["leads a session"])
+
+    def test_pipes(self) -> None:
+        code = "import sys; print('ready', flush=True); print(sys.stdin.read()[::-1], end='')"
+        for command in (("-c", code), ("-I", "-c", code)):
+            with self.subTest(command[0]):
+                process = forking.popen(
+                    [sys.executable, *command],
+                    env=environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=2,
+                )
+                assert process.stdin is not None and process.stdout is not None
+                with process.stdout:
+                    self.assertEqual(process.stdout.readline(), b"ready\n")
+                    process.stdin.write(b"told")
+                    process.stdin.close()
+                    self.assertEqual(process.stdout.read(), b"dlot")
+                self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_threads_may_start_programs(self) -> None:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda number: self.output("-c", f"print({number})"), range(8)))
+        self.assertEqual(found, [f"{number}\n" for number in range(8)])
 
     def test_a_program_may_import_the_tests(self) -> None:
         """What their __init__ does is done for the environment of the program."""
