@@ -154,6 +154,11 @@ class ForkingTests(unittest.TestCase):
             with self.subTest(reactor), mock.patch.dict("os.environ", DISCOS_TEST_REACTOR=reactor):
                 self.assertEqual(self.output("-c", code), wanted)
 
+    def test_hypothesis_has_the_profile_of_the_tests_and_is_not_imported_before(self) -> None:
+        code = "import sys, test; print('hypothesis' in sys.modules); from hypothesis import settings as s; "
+        code += "print(s().derandomize, s().deadline, s().database)"
+        self.assertEqual(self.output("-c", code), "False\nTrue None None\n")
+
     def test_run(self) -> None:
         code = "import sys; print('out'); sys.stdout.flush(); print('error', file=sys.stderr); sys.exit(3)"
         for command, together, wanted in (

@@ -120,7 +120,8 @@ class ReuseTests(unittest.TestCase):
         lacks = {"set-section", "cal-on", "set-enable", "end-schedule", "backend-park", "set-shift"}
         lacks |= {"get-rms", "get-ddcoffset", "get-filename"}
         self.assertEqual(set(lacking), lacks)
-        self.assertEqual(len(skipped), len(lacking) + len(known))
+        busy = skipped.count("this host is too busy to ask for status in time")
+        self.assertEqual(len(skipped), len(lacking) + len(known) + busy, output)
         self.assertIn(f"OK (skipped={len(skipped)})", output)
 
     def test_under_unittest(self) -> None:
