@@ -3,9 +3,16 @@
 With DISCOS_TEST_REACTOR=asyncio in the environment, the processes of the tests serve on the asyncio reactor.
 """
 
-import importlib.util
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
 import os
 import signal
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 def _default_signals_for_children() -> None:
@@ -19,13 +26,33 @@ def _default_signals_for_children() -> None:
             signal.signal(number, lambda *_: None)
 
 
+class _HypothesisFinder(importlib.abc.MetaPathFinder):
+    """Loads the profile of the tests as soon as one of them imports Hypothesis.
+
+    Hypothesis takes half a second to import, and most processes that import this package do not need it.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find Hypothesis, and nothing else."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if fullname == "hypothesis" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_set(module: ModuleType) -> None:
+                execute(module)
+                _set_hypothesis_profile()
+
+            spec.loader.exec_module = execute_and_set  # type: ignore[method-assign]
+        return spec
+
+
 def _set_hypothesis_profile() -> None:
     """Have every property tried with the same examples in each run, however slow the machine, and keep no database.
 
-    A test's own `settings(max_examples=...)` is added to this. Programs among the tests run without Hypothesis too.
+    A test's own `settings(max_examples=...)` is added to this.
     """
-    if importlib.util.find_spec("hypothesis") is None:
-        return
     from hypothesis import HealthCheck, settings
 
     settings.register_profile(
@@ -44,4 +71,7 @@ def _install_reactor() -> None:
 
 _default_signals_for_children()
 _install_reactor()
-_set_hypothesis_profile()
+if "hypothesis" in sys.modules:
+    _set_hypothesis_profile()
+else:
+    sys.meta_path.insert(0, _HypothesisFinder())

@@ -2,12 +2,13 @@
 RIGHT ones have none, though some are awkward.
 
 What is wrong is said in defective_protocols and defective_backends, what is awkward in awkward_servers.
-As a program it serves all of them, tells the ports on standard output, and ends with its standard input.
+As a program it serves all of them, tells the ports on standard output, and ends when a pipe is closed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -322,19 +323,19 @@ RIGHT = {
 
 
 def main() -> None:
-    """Serve them all."""
+    """Serve them all, until the other end is closed of the pipe whose descriptor the command line gives."""
     told, sys.stdout = sys.stdout, sys.stderr
     ports = {
         name: reactor.listenTCP(0, served.factory(), interface="127.0.0.1").getHost().port
         for name, served in {**RIGHT, **DEFECTS}.items()
     }
-    threading.Thread(target=_stop_with_input, daemon=True).start()
+    threading.Thread(target=_stop_with, args=[int(sys.argv[1])], daemon=True).start()
     reactor.callWhenRunning(lambda: print(json.dumps(ports), file=told, flush=True))
     reactor.run()
 
 
-def _stop_with_input() -> None:
-    sys.stdin.read()
+def _stop_with(pipe: int) -> None:
+    os.read(pipe, 1)
     reactor.callFromThread(reactor.stop)
 
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from typing import IO, Any
+from unittest import mock
 
 from . import forking
 from .forking import environment
@@ -29,6 +31,8 @@ __all__ = [
     "connected",
     "environment",
     "fill",
+    "forked_companions",
+    "forked_kit_servers",
     "program",
     "read_line",
     "refusing",
@@ -48,10 +52,70 @@ def bare_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def run_python(*arguments: str | Path, check: bool = False, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """An interpreter that has run to its end, and what it said. `settings` are for subprocess.run()."""
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=check, **settings)
+def run_python(
+    *arguments: str | Path,
+    cwd: Path | str = ROOT,
+    env: dict[str, str] | None = None,
+    fresh: bool = False,
+    together: bool = False,
+    stdout: IO[bytes] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter to its end, and return its exit status and output.
+
+    Parameters
+    ----------
+    arguments
+        What follows the interpreter on the command line.
+    cwd
+        Its current folder.
+    env
+        Its environment. Default: environment().
+    fresh
+        Whether it must be a new interpreter, as for a test of what is imported. Default: it is a forked process (see
+        forking.py) if the command and the environment allow it.
+    together
+        Whether `stdout` of the result has what it writes to standard error too, in the order in which it is written.
+    stdout
+        A file to which its standard output goes instead.
+    """
+    command = [sys.executable, *map(str, arguments)]
+    env = environment() if env is None else env
+    if not fresh:
+        return forking.run(command, cwd=cwd, env=env, timeout=PATIENCE, together=together, stdout=stdout)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.STDOUT if together else subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@contextmanager
+def forked_companions() -> Iterator[None]:
+    """Have the servers of the benchmarks be forked processes (see forking.py), if the environment allows it."""
+    from benchmarks import servers
+
+    def start(command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> Any:
+        return forking.popen(command, env=environment(), **options)
+
+    substitute = SimpleNamespace(**{**vars(subprocess), "Popen": start})
+    with mock.patch.object(servers, "subprocess", substitute):
+        yield
+
+
+@contextmanager
+def forked_kit_servers() -> Iterator[None]:
+    """Have each ServerProcess of the kit be a forked process (see forking.py), if its environment allows it."""
+    from discosbackend.testing import process
+
+    substitute = SimpleNamespace(**{**vars(subprocess), "Popen": forking.popen})
+    with mock.patch.object(process, "subprocess", substitute):
+        yield
 
 
 class Server:

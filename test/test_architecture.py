@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -19,12 +18,12 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+from typing import NamedTuple
 
 import discosbackend
 from discosbackend.errors import reason_of
 
-from .serving import ROOT
-from .settings import PATIENCE
+from .serving import ROOT, run_python
 
 # The one that is tested, which may be installed.
 PACKAGE = Path(discosbackend.__file__).parent
@@ -254,20 +253,74 @@ class ReaderTests(unittest.TestCase):
             Layers.read("p\n    a\n    b, a\n")
 
 
-class LoadingTests(unittest.TestCase):
-    """What an import loads, in a fresh interpreter."""
+# Runs each of the programs in a fork of this one, which has loaded what all of them load.
+LOADING = """
+import atexit, os, sys
+sys.path.insert(0, {root!r})
+{common}
+for program in {programs!r}:
+    if os.fork() == 0:
+        atexit.register(lambda: print("loaded", *sys.modules, flush=True))
+        exec(program)
+        break
+    if os.wait()[1]:
+        sys.exit("failed: " + program)
+"""
 
-    def loaded(self, code: str, folder: str | Path = ROOT) -> set[str]:
-        """The modules that are loaded at the end of a program, which may end by itself."""
-        program = f"import atexit, sys; atexit.register(lambda: print('loaded', *sys.modules)); {code}"
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=True)
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded ")]
-        self.assertIn("discosbackend", line.split())
-        return set(line.split())
+
+def loaded(*programs: str, common: str = "", folder: str | Path = ROOT) -> list[set[str]]:
+    """Return the modules that are loaded at the end of each program, which may end by itself.
+
+    Each runs for itself, in a fork of one new interpreter. `common` is the beginning of all of them, which is run once.
+    """
+    code = LOADING.format(root=str(ROOT), common=common, programs=programs)
+    done = run_python("-c", code, cwd=folder, fresh=True)
+    found = [set(line.split()) for line in done.stdout.splitlines() if line.startswith("loaded ")]
+    if done.returncode or len(found) != len(programs) or not all("discosbackend" in each for each in found):
+        raise AssertionError(f"status {done.returncode}: {done.stdout}{done.stderr}")
+    return found
+
+
+class LoadedByServers(NamedTuple):
+    """The modules that are loaded by the server program."""
+
+    imported: set[str]
+    """When it is imported."""
+    of_a_user: set[str]
+    """With a user's backend."""
+    simulated: set[str]
+    """With a simulated instrument."""
+    monitored: set[str]
+    """With a user's backend and a monitor."""
+
+
+@functools.cache
+def loaded_by_servers() -> LoadedByServers:
+    """Run everything of the server program but the reactor."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "mine.py").write_text(
+            "from discosbackend import Argument, Backend, command\n\n\nclass Mine(Backend):\n"
+            "    @command('a', Argument('n', 'integer'))\n    def a(self, n: int) -> None: ...\n"
+            "    @command('b')\n    def b(self) -> None: ...\n"
+        )
+        return LoadedByServers(
+            *loaded(
+                "pass",
+                "server.main(['--backend', 'mine:Mine'])",
+                "server.main(['--no-data'])",
+                "server.main(['--backend', 'mine:Mine', '--http', '0'])",
+                common="from discosbackend.cli import server; server.run_until_stopped = lambda *_, **__: None",
+                folder=folder,
+            )
+        )
+
+
+class LoadingTests(unittest.TestCase):
+    """What an import loads, in a new interpreter."""
 
     def check(self, code: str, *unwanted: str) -> None:
-        self.assertEqual(self.loaded(code) & set(unwanted), set())
+        (found,) = loaded(code)
+        self.assertEqual(found & set(unwanted), set())
 
     def test_the_package_loads_next_to_nothing(self) -> None:
         code = "import discosbackend; dir(discosbackend)"
@@ -278,8 +331,10 @@ class LoadingTests(unittest.TestCase):
         self.check(f"from discosbackend import {names}", "twisted", "astropy", "numpy", *OF_FEW)
 
     def test_the_client_loads_no_twisted(self) -> None:
-        for code in ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port"):
-            self.check(code, "twisted", "astropy", "numpy", "asyncio")
+        codes = ("import discosbackend.client", "from discosbackend.client import Client, NoReply, host_and_port")
+        for code, found in zip(codes, loaded(*codes), strict=True):
+            with self.subTest(code):
+                self.assertEqual(found & {"twisted", "astropy", "numpy", "asyncio"}, set())
 
     def test_the_asyncio_client_loads_no_twisted(self) -> None:
         self.check("from discosbackend.client import AsyncClient", "twisted", "astropy", "numpy")
@@ -292,50 +347,45 @@ class LoadingTests(unittest.TestCase):
         self.check("import discosbackend.cli.check", "twisted", "discosbackend.testing.client_grading")
 
     def test_the_program_loads_neither_the_reactor_nor_astropy(self) -> None:
-        self.check("import discosbackend.cli.server", "twisted.internet.reactor", "astropy", "numpy")
+        self.assertEqual(loaded_by_servers().imported & {"twisted.internet.reactor", "astropy", "numpy"}, set())
 
     def test_a_server_of_a_users_backend_loads_nothing_of_the_simulator(self) -> None:
-        # Everything but running the reactor.
-        serve = "from discosbackend.cli import server; server.run_until_stopped = lambda *_, **__: None; server.main"
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "mine.py").write_text(
-                "from discosbackend import Argument, Backend, command\n\n\nclass Mine(Backend):\n"
-                "    @command('a', Argument('n', 'integer'))\n    def a(self, n: int) -> None: ...\n"
-                "    @command('b')\n    def b(self) -> None: ...\n"
-            )
-            for options, wanted in ((["--backend", "mine:Mine"], False), (["--no-data"], True)):
-                with self.subTest(options):
-                    loaded = self.loaded(f"{serve}({options})", folder)
-                    self.assertIn("discosbackend.server", loaded)
-                    self.assertEqual("mine" in loaded, not wanted)
-                    simulator = {name for name in loaded if name.startswith("discosbackend.simulator")}
-                    self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
-                    self.assertEqual(bool(simulator), wanted, simulator)
-                    self.assertEqual(loaded & (OF_FEW | WHEN_NEEDED | OF_TWISTED), set())
-                    # Their memory counts. Coverage needs the last three itself.
-                    unneeded = {"discosbackend.client", "discosbackend.simulator.recording.dump_reader"}
-                    unneeded |= set() if "coverage" in loaded else {"decimal", "sysconfig", "numbers"}
-                    self.assertEqual(loaded & unneeded, set())
-                    self.assertEqual({name for name in loaded if name.startswith(OF_MONITORS)}, set())
-
-    def test_a_tap_loads_no_more_than_it_needs(self) -> None:
-        tap = "from discosbackend.cli import tap; tap.run_until_stopped = lambda *_, **__: None; tap.main"
-        for options, wanted in ([], ()), (["--judge"], ("testing",)), (["--http", "0"], ("monitor",)):
-            with self.subTest(options):
-                loaded = self.loaded(f"{tap}({['127.0.0.1:0', '127.0.0.1:1', *options]})")
-                parts = ("tap", "testing", "monitor", "simulator")
-                found = {part for part in parts if any(name.startswith(f"discosbackend.{part}.") for name in loaded)}
-                self.assertEqual(found, {"tap", *wanted})
-                self.assertEqual(loaded & {"astropy", "numpy"}, set())
+        for found, wanted in ((loaded_by_servers().of_a_user, False), (loaded_by_servers().simulated, True)):
+            with self.subTest(simulated=wanted):
+                self.assertIn("discosbackend.server", found)
+                self.assertEqual("mine" in found, not wanted)
+                simulator = {name for name in found if name.startswith("discosbackend.simulator")}
+                self.assertEqual("discosbackend.simulator.backend" in simulator, wanted)
+                self.assertEqual(bool(simulator), wanted, simulator)
+                self.assertEqual(found & (OF_FEW | WHEN_NEEDED | OF_TWISTED), set())
+                # Their memory counts. Coverage needs the last three itself.
+                unneeded = {"discosbackend.client", "discosbackend.simulator.recording.dump_reader"}
+                unneeded |= set() if "coverage" in found else {"decimal", "sysconfig", "numbers"}
+                self.assertEqual(found & unneeded, set())
+                self.assertEqual({name for name in found if name.startswith(OF_MONITORS)}, set())
 
     def test_a_server_with_a_monitor_loads_no_more_than_it_needs(self) -> None:
-        serve = "from discosbackend.cli import server; server.run_until_stopped = lambda *_, **__: None; server.main"
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "mine.py").write_text("from discosbackend import Backend\n\n\nclass Mine(Backend): ...\n")
-            loaded = self.loaded(f"{serve}(['--backend', 'mine:Mine', '--http', '0'])", folder)
-        self.assertIn("discosbackend.monitor.site", loaded)
+        found = loaded_by_servers().monitored
+        self.assertIn("discosbackend.monitor.site", found)
         unneeded = ("discosbackend.simulator", "discosbackend.sensors", "astropy", "numpy")
-        self.assertEqual({name for name in loaded if name.startswith(unneeded)}, set())
+        self.assertEqual({name for name in found if name.startswith(unneeded)}, set())
+
+    def test_a_tap_loads_no_more_than_it_needs(self) -> None:
+        cases: tuple[tuple[list[str], tuple[str, ...]], ...] = (
+            ([], ()),
+            (["--judge"], ("testing",)),
+            (["--http", "0"], ("monitor",)),
+        )
+        found = loaded(
+            *(f"tap.main({['127.0.0.1:0', '127.0.0.1:1', *options]})" for options, _ in cases),
+            common="from discosbackend.cli import tap; tap.run_until_stopped = lambda *_, **__: None",
+        )
+        for (options, wanted), modules in zip(cases, found, strict=True):
+            with self.subTest(options):
+                parts = ("tap", "testing", "monitor", "simulator")
+                used = {part for part in parts if any(name.startswith(f"discosbackend.{part}.") for name in modules)}
+                self.assertEqual(used, {"tap", *wanted})
+                self.assertEqual(modules & {"astropy", "numpy"}, set())
 
 
 def normalized(distribution_name: str) -> str:

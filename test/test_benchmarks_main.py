@@ -21,7 +21,7 @@ from benchmarks.servers import CLIENT, NotMeasured
 from benchmarks.table import Row
 
 from .programs import run_program
-from .serving import ROOT, Server, run_python
+from .serving import Server, run_python
 
 ROWS = [
     Row("rate", "9/s", goal="≥ 8", met=True),
@@ -244,7 +244,7 @@ class ProcessTests(unittest.TestCase):
     """The command in a process of its own."""
 
     def run_benchmarks(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_python("-m", "benchmarks", *arguments, cwd=ROOT)
+        return run_python("-m", "benchmarks", *arguments, fresh=True)
 
     def test_list(self) -> None:
         listed = self.run_benchmarks("--list")

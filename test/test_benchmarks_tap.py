@@ -11,9 +11,12 @@ from pathlib import Path
 
 from benchmarks import tap
 
+from .serving import forked_companions
+
 
 class TapBenchmarkTests(unittest.TestCase):
     def test_it_measures_through_the_tap(self) -> None:
+        self.enterContext(forked_companions())
         out = io.StringIO()
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(out):
             record = Path(folder, "exchanges.jsonl")

@@ -419,7 +419,7 @@ class OptionTests(_Folder):
             self.assertIn(text, out)
 
     def test_as_a_program(self) -> None:
-        done = run_python(str(SCRIPT), "--version", cwd=self.folder, env=bare_environment())
+        done = run_python(SCRIPT, "--version", cwd=self.folder, env=bare_environment(), fresh=True)
         self.assertEqual(
             (done.returncode, done.stdout), (0, f"discos-backend-check {__version__}, protocol version 1.4\n")
         )

@@ -310,7 +310,7 @@ class CommandLineTests(RecoverTests):
 
     def test_the_script(self) -> None:
         folder = self.torn()
-        done = run_python(SCRIPT, self.data, "--list", cwd=self.folder, env=bare_environment())
+        done = run_python(SCRIPT, self.data, "--list", cwd=self.folder, env=bare_environment(), fresh=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(done.stdout.startswith(f"{folder}\n"), done.stdout)
         self.assertIn("\n    3 whole dumps of 40 ms, 0.12 s\n", done.stdout)

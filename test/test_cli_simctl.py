@@ -22,7 +22,7 @@ from discosbackend.simulator.control.client import SimulatorControl
 from discosbackend.simulator.control.operations import OPERATIONS
 
 from .programs import Outcome, run_program
-from .serving import ROOT, Server, ask, bare_environment, environment, read_line, refusing, served
+from .serving import ROOT, Server, ask, bare_environment, read_line, refusing, run_python, served
 from .settings import PATIENCE
 from .test_simulator_control import controlled
 from .test_simulator_control_client import answering, until_closed
@@ -105,45 +105,28 @@ class RunTests(unittest.TestCase):
 
     def test_the_script_of_a_checkout(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            for words, status, out in ((["diode", "on"], 0, ""), (["clock", "jump", "1e12"], 1, "")):
-                done = subprocess.run(
-                    [sys.executable, str(SCRIPT), self.address, *words],
-                    cwd=folder,
-                    env=bare_environment(),
-                    capture_output=True,
-                    text=True,
-                    timeout=PATIENCE,
-                    check=False,
-                )
-                self.assertEqual((done.returncode, done.stdout), (status, out), done.stderr)
+            done = run_python(SCRIPT, self.address, "diode", "on", cwd=folder, env=bare_environment(), fresh=True)
+        self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+        self.assertEqual(run_python(SCRIPT, self.address, "clock", "jump", "1e12").returncode, 1)
 
     def test_who_reads_no_further(self) -> None:
         reading, writing = os.pipe()
         os.close(reading)
-        command = [sys.executable, str(SCRIPT), self.address, "state"]
         with os.fdopen(writing, "wb") as pipe:
-            done = subprocess.run(
-                command, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
-            )
+            done = run_python(SCRIPT, self.address, "state", stdout=pipe)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_an_answer_that_cannot_be_written_is_no_success(self) -> None:
-        command = [sys.executable, str(SCRIPT), self.address, "state"]
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(
-                command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
-            )
+            done = run_python(SCRIPT, self.address, "state", stdout=full)
         told = "discos-backend-simctl: cannot write the answer to standard output: No space left on device\n"
         self.assertEqual((done.returncode, done.stderr), (1, told))
 
     def test_help_that_cannot_be_written(self) -> None:
         for words in (["5", "--help"], ["5", "diode", "--help"]):
             with self.subTest(words):
-                command = [sys.executable, str(SCRIPT), *words]
                 with open("/dev/full", "wb") as full:
-                    done = subprocess.run(
-                        command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
-                    )
+                    done = run_python(SCRIPT, *words, stdout=full)
                 told = "discos-backend-simctl: cannot write the answer to standard output: No space left on device\n"
                 self.assertEqual((done.returncode, done.stderr), (1, told))
 
@@ -249,15 +232,7 @@ class ServedTests(unittest.TestCase):
         ):
             Path(folder, "measure_tsys.py").write_text(code, encoding="utf-8")
             where = (f"127.0.0.1:{server.address[1]}", self.control_of(server))
-            done = subprocess.run(
-                [sys.executable, "measure_tsys.py", *where],
-                cwd=folder,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            done = run_python("measure_tsys.py", *where, cwd=folder)
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             measured = re.findall(r"^input (\d+): (\S+) K$", done.stdout, re.MULTILINE)
             self.assertEqual([int(number) for number, _ in measured], list(range(14)))

@@ -17,7 +17,7 @@ from discosbackend.client import command_line as program
 from discosbackend.errors import ClientError, NoReply, RequestFailed, RequestInvalid
 
 from .programs import Outcome, run_program
-from .serving import environment, refusing, run_python
+from .serving import refusing, run_python
 from .settings import PATIENCE
 
 GREETING = b"!version,ok,1.4\r\n"
@@ -462,7 +462,7 @@ class ProgramTests(ClientTests):
 
     def run_python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Start a new interpreter with these arguments."""
-        return run_python(*arguments, env=environment())
+        return run_python(*arguments, fresh=True)
 
     def test_prints_the_reply(self) -> None:
         port = self.serve(

@@ -49,7 +49,7 @@ from discosbackend.service import DBService
 from discosbackend.testing.profile import Profile
 
 from .in_memory import Connection, quiet
-from .serving import ROOT, Server, ask, bare_environment, environment, served
+from .serving import ROOT, Server, ask, bare_environment, run_python, served
 from .settings import PATIENCE, wait_until
 
 README = ROOT / "README.md"
@@ -124,16 +124,13 @@ def temporary_folder(case: unittest.TestCase) -> Path:
 
 
 def run(command: list[str], folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with the checkout as what is installed unless there is another environment."""
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment() if env is None else env,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    """Run a program of Python in a folder, with the checkout as what is installed unless there is another environment.
+
+    It is a forked process (see forking.py) if the environment allows it.
+    """
+    interpreter, *arguments = command
+    assert interpreter == sys.executable, command
+    return run_python(*arguments, cwd=folder, env=env)
 
 
 def on_any_port(code: str, text: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 import textwrap
 import unittest
 from typing import Any
@@ -16,7 +14,7 @@ from discosbackend.embedding import EmbeddedServer
 from discosbackend.protocol import DBFactory
 from discosbackend.testing.process import ServerProcess
 
-from .serving import ROOT, ask, environment
+from .serving import ask, forked_kit_servers, run_python
 from .settings import PATIENCE
 
 LOOP_RUNS = (
@@ -145,15 +143,7 @@ PROGRAM = """
 
 def run(code: str) -> dict[str, Any]:
     """What a program prints as JSON. It has to end by itself."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run_python("-c", textwrap.dedent(code))
     if done.returncode or done.stderr:
         raise AssertionError(f"status {done.returncode}: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -213,7 +203,8 @@ class KitTests(unittest.TestCase):
     """The process in which the conformance kit serves a backend."""
 
     def test_the_reactor_of_the_class(self) -> None:
-        process = ServerProcess(AsyncioCase, timeout=PATIENCE)
+        with forked_kit_servers():
+            process = ServerProcess(AsyncioCase, timeout=PATIENCE)
         self.addCleanup(process.stop)
         with socket.create_connection(process.address, PATIENCE) as connection:
             self.assertEqual(ask(connection, b"?get-tp0", b"?version")[1:], [b"!get-tp0,ok,7.0\r\n"])

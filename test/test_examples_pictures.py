@@ -18,6 +18,7 @@ import sys
 import tempfile
 import types
 import unittest
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from discosbackend.simulator.instrument.profiles import instrument_of
 from discosbackend.simulator.recording.dump_reader import RecordingReader
 from discosbackend.simulator.signal.sky import load_sky
 
+from . import forking
 from .in_memory import fewer, quiet
 from .recordings import ForkedConversion, heard_in_child
-from .serving import ROOT, served
+from .serving import ROOT, environment, served
 from .settings import LONG, long_only
 from .test_docs import file_in_the_docs, run, temporary_folder
 from .test_simulator_acquisition import InstrumentMixin
@@ -49,6 +51,23 @@ programs: dict[str, types.ModuleType] = {}
 observed: dict[str, Any] = {}
 
 
+class ForkedServers:
+    """In place of the module subprocess for the programs: their servers are forked processes (see forking.py).
+
+    test_a_server_that_does_not_start starts a new interpreter.
+    """
+
+    PIPE = subprocess.PIPE
+
+    @staticmethod
+    def Popen(command: Sequence[str], *, stdout: int, text: bool) -> subprocess.Popen[str] | forking.Process:
+        """Start a server. Its standard output is a pipe of text."""
+        assert text and stdout == subprocess.PIPE
+        if forking.can_start(command, environment()):
+            return forking.start(command, ROOT, environment())
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
 def setUpModule() -> None:
     """Observe, all at the same time: it is the instruments that take long."""
     quiet()
@@ -58,7 +77,7 @@ def setUpModule() -> None:
         programs.update({name: importlib.import_module(f"telescope_{name}") for name in PICTURES})
     finally:
         sys.path.remove(str(EXAMPLES))
-    with ThreadPoolExecutor() as pool:
+    with mock.patch.object(programs["telescope"], "subprocess", ForkedServers), ThreadPoolExecutor() as pool:
         futures: dict[str, Future[Any]] = {
             "spectrum": pool.submit(programs["spectrum"].observe, 1.0),
             "scan": pool.submit(programs["scan"].observe, 4.0),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 import unittest
 from collections import Counter
+from collections.abc import Sequence
 from unittest import mock
 
 from benchmarks import false_alarms
 from benchmarks.false_alarms import Tally
 from benchmarks.servers import NotMeasured, Server
 
+from .serving import forked_companions, run_python
 from .settings import LONG
 
 OTHER_VERSION = """
@@ -66,8 +69,15 @@ class FalseAlarmTests(unittest.TestCase):
             with self.subTest(arguments), contextlib.redirect_stderr(io.StringIO()):
                 self.assertEqual(self.run_wolf({}, *arguments)[0], 2)
 
+    @staticmethod
+    def run_check(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """Run a check as the program does, in a forked process."""
+        return run_python(*command[1:])
+
     def test_the_command(self) -> None:
         """A short run of it on a right server, two with --long, and one on a server of another protocol version."""
+        self.enterContext(forked_companions())
+        self.enterContext(mock.patch.object(false_alarms, "subprocess", mock.Mock(run=self.run_check)))
         runs = 2 if LONG else 1
         options = ("--only", "version", "status")
         with false_alarms.server_of("discos") as server:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from . import forking
@@ -35,6 +39,8 @@ print(json.dumps({
     "input": sys.stdin.read(),
     "descriptors": [int(each.name) for each in Path("/proc/self/fd").iterdir() if each.exists()],
     "reactor": "twisted.internet.reactor" in sys.modules,
+    "tests": sorted(name for name in sys.modules if name.startswith("test.")),
+    "leads a session": os.getsid(0) == os.getpid(),
 }))
 """
 
@@ -69,8 +75,16 @@ class ForkingTests(unittest.TestCase):
         self.enterContext(mock.patch.dict("os.environ", {"SOMETHING": "\udcff é"}))
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
-        for command in (("-c", SEEN, "a", "-b"), (str(script), "a"), ("script.py",), ("-m", "module", "a")):
-            with self.subTest(command[0][-9:]):
+        for command in (
+            ("-c", SEEN, "a", "-b"),
+            (str(script), "a"),
+            ("script.py",),
+            ("-m", "module", "a"),
+            ("-P", "-c", SEEN, "-P", "-u"),
+            ("-u", "script.py"),
+            ("-P", "-u", "-c", SEEN),
+        ):
+            with self.subTest([each[-9:] for each in command]):
                 done = subprocess.run(
                     [sys.executable, *command],
                     cwd=self.folder,
@@ -82,6 +96,92 @@ class ForkingTests(unittest.TestCase):
                 )
                 self.maxDiff = None
                 self.assertEqual(json.loads(self.output(*command)), json.loads(done.stdout))
+
+    def test_descriptors_that_are_passed_on_and_a_session(self) -> None:
+        # The first descriptors that the forked process receives have numbers that it has to give to others.
+        pipes = [os.pipe() for _ in range(4)]
+        for each in itertools.chain(*pipes):
+            self.addCleanup(os.close, each)
+        passed = [theirs for _, theirs in pipes]
+        code = f"import os\nfor each in {passed}: os.write(each, b'%d' % each)\n{SEEN}"
+        with tempfile.TemporaryFile() as written:
+            process = forking.popen(
+                [sys.executable, "-c", code],
+                cwd=self.folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                pass_fds=passed,
+                start_new_session=True,
+            )
+            self.assertIsInstance(process, forking.Process)
+            self.assertEqual(process.wait(PATIENCE), 0)
+            written.seek(0)
+            seen = json.loads(written.read())
+        self.assertEqual([os.read(ours, 100) for ours, _ in pipes], [b"%d" % each for each in passed])
+        self.assertLessEqual({0, 1, 2, *passed}, set(seen["descriptors"]))
+        self.assertTrue(seen["leads a session"])
+
+    def test_pipes(self) -> None:
+        code = "import sys; print('ready', flush=True); print(sys.stdin.read()[::-1], end='')"
+        for command in (("-c", code), ("-I", "-c", code)):
+            with self.subTest(command[0]):
+                process = forking.popen(
+                    [sys.executable, *command],
+                    env=environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=2,
+                )
+                assert process.stdin is not None and process.stdout is not None
+                with process.stdout:
+                    self.assertEqual(process.stdout.readline(), b"ready\n")
+                    process.stdin.write(b"told")
+                    process.stdin.close()
+                    self.assertEqual(process.stdout.read(), b"dlot")
+                self.assertEqual(process.wait(PATIENCE), 0)
+
+    def test_threads_may_start_programs(self) -> None:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda number: self.output("-c", f"print({number})"), range(8)))
+        self.assertEqual(found, [f"{number}\n" for number in range(8)])
+
+    def test_a_program_may_import_the_tests(self) -> None:
+        """What their __init__ does is done for the environment of the program."""
+        code = "import sys, test.serving; print('twisted.internet.reactor' in sys.modules)"
+        for reactor, wanted in (("", "False\n"), ("asyncio", "True\n")):
+            with self.subTest(reactor), mock.patch.dict("os.environ", DISCOS_TEST_REACTOR=reactor):
+                self.assertEqual(self.output("-c", code), wanted)
+
+    def test_hypothesis_has_the_profile_of_the_tests_and_is_not_imported_before(self) -> None:
+        code = "import sys, test; print('hypothesis' in sys.modules); from hypothesis import settings as s; "
+        code += "print(s().derandomize, s().deadline, s().database)"
+        self.assertEqual(self.output("-c", code), "False\nTrue None None\n")
+
+    def test_run(self) -> None:
+        code = "import sys; print('out'); sys.stdout.flush(); print('error', file=sys.stderr); sys.exit(3)"
+        for command, together, wanted in (
+            (("-c", code), False, (3, "out\n", "error\n")),
+            (("-c", code), True, (3, "out\nerror\n", "")),
+            (("-I", "-c", code), True, (3, "out\nerror\n", "")),
+        ):
+            with self.subTest(command[0], together=together):
+                done = forking.run([sys.executable, *command], env=environment(), timeout=PATIENCE, together=together)
+                self.assertEqual((done.returncode, done.stdout, done.stderr), wanted)
+
+    def test_a_run_that_takes_too_long(self) -> None:
+        command = [sys.executable, "-c", "import signal; signal.pause()"]
+        real, started = forking.start, []
+
+        def start(*arguments: Any, **options: Any) -> forking.Process:
+            started.append(real(*arguments, **options))
+            return started[-1]
+
+        with mock.patch.object(forking, "start", start), self.assertRaises(subprocess.TimeoutExpired):
+            forking.run(command, env=environment(), timeout=0.1)
+        (process,) = started
+        self.assertEqual(process.poll(), -signal.SIGKILL)
 
     def test_exit_statuses(self) -> None:
         for code, status, told in (
@@ -120,8 +220,8 @@ class ForkingTests(unittest.TestCase):
     def test_commands_that_need_a_new_interpreter(self) -> None:
         own = environment()
         for command, env in (
-            ((sys.executable, "-P", "-c", ""), own),
-            ((sys.executable, "-m", "test.worker"), own),
+            ((sys.executable, "-I", "-c", ""), own),
+            ((sys.executable, "-P", "-W", "error", "-c", ""), own),
             (("sh", "-c", "exit"), own),
             ((sys.executable, "-c", ""), {**own, "PYTHONPATH": "/elsewhere"}),
             ((sys.executable, "-c", ""), {**own, "PYTHONHASHSEED": "1"}),

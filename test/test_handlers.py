@@ -36,7 +36,7 @@ from discosbackend.ticks import Ticks
 
 from .clients import TICKS, Client, FakeReactor, asked, request
 from .in_memory import GENERIC, quiet
-from .serving import ROOT, run_python
+from .serving import run_python
 
 
 def setUpModule() -> None:
@@ -225,7 +225,7 @@ handler.stop()
 assert "twisted.internet.reactor" not in sys.modules, "a reactor was installed"
 print("no reactor")
 """
-        done = run_python("-c", program, cwd=ROOT)
+        done = run_python("-c", program, fresh=True)
         self.assertEqual((done.stdout, done.returncode), ("no reactor\n", 0), done.stderr)
 
 

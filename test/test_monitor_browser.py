@@ -32,6 +32,21 @@ new MutationObserver(() => {
 ROWS = "return [...document.querySelectorAll('.exchanges tbody tr')].map(row => row.innerText.replace(/\\s+/g, ' '))"
 
 
+_browsers: list[Browser] = []
+
+
+def shared_browser() -> Browser:
+    """Return the browser of this module, which ends with the module's tests. It takes seconds to start."""
+
+    def end() -> None:
+        _browsers.pop().end()
+
+    if not _browsers:
+        _browsers.append(Browser())
+        unittest.addModuleCleanup(end)
+    return _browsers[0]
+
+
 @needs_browser
 class BrowserTests(unittest.TestCase):
     browser: ClassVar[Browser]
@@ -43,8 +58,7 @@ class BrowserTests(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls._stack = ExitStack()
         cls.addClassCleanup(cls._stack.close)
-        cls.browser = Browser()
-        cls._stack.callback(cls.browser.end)
+        cls.browser = shared_browser()
         folder = cls._stack.enter_context(tempfile.TemporaryDirectory())
         cls.running = cls._stack.enter_context(served("--simulate", "sardara", "--data", folder, "--http", "0"))
         found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)\n", cls.running.log())
@@ -251,8 +265,7 @@ class BrowserTests(unittest.TestCase):
 @needs_browser
 class EndTests(unittest.TestCase):
     def test_a_server_that_has_ended(self) -> None:
-        browser = Browser()
-        self.addCleanup(browser.end)
+        browser = shared_browser()
         with served("--http", "0") as running:
             found = re.search(r"monitoring on (\S+)\n", running.log())
             assert found is not None

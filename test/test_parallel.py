@@ -8,12 +8,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 from .parallel import ROOT, Outcomes, Run, modules_of, processes_with, starts_processes
+from .serving import run_python
 from .settings import PATIENCE, wait_until
 from .worker import Outcome
 
@@ -228,18 +228,11 @@ class ModulesTests(unittest.TestCase):
 class CommandTests(unittest.TestCase):
     """The script itself, on a small module."""
 
-    def run_script(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "run_tests"), *options],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+    def run_script(self, *options: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+        return run_python(ROOT / "run_tests", *options, fresh=fresh)
 
     def test_one_class(self) -> None:
-        done = self.run_script("test_parallel.ModulesTests")
+        done = self.run_script("test_parallel.ModulesTests", fresh=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         *_, verdict, counts = done.stdout.splitlines()
         self.assertRegex(verdict, r"^all passed, after \d+ s$")

@@ -22,7 +22,7 @@ from discosbackend.grammar import parse_message
 from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.simulator import INSTRUMENTS, SimulatedBackend
 
-from .serving import ROOT, ask, connected, read_line, refusing, run_python, served_by
+from .serving import ask, connected, read_line, refusing, run_python, served_by
 from .settings import PATIENCE
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -316,10 +316,10 @@ def children(pid: int) -> list[int]:
 
 
 class AfterwardsTests(unittest.TestCase):
-    """Tests of the state of a process after run_server, in fresh interpreters."""
+    """Tests of the state of a process after run_server, in processes in which nothing else has run."""
 
     def run_code(self, code: str) -> str:
-        done = run_python("-c", textwrap.dedent(code), cwd=ROOT)
+        done = run_python("-c", textwrap.dedent(code))
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         return done.stdout
 

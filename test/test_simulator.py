@@ -21,7 +21,7 @@ from discosbackend.simulator import INSTRUMENTS, SimulatedBackend, instrument_of
 from discosbackend.simulator.instrument.model import Instrument
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-from .serving import ROOT, run_python
+from .serving import run_python
 
 NOON = 17_000_000_000_000_000
 
@@ -196,8 +196,8 @@ class InstrumentTests(unittest.TestCase):
             "import sys, discosbackend.simulator as s; s.SimulatedBackend('mistral').status();"
             "print([m for m in ('twisted.internet.reactor', 'astropy', 'numpy') if m in sys.modules])"
         )
-        done = run_python("-c", code, cwd=ROOT, check=True)
-        self.assertEqual("[]", done.stdout.strip())
+        done = run_python("-c", code, fresh=True)
+        self.assertEqual((done.returncode, done.stdout), (0, "[]\n"), done.stderr)
 
 
 class ConfigurationTests(RefusalMixin, unittest.TestCase):

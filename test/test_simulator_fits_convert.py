@@ -44,7 +44,7 @@ from discosbackend.ticks import Ticks
 
 from .metadata_files import write_metadata
 from .recordings import BEGINS, in_child, in_children, opened, record, setup_with
-from .serving import ROOT, run_python
+from .serving import run_python
 
 ALL = list(range(5))
 
@@ -821,14 +821,16 @@ class ProgramTests(ConvertTests):
 
     def test_the_real_thing(self) -> None:
         folder = self.made()
-        done = run_python("-m", "discosbackend.simulator.fits.convert", str(folder), cwd=ROOT, check=True)
+        done = run_python("-m", "discosbackend.simulator.fits.convert", str(folder))
+        self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout)["written"], str(self.output))
         self.assertEqual(done.stderr, f"{folder}: {self.no_metadata}\n")
         self.assertEqual(self.rows(self.output), 5)
 
     def test_importing_it_is_cheap(self) -> None:
         code = "import discosbackend.simulator.fits.convert, sys; print(*sys.modules)"
-        done = run_python("-c", code, cwd=ROOT, check=True)
+        done = run_python("-c", code, fresh=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(set(done.stdout.split()) & {"astropy", "numpy", "twisted.internet.reactor"}, set())
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import tempfile
 import time
 import unittest
@@ -20,7 +18,7 @@ from discosbackend.simulator.recording.dump_files import recordings_in
 from discosbackend.simulator.recording.dump_reader import RecordingReader
 
 from .recordings import Child
-from .serving import ROOT, ask, served
+from .serving import ROOT, ask, run_python, served
 from .settings import LONG, PATIENCE, wait_until
 
 KILLS = 20 if LONG else 4
@@ -117,8 +115,7 @@ class KillTests(unittest.TestCase):
         (folder,) = recordings_in(data)
         with RecordingReader(folder) as recorded:
             count = len(recorded.dumps)
-        command = [sys.executable, str(ROOT / "scripts" / "discos-backend-recover"), data]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = run_python(ROOT / "scripts" / "discos-backend-recover", data)
         self.assertEqual(done.returncode, 0, done.stderr)
         with fits.open(Path(data) / f"{folder.name}.fits") as file:
             self.assertEqual(len(file["DATA TABLE"].data), count)

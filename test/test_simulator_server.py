@@ -37,6 +37,7 @@ from discosbackend.testing import BackendConformance
 from discosbackend.testing.hostile_cases import HOSTILE_CASES
 
 from .backend_simulator import BackendSimulator
+from .serving import forked_kit_servers
 from .settings import long_only
 
 
@@ -72,6 +73,10 @@ class SimulatedDiscosTests(BackendConformance, unittest.TestCase):
     valid_interleave = 100
     inputs = 2
     lead = 0.05
+
+    @classmethod
+    def setUpClass(cls):
+        cls.enterClassContext(forked_kit_servers())
 
     def make_backend(self):
         return SimulatedBackend()

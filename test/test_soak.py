@@ -20,7 +20,7 @@ from benchmarks.reply_check import Tally
 from benchmarks.servers import Server
 from benchmarks.soak import Health, Report, complaints
 
-from .serving import ROOT, run_python
+from .serving import run_python
 from .settings import LONG
 
 
@@ -405,7 +405,7 @@ class SoakTests(unittest.TestCase):
 
     def rows_of(self, *options: str) -> list[list[str]]:
         """The cells of each line that a soak prints."""
-        result = run_python("-m", "benchmarks.soak", *options, cwd=ROOT)
+        result = run_python("-m", "benchmarks.soak", *options)
         self.assertEqual((result.returncode, result.stderr), (0, ""), result.stdout)
         return [re.split(r"  +| ?\| ?", line.strip("| ")) for line in result.stdout.splitlines()]
 

@@ -23,6 +23,7 @@ from discosbackend.testing.wire import LINE_END, UNKNOWN_COMMAND, Wire
 from discosbackend.testing.wrong_arguments import _WRONG, is_about_arguments, wrong_numbers, wrong_types
 
 from . import broken_backends, test_simulator_server
+from .serving import forked_kit_servers
 from .settings import LONG, PATIENCE, long_only
 from .verdicts import address_of
 
@@ -148,6 +149,7 @@ class OnceTests(unittest.TestCase):
 
     def test_who_is_told_of_a_server_that_is_gone(self) -> None:
         """After the server process has ended, no other case is run to find a cause."""
+        self.enterContext(forked_kit_servers())
         result = run(broken_backends.DyingTests, "test_get_tpi_band", "test_version_reply_is_well_formed")
         self.assertEqual((result.errors, result.skipped), ([], []))
         [(test, text)] = result.failures
@@ -157,6 +159,9 @@ class OnceTests(unittest.TestCase):
 
 class BrokenBackendTests(unittest.TestCase):
     """If a backend cannot be served, the first test reports the whole reason, and the others a short one."""
+
+    def setUp(self) -> None:
+        self.enterContext(forked_kit_servers())
 
     def is_set(self, case: type[BackendConformance]) -> list[str]:
         """Run two tests of a class, both of which must be errors, and return the texts."""

@@ -24,6 +24,7 @@ from discosbackend.testing.profile import rows_of
 from discosbackend.testing.runner import Result, run_cases
 
 from .backend_simulator import BackendSimulator
+from .serving import forked_kit_servers
 from .settings import PATIENCE
 from .test_citations import PAGE, sections
 
@@ -80,6 +81,7 @@ class _Served(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
+        cls.enterClassContext(forked_kit_servers())
         server = ServerProcess(SweepingTests, timeout=PATIENCE)
         cls.addClassCleanup(server.stop)
         cls.address = server.address

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from discosbackend.testing.conformance import CASES
 
-from .serving import ROOT
+from .serving import ROOT, run_python
 from .settings import LONG, PATIENCE, long_only
 
 # A test module with its backend, similar to the one in the README.
@@ -60,7 +60,11 @@ SOME = (
 
 
 class ReuseTests(unittest.TestCase):
-    """Each test runs a test runner in a new interpreter, in a temporary folder."""
+    """Each test runs a test runner in a process of its own, in a temporary folder.
+
+    The test runner is in a forked process (see forking.py), and starts the server of the tests in a new interpreter.
+    test_as_a_program starts both in new interpreters, as a user does.
+    """
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -70,18 +74,9 @@ class ReuseTests(unittest.TestCase):
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(textwrap.dedent(text), encoding="utf-8")
 
-    def python(self, *arguments: str) -> tuple[int, str]:
+    def python(self, *arguments: str, fresh: bool = False) -> tuple[int, str]:
         """Run an interpreter in the folder and return its exit status and output."""
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python(*arguments, cwd=self.folder, fresh=fresh, together=True)
         return done.returncode, done.stdout
 
     def test_foreign_backend(self) -> None:
@@ -125,7 +120,8 @@ class ReuseTests(unittest.TestCase):
         lacks = {"set-section", "cal-on", "set-enable", "end-schedule", "backend-park", "set-shift"}
         lacks |= {"get-rms", "get-ddcoffset", "get-filename"}
         self.assertEqual(set(lacking), lacks)
-        self.assertEqual(len(skipped), len(lacking) + len(known))
+        busy = skipped.count("this host is too busy to ask for status in time")
+        self.assertEqual(len(skipped), len(lacking) + len(known) + busy, output)
         self.assertIn(f"OK (skipped={len(skipped)})", output)
 
     def test_under_unittest(self) -> None:
@@ -200,7 +196,7 @@ class ReuseTests(unittest.TestCase):
             + '\n\nif __name__ == "__main__":\n    unittest.main()\n',
         )
         names = [f"MyBackendTests.{name}" for name in SOME]
-        status, output = self.python("test_mine.py", *names)
+        status, output = self.python("test_mine.py", *names, fresh=True)
         self.assertEqual(status, 0, output)
         self.assertRegex(output, r"Ran 4 tests in .*\n\nOK \(skipped=1\)")
 

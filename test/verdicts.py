@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -16,26 +17,37 @@ from discosbackend.testing.conformance import CASES
 from discosbackend.testing.runner import Result, evaluate
 from discosbackend.testing.send_guard import SendGuard
 
-from .serving import ROOT
+from . import forking
+from .serving import ROOT, environment
 from .settings import PATIENCE
 
 
 @functools.cache
 def _ports() -> dict[str, int]:
     """Start the servers, which run until the tests end, and return their ports."""
-    program = subprocess.Popen(  # communicate() waits for its end
-        [sys.executable, "-m", "test.defective_servers"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # The servers log many errors.
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    # A module fixture would also be run for the tests that the tests run.
-    atexit.register(program.communicate, timeout=PATIENCE)
-    assert program.stdout is not None
-    return json.loads(program.stdout.readline())
+    reading, writing = os.pipe()
+    ending, ours = os.pipe()
+    # The servers log many errors.
+    with open(reading) as told, open(writing, "wb") as theirs, open(os.devnull, "wb") as nowhere:
+        program = forking.popen(
+            [sys.executable, "-m", "test.defective_servers", str(ending)],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=nowhere,
+            pass_fds=[ending],
+        )
+        os.close(ending)
+        theirs.close()
+
+        def end() -> None:
+            os.close(ours)
+            program.wait(PATIENCE)
+
+        # A module fixture would also be run for the tests that the tests run.
+        atexit.register(end)
+        return json.loads(told.readline())
 
 
 def address_of(server: str) -> tuple[str, int]:
