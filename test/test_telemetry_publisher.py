@@ -47,11 +47,13 @@ class Kept:
     def __init__(self) -> None:
         self.problem = ""
         self.payloads: list[bytes] = []
+        self.contents: list[dict[str, Any]] = []
+        """What the messages say of the backend."""
         self.closed = False
 
     def send(self, payload: bytes) -> None:
         self.payloads.append(payload)
-        message_in(payload)
+        self.contents.append(message_in(payload)["Mine"])
 
     def close(self) -> None:
         self.closed = True
@@ -59,7 +61,7 @@ class Kept:
     @property
     def last(self) -> dict[str, Any]:
         """The content of the last message."""
-        return dict(message_in(self.payloads[-1])["Mine"])
+        return dict(self.contents[-1])
 
 
 def state_of(factory: DBFactory) -> ServerState:
@@ -101,7 +103,7 @@ class Bench:
         # A step that a float holds exactly, so that a second is a second.
         for _ in range(round(seconds * 64)):
             self.clock.advance(1 / 64)
-        return [dict(message_in(payload)["Mine"]) for payload in self.outlet.payloads[before:]]
+        return [dict(content) for content in self.outlet.contents[before:]]
 
     @property
     def last(self) -> dict[str, Any]:
@@ -600,7 +602,8 @@ class SimulatedTests(unittest.TestCase):
     def check_states(self, bench: Bench, backend: SimulatedBackend) -> None:
         def flags() -> tuple[bool, ...]:
             names = ("sampling", "busy", "suspended", "commandLineError")
-            return tuple(bench.last[each] for each in names)
+            last = bench.last
+            return tuple(last[each] for each in names)
 
         tasks = bool(backend.instrument.tasks)
         self.assertEqual(flags(), (False, False, False, tasks))
