@@ -100,9 +100,10 @@ class Bench:
     def run(self, seconds: float) -> list[dict[str, Any]]:
         """Let time pass, and return the messages of this time."""
         before = len(self.outlet.payloads)
-        # A step that a float holds exactly, so that a second is a second.
-        for _ in range(round(seconds * 64)):
-            self.clock.advance(1 / 64)
+        end = self.clock.seconds() + seconds
+        while self.clock.calls and (due := self.clock.calls[0].getTime()) <= end:
+            self.clock.advance(max(due - self.clock.seconds(), 0.0))
+        self.clock.advance(max(end - self.clock.seconds(), 0.0))
         return [dict(content) for content in self.outlet.contents[before:]]
 
     @property
