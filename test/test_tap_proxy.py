@@ -663,6 +663,7 @@ class AccessTests(unittest.TestCase):
         line = b"not a message"
         for sent, passed, reply in (
             (b"?status\n", b"?status\n", b""),
+            (b"?get-configuration\r\n", b"?get-configuration\r\n", b""),
             (b"?time\r\0", b"?time\r\0", b""),
             (b"?time\r\0\n", b"?time\r\0\n", b""),
             (b"?start\r\0\n", b"", NOT_ALLOWED % b"start"),
