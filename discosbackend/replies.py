@@ -223,9 +223,10 @@ def refusal(name: str, code: str, reason: str, limit: int | None) -> bytes:
         # At least 2, even if the reply then exceeds the limit. A reason must not be empty, and an escape has two
         # characters.
         available = max(limit - 2 - len(head), 2)
-        while len(escaped) > available:
-            reason = reason[: min(available, len(reason) - 1)]
-            escaped = escape(reason)
+        escaped = escape(reason := reason[:available])
+        while (excess := len(escaped) - available) > 0:
+            # Each character is sent as one or two, so that at least half of the excess has to go.
+            escaped = escape(reason := reason[: -((excess + 1) // 2)])
     return f"{head}{escaped}".encode("latin-1")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,24 @@ def metadata_tables(
     setup: Setup, begins: float, seconds: float, *, row: float = ROW, late: float = 0.0
 ) -> fits.HDUList:
     """The tables of an acquisition that began at MJD `begins`, for so long; rows begin `late` s later."""
-    count = int(seconds / 86400 / row)
-    instants = begins + late / 86400 + row * (np.arange(count) + 0.5)
-    data = _data((instants - begins) * 86400, instants)
-    return fits.HDUList([_primary(setup), *_backend(setup), data, *_rest(setup, instants)])
+    return fits.open(BytesIO(_file(setup, begins, seconds, row, late)), memmap=False)
 
 
 def write_metadata(path: Path, setup: Setup, begins: float, seconds: float, **others: Any) -> None:
     """Write such a file, with the folders it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata_tables(setup, begins, seconds, **others).writeto(path)
+    path.write_bytes(_file(setup, begins, seconds, others.pop("row", ROW), others.pop("late", 0.0), **others))
+
+
+@lru_cache(maxsize=32)
+def _file(setup: Setup, begins: float, seconds: float, row: float, late: float) -> bytes:
+    """A file with these tables. astropy takes its time to make them, and most tests need the same."""
+    count = int(seconds / 86400 / row)
+    instants = begins + late / 86400 + row * (np.arange(count) + 0.5)
+    data = _data((instants - begins) * 86400, instants)
+    file = BytesIO()
+    fits.HDUList([_primary(setup), *_backend(setup), data, *_rest(setup, instants)]).writeto(file)
+    return file.getvalue()
 
 
 def _primary(setup: Setup) -> fits.PrimaryHDU:

@@ -78,13 +78,15 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "number": (int, float),
 }
 
+_KEYWORDS = {
+    *("type", "enum", "minimum", "pattern", "items", "properties", "patternProperties", "required"),
+    *("additionalProperties", "minProperties", "maxProperties"),
+}
+
 
 def problems_of(value: Any, schema: dict[str, Any] = SCHEMA, where: str = "message") -> list[str]:
     """A sentence for each way in which a value does not match the schema."""
-    unknown = schema.keys() - {
-        *("type", "enum", "minimum", "pattern", "items", "properties", "patternProperties", "required"),
-        *("additionalProperties", "minProperties", "maxProperties"),
-    }
+    unknown = schema.keys() - _KEYWORDS
     assert not unknown, unknown
     kind = schema.get("type")
     if kind is not None and (not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "boolean")):

@@ -150,13 +150,16 @@ class CommandTests(unittest.TestCase):
                     self.assertEqual(python_environment()["PYTHONPATH"].split(":")[0], str(ROOT))
 
     def test_nobody_starts_python_otherwise(self) -> None:
+        naming = set()
         for path in PACKAGE.rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-            with self.subTest(path.name):
-                # unit.py only writes its path into a unit.
-                if path.name not in ("children.py", "unit.py"):
-                    self.assertNotIn("executable", names)
+            text = path.read_text(encoding="utf-8")
+            # Parse only what has the word at all.
+            if "executable" in text:
+                tree = ast.parse(text)
+                if "executable" in {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}:
+                    naming.add(path.name)
+        # unit.py only writes its path into a unit.
+        self.assertEqual(naming, {"children.py", "unit.py"})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import functools
 import importlib.util
 import inspect
 import io
@@ -83,11 +84,13 @@ def blocks(document: Path) -> list[Block]:
     return [Block(document, words.split(), textwrap.dedent(code)) for _, words, code in found]
 
 
+@functools.cache
 def prose(document: Path) -> str:
     """A document without its blocks of code."""
     return _FENCE.sub("", document.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def anchors(document: Path) -> set[str]:
     """What GitHub makes of the headings."""
     found: set[str] = set()

@@ -309,6 +309,8 @@ class OddReturnTests(StyleTestCase):
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
             lambda values: st.lists(values) | st.dictionaries(st.text(), values) | st.tuples(values, values),
+            # Nearly all with more of them are too long for a reply.
+            max_leaves=20,
         )
     )
     def test_whatever_is_returned_one_whole_line_is_sent(self, value: Any) -> None:

@@ -269,16 +269,16 @@ class FramingTests(LinkTestCase):
 
     def test_a_flood_of_short_messages_is_split_soon(self) -> None:
         device = self.device()
-        device.next([Part(b"\n" * 2**18), Wait(0.1), b"late"])
+        device.next([Part(b"\n" * 2**16), Wait(0.1), b"late"])
         lengths: list[int] = []
 
         def framing(data: bytes) -> tuple[bytes, bytes]:
             lengths.append(len(data))
             return data[:1], data[1:]
 
-        # Each of the first messages would copy a quarter of a MiB.
+        # Each of the first messages would copy 64 KiB.
         self.outcome(self.link(device, framing=framing, terminator=b"\n"), b"one")
-        self.assertGreaterEqual(len(lengths), 2**18)
+        self.assertGreaterEqual(len(lengths), 2**16)
         self.assertLessEqual(max(lengths), 4096)
 
     def test_a_framing_that_fails_or_returns_nonsense(self) -> None:

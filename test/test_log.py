@@ -226,7 +226,7 @@ class LogWriterTests(unittest.TestCase):
         """Lines that do not fit are dropped and counted. All other lines are complete and in order."""
         for kind in STOPPING_KINDS:
             with self.subTest(kind), self.log_to(kind, most=20000) as (reader, logger, writer):
-                count = 20000
+                count = 6000
 
                 def flood(logger: logging.Logger = logger, count: int = count) -> None:
                     for number in range(count):

@@ -202,11 +202,15 @@ class ContinueTests(RecorderTestCase):
         self.assertEqual(len({line["begin"] for line in lines[::2]}), 3, "each run has its own begin")
 
     def test_an_incomplete_last_line(self) -> None:
-        """What a crash, or a loss of power, leaves: every prefix of a recording, and one that ends with NUL."""
+        """What a crash, or a loss of power, leaves: every prefix of a recording, and one that ends with NUL.
+
+        By default each seventh prefix, and those at the ends of the lines.
+        """
         lines = [WHOLE, line_of(exchange(1)), line_of(exchange(2, b"?" + b"x" * 70000))]
         whole = b"".join(lines)
         ends = [len(WHOLE), len(WHOLE) + len(lines[1]), len(whole)]
-        cuts = range(len(whole)) if LONG else [*range(len(WHOLE) + len(lines[1]) + 2), len(whole) - 2, len(whole) - 1]
+        near = {end + step for end in (0, *ends) for step in range(-2, 3)}
+        cuts = [cut for cut in range(len(whole)) if LONG or cut in near or (cut < ends[1] and cut % 7 == 0)]
         for cut in cuts:
             for tail in (b"", b"\0" * 70000 if cut in ends else b"\0"):
                 self.path.write_bytes(whole[:cut] + tail)
@@ -394,9 +398,13 @@ class Counted(threading.Event):
 
 class DiskTests(RecorderTestCase):
     def test_a_full_disk_is_said_once(self) -> None:
-        """For every amount of space that may be left; the file consists of whole lines, and the count is right."""
+        """Whatever space may be left; the file consists of whole lines, and the count is right.
+
+        By default each seventh amount, and those at the ends of the lines; with --long every amount.
+        """
         size = len(line_of(exchange(1)))
-        for left, together in itertools.product(range(2 * size + 2), (False, True)):
+        amounts = [left for left in range(2 * size + 2) if LONG or left % 7 == 0 or min(left % size, -left % size) < 3]
+        for left, together in itertools.product(amounts, (False, True)):
             self.path.unlink(missing_ok=True)
             recorder, disk = self.recorder(), Disk(self.path)
             recorder._start = lambda: False  # type: ignore[method-assign]  # close() writes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 import unittest
+from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 from hypothesis import example, given
@@ -25,6 +27,8 @@ from discosbackend.pairing import (
     TooLong,
     reply_in,
 )
+
+from .settings import LONG
 
 GREETING = b"!version,ok,1.4\r\n"
 STATUS = b"!status,ok,1.0000000,ok,0\r\n"
@@ -119,14 +123,22 @@ def seen(steps: list[Step], longest: int = LONGEST_REPLY) -> list[Any]:
 
 
 def divided(steps: list[Step], size: int) -> list[Step]:
-    """The same steps, with the bytes in chunks of this size."""
-    return [
-        part
-        for step in steps
-        for part in (
-            [step] if isinstance(step, str) else [step[at : at + size] for at in range(0, len(step), size)] or [b""]
-        )
-    ]
+    """The same steps, with the bytes in chunks of this size.
+
+    By default that of a long line which is far from its ends and from the limit is in chunks of 100 bytes at least.
+    """
+    parts: list[Step] = []
+    for step in steps:
+        if isinstance(step, str):
+            parts.append(step)
+            continue
+        at = 0
+        while at < len(step):
+            near = any(abs(at - place) <= 200 for place in (0, LONGEST_REPLY, len(step)))
+            end = at + (size if near or LONG else max(size, 100))
+            parts.append(step[at:end])
+            at = end
+    return parts
 
 
 class CaseTests(unittest.TestCase):
@@ -138,9 +150,10 @@ class CaseTests(unittest.TestCase):
 
     def test_any_chunks_give_the_same(self) -> None:
         for name, (steps, _) in CASES.items():
+            whole = seen(steps)
             for size in (1, 2, 3, 7, 4096, LONGEST_REPLY + 1):
                 with self.subTest(name, size=size):
-                    self.assertEqual(seen(divided(steps, size)), seen(steps))
+                    self.assertEqual(seen(divided(steps, size)), whole)
 
     def test_the_line_and_its_end(self) -> None:
         for sent, line, crlf in ((STATUS, STATUS[:-2], True), (STATUS[:-2] + b"\n", STATUS[:-2], False)):
@@ -216,25 +229,36 @@ LINES = (
 )
 
 
+# The sizes of chunks, from the first again when they are used up.
+SIZES = st.lists(st.integers(1, 64), min_size=1, max_size=12)
+
+
+def chunks(data: bytes, sizes: Iterator[int]) -> Iterator[bytes]:
+    """The data in chunks of these sizes."""
+    at = 0
+    while at < len(data):
+        size = next(sizes)
+        yield data[at : at + size]
+        at += size
+
+
 class PropertyTests(unittest.TestCase):
     @given(
         st.lists(
             st.one_of(st.sampled_from(("status", "time", "start", "version")), st.sampled_from(LINES), st.binary())
         ),
-        st.data(),
+        SIZES,
     )
-    @example(["status", STATUS], None)
-    def test_any_chunks_any_bytes(self, steps: list[Step], data: Any) -> None:
+    @example(["status", STATUS], [len(STATUS)])
+    def test_any_chunks_any_bytes(self, steps: list[Step], sizes: list[int]) -> None:
         whole = seen(steps, 50)
         cut: list[Step] = []
+        size = cycle(sizes)
         for step in steps:
-            at = 0
-            while isinstance(step, bytes) and data is not None and at < len(step):
-                size = data.draw(st.integers(1, len(step) - at))
-                cut.append(step[at : at + size])
-                at += size
-            if isinstance(step, str) or data is None:
+            if isinstance(step, str):
                 cut.append(step)
+            else:
+                cut += chunks(step, size)
         self.assertEqual(seen(cut, 50), whole)
         requests = [event.request for event in whole[:-1] if getattr(event, "request", None) is not None]
         self.assertEqual(len(requests), len(set(requests)), "a request has two replies")
@@ -247,18 +271,13 @@ class PropertyTests(unittest.TestCase):
 class ReplyLinesTests(unittest.TestCase):
     """The lines, and what they contain, without pairing."""
 
-    @given(
-        st.lists(st.binary(max_size=12) | st.sampled_from([b"\r\n", b"\n", b"x" * 9])), st.integers(1, 12), st.data()
-    )
-    def test_any_chunks(self, parts: list[bytes], longest: int, data: Any) -> None:
+    @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"\r\n", b"\n", b"x" * 9])), st.integers(1, 12), SIZES)
+    def test_any_chunks(self, parts: list[bytes], longest: int, sizes: list[int]) -> None:
         sent = b"".join(parts)
         lines = ReplyLines(longest)
         found: list[ReplyLine] = []
-        position = 0
-        while position < len(sent):
-            size = data.draw(st.integers(1, len(sent)))
-            found += lines.feed(sent[position : position + size])
-            position += size
+        for chunk in chunks(sent, cycle(sizes)):
+            found += lines.feed(chunk)
             self.assertLessEqual(len(lines.rest), longest)
         *whole, rest = sent.split(b"\n")
         wanted = [ReplyLine(line[: longest + 1], len(line) > longest) for line in whole]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -45,6 +46,7 @@ from discosbackend.ticks import Ticks
 from .metadata_files import write_metadata
 from .recordings import BEGINS, in_child, in_children, opened, record, setup_with
 from .serving import run_python
+from .test_simulator_fits_layout import setUpModule  # noqa: F401  # astropy's settings at hand
 
 ALL = list(range(5))
 
@@ -536,11 +538,13 @@ class RecordingFolderTests(ConvertTests):
         written = convert(record(self.data, name=name)).written
         self.assertEqual(written, self.data / name)
         assert written is not None
-        written.unlink()
-        for folder in written.parents:
-            if folder == self.data:
-                break
-            folder.rmdir()
+        # Upwards, because the system looks each folder of a path up.
+        with contextlib.chdir(written.parent):
+            os.unlink("y.fits")
+            for _ in range(name.count("/")):
+                os.chdir("..")
+                os.rmdir("x")
+            self.assertEqual(Path.cwd(), self.data.resolve())
 
     def test_relative_to_the_data_folder(self) -> None:
         folder = self.made()

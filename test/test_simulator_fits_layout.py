@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 from astropy.config import ConfigItem
 from astropy.io import fits
+from astropy_iers_data import IERS_A_FILE
 from hypothesis import given, strategies
 
 from discosbackend.simulator.errors import RecordingError
@@ -369,6 +370,13 @@ class PointingTests(unittest.TestCase):
                 found = self.at(Sky(), [0.0], round(instant.timestamp()) * 10**7)
                 off = apart(found["az"], found["el"], (math.radians(azimuth), math.radians(elevation)))
                 self.assertLess(off[0], MILLIARCSECOND)
+
+    def test_the_table_of_the_earths_rotation_has_a_line_of_the_same_length_for_each_day(self) -> None:
+        """The line of a day is found by its place."""
+        lines = Path(IERS_A_FILE).read_bytes().splitlines(keepends=True)
+        self.assertEqual({len(line) for line in lines}, {len(lines[0])})
+        first = int(lines[0][7:12])
+        self.assertEqual([int(line[7:12]) for line in lines], list(range(first, first + len(lines))))
 
     @long_only
     def test_positions_are_those_of_the_astropy_that_is_installed(self) -> None:

@@ -14,6 +14,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
+from discosbackend import line_socket
+from discosbackend.client import blocking, connection
+
 __all__ = ["END", "RESET", "Break", "Socket", "VirtualLoop", "World", "blocking_on"]
 
 
@@ -151,9 +154,9 @@ def blocking_on(world: World) -> Iterator[None]:
     """Have the blocking clients use this world instead of sockets and the time."""
     clock = SimpleNamespace(monotonic=lambda: world.now, sleep=lambda seconds: world.wait(world.now + seconds))
     with ExitStack() as stack:
-        for module in ("line_socket", "client.connection", "client.blocking"):
-            stack.enter_context(mock.patch(f"discosbackend.{module}.time", clock))
-        stack.enter_context(mock.patch("discosbackend.client.connection.connected", world.connect))
+        for module in (line_socket, connection, blocking):
+            stack.enter_context(mock.patch.object(module, "time", clock))
+        stack.enter_context(mock.patch.object(connection, "connected", world.connect))
         yield
 
 

@@ -180,6 +180,7 @@ class Run:
     def _try_cases(self) -> Record:
         began, clock = datetime.now(UTC), time.monotonic()
         show = Progress(sys.stderr)
+        known = {case.id for case in self._cases}
         with suppress(_Interrupted):
             self._say_if_acquiring()
             for result in run_cases(
@@ -191,7 +192,7 @@ class Run:
                 answers=self._answers,
             ):
                 self._results.append(result)
-                besides = sum(result.case not in self._cases for result in self._results)
+                besides = sum(result.case.id not in known for result in self._results)
                 show.line(progress(len(self._results), len(self._cases) + besides, result))
                 if self._signals.name:
                     break

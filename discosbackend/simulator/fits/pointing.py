@@ -156,9 +156,14 @@ def _rotation(days: Any, fractions: Any) -> tuple[Any, Any, Any]:
     first, last = int(days.min()), int(days.max())
     table = np.zeros((last - first + 2, len(_FIELDS)))
     with open(IERS_A_FILE, "rb") as file:
+        line = file.readline()
+        # Each day has one line, and all lines have the same length.
+        file.seek(max(first - int(line[_MJD]), 0) * len(line))
         for line in file:
+            if (day := int(line[_MJD])) > last + 1:
+                break
             # The table has dates without values at its end.
-            if first <= (day := int(line[_MJD])) <= last + 1 and line[_FIELDS[0]].strip():
+            if day >= first and line[_FIELDS[0]].strip():
                 table[day - first] = [float(line[field]) for field in _FIELDS]
     steps = table[1:] - table[:-1]
     # At a leap second UT1 - UTC steps by 1 s; remove the step before interpolating.
