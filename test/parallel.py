@@ -118,20 +118,25 @@ def modules_of(names: Sequence[str], durations: Path = DURATIONS) -> dict[str, l
 
 # Modules that take long, because they wait. A module that takes long and begins late is waited for in the end.
 _LONG_ONES = (
-    "test_testing_causes",
-    "test_forced_exit",
-    "test_testing_page",
     "test_testing_defects",
-    "test_server",
-    "test_testing",
-    "test_testing_reuse",
+    "test_testing_causes",
     "test_docs",
+    "test_forced_exit",
+    "test_monitor_browser",
+    "test_testing_page",
     "test_simulator_server",
-    "test_examples_pictures",
-    "test_simulator_fits_convert",
-    "test_children",
-    "test_cli_server",
     "test_log",
+    "test_cli_tap",
+    "test_server",
+    "test_client_grading",
+    "test_cli_check_client",
+    "test_testing_reuse",
+    "test_architecture",
+    "test_simulator_recording_queue",
+    "test_examples_pictures",
+    "test_testing",
+    "test_soak",
+    "test_parallel",
 )
 
 
