@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 
@@ -22,6 +23,9 @@ PEER = "192.168.1.1:54321"
 
 
 class Instrument(Backend):
+    def status(self) -> tuple[float, str, bool]:
+        return 0.0, "ok", False
+
     def get_integration(self) -> int:
         return 40
 
@@ -52,6 +56,10 @@ class Kept:
 
 class BatchesTests(unittest.TestCase):
     """Of Batches that listen_to() a factory."""
+
+    # The lengths of the lists in which 401 reads are given, and the delays of the timer.
+    pieces = [batches_module._MOST, batches_module._MOST, 1]
+    delays = [batches_module._GATHER, 0, 0]
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -109,6 +117,38 @@ class BatchesTests(unittest.TestCase):
         self.batches.flush()
         self.assertEqual([word for words in self.kept.words for word in words], ["open"] + ["?get-integration"] * 401)
         self.assertLessEqual(max(map(len, self.kept.batches)), batches_module._MOST)
+
+    def test_the_reactor_goes_on_between_the_pieces(self) -> None:
+        delays: list[float] = []
+        call_later = self.clock.callLater
+
+        def noted(delay: float, *arguments: Any) -> Any:
+            delays.append(delay)
+            return call_later(delay, *arguments)
+
+        connection = greeted(self.factory)
+        self.batches.flush()
+        self.clock.advance(1)
+        with mock.patch.object(self.clock, "callLater", noted):
+            for _ in range(2 * batches_module._MOST + 1):
+                connection.ask(b"?get-integration\r\n")
+            self.clock.advance(0.01)
+            self.assertEqual(list(map(len, self.kept.batches[1:])), self.pieces)
+            self.assertEqual(delays, self.delays)
+            # A read that comes later is not lost.
+            connection.ask(b"?get-integration\r\n")
+            self.clock.advance(0.01)
+        self.assertEqual(list(map(len, self.kept.batches[1:])), [*self.pieces, 1])
+
+    def test_a_read_between_the_pieces(self) -> None:
+        connection = greeted(self.factory)
+        self.batches.flush()
+        self.kept.received = lambda: len(self.kept.batches) == 2 and connection.ask(b"?status\r\n")
+        for _ in range(2 * batches_module._MOST + 1):
+            connection.ask(b"?get-integration\r\n")
+        self.clock.advance(0.01)
+        words = [word for words in self.kept.words for word in words]
+        self.assertEqual((len(words), words.count("?status")), (403, 1))
 
     def test_reads_between_other_records(self) -> None:
         """Many or few of them keep their place."""
@@ -190,6 +230,9 @@ class BatchesTests(unittest.TestCase):
 
 class AppendedTests(BatchesTests):
     """Of Batches that are only one of the listeners of a factory: they get each Exchange."""
+
+    # Each piece is given as soon as it is complete.
+    delays = [batches_module._GATHER]
 
     def listen(self) -> None:
         self.factory.listeners.append(self.batches)

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 Record = Exchange | ConnectionEvent
 
-# How long a record waits for others, in s. Handling what a busy server records in this time takes less than 1 ms.
+# How long a record waits for others, in s. Giving all that a busy server records in this time takes less than 1 ms,
+# also if a change makes it necessary to give it at once.
 _GATHER = 0.005
 # How many records are given at once. A longer list of reads takes more time per read, because of the processor's cache.
 _MOST = 200
@@ -107,19 +108,32 @@ class Batches:
             self._timer = self._reactor.callLater(_GATHER, self._end_timer)
 
     def _end_timer(self) -> None:
+        """Give the records. If many reads were kept, the reactor serves its sockets and timers after each part."""
         self._timer = None
-        self.flush()
+        if len(self._reads) <= _MOST:
+            self.flush()
+            return
+        self._give_records()
+        reads = self._reads[:_MOST]
+        # The factory appends to this list.
+        del self._reads[:_MOST]
+        self._give(Reads.of(reads))
+        self._timer = self._reactor.callLater(0, self._end_timer)
 
     def flush(self) -> None:
         """Give the records that were kept to the listeners. Call it before you read what the listeners have counted."""
         if self._records:
             self._join_reads()
-            records, self._records = self._records, []
-            self._give(records)
+            self._give_records()
         if self._reads:
             reads = self._take_reads()
             for begin in range(0, len(reads), _MOST):
                 self._give(Reads.of(reads[begin : begin + _MOST]))
+
+    def _give_records(self) -> None:
+        if self._records:
+            records, self._records = self._records, []
+            self._give(records)
 
     def _join_reads(self) -> None:
         """Make Exchanges of the reads if they are few, and keep them with the other records."""
