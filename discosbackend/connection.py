@@ -523,7 +523,7 @@ class DBProtocol(LineReceiver):
         if name in factory.reads and reply.startswith(b",ok", len(name) + 1):
             # Nearly all requests are successful reads: nothing is looked up twice for them.
             if factory.listeners:
-                self._notify(name, line, reply, OK, began, changes=False)
+                factory.keep_read((self._number, self._peer, began, line, name, reply, perf_counter() - began))
             return
         self._log(name, line, reply, began)
         if factory.listeners:

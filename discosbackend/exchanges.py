@@ -1,17 +1,20 @@
 """The records of requests and connections that the listeners of a DBFactory get.
 
-connection.py makes the records. A listener can write a log, a recording or statistics.
+connection.py makes the records. A listener can write a log, a recording or statistics. An Exchange for each request
+takes much of the time of a read, so Batches gets Reads instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from time import perf_counter, time_ns
+from typing import Any, NamedTuple, overload
 
-from discosbackend.ticks import Ticks
+from discosbackend.grammar import OK
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["ConnectionEvent", "Exchange", "exchange_of"]
+__all__ = ["ConnectionEvent", "Exchange", "ReadValues", "Reads", "exchange_of", "last_index"]
 
 
 class Exchange(NamedTuple):
@@ -42,6 +45,76 @@ class Exchange(NamedTuple):
 
 exchange_of: Callable[[tuple[Any, ...]], Exchange] = partial(tuple.__new__, Exchange)
 """Makes an Exchange of a tuple of its values, in half the time that Exchange(...) takes."""
+
+
+ReadValues = tuple[int, str, float, bytes, str, bytes, float]
+"""The values of a successful read, in the order of an Exchange: connection, peer, begin, request, name, reply, seconds.
+
+`begin` is a time of perf_counter(). `code` and `changes` are left out, because they are `ok` and False.
+"""
+
+
+class Reads(Sequence[Exchange]):
+    """Successful reads, in their order. Most exchanges are successful reads.
+
+    Their values are stored in columns, so that a listener can handle many of them with a few function calls. An
+    Exchange is only made when it is taken from the sequence.
+
+    Parameters
+    ----------
+    columns
+        The columns of ReadValues. They have the same length, which is not 0.
+    origin
+        The UTC time at which perf_counter() was 0, in ticks.
+    """
+
+    __slots__ = ("connections", "peers", "begun", "requests", "names", "replies", "seconds", "origin", "_columns")
+
+    def __init__(self, columns: tuple[tuple[Any, ...], ...], origin: int) -> None:
+        self._columns = columns
+        self.connections: tuple[int, ...]
+        self.peers: tuple[str, ...]
+        self.begun: tuple[float, ...]
+        self.requests: tuple[bytes, ...]
+        self.names: tuple[str, ...]
+        self.replies: tuple[bytes, ...]
+        self.seconds: tuple[float, ...]
+        self.connections, self.peers, self.begun, self.requests, self.names, self.replies, self.seconds = columns
+        self.origin = origin
+
+    @classmethod
+    def of(cls, values: Sequence[ReadValues]) -> Reads:
+        """Return the reads with these values. It must not be empty. The clock is read now."""
+        origin = time_ns() // 100 - int(perf_counter() * TICKS_PER_SECOND)
+        return cls(tuple(zip(*values)), origin)  # noqa: B905  # all have seven values
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @overload
+    def __getitem__(self, index: int) -> Exchange: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Exchange]: ...
+
+    def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
+        found = [column[index] for column in self._columns]
+        if isinstance(index, slice):
+            return Reads(tuple(found), self.origin) if found[0] else ()
+        connection, peer, _, request, name, reply, seconds = found
+        return exchange_of((connection, peer, self.begin(index), request, name, reply, OK, False, seconds))
+
+    def __iter__(self) -> Iterator[Exchange]:
+        return map(self.__getitem__, range(len(self)))
+
+    def begin(self, index: int) -> Ticks:
+        """Return the time at which the server began to handle this request."""
+        return Ticks(self.origin + int(self.begun[index] * TICKS_PER_SECOND))
+
+
+def last_index(values: tuple[Any, ...], wanted: object) -> int:
+    """Return the index of the last value that is equal to the wanted one. Raise ValueError if there is none."""
+    return len(values) - 1 - values[::-1].index(wanted)
 
 
 class ConnectionEvent(NamedTuple):

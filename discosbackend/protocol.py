@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from itertools import count
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import UNIXAddress
@@ -18,13 +19,15 @@ from twisted.internet.protocol import Factory
 from discosbackend.commands import COMMANDS
 from discosbackend.connection import DBProtocol
 from discosbackend.descriptors import DescriptorWatch
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, ReadValues, exchange_of
+from discosbackend.grammar import OK
 from discosbackend.handlers import BackendCommand, Handler, execute_of, execute_reads_of
 from discosbackend.log import address_text
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 from discosbackend.reactors import reactor_or_default
 from discosbackend.replies import GREETING, UNEXPECTED, Failures
 from discosbackend.round_robin import RoundRobin
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 if TYPE_CHECKING:
     from discosbackend.access import AccessRules
@@ -90,6 +93,8 @@ class DBFactory(Factory):
         self._handler = handler
         self.greeting_delay = greeting_delay
         self.listeners: list[Callable[[Any], object]] = []
+        # Called for each successful read if there are listeners. Batches replaces it, because notify_read() is slow.
+        self.keep_read: Callable[[ReadValues], object] = self.notify_read
         self.numbers = count(1)
         # The names of the commands that change nothing. They are not logged. "" stands for a line without a name.
         self.reads = _reads_of(handler) | {""}
@@ -177,6 +182,12 @@ class DBFactory(Factory):
                 self.rate_limited_logger.log(
                     logging.ERROR, "listener", "a listener failed: %r", listener, exc_info=True
                 )
+
+    def notify_read(self, values: ReadValues) -> None:
+        """Call the listeners with the Exchange of a successful read, which has just been answered."""
+        connection, peer, _, line, name, reply, seconds = values
+        begin = Ticks(time_ns() // 100 - int(seconds * TICKS_PER_SECOND))
+        self.notify(exchange_of((connection, peer, begin, line, name, reply, OK, False, seconds)))
 
     # -- the end --------------------------------------------------------------------------------------
 

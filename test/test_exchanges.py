@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unittest
+from time import perf_counter
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from twisted.internet.task import Clock
 
 from discosbackend import Argument, Backend, BackendError, command
 from discosbackend.commands import COMMANDS, Command
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, last_index
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler, Handler, HandlerException
 from discosbackend.protocol import DBFactory
 from discosbackend.rate_limited_logger import RateLimitedLogger
@@ -178,6 +179,7 @@ class ExchangeTests(unittest.TestCase):
         self.factory.listeners.clear()
         with (
             mock.patch("discosbackend.connection.exchange_of", side_effect=AssertionError),
+            mock.patch("discosbackend.protocol.exchange_of", side_effect=AssertionError),
             mock.patch("discosbackend.connection.ConnectionEvent", side_effect=AssertionError),
         ):
             connection = greeted(self.factory)
@@ -188,7 +190,10 @@ class ExchangeTests(unittest.TestCase):
     def test_reads_do_not_even_come_by(self) -> None:
         self.factory.listeners.clear()
         connection = greeted(self.factory)
-        with mock.patch.object(type(connection.protocol), "_notify", side_effect=AssertionError):
+        with (
+            mock.patch.object(type(connection.protocol), "_notify", side_effect=AssertionError),
+            mock.patch.object(self.factory, "keep_read", side_effect=AssertionError),
+        ):
             replies = connection.ask(b"?get-integration\r\n?get-tpi\r\n?get-rms\r\n?look,1\r\n?measure\r\n?version\r\n")
         self.assertEqual(replies.count(b"\r\n"), 6)
 
@@ -201,6 +206,40 @@ class ExchangeTests(unittest.TestCase):
         factory.finish(1)
         factory.reactor.advance(1)
         self.assertEqual([(each.name, each.code) for each in self.exchanges()], [("odd", "fail")])
+
+
+class ReadsTests(unittest.TestCase):
+    """Reads are a sequence of Exchanges."""
+
+    def setUp(self) -> None:
+        now = perf_counter()
+        self.before = Ticks.now()
+        self.reads = Reads.of(
+            [(each, PEER, now - each, b"?get-tpi", "get-tpi", b"!get-tpi,ok,%d" % each, each / 8) for each in range(5)]
+        )
+
+    def test_of_each(self) -> None:
+        for number, read in enumerate(self.reads):
+            wanted = (number, PEER, read.begin, b"?get-tpi", "get-tpi", b"!get-tpi,ok,%d" % number, "ok", False)
+            self.assertEqual(read, (*wanted, number / 8))
+            self.assertIsInstance(read, Exchange)
+            self.assertIsInstance(read.begin, Ticks)
+            self.assertAlmostEqual(read.begin, self.before - number * TICKS_PER_SECOND, delta=TICKS_PER_SECOND // 10)
+
+    def test_a_part(self) -> None:
+        listed = list(self.reads)
+        self.assertEqual((len(self.reads), len(listed)), (5, 5))
+        for index in (0, 4, -1, -5):
+            self.assertEqual(self.reads[index], listed[index])
+        for part in (slice(2, 4), slice(-3, None), slice(None, 100), slice(3, 3), slice(9, None)):
+            self.assertEqual(list(self.reads[part]), listed[part], part)
+        with self.assertRaises(IndexError):
+            self.reads[5]
+
+    def test_the_last_one(self) -> None:
+        self.assertEqual(last_index((1, 2, 1, 3), 1), 2)
+        with self.assertRaises(ValueError):
+            last_index((1, 2), 3)
 
 
 class LogTests(unittest.TestCase):

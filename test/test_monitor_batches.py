@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 from twisted.internet.task import Clock
 
@@ -14,11 +15,17 @@ from discosbackend.handlers import DBProtocolHandler
 from discosbackend.monitor import batches as batches_module
 from discosbackend.monitor.batches import Batches, Record
 from discosbackend.protocol import DBFactory
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 from .in_memory import greeted
 
+PEER = "192.168.1.1:54321"
+
 
 class Instrument(Backend):
+    def status(self) -> tuple[float, str, bool]:
+        return 0.0, "ok", False
+
     def get_integration(self) -> int:
         return 40
 
@@ -48,22 +55,31 @@ class Kept:
 
 
 class BatchesTests(unittest.TestCase):
+    """Of Batches that listen_to() a factory."""
+
+    # The lengths of the lists in which 401 reads are given, and the delays of the timer.
+    pieces = [batches_module._MOST, batches_module._MOST, 1]
+    delays = [batches_module._GATHER, 0, 0]
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.kept = Kept()
         self.batches = Batches(self.clock)
         self.batches.listeners.append(self.kept)
         self.factory = DBFactory(DBProtocolHandler(Instrument(), reactor=self.clock), reactor=self.clock)
-        self.factory.listeners.append(self.batches)
+        self.listen()
 
-    def test_reads_and_failures_wait_for_10_ms(self) -> None:
+    def listen(self) -> None:
+        self.batches.listen_to(self.factory)
+
+    def test_reads_and_failures_wait_for_5_ms(self) -> None:
         connection = greeted(self.factory)
         for line in (b"?get-integration\r\n", b"?set-integration,101\r\n", b"?x\r\n", b"!no request\r\n"):
             connection.ask(line)
-        self.clock.advance(0.0078125)
+        self.clock.advance(0.00390625)
         self.assertEqual(self.kept.words, [])
         # In steps that a float holds exactly.
-        self.clock.advance(0.0078125)
+        self.clock.advance(0.00390625)
         wanted = ["open", "?get-integration", "?set-integration,101", "?x", "!no request"]
         self.assertEqual(self.kept.words, [wanted])
         self.clock.advance(1)
@@ -85,13 +101,105 @@ class BatchesTests(unittest.TestCase):
         self.clock.advance(0.01)
         self.assertEqual(self.kept.words[1:], [["?get-integration"]])
 
-    def test_many(self) -> None:
+    def test_many_failures(self) -> None:
         connection = greeted(self.factory)
         for _ in range(3 * batches_module._MOST):
-            connection.ask(b"?get-integration\r\n")
+            connection.ask(b"?x\r\n")
         self.assertEqual([len(batch) for batch in self.kept.batches], [batches_module._MOST] * 3)
         self.batches.flush()
         self.assertEqual([len(batch) for batch in self.kept.batches[3:]], [1])
+
+    def test_many_reads(self) -> None:
+        """They are given in pieces."""
+        connection = greeted(self.factory)
+        for _ in range(2 * batches_module._MOST + 1):
+            connection.ask(b"?get-integration\r\n")
+        self.batches.flush()
+        self.assertEqual([word for words in self.kept.words for word in words], ["open"] + ["?get-integration"] * 401)
+        self.assertLessEqual(max(map(len, self.kept.batches)), batches_module._MOST)
+
+    def test_the_reactor_goes_on_between_the_pieces(self) -> None:
+        delays: list[float] = []
+        call_later = self.clock.callLater
+
+        def noted(delay: float, *arguments: Any) -> Any:
+            delays.append(delay)
+            return call_later(delay, *arguments)
+
+        connection = greeted(self.factory)
+        self.batches.flush()
+        self.clock.advance(1)
+        with mock.patch.object(self.clock, "callLater", noted):
+            for _ in range(2 * batches_module._MOST + 1):
+                connection.ask(b"?get-integration\r\n")
+            self.clock.advance(0.01)
+            self.assertEqual(list(map(len, self.kept.batches[1:])), self.pieces)
+            self.assertEqual(delays, self.delays)
+            # A read that comes later is not lost.
+            connection.ask(b"?get-integration\r\n")
+            self.clock.advance(0.01)
+        self.assertEqual(list(map(len, self.kept.batches[1:])), [*self.pieces, 1])
+
+    def test_a_read_between_the_pieces(self) -> None:
+        connection = greeted(self.factory)
+        self.batches.flush()
+        self.kept.received = lambda: len(self.kept.batches) == 2 and connection.ask(b"?status\r\n")
+        for _ in range(2 * batches_module._MOST + 1):
+            connection.ask(b"?get-integration\r\n")
+        self.clock.advance(0.01)
+        words = [word for words in self.kept.words for word in words]
+        self.assertEqual((len(words), words.count("?status")), (403, 1))
+
+    def test_reads_between_other_records(self) -> None:
+        """Many or few of them keep their place."""
+        connection = greeted(self.factory)
+        wanted = ["open"]
+        for count in (1, batches_module._FEW, batches_module._FEW + 1, 2 * batches_module._MOST):
+            for line in (*[b"?get-integration"] * count, b"?x", b"?x"):
+                wanted.append(line.decode())
+                connection.ask(line + b"\r\n")
+        connection.ask(b"?set-integration,5\r\n")
+        self.assertEqual([word for words in self.kept.words for word in words], [*wanted, "?set-integration,5"])
+
+    def test_what_is_known_of_a_read(self) -> None:
+        connection = greeted(self.factory)
+        before = Ticks.now()
+        connection.ask(b"?get-integration\r\n")
+        after = Ticks.now()
+        self.batches.flush()
+        (read,) = [each for batch in self.kept.batches for each in batch if isinstance(each, Exchange)]
+        self.assertEqual(
+            read._replace(begin=Ticks(0), seconds=0.0),
+            (1, PEER, 0, b"?get-integration", "get-integration", b"!get-integration,ok,40", "ok", False, 0),
+        )
+        # The two clocks are read one after the other.
+        error = TICKS_PER_SECOND // 10
+        self.assertIsInstance(read.begin, Ticks)
+        self.assertTrue(before - error <= read.begin <= after + error)
+        self.assertTrue(0 < read.seconds < 1)
+
+    def test_another_listener(self) -> None:
+        """It gets each Exchange at once, and nobody misses one or gets it twice."""
+        connection = greeted(self.factory)
+        self.batches.flush()
+        seen: list[Any] = []
+        self.factory.listeners.append(seen.append)
+        connection.ask(b"?get-integration\r\n?get-integration\r\n")
+        self.assertEqual([each.name for each in seen], ["get-integration"] * 2)
+        self.factory.listeners.remove(seen.append)
+        connection.ask(b"?get-integration\r\n")
+        self.batches.flush()
+        self.assertEqual(len(seen), 2)
+        self.assertEqual([word for words in self.kept.words for word in words], ["open"] + ["?get-integration"] * 3)
+
+    def test_nobody_listens_any_more(self) -> None:
+        connection = greeted(self.factory)
+        self.batches.flush()
+        seen: list[Any] = []
+        self.factory.listeners[:] = [seen.append]
+        connection.ask(b"?get-integration\r\n")
+        self.batches.flush()
+        self.assertEqual((len(seen), self.kept.words), (1, [["open"]]))
 
     def test_a_listener_that_fails(self) -> None:
         """It is logged, once a minute, and the others get the records."""
@@ -118,6 +226,16 @@ class BatchesTests(unittest.TestCase):
         self.batches.close()
         self.assertEqual(len(self.kept.batches), 1)
         self.assertIsInstance(self.kept.batches[0][0], ConnectionEvent)
+
+
+class AppendedTests(BatchesTests):
+    """Of Batches that are only one of the listeners of a factory: they get each Exchange."""
+
+    # Each piece is given as soon as it is complete.
+    delays = [batches_module._GATHER]
+
+    def listen(self) -> None:
+        self.factory.listeners.append(self.batches)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, ReadValues
 from discosbackend.monitor.counters import BOUNDS, HISTORY, UNKNOWN, CommandCounts, Counters
 from discosbackend.ticks import Ticks
 
@@ -128,6 +128,47 @@ class CountersTests(unittest.TestCase):
         counted = {name: (each.ok, each.fail, each.invalid) for name, each in server.counters.commands.items()}
         self.assertEqual(counted, {"status": (1, 0, 0), UNKNOWN: (0, 1, 1)})
         self.assertEqual((server.counters.open, server.counters.total), (0, 3))
+
+
+READS = st.lists(
+    st.tuples(
+        st.integers(1, 4),
+        st.just("10.0.0.7:4711"),
+        st.floats(0, 10),
+        st.sampled_from((b"?status", b"?status,1", b"?get-tpi")),
+        st.sampled_from(("status", "get-tpi", "own")),
+        st.binary(max_size=20),
+        st.sampled_from((*BOUNDS, 0.0, 101.0, 1e-9)) | st.floats(0, 120),
+    ),
+    min_size=1,
+)
+
+
+class ReadsTests(unittest.TestCase):
+    """Reads that come together are counted as each of them would be."""
+
+    @given(READS)
+    def test_counts(self, values: list[ReadValues]) -> None:
+        reads = Reads.of(values)
+        together, singly = Counters(monotonic=lambda: 7.0), Counters(monotonic=lambda: 7.0)
+        for number in (1, 2, 3):
+            together(event(number, "open"))
+            singly(event(number, "open"))
+        together.add_records(reads)
+        for read in reads:
+            singly(read)
+        self.assertEqual(set(together.commands), set(singly.commands))
+        for name, counts in together.commands.items():
+            wanted = singly.commands[name]
+            self.assertAlmostEqual(counts.seconds, wanted.seconds)
+            for attribute in ("ok", "fail", "invalid", "other", "slowest", "buckets", "second"):
+                self.assertEqual(getattr(counts, attribute), getattr(wanted, attribute), (name, attribute))
+        self.assertEqual((together.bytes_in, together.bytes_out), (singly.bytes_in, singly.bytes_out))
+        self.assertEqual(together.status, singly.status)
+        for (number, client), (other, wanted_client) in zip(together.clients(9), singly.clients(9), strict=True):
+            self.assertEqual(number, other)
+            for attribute in ("requests", "failures", "bytes_in", "bytes_out", "last"):
+                self.assertEqual(getattr(client, attribute), getattr(wanted_client, attribute), attribute)
 
 
 class PercentileTests(unittest.TestCase):

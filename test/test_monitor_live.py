@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from discosbackend import Acquisition, Backend, QuickLook, Sensor, Ticks
-from discosbackend.exchanges import Exchange
+from discosbackend.exchanges import Exchange, Reads
 from discosbackend.monitor import live as live_module
-from discosbackend.monitor.live import MOST_READERS, Live
+from discosbackend.monitor.live import MOST_READERS, Live, _Log
 from discosbackend.monitor.page import page_pieces, page_resources
 from discosbackend.monitor.page_template import PageTemplate
 from discosbackend.monitor.sensor_history import LENGTH, STEP
@@ -116,6 +118,29 @@ class Watched(Monitored):
 def exchange(number: int, name: str = "start", code: str = "ok", changes: bool = True) -> Exchange:
     request, reply = f"?{name},{number}".encode(), f"!{name},{code}".encode()
     return Exchange(1, "10.0.0.7:4711", Ticks(10**16 + number), request, name, reply, code, changes, 0.001)
+
+
+class LogTests(unittest.TestCase):
+    """The exchanges that are kept for the pages, of any sequence in which they come."""
+
+    @given(st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans())))
+    def test_the_last_ones(self, steps: list[tuple[int, bool, bool]]) -> None:
+        log, every, unsent, number = _Log(7, 3), [], 0, 0
+        for count, together, taken in steps:
+            values = [(number + each, "p", 0.0, b"?x", "x", b"!x,ok", 0.0) for each in range(count)]
+            number += count
+            reads = Reads.of(values) if values else ()
+            log.extend(reads if together else list(reads))
+            every += list(reads)
+            unsent += count
+            self.assertEqual(log.last(), every[-7:])
+            self.assertEqual(log.last(2), every[-2:])
+            self.assertEqual(log.last(0), [])
+            self.assertLessEqual(sum(map(len, log._pieces)), 2 * 7)
+            if taken:
+                newest = min(unsent, 3)
+                self.assertEqual(log.take(), (every[len(every) - newest :], unsent - newest))
+                unsent = 0
 
 
 class EventTests(unittest.TestCase):

@@ -22,12 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discosbackend.cli import access_options, server
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, ReadValues
 from discosbackend.monitor import recorder as recorder_module
 from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
-from discosbackend.monitor.recording_file import line_of
+from discosbackend.monitor.recording_file import line_of, lines_of
 from discosbackend.ticks import Ticks
 
 from .in_memory import Scripted, greeted, ok
@@ -90,6 +90,39 @@ class FormatTests(unittest.TestCase):
         self.assertEqual(found["peer"], peer)
         self.assertEqual(Ticks.parse(found["t"]), begin)
         self.assertAlmostEqual(found["s"], seconds, delta=1e-7)
+
+
+SECOND = 10**7
+READS = st.lists(
+    st.tuples(
+        st.integers(1, 3),
+        st.just(""),
+        st.floats(0, 0.4) | st.floats(0, 3),
+        st.binary(max_size=9) | st.sampled_from((b"?status", b"?x,%d")),
+        st.just("status"),
+        st.binary(max_size=9) | st.sampled_from((b"!status,ok,1628683207.1234567,ok,0", b"a\nb")),
+        st.floats(0, 10**6),
+    ),
+    min_size=1,
+)
+
+
+class ReadsTests(unittest.TestCase):
+    """Reads that come together have the lines that each of them would have."""
+
+    @given(READS, st.sampled_from((0, 5_999_999, 6_000_000, SECOND - 1)))
+    def test_lines(self, values: list[ReadValues], fraction: int) -> None:
+        peers = ("", "10.0.0.7:4711", 'user "50%s", pid 1', "\u2028")
+        numbers, _, *columns = zip(*values, strict=True)
+        reads = Reads((numbers, tuple(peers[each] for each in numbers), *columns), 1795999999 * SECOND + fraction)
+        self.assertEqual(lines_of(reads), b"".join(line_of(read) for read in reads))
+
+    def test_lines_of_one_second_are_made_together(self) -> None:
+        values = [(1, "p", 0.1, b"?%d" % each, "", b"!\xff", 0.5) for each in range(3)]
+        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
+        wanted = lines_of(list(reads))
+        with mock.patch.object(Reads, "__iter__", side_effect=AssertionError):
+            self.assertEqual(lines_of(reads), wanted)
 
 
 class RecorderTestCase(unittest.TestCase):

@@ -97,7 +97,7 @@ class Bench:
             before_message=batches.flush,
         )
         batches.listeners.append(self.publisher)
-        self.factory.listeners.append(batches)
+        batches.listen_to(self.factory)
         self.publisher.start()
         self.connection: Connection = greeted(self.factory)
 

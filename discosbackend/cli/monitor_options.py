@@ -21,7 +21,7 @@ from discosbackend.log import address_text
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
 
-    from discosbackend.monitor.batches import Batches
+    from discosbackend.monitor.batches import Batches, Watched
     from discosbackend.monitor.clock_health import ClockHealth
     from discosbackend.monitor.live import Live
     from discosbackend.monitor.recorder import Recorder
@@ -118,7 +118,7 @@ class WebServer:
 
 
 def batches_of(
-    options: argparse.Namespace, recorder: Recorder | None, listeners: list[Callable[[Any], object]], reactor: Any
+    options: argparse.Namespace, recorder: Recorder | None, watched: Watched, reactor: Any
 ) -> Batches | None:
     """Return what gathers the records for the recorder, the web server and telemetry. None if there are none of these.
 
@@ -128,8 +128,8 @@ def batches_of(
         The options of the command line.
     recorder
         The recorder, which gets the records, and is closed at the shutdown.
-    listeners
-        The list of listeners of what is watched.
+    watched
+        The factory of what is watched.
     reactor
         The reactor.
     """
@@ -139,7 +139,7 @@ def batches_of(
     from discosbackend.monitor.batches import Batches
 
     batches = Batches(reactor)
-    listeners.append(batches)
+    batches.listen_to(watched)
     # The threads of Twisted's pool end during the shutdown, and one may never end.
     reactor.addSystemEventTrigger("during", "shutdown", batches.flush)
     # After the connections are closed.

@@ -378,7 +378,7 @@ def _serve(
         recorder = recorder_of(options, partial(name_of, handler))
         if recorder is not None:
             started.callback(recorder.close)
-        batches = batches_of(options, recorder, factory.listeners, factory.reactor)
+        batches = batches_of(options, recorder, factory, factory.reactor)
         channel = None if simulation is None else simulation.control(factory)
         if channel is not None:
             started.callback(channel.close)

@@ -249,7 +249,7 @@ def _serve(
         recorder = recorder_of(options, partial(str, factory.handler))
         if recorder is not None:
             started.callback(recorder.close)
-        batches = batches_of(options, recorder, factory.listeners, factory.reactor)
+        batches = batches_of(options, recorder, factory, factory.reactor)
         web = None
         if options.http is not None or _has_telemetry(options):
             _watch_target(options, factory)

@@ -7,12 +7,15 @@ keeps references. Its memory is bounded by the number of commands and of open co
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice, pairwise
+from operator import itemgetter
 
 from discosbackend.commands import COMMANDS
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, last_index
+from discosbackend.grammar import OK
 from discosbackend.ticks import Ticks
 
 __all__ = ["BOUNDS", "HISTORY", "UNKNOWN", "ClientCounts", "CommandCounts", "Counters"]
@@ -73,6 +76,23 @@ class CommandCounts:
                 return min(low + (BOUNDS[number] - low) * (wanted - below) / count, self.slowest)
             below += count
         return self.slowest if wanted else None
+
+    def add_reads(self, seconds: Sequence[float]) -> None:
+        """Count successful requests with these latencies, in s."""
+        self.ok += len(seconds)
+        self.seconds += sum(seconds)
+        slowest = max(seconds)
+        self.slowest = max(self.slowest, slowest)
+        first, last = bisect_left(BOUNDS, min(seconds)), bisect_left(BOUNDS, slowest)
+        if first == last:
+            self.buckets[first] += len(seconds)
+            return
+        ordered, counted = sorted(seconds), 0
+        for number in range(first, last):
+            within = bisect_right(ordered, BOUNDS[number])
+            self.buckets[number] += within - counted
+            counted = within
+        self.buckets[last] += len(seconds) - counted
 
     def advance(self, second: int) -> None:
         """Begin this second of the monotonic clock: store the number of requests before it."""
@@ -145,6 +165,9 @@ class Counters:
 
     def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
         """Count exchanges, and connections that open or close, in their order."""
+        if isinstance(records, Reads):
+            self._add_reads(records)
+            return
         second = int(self._monotonic())
         # The client and the command of the exchange before, because the next one is often of the same.
         last_number, client = 0, self._gone
@@ -187,6 +210,38 @@ class Counters:
             # With arguments it is a mistake of its client: its reply says nothing about the instrument.
             if request == _STATUS:
                 self.status = event
+
+    def _add_reads(self, reads: Reads) -> None:
+        """Count reads: with few function calls for all of them, not for each."""
+        second = int(self._monotonic())
+        names, seconds = reads.names, reads.seconds
+        if names.count(names[0]) == len(names):
+            self._counts(names[0], second).add_reads(seconds)
+        else:
+            by_name: defaultdict[str, list[float]] = defaultdict(list)
+            for name, each in zip(names, seconds, strict=True):
+                by_name[name].append(each)
+            for name, some in by_name.items():
+                self._counts(name, second).add_reads(some)
+        number = reads.connections[0]
+        if reads.connections.count(number) == len(names):
+            client = self._heard(number)
+            client.requests += len(names)
+            client.bytes_in += sum(map(len, reads.requests)) + 2 * len(names)
+            client.bytes_out += sum(map(len, reads.replies)) + 2 * len(names)
+            client.last = (names[-1], OK, reads.begin(-1))
+        else:
+            # The index of the last read of each connection.
+            latest = dict(zip(reads.connections, range(len(names)), strict=True))
+            for number, index in sorted(latest.items(), key=itemgetter(1)):
+                self._heard(number).last = (names[index], OK, reads.begin(index))
+            clients = [self._clients.get(number, self._gone) for number in reads.connections]
+            for client, received, sent in zip(clients, map(len, reads.requests), map(len, reads.replies), strict=True):
+                client.requests += 1
+                client.bytes_in += received + 2
+                client.bytes_out += sent + 2
+        if _STATUS in reads.requests:
+            self.status = reads[last_index(reads.requests, _STATUS)]
 
     def _heard(self, number: int) -> ClientCounts:
         """Return the counts of a connection that has sent a request, and make it the last one."""

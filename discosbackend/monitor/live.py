@@ -23,7 +23,7 @@ from zope.interface import implementer
 from discosbackend.commands import COMMANDS
 from discosbackend.coroutines import deferred_of
 from discosbackend.errors import GrammarException
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads
 from discosbackend.grammar import OK, parse_message
 from discosbackend.monitor.quick_look import QuickLook, encoded
 from discosbackend.monitor.sensor_history import SensorHistory
@@ -73,19 +73,39 @@ class _Log:
     """The last exchanges of one kind, and how many of them have not been sent."""
 
     def __init__(self, most: int, per_tick: int) -> None:
-        self.last: deque[Exchange] = deque(maxlen=most)
+        self._most = most
+        # The last exchanges as they came, because Reads make an Exchange only when it is needed; and their number.
+        self._pieces: deque[Sequence[Exchange]] = deque()
+        self._length = 0
         self.per_tick = per_tick
         self.unsent = 0
 
-    def extend(self, exchanges: list[Exchange]) -> None:
-        self.last.extend(exchanges)
+    def extend(self, exchanges: Sequence[Exchange]) -> None:
+        if not exchanges:
+            return
         self.unsent += len(exchanges)
+        piece = exchanges[-self._most :]
+        self._pieces.append(piece)
+        self._length += len(piece)
+        while self._length - len(self._pieces[0]) >= self._most:
+            self._length -= len(self._pieces.popleft())
+
+    def last(self, count: int | None = None) -> list[Exchange]:
+        """Return the last exchanges: so many if there are so many, or all that are kept."""
+        wanted = self._most if count is None else min(count, self._most)
+        found: list[Sequence[Exchange]] = []
+        for piece in reversed(self._pieces):
+            if wanted <= 0:
+                break
+            found.append(piece[-wanted:])
+            wanted -= len(piece)
+        return [exchange for piece in reversed(found) for exchange in piece]
 
     def take(self) -> tuple[list[Exchange], int]:
         """Return the newest unsent exchanges, and how many older ones are left out."""
         unsent, self.unsent = self.unsent, 0
-        count = min(unsent, self.per_tick, len(self.last))
-        return (list(self.last)[-count:] if count else []), unsent - count
+        found = self.last(min(unsent, self.per_tick))
+        return found, unsent - len(found)
 
 
 class Live:
@@ -131,6 +151,9 @@ class Live:
 
     def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
         """Keep the last exchanges of each kind."""
+        if isinstance(records, Reads):
+            self._reads.extend(records)
+            return
         changes: list[Exchange] = []
         failures: list[Exchange] = []
         reads: list[Exchange] = []
@@ -166,7 +189,7 @@ class Live:
         most
             How many of each kind.
         """
-        found = [*list(self._changes.last)[-most:], *list(self._failures.last)[-most:]]
+        found = [*self._changes.last(most), *self._failures.last(most)]
         return [_shown(exchange) for exchange in sorted(found, key=_when, reverse=True)]
 
     # -- readers --------------------------------------------------------------------------------------
@@ -181,7 +204,7 @@ class Live:
         reader = _Reader(request, self._reactor)
         self._readers.add(reader)
         request.notifyFinish().addBoth(self._remove, reader)
-        last = [exchange for log in self._logs for exchange in log.last]
+        last = [exchange for log in self._logs for exchange in log.last()]
         history = SlicedText(self._reactor, lambda: self._history(last), 0.0).get()
         history.addCallbacks(reader.begin, self._log_failure)
 

@@ -2,8 +2,8 @@
 
 A Recorder is a listener of Batches, or of a DBFactory. It makes the lines, and appends them to a queue. A thread writes
 them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
-of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 10 ms in Batches.
-The thread gathers their lines for 10 ms more, because it takes the interpreter lock from the reactor each time.
+of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 5 ms in Batches.
+The thread gathers their lines for 15 ms more, because it takes the interpreter lock from the reactor each time.
 
 The server waits for a write in one case only, because the record of changes must survive a crash: the reply to a
 command that has changed something is sent after its line was written. It waits for at most 1 ms. If a write takes
@@ -34,11 +34,12 @@ logger = logging.getLogger(__name__)
 SIZE = 100
 """The default size of a recording, in MB."""
 
-# How many bytes the queue may have, and how many are written at once.
+# How many bytes the queue may have, and how many are written at once: fewer if the files are small.
 _MOST_WAITING = 2**22
-_AT_ONCE = 2**16
+_AT_ONCE = 2**18
+_AT_ONCE_IF_SMALL = 2**16
 # How long the line of a read waits for others in the queue, in s.
-_GATHER = 0.01
+_GATHER = 0.015
 # How many s the reply to a change waits until its line is written.
 _CHANGE_PATIENCE = 0.001
 # How many s close() waits until the queue is written.
@@ -77,6 +78,7 @@ class Recorder:
     ) -> None:
         self._file = RecordingFile(path, limit=limit, server=server)
         self._most = most
+        self._at_once = max(min(_AT_ONCE, limit // 4), _AT_ONCE_IF_SMALL)
         # Lines, and after each change an Event that the thread sets when everything before it is written.
         self._waiting: deque[bytes | threading.Event] = deque()
         # Bytes that were put into the queue and taken out of it. Each number is written by one thread only.
@@ -137,7 +139,7 @@ class Recorder:
             return
         lines = lines_of(records)
         fits = self._added - self._taken + len(lines) <= self._most
-        if len(records) > 1 and (not fits or len(lines) > _AT_ONCE):
+        if len(records) > 1 and (not fits or len(lines) > self._at_once):
             # As many as there is space for, and not too many at once.
             half = len(records) // 2
             self.add_records(records[:half])
@@ -227,7 +229,7 @@ class Recorder:
         lines: list[bytes] = []
         written: list[threading.Event] = []
         handled = size = 0
-        while self._waiting and size < _AT_ONCE:
+        while self._waiting and size < self._at_once:
             waiting = self._waiting.popleft()
             handled += 1
             if isinstance(waiting, threading.Event):

@@ -23,13 +23,15 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
+from itertools import repeat
 from json.encoder import encode_basestring_ascii as quoted
 
 from discosbackend.errors import reason_of
-from discosbackend.exchanges import ConnectionEvent, Exchange
-from discosbackend.ticks import Ticks
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads
+from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
 __all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile", "line_of", "lines_of"]
 
@@ -53,6 +55,10 @@ _KINDS = (
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
 
+# The bytes that JSON contains as they are, and LF, which separates the replies of several reads.
+_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
+_TICKS = float(TICKS_PER_SECOND)
+
 
 class RecordingError(Exception):
     """A file cannot be used for a recording. The text is one sentence."""
@@ -74,6 +80,8 @@ def line_of(event: Exchange | ConnectionEvent) -> bytes:
 
 def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
     """Return the lines of exchanges and of connections, with their ends."""
+    if isinstance(events, Reads) and (text := _lines_of_reads(events)):
+        return text
     lines = []
     middle = ""
     last_number, last_request = 0, b""
@@ -92,6 +100,48 @@ def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
         answer = "null" if reply is None else quoted(reply.decode("latin-1"))
         lines.append(f'{{"t": "{begin.unix_text()}", {middle}, "a": {answer}, "s": {seconds:.7f}}}\n')
     return "".join(lines).encode("ascii")
+
+
+def _lines_of_reads(reads: Reads) -> bytes:
+    """Return the lines of reads that began in the same second; b"" if they did not.
+
+    All lines are made by a single `%`, which takes a third of the time that one f-string per line takes.
+    """
+    second = reads.begin(0) // TICKS_PER_SECOND
+    shift = float(reads.origin - second * TICKS_PER_SECOND)
+    fractions = [begun * _TICKS + shift for begun in reads.begun]
+    if min(fractions) < 0 or max(fractions) >= TICKS_PER_SECOND:
+        return b""
+    joined = b"\n".join(reads.replies)
+    if joined.translate(None, _PLAIN) or joined.count(b"\n") >= len(reads):
+        answers = [quoted(reply.decode("latin-1"))[1:-1] for reply in reads.replies]
+    else:
+        answers = joined.decode("ascii").split("\n")
+    number, request = reads.connections[0], reads.requests[0]
+    middles: Iterable[str]
+    if reads.connections.count(number) == len(reads) == reads.requests.count(request):
+        middles = repeat(_middle((number, request, reads.peers[0])), len(reads))
+    else:
+        keys = list(zip(reads.connections, reads.requests, reads.peers, strict=True))
+        made = {key: _middle(key) for key in set(keys)}
+        middles = map(made.__getitem__, keys)
+    values: list[object] = [None] * (4 * len(reads))
+    values[0::4], values[1::4], values[2::4], values[3::4] = fractions, middles, answers, reads.seconds
+    template = f'{{"t": "{second}.%07d%s%s", "s": %.7f}}\n'
+    return (template * len(reads) % tuple(values)).encode("ascii")
+
+
+@lru_cache(200)
+def _middle(key: tuple[int, bytes, str]) -> str:
+    """Return what the line of a read has between its time and its reply.
+
+    Parameters
+    ----------
+    key
+        The number of the connection, the request and the peer.
+    """
+    number, request, peer = key
+    return f'", "c": {number}, "peer": {quoted(peer)}, "q": {quoted(request.decode("latin-1"))}, "a": "'
 
 
 class RecordingFile:
@@ -126,6 +176,8 @@ class RecordingFile:
         # The size to which the file has to be truncated before the next write. None: its end is whole.
         self._whole: int | None = None
         self._descriptor = self._opened()
+        # It says which file it is. Each system call gives up the interpreter lock, and the thread has to get it back.
+        self._opened_file = os.fstat(self._descriptor)
         if not os.access(os.path.dirname(self.path), os.W_OK):
             self.close()
             raise RecordingError(f"{self.path} could not be rotated: its folder cannot be written")
@@ -248,12 +300,11 @@ class RecordingFile:
 
     def _current_size(self) -> int:
         """Return the size of the file. If it was moved or removed, begin a new one; if it was emptied, add a header."""
-        ours = os.fstat(self._descriptor) if self._descriptor >= 0 else None
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
             found = None
-        if ours is None or found is None or not os.path.samestat(ours, found):
+        if self._descriptor < 0 or found is None or not os.path.samestat(self._opened_file, found):
             self.close()
             try:
                 self._descriptor = self._opened()
@@ -261,10 +312,13 @@ class RecordingFile:
                 # Only the reason of an OSError: the Recorder adds the path.
                 cause = problem.__cause__
                 raise OSError(reason_of(cause) if isinstance(cause, OSError) else str(problem)) from problem
+            self._opened_file = found = os.fstat(self._descriptor)
             self._header_due = True
             self._whole = None
-        self._truncate()
-        size = os.fstat(self._descriptor).st_size
+        size = found.st_size
+        if self._whole is not None:
+            self._truncate()
+            size = os.fstat(self._descriptor).st_size
         if not size:
             self._header_due = True
         return size
@@ -297,6 +351,7 @@ class RecordingFile:
             return size
         self.close()
         self._descriptor = descriptor
+        self._opened_file = os.fstat(descriptor)
         self._header_due = True
         self.problem = ""
         return 0

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import GrammarException, HandlerException, NotSupportedError, in_one_line
-from discosbackend.exchanges import ConnectionEvent, Exchange
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, last_index
 from discosbackend.grammar import OK, Message, parse_message
 from discosbackend.handlers import execute_of
 from discosbackend.monitor.clock_health import Synchronisation, ask_kernel
@@ -256,6 +256,9 @@ class TelemetryPublisher:
     def add_records(self, records: Sequence[Exchange | ConnectionEvent]) -> None:
         """Handle exchanges: publish soon after a change, and keep the latest replies."""
         latest: dict[str, Exchange] = {}
+        if isinstance(records, Reads):
+            latest = {name: records[last_index(records.names, name)] for name in _ASKED if name in records.names}
+            records = ()
         for record in records:
             if not isinstance(record, Exchange):
                 continue
