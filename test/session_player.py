@@ -212,6 +212,7 @@ class Instrument:
                 mock.patch.object(Ticks, "now", self.wire.now),
                 mock.patch("discosbackend.tap.proxy.Conversation", conversation),
                 mock.patch("discosbackend.connection.time_ns", lambda: self.wire.now() * 100),
+                mock.patch("discosbackend.protocol.time_ns", lambda: self.wire.now() * 100),
                 measured_by(self.clock.seconds),
             ):
                 yield
