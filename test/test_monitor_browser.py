@@ -17,6 +17,9 @@ from .serving import Server, ask, served
 from .settings import PATIENCE, wait_until
 from .test_monitor_page_template import NOW
 
+# On a busy machine a server may not run for some seconds. The page would show this as a problem for a minute.
+_PATIENT = ("--watchdog", "60")
+
 HOSTILE = b"?set-configuration,<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 # Records at which time each text was first shown in the table of exchanges, in Unix seconds.
@@ -60,7 +63,9 @@ class BrowserTests(unittest.TestCase):
         cls.addClassCleanup(cls._stack.close)
         cls.browser = shared_browser()
         folder = cls._stack.enter_context(tempfile.TemporaryDirectory())
-        cls.running = cls._stack.enter_context(served("--simulate", "sardara", "--data", folder, "--http", "0"))
+        cls.running = cls._stack.enter_context(
+            served("--simulate", "sardara", "--data", folder, "--http", "0", *_PATIENT)
+        )
         found = re.search(r"monitoring on (http://127\.0\.0\.1:\d+/)\n", cls.running.log())
         assert found is not None, cls.running.log()
         cls.url = found[1]
@@ -266,7 +271,7 @@ class BrowserTests(unittest.TestCase):
 class EndTests(unittest.TestCase):
     def test_a_server_that_has_ended(self) -> None:
         browser = shared_browser()
-        with served("--http", "0") as running:
+        with served("--http", "0", *_PATIENT) as running:
             found = re.search(r"monitoring on (\S+)\n", running.log())
             assert found is not None
             browser.open(found[1])
