@@ -115,7 +115,8 @@ class DefectTests(_Clients):
         """Return the results of the cases that must find a defect, in the order of the table."""
         defect, results = DEFECTS[name], []
         for case in defect.found_by:
-            for limits in (_HASTE, _CALM):
+            # A busy machine can hide a fault of 50 ms, because the case does not look often enough.
+            for limits in (_HASTE, _CALM, _CALM, _CALM, _CALM):
                 result = tried(case, name, **limits)
                 if result.verdict is defect.verdict and defect.says in result.explanation:
                     break
