@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from select import select
 from typing import cast
@@ -71,6 +71,10 @@ class ForcedExit:
         the stack in the log.
     state_wanted
         A function that is called in the thread for each signal STATE, also if the main thread is blocked.
+    wake
+        A function that is called in the thread for each signal. It wakes the reactor: Python's handlers run in the main
+        thread, and a signal that arrives just before the main thread begins to wait for events, or in another thread,
+        does not end this wait. Reactors use the wake-up descriptor for this, which is replaced here.
     """
 
     def __init__(
@@ -79,11 +83,15 @@ class ForcedExit:
         child_ended: Callable[[], object] = lambda: None,
         handler: Callable[..., object] | None = None,
         state_wanted: Callable[[], object] = lambda: None,
+        wake: Callable[[], object] = lambda: None,
     ) -> None:
         self._within = within
         self._child_ended = child_ended
         self._state_wanted = state_wanted
+        self._wake = wake
         self._handler = getattr(handler, "__code__", None)
+        # The signals after which the process has to end.
+        self._ending: Collection[int] = ENDING
         # The time of the first signal, and the time at which the process is ended. None before the first signal.
         self._first: float | None = None
         self._deadline: float | None = None
@@ -92,9 +100,16 @@ class ForcedExit:
         self._written_to.setblocking(False)
         self._thread = threading.Thread(target=self._watch, name="discos-forced-exit", daemon=True)
 
-    def hear(self) -> None:
-        """Make Python report each signal to the thread. Start the thread if it is not running."""
+    def hear(self, ending: Collection[int] = ENDING) -> None:
+        """Make Python report each signal to the thread. Start the thread if it is not running.
+
+        Parameters
+        ----------
+        ending
+            The signals after which the process has to end. For the others the program has its own handlers.
+        """
         _in_this_process.add(self)
+        self._ending = ending
         signal.set_wakeup_fd(self._written_to.fileno(), warn_on_full_buffer=False)
         if not self._thread.is_alive():
             self._thread.start()
@@ -144,6 +159,7 @@ class ForcedExit:
             received = self._read.recv(4096)
             if _CLOSE in received:
                 return
+            self._wake()
             for number in received:
                 self._heard(number)
 
@@ -155,7 +171,7 @@ class ForcedExit:
                 self._state_wanted()
             except Exception:  # this thread must remain, for the signals that follow
                 logger.exception("%s: the state cannot be logged", STATE.name)
-        elif number in ENDING:
+        elif number in self._ending:
             with self._lock:
                 again = self._first is not None and time.monotonic() >= self._first + _MEANT
                 if again and number == signal.SIGINT:

@@ -521,6 +521,7 @@ def _stop_signals(server: Server, reactor: Any) -> Iterator[_StopSignals]:
         child_ended=lambda: reactor.callFromThread(reapAllProcesses),
         handler=_StopSignals._stop,  # noqa: SLF001  # of this module
         state_wanted=state_wanted,
+        wake=lambda: reactor.callFromThread(_nothing),
     )
     signals = _StopSignals(reactor, forced)
     signals.install()
@@ -529,6 +530,10 @@ def _stop_signals(server: Server, reactor: Any) -> Iterator[_StopSignals]:
         yield signals
     finally:
         forced.close()
+
+
+def _nothing() -> None:
+    """Do nothing, in a turn of the reactor."""
 
 
 def _do_nothing(number: int, _: Any) -> None:
@@ -563,7 +568,7 @@ class _StopSignals:
                 # Python reports the signal to the thread of ForcedExit only if it has a handler.
                 if signal.getsignal(STATE) is signal.SIG_DFL:
                     install(STATE, _do_nothing)
-                self._forced.hear()
+                self._forced.hear(self._ours)
         if self._stopping and self._reactor.running:
             self._reactor.callFromThread(self._reactor.stop)
 

@@ -359,9 +359,7 @@ def main(descriptor: int) -> None:
     request = json.loads(message)
     _move(received, request["numbers"])
     _open_streams(unbuffered="-u" in request["options"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for each in request["ignored"]:
-        signal.signal(each, signal.SIG_IGN)
+    _set_signals(request["ignored"])
     if request["session"]:
         os.setsid()
     os.chdir(request["cwd"])
@@ -371,6 +369,16 @@ def main(descriptor: int) -> None:
     for name in [name for name in sys.modules if name == "test" or name.startswith("test.")]:
         del sys.modules[name]
     _run(*request["command"], safe_path="-P" in request["options"])
+
+
+def _set_signals(ignored: Sequence[int]) -> None:
+    """Have the handlers of a new interpreter. The forking process may have those of the package `test`."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _move(descriptors: Sequence[int], numbers: Sequence[int]) -> None:

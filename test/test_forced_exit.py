@@ -223,6 +223,15 @@ class ForcedExitTests(unittest.TestCase):
         forced.close()
         self.assertEqual(self.timer.mock_calls, [])
 
+    def test_nothing_after_a_signal_that_the_program_handles_itself(self) -> None:
+        forced = ForcedExit(7.0)
+        self.addCleanup(forced.close)
+        forced.hear([signal.SIGTERM])
+        forced._heard(signal.SIGHUP)
+        self.assertEqual(self.timer.mock_calls, [])
+        forced._heard(signal.SIGTERM)
+        self.assertEqual(self.armed(), [8.0])
+
     def test_faulthandler_leaves_the_thread_a_second_for_the_log_and_is_disarmed_at_the_end(self) -> None:
         forced = ForcedExit(7.0)
         forced.begin()

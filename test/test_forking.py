@@ -212,6 +212,20 @@ class ForkingTests(unittest.TestCase):
                 process.send_signal(number)
                 self.assertEqual(process.wait(PATIENCE), -number)
 
+    def test_a_signal_that_was_ignored_when_the_forking_process_began(self) -> None:
+        """The tests may be in random order, and some of them ignore signals for a while."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            forker = forking._Forker()
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        self.addCleanup(forker._end)
+        with mock.patch.object(forking._Forker, "_only", forker):
+            process = self.start("-c", "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)")
+            assert process.stdout is not None
+            self.assertEqual(process.stdout.readline(), "True\n")
+            self.assertEqual(process.wait(PATIENCE), 0)
+
     def test_processor_time(self) -> None:
         before = forking.cpu_seconds()
         self.output("-c", "import time\nwhile time.process_time() < 0.1: pass")

@@ -673,6 +673,17 @@ class StopSignalsTests(unittest.TestCase):
         self.assertIn("SIGINT: stopping", logs.output[0])
         self.assertIn("SIGTERM: stopping already", logs.output[1])
 
+    def test_the_end_is_not_forced_after_a_signal_that_the_program_handles(self) -> None:
+        for handler, ending in (
+            (signal.SIG_DFL, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}),
+            (lambda *_: None, {signal.SIGINT, signal.SIGTERM}),
+        ):
+            with self.subTest(handler), kept():
+                signal.signal(signal.SIGHUP, handler)
+                forced = mock.Mock()
+                _StopSignals(self.reactor, forced).install()
+                self.assertEqual(set(forced.hear.call_args.args[0]), ending)
+
     def test_the_end_is_forced_later_once_the_reactor_shuts_down(self) -> None:
         """The signal may have arrived while a method blocked the reactor, and Twisted waits for its threads too."""
         server = server_module.Server(mock.Mock(), mock.Mock(), stop_timeout=3.0)

@@ -62,6 +62,26 @@ RECORDER = """
 """
 
 
+# Sends itself a signal from another thread, when the main thread has waited for events for a while.
+HIT = """
+    import signal, sys, threading
+    from discosbackend import Backend
+
+    class Hit(Backend):
+        def server_started(self):
+            threading.Thread(target=self.hit, daemon=True).start()
+
+        def hit(self):
+            seen = 0
+            while seen < 20:
+                threading.Event().wait(0.01)
+                frame = sys._current_frames()[threading.main_thread().ident]
+                seen = seen + 1 if frame.f_code.co_name in ("doPoll", "select") else 0
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            threading.Event().wait()
+"""
+
+
 class ListTests(unittest.TestCase):
     """Tests that only one module lists the signals that end a program."""
 
@@ -275,6 +295,15 @@ class ServerTests(unittest.TestCase):
                 self.assertIn(f"{number.name}: stopping", server.log())
                 self.assertTrue((self.folder / "ended").exists())
                 (self.folder / "ended").unlink()
+
+    def test_one_that_does_not_interrupt_the_waiting_reactor(self) -> None:
+        """It arrives in another thread, which Python's handler does not run in."""
+        (self.folder / "hit.py").write_text(textwrap.dedent(HIT), encoding="utf-8")
+        command = [sys.executable, str(SCRIPT), "--port", "0", "--backend", "hit:Hit", "--watchdog", "0"]
+        server = Server(command, self.folder)
+        self.addCleanup(server.end)
+        self.assertEqual(server.process.wait(PATIENCE), 0, server.log())
+        self.assertIn("SIGTERM: stopping", server.log())
 
     def test_one_that_was_ignored_at_the_start_changes_nothing(self) -> None:
         for number in ENDING:
