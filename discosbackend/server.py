@@ -521,7 +521,7 @@ def _stop_signals(server: Server, reactor: Any) -> Iterator[_StopSignals]:
         child_ended=lambda: reactor.callFromThread(reapAllProcesses),
         handler=_StopSignals._stop,  # noqa: SLF001  # of this module
         state_wanted=state_wanted,
-        wake=lambda: reactor.callFromThread(_nothing),
+        wake=lambda: reactor.callFromThread(lambda: None),
     )
     signals = _StopSignals(reactor, forced)
     signals.install()
@@ -530,10 +530,6 @@ def _stop_signals(server: Server, reactor: Any) -> Iterator[_StopSignals]:
         yield signals
     finally:
         forced.close()
-
-
-def _nothing() -> None:
-    """Do nothing, in a turn of the reactor."""
 
 
 def _do_nothing(number: int, _: Any) -> None:
