@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from discosbackend.errors import in_one_line, reason_of
 from discosbackend.forced_exit import standard_error
+from discosbackend.timers import timers_of
 
 if TYPE_CHECKING:
     from discosbackend.server import Server
@@ -105,6 +106,7 @@ class SystemdNotifier:
     ) -> None:
         self._socket = notify_socket
         self._reactor = reactor
+        self._timers = timers_of(reactor)
         self._status = status
         self._watchdog = watchdog
         self._over = threading.Event() if over is None else over
@@ -156,7 +158,7 @@ class SystemdNotifier:
 
     def _update(self) -> None:
         """Send what is due, and the status if it has changed. Called once a second."""
-        self._timer = self._reactor.callLater(_STATUS_PERIOD, self._update)
+        self._timer = self._timers.callLater(_STATUS_PERIOD, self._update)
         try:
             status = " ".join(self._status().split())
         except Exception as problem:  # noqa: BLE001  # a subclass of the factory may raise anything

@@ -137,8 +137,9 @@ def batches_of(
     if recorder is None and all(getattr(options, name, None) is None for name in others):
         return None
     from discosbackend.monitor.batches import Batches
+    from discosbackend.timers import timers_of
 
-    batches = Batches(reactor)
+    batches = Batches(timers_of(reactor))
     batches.listen_to(watched)
     # The threads of Twisted's pool end during the shutdown, and one may never end.
     reactor.addSystemEventTrigger("during", "shutdown", batches.flush)
@@ -195,11 +196,12 @@ def start_http(
     from discosbackend.monitor.site import MonitorSite, host_names, resources_of
     from discosbackend.monitor.snapshot import Snapshot
 
-    counters, clock = Counters(names), ClockHealth(reactor)
+    timers = batches.timers
+    counters, clock = Counters(names), ClockHealth(timers)
     snapshot = Snapshot(counters, clock, about, state)
-    live = Live(snapshot, reactor, None if state is None else state.quick_look)
-    resources = {**resources_of(snapshot, reactor), **page_resources(snapshot, live, reactor)}
-    site = MonitorSite(resources, host_names(options.http_host or ()), reactor, before_request=batches.flush)
+    live = Live(snapshot, timers, None if state is None else state.quick_look)
+    resources = {**resources_of(snapshot, timers), **page_resources(snapshot, live, timers)}
+    site = MonitorSite(resources, host_names(options.http_host or ()), timers, before_request=batches.flush)
     host, number = options.http
     try:
         port = reactor.listenTCP(number, site, interface=host)
@@ -344,7 +346,7 @@ def start_telemetry(
         name,
         make_source(),
         outlets,
-        reactor=reactor,
+        reactor=batches.timers,
         compression=compression,
         before_message=batches.flush,
     )

@@ -53,8 +53,8 @@ class Batches:
 
     Parameters
     ----------
-    reactor
-        The reactor.
+    timers
+        Timers, or a reactor.
 
     Attributes
     ----------
@@ -62,15 +62,15 @@ class Batches:
         What gets the records.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, timers: Any) -> None:
+        self.timers = timers
         self.listeners: list[BatchListener] = []
-        self._reactor = reactor
         self._watched: Watched | None = None
         # What is kept. The reads are later than the other records.
         self._records: list[Record] = []
         self._reads: list[ReadValues] = []
         self._timer: Any = None
-        self._limited = RateLimitedLogger(logger, reactor.callLater)
+        self._limited = RateLimitedLogger(logger, timers.callLater)
 
     def listen_to(self, watched: Watched) -> None:
         """Listen to a factory. If it has no other listener, a read only costs a call of list.append().
@@ -105,7 +105,7 @@ class Batches:
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self._reactor.callLater(_GATHER, self._end_timer)
+            self._timer = self.timers.callLater(_GATHER, self._end_timer)
 
     def _end_timer(self) -> None:
         """Give the records. If many reads were kept, the reactor serves its sockets and timers after each part."""
@@ -118,7 +118,7 @@ class Batches:
         # The factory appends to this list.
         del self._reads[:_MOST]
         self._give(Reads.of(reads))
-        self._timer = self._reactor.callLater(0, self._end_timer)
+        self._timer = self.timers.callLater(0, self._end_timer)
 
     def flush(self) -> None:
         """Give the records that were kept to the listeners. Call it before you read what the listeners have counted."""
