@@ -160,7 +160,7 @@ class Timers:
             call.called = 1
             try:
                 call.func(*call.args, **call.kw)
-            except Exception:  # the other calls are made as well, as a reactor does
+            except BaseException:  # the other calls are made as well, as a reactor does
                 logger.exception("a delayed call failed")
         self._set_timer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import sys
 import unittest
 from functools import partial
 from typing import Any
@@ -109,12 +110,13 @@ class TimersTests(unittest.TestCase):
         self.assertEqual(self.pair.kernel.settings, 2)
 
     def test_one_that_fails(self) -> None:
-        self.timers.callLater(1.0, self.fail)
+        for function in (self.fail, sys.exit):
+            self.timers.callLater(1.0, function)
         self.timers.callLater(1.0, self.called.append, 1)
         self.timers.callLater(2.0, self.called.append, 2)
         with self.assertLogs("discosbackend.timers", "ERROR") as logs:
             self.pair.advance(2.0)
-        self.assertEqual((self.called, len(logs.records)), ([1, 2], 1))
+        self.assertEqual((self.called, len(logs.records)), ([1, 2], 2))
 
     def test_cancelled(self) -> None:
         call = self.timers.callLater(1.0, self.called.append, 1)
