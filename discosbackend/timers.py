@@ -186,7 +186,7 @@ class Timers:
 
 
 def timers_of(reactor: Any) -> Any:
-    """Return Timers that use this reactor. If the kernel has no timers, or the clock is a fake, return the reactor."""
+    """Return Timers that use this reactor. If there is no timer of the kernel, or the reactor is a fake, return it."""
     if sys.platform.startswith("linux") and IReactorFDSet.providedBy(reactor) and not isinstance(reactor, Clock):
         try:
             timer = KernelTimer()

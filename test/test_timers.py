@@ -260,7 +260,8 @@ class TimersOfTests(unittest.TestCase):
             for descriptor in reactor._internalReaders:
                 reactor.removeReader(descriptor)
                 descriptor.connectionLost(Failure(ConnectionDone()))
-            if hasattr(poller := getattr(reactor, "_poller", None), "close"):
+            poller: Any = getattr(reactor, "_poller", None)
+            if hasattr(poller, "close"):
                 poller.close()
 
         self.addCleanup(close)
@@ -279,7 +280,8 @@ class TimersOfTests(unittest.TestCase):
         self.addCleanup(asyncio.set_event_loop, None)
         for kind in (SelectReactor, PollReactor, EPollReactor, partial(AsyncioSelectorReactor, loop)):
             with self.subTest(kind):
-                reactor, called = self.reactor(kind), []
+                reactor = self.reactor(kind)
+                called: list[object] = []
                 timers = timers_of(reactor)
                 self.assertIsInstance(timers, Timers)
                 timers.callLater(NEVER, called.append, "never")
