@@ -45,7 +45,7 @@ class _Sink(StringTransport):
         self.replies += data.count(b"\n")
 
 
-class _Floor:
+class _MinimalCode:
     """The least that a server can do for a `status` if it checks the reply: one function, for this request only.
 
     It has no log, limits, lanes, pauses or listeners, and cannot wait for a method, escape a text or find a command.
@@ -113,20 +113,20 @@ def in_process(preset: Preset) -> list[Row]:
     backend = _Plain()
     status, unknown = (_Path(backend, line) for line in (b"?status\r\n", b"?open-dome\r\n"))
     simulated = _Path(SimulatedBackend(clock=task.Clock(), now_ticks=now_ticks), b"?status\r\n")
-    found: dict[str, list[float]] = {"method": [], "status": [], "unknown": [], "simulated": [], "floor": []}
+    found: dict[str, list[float]] = {"method": [], "status": [], "unknown": [], "simulated": [], "minimal": []}
     measured: dict[str, Callable[[int], float]] = {
         "method": lambda requests: _timed(backend.status, requests),
         "status": status.seconds,
         "unknown": unknown.seconds,
         "simulated": simulated.seconds,
-        "floor": _Floor(backend).seconds,
+        "minimal": _MinimalCode(backend).seconds,
     }
     for name in preset.turns(list(measured)):
         found[name].append(measured[name](preset.requests * 5))
     return [
         against("status, against its method", found["status"], found["method"], time_text, at_most(7)),
-        against("the floor, against that method", found["floor"], found["method"], time_text),
-        against("status, against the floor", found["status"], found["floor"], time_text),
+        against("the minimal code, against that method", found["minimal"], found["method"], time_text),
+        against("status, against the minimal code", found["status"], found["minimal"], time_text),
         against("unknown command, against that method", found["unknown"], found["method"], time_text, at_most(7)),
         against("status of a simulated instrument", found["simulated"], found["status"], time_text, at_most(1.15)),
     ]

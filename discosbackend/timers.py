@@ -34,6 +34,8 @@ _NEVER = float("inf")
 
 # The shortest time that is given to the kernel, in s: 0 would disarm its timer.
 _SHORTEST = 1e-6
+# The longest one, in s. A longer one may not fit into the kernel's structure.
+_LONGEST = 1e7
 
 # More cancelled calls than this are removed before they are due, if most of the calls are cancelled.
 _MANY_CANCELLED = 50
@@ -61,8 +63,8 @@ class KernelTimer:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
 
     def expire_in(self, seconds: float) -> None:
-        """Expire once, after this time, which replaces an earlier one."""
-        whole, fraction = divmod(round(max(seconds, _SHORTEST) * 1e9), 10**9)
+        """Expire once, after this time in s, at the latest after 1e7 s. It replaces the time that was set before."""
+        whole, fraction = divmod(round(min(max(seconds, _SHORTEST), _LONGEST) * 1e9), 10**9)
         new = _Itimerspec(value=_Timespec(whole, fraction))
         if self._libc.timerfd_settime(self.fd, 0, ctypes.byref(new), None) < 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
@@ -105,7 +107,8 @@ class Timers:
 
     def callLater(self, delay: float, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function after `delay` s, and return an IDelayedCall, as callLater() of a reactor does."""
-        if delay <= 0 or self._timer is None:
+        # The reactor refuses a delay that is not a number. In the heap it would stop the other calls.
+        if not delay > 0 or self._timer is None:
             return self._reactor.callLater(max(delay, 0), function, *args, **kwargs)
         call = DelayedCall(
             self.seconds() + delay, function, args, kwargs, self._on_cancel, self._on_reset, self.seconds
@@ -115,11 +118,12 @@ class Timers:
             self._set_timer()
         return call
 
-    def _on_cancel(self, _: DelayedCall) -> None:
+    def _on_cancel(self, cancelled: DelayedCall) -> None:
+        """Called before `cancelled` is marked as cancelled."""
         self._cancelled += 1
         if self._cancelled > max(_MANY_CANCELLED, len(self._calls) // 2):
             self._cancelled = 0
-            self._calls = [call for call in self._calls if not call.cancelled]
+            self._calls = [call for call in self._calls if not call.cancelled and call is not cancelled]
             heapify(self._calls)
 
     def _on_reset(self, _: DelayedCall) -> None:
@@ -182,7 +186,7 @@ class Timers:
 
 
 def timers_of(reactor: Any) -> Any:
-    """Return Timers that use this reactor. If the kernel has no timers, or the clock is a fake, return the reactor."""
+    """Return Timers that use this reactor. If there is no timer of the kernel, or the reactor is a fake, return it."""
     if sys.platform.startswith("linux") and IReactorFDSet.providedBy(reactor) and not isinstance(reactor, Clock):
         try:
             timer = KernelTimer()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import select
 import sys
 import unittest
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled, ConnectionDone
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from discosbackend.timers import KernelTimer, Timers, timers_of
 
 from .programs import InMemory
-from .settings import PATIENCE
+from .settings import PATIENCE, wait_until
 
 NEVER = float("inf")
 
@@ -92,6 +99,15 @@ class TimersTests(unittest.TestCase):
         self.pair.reactor.advance(0)
         self.assertEqual(self.called, [0, 0.0, -1.0])
 
+    def test_no_number(self) -> None:
+        """Such a delay is given to the reactor, which refuses it. In the heap it would stop the other calls."""
+        call = self.timers.callLater(float("nan"), self.called.append, 0)
+        self.timers.callLater(1.0, self.called.append, 1)
+        self.assertEqual(self.pair.reactor.getDelayedCalls(), [call])
+        call.cancel()
+        self.pair.advance(1.0)
+        self.assertEqual(self.called, [1])
+
     def test_a_call_that_sets_itself_again(self) -> None:
         def again() -> None:
             self.called.append(self.timers.seconds())
@@ -134,6 +150,7 @@ class TimersTests(unittest.TestCase):
         for _ in range(10_000):
             self.timers.callLater(60.0, self.called.append, 0).cancel()
         self.assertLess(len(self.timers._calls), 200)
+        self.assertEqual(self.timers._cancelled, len(self.timers._calls))
 
     def test_after_the_reactor_has_stopped(self) -> None:
         self.timers.callLater(1.0, self.called.append, "before")
@@ -203,6 +220,13 @@ class KernelTimerTests(unittest.TestCase):
     def readable(self, patience: float) -> bool:
         return bool(select.select([self.timer.fd], [], [], patience)[0])
 
+    def remaining(self) -> float:
+        """The time until it expires, in s. 0: it is disarmed."""
+        lines = Path(f"/proc/self/fdinfo/{self.timer.fd}").read_text("ascii").splitlines()
+        value = next(line for line in lines if line.startswith("it_value:"))
+        seconds, nanoseconds = value.removeprefix("it_value:").strip(" ()").split(", ")
+        return int(seconds) + int(nanoseconds) / 1e9
+
     def test_it_expires_once(self) -> None:
         self.assertFalse(self.readable(0))
         for seconds in (-1.0, 0.0, 1e-9, 1e-3):
@@ -211,6 +235,13 @@ class KernelTimerTests(unittest.TestCase):
                 self.assertTrue(self.readable(PATIENCE))
                 self.timer.acknowledge()
                 self.assertFalse(self.readable(0))
+
+    def test_very_long_times(self) -> None:
+        """A reactor accepts them. The kernel's structure cannot hold them all."""
+        for seconds in (1e10, 2.0**64, 1e300, NEVER):
+            with self.subTest(seconds):
+                self.timer.expire_in(seconds)
+                self.assertGreater(self.remaining(), 1e6)
 
     def test_a_later_time_replaces_an_earlier_one(self) -> None:
         self.timer.expire_in(1e-6)
@@ -221,6 +252,59 @@ class KernelTimerTests(unittest.TestCase):
 
 
 class TimersOfTests(unittest.TestCase):
+    def reactor(self, kind: Callable[[], Any]) -> Any:
+        reactor = kind()
+
+        def close() -> None:
+            reactor.disconnectAll()
+            for descriptor in reactor._internalReaders:
+                reactor.removeReader(descriptor)
+                descriptor.connectionLost(Failure(ConnectionDone()))
+            poller: Any = getattr(reactor, "_poller", None)
+            if hasattr(poller, "close"):
+                poller.close()
+
+        self.addCleanup(close)
+        return reactor
+
+    @unittest.skipUnless(sys.platform.startswith("linux"), "only Linux has timerfd")
+    def test_real_reactors(self) -> None:
+        """Each kind makes the calls while it waits for descriptors, also if one of them can never be made."""
+        from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+        from twisted.internet.epollreactor import EPollReactor
+        from twisted.internet.pollreactor import PollReactor
+
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        # The reactor makes it the loop of this thread.
+        self.addCleanup(asyncio.set_event_loop, None)
+        for kind in (SelectReactor, PollReactor, EPollReactor, partial(AsyncioSelectorReactor, loop)):
+            with self.subTest(kind):
+                reactor = self.reactor(kind)
+                called: list[object] = []
+                timers = timers_of(reactor)
+                self.assertIsInstance(timers, Timers)
+                timers.callLater(NEVER, called.append, "never")
+                for delay in (0.002, 0.001):
+                    timers.callLater(delay, called.append, delay)
+                wait_until(lambda: reactor.iterate(0.001) or len(called) == 2)
+                self.assertEqual((called, reactor.getDelayedCalls()), ([0.001, 0.002], []))
+                self.assertIn(timers, reactor.getReaders())
+                descriptor = timers.fileno()
+                reactor.disconnectAll()
+                self.assertRaises(OSError, os.fstat, descriptor)
+                self.assertNotIn(timers, reactor.getReaders())
+                self.assertRaises(AssertionError, timers.callLater, float("nan"), called.append, 0)
+
+    def test_no_descriptor_left(self) -> None:
+        """The reactor itself makes the calls then, without a message."""
+        reactor = self.reactor(SelectReactor)
+        before = reactor.getReaders()
+        failure = OSError(errno.EMFILE, "too many open files")
+        with mock.patch("discosbackend.timers.KernelTimer", side_effect=failure):
+            self.assertIs(timers_of(reactor), reactor)
+        self.assertEqual(reactor.getReaders(), before)
+
     def test_a_fake_clock_is_used_itself(self) -> None:
         for reactor in (Clock(), InMemory(), object()):
             self.assertIs(timers_of(reactor), reactor)

@@ -54,7 +54,7 @@ class Batches:
     Parameters
     ----------
     timers
-        Timers, or a reactor.
+        Timers, or the reactor.
 
     Attributes
     ----------

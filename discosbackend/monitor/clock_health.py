@@ -109,7 +109,7 @@ class ClockHealth:
     Parameters
     ----------
     reactor
-        The reactor, for a timer once a second.
+        Timers, or the reactor, for a call once a second.
     ask
         Returns whether the clock is synchronised.
     wall

@@ -116,7 +116,7 @@ class Live:
     snapshot
         The document that is sent once a second.
     reactor
-        The reactor.
+        Timers, or the reactor.
     quick_look
         The method of the backend that returns a QuickLook. It is called at most once a second, and only while a page
         is open. None: there is no picture.
@@ -138,7 +138,7 @@ class Live:
         self._logs = (self._changes, self._failures, self._reads)
         self._readers: set[_Reader] = set()
         self._timer: Any = None
-        # The time of the reactor at which the status is sent next.
+        # When the status is sent next, by the clock of `reactor`.
         self._next = 0.0
         self._acquisition: object = None
         # The names of the events that are being made.

@@ -41,7 +41,7 @@ def page_resources(snapshot: Snapshot, live: Live, reactor: Any) -> dict[bytes, 
     live
         The open pages.
     reactor
-        The reactor.
+        Timers, or the reactor.
     """
     template = PageTemplate(_content("page.html").decode())
     text = SlicedText(reactor, lambda: page_pieces(template, snapshot, live))

@@ -31,7 +31,7 @@ class SensorHistory:
     Parameters
     ----------
     reactor
-        The reactor.
+        Timers, or the reactor.
     sensors
         Returns the present sensors.
     """

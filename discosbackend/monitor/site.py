@@ -161,7 +161,7 @@ class MonitorSite(Site):
     names
         The host names by which a browser may ask, as host_names() returns them.
     reactor
-        The reactor.
+        Timers, or the reactor.
     before_request
         Called before a request is answered, such as Batches.flush.
     """

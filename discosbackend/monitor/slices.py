@@ -29,7 +29,7 @@ class SlicedText:
     Parameters
     ----------
     reactor
-        The reactor.
+        Timers, or the reactor.
     pieces
         Returns an iterator of the pieces. Each piece must take much less than 1 ms.
     lasts

@@ -168,7 +168,7 @@ class TelemetryPublisher:
     outlets
         The outlets that send the messages.
     reactor
-        The reactor.
+        Timers, or the reactor.
     compression
         `none` or `zlib`.
     now_ticks
