@@ -13,7 +13,6 @@ import queue
 import random
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -240,7 +239,7 @@ class Run:
                     _kill(process)
                 for thread in threads:
                     thread.join()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         self._keep_durations()
         return self.outcomes
 
@@ -348,6 +347,12 @@ def processes_with(variable: str, value: str) -> list[int]:
             # It has ended meanwhile, or is another user's.
             continue
     return found
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder. A test that was interrupted may have left one that is too deep for shutil, or not writable."""
+    subprocess.run(["chmod", "-R", "u+rwX", folder], stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)
 
 
 def _kill(process: int) -> None:

@@ -161,6 +161,27 @@ class RunTests(unittest.TestCase):
         process = int((self.folder / "pid").read_text("utf-8"))
         wait_until(lambda: state_of(process) in ("gone", "Z"), "the end of a process that was killed")
 
+    def test_a_deep_folder_that_is_left_behind_goes(self) -> None:
+        """One deeper than Python's recursion limit, and a folder that may not be written to."""
+        outcomes = self.run_modules(
+            leaves=(
+                "class T(unittest.TestCase):\n"
+                "    def test_it(self):\n"
+                f"        with open({str(self.folder / 'place')!r}, 'w') as file: file.write(tempfile.gettempdir())\n"
+                "        os.makedirs(tempfile.mkdtemp() + '/closed/in', 0o500)\n"
+                "        before = os.getcwd()\n"
+                "        os.chdir(tempfile.mkdtemp())\n"
+                "        for _ in range(1500):\n"
+                "            os.mkdir('x')\n"
+                "            os.chdir('x')\n"
+                "        os.chdir(before)\n"
+            )
+        )
+        self.assertEqual([name for name, _ in outcomes.failed], ["temporary file left behind"] * 2)
+        place = Path((self.folder / "place").read_text("utf-8"))
+        self.assertTrue(place.name.startswith("discos-test-"), place)
+        self.assertFalse(place.exists())
+
     def test_a_shuffled_run_has_the_same_tests_in_another_order(self) -> None:
         tests = "".join(f"    def test_{number}(self): pass\n" for number in range(30))
         code = f"class A(unittest.TestCase):\n{tests}class B(unittest.TestCase):\n{tests}"
