@@ -37,6 +37,10 @@ _SHORTEST = 1e-6
 # The longest one, in s. A longer one may not fit into the kernel's structure.
 _LONGEST = 1e7
 
+# A call is made up to this time too early, in s, together with one that is due, because an expiry of the kernel's timer
+# costs much more than a call.
+_EARLY = 0.002
+
 # More cancelled calls than this are removed before they are due, if most of the calls are cancelled.
 _MANY_CANCELLED = 50
 
@@ -83,7 +87,8 @@ class KernelTimer:
 class Timers:
     """The methods callLater() and seconds() of a reactor. Use them in the reactor's thread. timers_of() makes Timers.
 
-    When the reactor stops, the pending calls are discarded.
+    A call may be made up to 2 ms too early, together with another one, so that both need one expiry of the timer of the
+    kernel. When the reactor stops, the pending calls are discarded.
 
     Parameters
     ----------
@@ -139,9 +144,9 @@ class Timers:
         else:
             self._expires = _NEVER
 
-    def _take_due(self, now: float) -> DelayedCall | None:
-        """Return the first call that is due, or None."""
-        while self._calls and self._calls[0].time <= now:
+    def _take_due(self, due: float) -> DelayedCall | None:
+        """Return the first call whose time is not later than `due`, or None."""
+        while self._calls and self._calls[0].time <= due:
             call = heappop(self._calls)
             if call.cancelled:
                 self._cancelled -= 1
@@ -159,8 +164,11 @@ class Timers:
         if self._timer is None:
             return
         self._timer.acknowledge()
-        now = self.seconds()
-        while (call := self._take_due(now)) is not None:
+        due = self.seconds() + _EARLY
+        # Not more calls than were pending, because a call may set itself again for a time before `due`.
+        for _ in range(len(self._calls)):
+            if (call := self._take_due(due)) is None:
+                break
             call.called = 1
             try:
                 call.func(*call.args, **call.kw)

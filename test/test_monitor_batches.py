@@ -57,9 +57,10 @@ class Kept:
 class BatchesTests(unittest.TestCase):
     """Of Batches that listen_to() a factory."""
 
-    # The lengths of the lists in which 401 reads are given, and the delays of the timer.
-    pieces = [batches_module._MOST, batches_module._MOST, 1]
-    delays = [batches_module._GATHER, 0, 0]
+    # The delays of the timer if more reads come than are given in a turn of the reactor.
+    delays = [2 * batches_module._SHORTEST, 0]
+    # How long records wait after very many have come.
+    waits = [0.005, 0.005, 0.005]
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -130,15 +131,37 @@ class BatchesTests(unittest.TestCase):
         self.batches.flush()
         self.clock.advance(1)
         with mock.patch.object(self.clock, "callLater", noted):
-            for _ in range(2 * batches_module._MOST + 1):
+            for _ in range(batches_module._MOST_PER_TURN + 1):
                 connection.ask(b"?get-integration\r\n")
             self.clock.advance(0.01)
-            self.assertEqual(list(map(len, self.kept.batches[1:])), self.pieces)
+            pieces = [batches_module._MOST] * 3 + [1]
+            self.assertEqual(list(map(len, self.kept.batches[1:])), pieces)
             self.assertEqual(delays, self.delays)
             # A read that comes later is not lost.
             connection.ask(b"?get-integration\r\n")
-            self.clock.advance(0.01)
-        self.assertEqual(list(map(len, self.kept.batches[1:])), [*self.pieces, 1])
+            self.clock.advance(0.05)
+        self.assertEqual(list(map(len, self.kept.batches[1:])), [*pieces, 1])
+
+    def test_reads_wait_longer_if_they_are_few(self) -> None:
+        """Up to 50 ms. A pause does not let them wait longer than before."""
+        connection = greeted(self.factory)
+        self.batches.flush()
+        self.clock.advance(1)
+        delays: list[float] = []
+        call_later = self.clock.callLater
+
+        def noted(delay: float, *arguments: Any) -> Any:
+            if delay:
+                delays.append(delay)
+            return call_later(delay, *arguments)
+
+        with mock.patch.object(self.clock, "callLater", noted):
+            for count in [1] * 5 + [10 * batches_module._WANTED] * 2 + [batches_module._WANTED - 1] * 2:
+                for _ in range(count):
+                    connection.ask(b"?get-integration\r\n")
+                self.clock.advance(0.05)
+                self.clock.advance(5)
+        self.assertEqual(delays, [0.01, 0.02, 0.04, 0.05, 0.05, 0.05, *self.waits])
 
     def test_a_read_between_the_pieces(self) -> None:
         connection = greeted(self.factory)
@@ -147,6 +170,7 @@ class BatchesTests(unittest.TestCase):
         for _ in range(2 * batches_module._MOST + 1):
             connection.ask(b"?get-integration\r\n")
         self.clock.advance(0.01)
+        self.clock.advance(0.1)
         words = [word for words in self.kept.words for word in words]
         self.assertEqual((len(words), words.count("?status")), (403, 1))
 
@@ -232,7 +256,8 @@ class AppendedTests(BatchesTests):
     """Of Batches that are only one of the listeners of a factory: they get each Exchange."""
 
     # Each piece is given as soon as it is complete.
-    delays = [batches_module._GATHER]
+    delays = [2 * batches_module._SHORTEST]
+    waits = [0.05, 0.05, 0.05]
 
     def listen(self) -> None:
         self.factory.listeners.append(self.batches)

@@ -28,6 +28,8 @@ from .in_memory import quiet
 from .monitored import Monitored, WebTransport
 from .test_monitor_page_template import STATIC
 
+TICK = live_module._TICK
+
 
 def setUpModule() -> None:
     quiet()
@@ -111,8 +113,8 @@ class Watched(Monitored):
 
     def wait(self, seconds: float) -> None:
         """Let time pass, in steps of the timer of the page."""
-        for _ in range(round(seconds / 0.1)):
-            self.clock.advance(0.1)
+        for _ in range(round(seconds / TICK)):
+            self.clock.advance(TICK)
 
 
 def exchange(number: int, name: str = "start", code: str = "ok", changes: bool = True) -> Exchange:
@@ -171,7 +173,7 @@ class EventTests(unittest.TestCase):
         reader = self.server.open()
         reader.new()
         self.server.ask(b"?set-configuration,SK00")
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         (found,) = reader.named("exchange")
         self.assertEqual(found["q"], "?set-configuration,SK00")
 
@@ -190,7 +192,7 @@ class EventTests(unittest.TestCase):
         ):
             with self.subTest(request):
                 self.server.ask(request)
-                self.server.wait(0.1)
+                self.server.wait(TICK)
                 (found,) = reader.named("exchange")
                 self.assertEqual(found["at"], at)
 
@@ -202,7 +204,7 @@ class EventTests(unittest.TestCase):
         )  # fmt: skip
         for line in lines:
             self.server.ask(line)
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         found = reader.named("exchange")
         self.assertEqual(found[0]["q"], "?<script>alert(1)</script>")
         self.assertEqual(found[1]["q"], "?a\xff\xfe\x00")
@@ -235,10 +237,10 @@ class EventTests(unittest.TestCase):
 
     def test_the_acquisition_begins(self) -> None:
         reader = self.server.open()
-        self.server.wait(0.3)
+        self.server.wait(2 * TICK)
         reader.new()
         self.server.ask(b"?start")
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         (status,) = reader.named("status")
         self.assertTrue(status["acquisition"]["acquiring"])
 
@@ -266,9 +268,9 @@ class EventTests(unittest.TestCase):
                 server.live(exchange(2))
                 # The history takes so long that the timer is first.
                 server.live._send_exchanges()
-                server.wait(0.3)
+                server.wait(2 * TICK)
                 server.live(exchange(3))
-                server.wait(0.1)
+                server.wait(TICK)
                 for page in [*pages, reader]:
                     events = page.new()
                     self.assertEqual(events[0][0], "history")
@@ -301,7 +303,7 @@ class EventTests(unittest.TestCase):
 
     def test_a_failure_to_make_an_event_is_logged(self) -> None:
         reader = self.server.open()
-        self.server.wait(0.3)
+        self.server.wait(2 * TICK)
         reader.new()
         with self.assertLogs(live_module.logger, "ERROR") as log:
             self.server.snapshot.telemetry = lambda: 1 / 0  # type: ignore[assignment]
@@ -328,7 +330,7 @@ class BoundTests(unittest.TestCase):
         names = [each["name"] for each in history["exchanges"]]
         self.assertEqual({name: names.count(name) for name in names}, {"start": 300, "get-tpi": 100, "status": 100})
         self.assertEqual(history["exchanges"][299]["q"], "?start,1999")
-        self.server.wait(0.2)
+        self.server.wait(2 * TICK)
         self.assertEqual(reader.named("exchange"), [])
 
     def test_refused_requests_do_not_displace_a_change(self) -> None:
@@ -338,7 +340,7 @@ class BoundTests(unittest.TestCase):
         for number in range(400):
             self.server.live(exchange(number + 2, "get-tpi", "fail", changes=False))
             self.server.live(exchange(number + 2, "set-section", "fail"))
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         self.assertIn("?stop,1", [data["q"] for data in reader.named("exchange")])
         (history,) = self.server.open().named("history")
         self.assertIn("?stop,1", [each["q"] for each in history["exchanges"]])
@@ -357,14 +359,14 @@ class BoundTests(unittest.TestCase):
             self.server.live(exchange(number))
             self.server.live(exchange(number, "status", changes=False))
             self.server.live(exchange(number, "stop", "fail"))
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         events = reader.new()
         shown = [data["q"] for name, data in events if name == "exchange"]
         self.assertEqual(len(shown), 50)
         self.assertEqual((shown[0], shown[29]), ("?start,970", "?start,999"))
         self.assertEqual((shown[39], shown[49]), ("?stop,999", "?status,999"))
         self.assertEqual(dict(events)["missed"], {"total": 2950})
-        self.server.wait(0.1)
+        self.server.wait(TICK)
         self.assertNotIn("missed", dict(reader.new()))
 
     def test_more_pages_than_are_allowed(self) -> None:
@@ -384,7 +386,7 @@ class BoundTests(unittest.TestCase):
         size = len(slow.transport.value())
         for number in range(300):
             self.server.live(exchange(number))
-            self.server.wait(0.1)
+            self.server.wait(TICK)
         self.assertEqual(len(slow.transport.value()), size)
         self.assertEqual(len(quick.named("exchange")), 300)
         (reader,) = [each for each in self.server.live._readers if not each._is_free]

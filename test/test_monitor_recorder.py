@@ -181,7 +181,7 @@ class RecordTests(RecorderTestCase):
         """What waits is written at once, however much it is."""
         with (
             mock.patch.object(recorder_module, "_CHANGE_PATIENCE", PATIENCE),
-            mock.patch.object(recorder_module, "_GATHER", 10 * PATIENCE),
+            mock.patch.object(recorder_module, "_PERIOD", 10 * PATIENCE),
         ):
             recorder = self.recorder()
             for number in range(100):

@@ -117,6 +117,25 @@ class TimersTests(unittest.TestCase):
         self.pair.advance(3.5)
         self.assertEqual(self.called, [0.0, 1.0, 2.0, 3.0])
 
+    def test_calls_at_about_the_same_time(self) -> None:
+        """They are made when the first one is due."""
+        for delay in (1.0, 1.002, 1.0030, 0.5):
+            self.timers.callLater(delay, lambda: self.called.append(self.timers.seconds()))
+        self.pair.advance(2.0)
+        self.assertEqual(self.called, [0.5, 1.0, 1.0, 1.003])
+
+    def test_a_call_that_sets_itself_again_after_a_very_short_time(self) -> None:
+        """The reactor serves its sockets in between."""
+
+        def again() -> None:
+            self.called.append(0)
+            if len(self.called) < 5:
+                self.timers.callLater(0.001, again)
+
+        again()
+        self.pair.advance(1.0)
+        self.assertEqual(len(self.called), 5)
+
     def test_the_kernel_is_asked_only_for_the_next_one(self) -> None:
         self.timers.callLater(1.0, self.called.append, 1)
         for delay in (1.5, 2.0, 1.0):
@@ -182,7 +201,7 @@ class TimersTests(unittest.TestCase):
             calls: list[Any] = []
             log: list[tuple[float, int]] = []
             for number, (action, which, amount) in enumerate(steps):
-                time = amount / 4 + number / 1024
+                time = amount / 4 + number / 256
                 call = calls[which % len(calls)] if calls else None
                 if action == "set" or call is None:
                     calls.append(

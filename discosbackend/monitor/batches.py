@@ -1,6 +1,6 @@
 """Batches: gathers the records of requests and connections, and gives them to what watches a server together.
 
-A listener that gets a hundred records at once needs a fraction of the time for each of them. A record waits 5 ms at
+A listener that gets a hundred records at once needs a fraction of the time for each of them. A record waits 50 ms at
 most. A change waits for nothing: its record, and all records before it, are given before its reply is sent.
 """
 
@@ -20,11 +20,16 @@ logger = logging.getLogger(__name__)
 
 Record = Exchange | ConnectionEvent
 
-# How long a record waits for others, in s. Giving all that a busy server records in this time takes less than 1 ms,
-# also if a change makes it necessary to give it at once.
-_GATHER = 0.005
+# How long a record waits for others, in s. A timer that ends costs a server that is waiting for its clients as much as
+# a request, so the time is long if there are few reads.
+_SHORTEST, _LONGEST = 0.005, 0.05
+# How many reads are wanted in this time. Giving them takes less than 1 ms, also if a change makes it necessary to give
+# them at once.
+_WANTED = 400
 # How many records are given at once. A longer list of reads takes more time per read, because of the processor's cache.
 _MOST = 200
+# After how many reads the reactor serves its sockets and timers, if there are more.
+_MOST_PER_TURN = 600
 # Fewer reads than this between two other records are given as Exchanges, in one list with these records.
 _FEW = 20
 
@@ -70,6 +75,8 @@ class Batches:
         self._records: list[Record] = []
         self._reads: list[ReadValues] = []
         self._timer: Any = None
+        # How long the next records wait, in s.
+        self._gather = _SHORTEST
         self._limited = RateLimitedLogger(logger, timers.callLater)
 
     def listen_to(self, watched: Watched) -> None:
@@ -105,20 +112,27 @@ class Batches:
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self.timers.callLater(_GATHER, self._end_timer)
+            self._timer = self.timers.callLater(self._gather, self._end_timer)
 
     def _end_timer(self) -> None:
+        """Give the records, and choose how long the next ones wait."""
+        # Only twice as long, because very many may follow a few.
+        wanted = self._gather * min(_WANTED / (len(self._reads) + len(self._records) + 1), 2)
+        self._gather = min(max(wanted, _SHORTEST), _LONGEST)
+        self._give_in_parts()
+
+    def _give_in_parts(self) -> None:
         """Give the records. If many reads were kept, the reactor serves its sockets and timers after each part."""
         self._timer = None
-        if len(self._reads) <= _MOST:
+        if len(self._reads) <= _MOST_PER_TURN:
             self.flush()
             return
         self._give_records()
-        reads = self._reads[:_MOST]
+        reads = self._reads[:_MOST_PER_TURN]
         # The factory appends to this list.
-        del self._reads[:_MOST]
-        self._give(Reads.of(reads))
-        self._timer = self.timers.callLater(0, self._end_timer)
+        del self._reads[:_MOST_PER_TURN]
+        self._give_reads(reads)
+        self._timer = self.timers.callLater(0, self._give_in_parts)
 
     def flush(self) -> None:
         """Give the records that were kept to the listeners. Call it before you read what the listeners have counted."""
@@ -126,9 +140,11 @@ class Batches:
             self._join_reads()
             self._give_records()
         if self._reads:
-            reads = self._take_reads()
-            for begin in range(0, len(reads), _MOST):
-                self._give(Reads.of(reads[begin : begin + _MOST]))
+            self._give_reads(self._take_reads())
+
+    def _give_reads(self, reads: list[ReadValues]) -> None:
+        for begin in range(0, len(reads), _MOST):
+            self._give(Reads.of(reads[begin : begin + _MOST]))
 
     def _give_records(self) -> None:
         if self._records:

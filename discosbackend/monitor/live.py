@@ -44,7 +44,7 @@ MOST_READERS = 32
 _EVENT_STREAM = b"text/event-stream"
 
 # How often exchanges are sent, and the status, in s.
-_TICK = 0.1
+_TICK = 0.25
 _PERIOD = 1.0
 
 # How many exchanges of each kind are kept for a page that is opened, and how many are sent in a tick; a page cannot
@@ -236,7 +236,8 @@ class Live:
         if acquisition != self._acquisition:
             self._acquisition = acquisition
             self._next = 0.0
-        if now >= self._next:
+        # The timer may be a little early.
+        if now >= self._next - _TICK / 2:
             self._next = now + _PERIOD
             self._send_status()
             self._send_look()

@@ -2,13 +2,13 @@
 
 A Recorder is a listener of Batches, or of a DBFactory. It makes the lines, and appends them to a queue. A thread writes
 them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
-of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 5 ms in Batches.
-The thread gathers their lines for 15 ms more, because it takes the interpreter lock from the reactor each time.
+of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 5 to 50 ms in
+Batches. The thread writes at most every 40 ms, because it takes the interpreter lock from the reactor each time.
 
 The server waits for a write in one case only, because the record of changes must survive a crash: the reply to a
 command that has changed something is sent after its line was written. It waits for at most 1 ms. If a write takes
 longer, the server does not wait again until the queue is empty. A crash loses what is in the queue: usually nothing, or
-the reads and failures of the last 20 ms. A loss of power can lose what the system has not written to the disk yet, by
+the reads and failures of the last 0.1 s. A loss of power can lose what the system has not written to the disk yet, by
 default the last 30 s.
 
 The queue is limited. If the disk is too slow for longer, further exchanges are not recorded, but counted (`lost`).
@@ -21,6 +21,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
@@ -38,8 +39,8 @@ SIZE = 100
 _MOST_WAITING = 2**22
 _AT_ONCE = 2**18
 _AT_ONCE_IF_SMALL = 2**16
-# How long the line of a read waits for others in the queue, in s.
-_GATHER = 0.015
+# The time from a write to the next one, in s, if the line of a change does not need it earlier.
+_PERIOD = 0.04
 # How many s the reply to a change waits until its line is written.
 _CHANGE_PATIENCE = 0.001
 # How many s close() waits until the queue is written.
@@ -206,17 +207,19 @@ class Recorder:
     # -- the thread -----------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        written = -_PERIOD
         while True:
             self._wake.clear()
             if self._waiting:
                 # Many short writes would take the interpreter lock from the reactor many times.
-                if not self._closing:
-                    self._urgent.wait(_GATHER)
+                if not self._closing and (early := written + _PERIOD - monotonic()) > 0:
+                    self._urgent.wait(early)
                 self._urgent.clear()
                 # What is added meanwhile is gathered again.
                 waiting = len(self._waiting)
                 while waiting > 0:
                     waiting -= self._write_some()
+                written = monotonic()
             elif self._closing:
                 self._file.close()
                 return
