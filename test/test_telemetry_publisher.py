@@ -502,6 +502,14 @@ class AcquisitionTests(unittest.TestCase):
         self.bench.ask(b"?stop")
         self.assertEqual(self.flags(), "")
 
+    def test_a_start_that_nobody_has_asked_for(self) -> None:
+        """It is published before the next message is due."""
+        self.bench.run(0.5)
+        self.backend.acquisition.start()
+        (found,) = self.bench.run(0.45)
+        self.assertTrue(found["sampling"])
+        self.assertEqual(len(self.bench.run(0.25)), 1)
+
     def test_a_timed_start_and_stop_are_published_when_they_happen(self) -> None:
         self.bench.ask(f"?start,{BEGIN + 2.5}".encode())
         self.assertEqual(self.flags(), "suspended")

@@ -35,8 +35,8 @@ _PERIOD = 1.0
 # Seconds. Changes that follow each other faster are in one message.
 _SHORTEST_PERIOD = 0.05
 
-# Seconds after which a timed start or stop is noticed.
-_LOOK = 0.05
+# Seconds after which a timed start or stop is noticed; and a start of which nothing was known before.
+_LOOK, _RARE_LOOK = 0.05, 0.25
 
 _STATUS = "status"
 _INTEGRATION = "get-integration"
@@ -212,7 +212,7 @@ class TelemetryPublisher:
         # How far the clock of the backend is ahead of the clock of the host, in ticks.
         self._clock_offset = 0
         self._clock_reading = Ticks(0)
-        self._seen: object = None
+        self._seen: tuple[bool | None, float | None] = (None, None)
         self._last_sent = float("-inf")
         self._next: Any = None
         self._change: Any = None
@@ -240,7 +240,7 @@ class TelemetryPublisher:
     def start(self) -> None:
         """Start publishing: the first message is sent at once."""
         self._seen = self._acquisition_state()
-        self._look = self._reactor.callLater(_LOOK, self._look_at_acquisition)
+        self._look = self._reactor.callLater(_RARE_LOOK, self._look_at_acquisition)
         self._publish_periodically()
 
     def stop(self) -> None:
@@ -312,13 +312,15 @@ class TelemetryPublisher:
 
     def _look_at_acquisition(self) -> None:
         """Notice a timed start or stop, which is no exchange."""
-        self._look = self._reactor.callLater(_LOOK, self._look_at_acquisition)
+        # Each look wakes the server up.
+        seconds = _LOOK if any(self._seen) else _RARE_LOOK
+        self._look = self._reactor.callLater(seconds, self._look_at_acquisition)
         state = self._acquisition_state()
         if state != self._seen:
             self._seen = state
             self._publish_soon()
 
-    def _acquisition_state(self) -> object:
+    def _acquisition_state(self) -> tuple[bool | None, float | None]:
         return self._source.acquiring, self._source.pending_start
 
     # -- what the backend replies ---------------------------------------------------------------------
