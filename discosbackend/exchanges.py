@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, overload
 from discosbackend.grammar import OK
 from discosbackend.ticks import TICKS_PER_SECOND, Ticks
 
-__all__ = ["ConnectionEvent", "Exchange", "ReadValues", "Reads", "exchange_of", "last_index"]
+__all__ = ["READ_VALUES", "ConnectionEvent", "Exchange", "ReadValues", "Reads", "exchange_of", "last_index"]
 
 
 class Exchange(NamedTuple):
@@ -53,6 +53,9 @@ ReadValues = tuple[int, str, float, bytes, str, bytes, float]
 `begin` is a time of perf_counter(). `code` and `changes` are left out, because they are `ok` and False.
 """
 
+READ_VALUES = 7
+"""The number of ReadValues."""
+
 
 class Reads(Sequence[Exchange]):
     """Successful reads, in their order. Most exchanges are successful reads.
@@ -70,23 +73,30 @@ class Reads(Sequence[Exchange]):
 
     __slots__ = ("connections", "peers", "begun", "requests", "names", "replies", "seconds", "origin", "_columns")
 
-    def __init__(self, columns: tuple[tuple[Any, ...], ...], origin: int) -> None:
+    def __init__(self, columns: Sequence[Sequence[Any]], origin: int) -> None:
         self._columns = columns
-        self.connections: tuple[int, ...]
-        self.peers: tuple[str, ...]
-        self.begun: tuple[float, ...]
-        self.requests: tuple[bytes, ...]
-        self.names: tuple[str, ...]
-        self.replies: tuple[bytes, ...]
-        self.seconds: tuple[float, ...]
+        self.connections: Sequence[int]
+        self.peers: Sequence[str]
+        self.begun: Sequence[float]
+        self.requests: Sequence[bytes]
+        self.names: Sequence[str]
+        self.replies: Sequence[bytes]
+        self.seconds: Sequence[float]
         self.connections, self.peers, self.begun, self.requests, self.names, self.replies, self.seconds = columns
         self.origin = origin
 
     @classmethod
-    def of(cls, values: Sequence[ReadValues]) -> Reads:
-        """Return the reads with these values. It must not be empty. The clock is read now."""
+    def of(cls, values: list[Any]) -> Reads:
+        """Return reads. The clock is read now.
+
+        Parameters
+        ----------
+        values
+            The ReadValues of one or more reads, one after the other in one list. It takes less memory than a tuple for
+            each read.
+        """
         origin = time_ns() // 100 - int(perf_counter() * TICKS_PER_SECOND)
-        return cls(tuple(zip(*values)), origin)  # noqa: B905  # all have seven values
+        return cls([values[place::READ_VALUES] for place in range(READ_VALUES)], origin)
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -100,7 +110,7 @@ class Reads(Sequence[Exchange]):
     def __getitem__(self, index: int | slice) -> Exchange | Sequence[Exchange]:
         found = [column[index] for column in self._columns]
         if isinstance(index, slice):
-            return Reads(tuple(found), self.origin) if found[0] else ()
+            return Reads(found, self.origin) if found[0] else ()
         connection, peer, _, request, name, reply, seconds = found
         return exchange_of((connection, peer, self.begin(index), request, name, reply, OK, False, seconds))
 
@@ -112,7 +122,7 @@ class Reads(Sequence[Exchange]):
         return Ticks(self.origin + int(self.begun[index] * TICKS_PER_SECOND))
 
 
-def last_index(values: tuple[Any, ...], wanted: object) -> int:
+def last_index(values: Sequence[Any], wanted: object) -> int:
     """Return the index of the last value that is equal to the wanted one. Raise ValueError if there is none."""
     return len(values) - 1 - values[::-1].index(wanted)
 

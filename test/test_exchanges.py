@@ -214,9 +214,10 @@ class ReadsTests(unittest.TestCase):
     def setUp(self) -> None:
         now = perf_counter()
         self.before = Ticks.now()
-        self.reads = Reads.of(
-            [(each, PEER, now - each, b"?get-tpi", "get-tpi", b"!get-tpi,ok,%d" % each, each / 8) for each in range(5)]
-        )
+        values: list[Any] = []
+        for each in range(5):
+            values += (each, PEER, now - each, b"?get-tpi", "get-tpi", b"!get-tpi,ok,%d" % each, each / 8)
+        self.reads = Reads.of(values)
 
     def test_of_each(self) -> None:
         for number, read in enumerate(self.reads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from itertools import chain
 from typing import Any
 
 from hypothesis import given
@@ -149,7 +150,7 @@ class ReadsTests(unittest.TestCase):
 
     @given(READS)
     def test_counts(self, values: list[ReadValues]) -> None:
-        reads = Reads.of(values)
+        reads = Reads.of(list(chain.from_iterable(values)))
         together, singly = Counters(monotonic=lambda: 7.0), Counters(monotonic=lambda: 7.0)
         for number in (1, 2, 3):
             together(event(number, "open"))

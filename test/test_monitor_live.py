@@ -129,7 +129,7 @@ class LogTests(unittest.TestCase):
     def test_the_last_ones(self, steps: list[tuple[int, bool, bool]]) -> None:
         log, every, unsent, number = _Log(7, 3), [], 0, 0
         for count, together, taken in steps:
-            values = [(number + each, "p", 0.0, b"?x", "x", b"!x,ok", 0.0) for each in range(count)]
+            values = [v for each in range(count) for v in (number + each, "p", 0.0, b"?x", "x", b"!x,ok", 0.0)]
             number += count
             reads = Reads.of(values) if values else ()
             log.extend(reads if together else list(reads))

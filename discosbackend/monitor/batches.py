@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, ReadValues
+from discosbackend.exchanges import READ_VALUES, ConnectionEvent, Exchange, Reads, ReadValues
 from discosbackend.grammar import OK
 from discosbackend.rate_limited_logger import MINUTE, RateLimitedLogger
 
@@ -71,16 +71,16 @@ class Batches:
         self.timers = timers
         self.listeners: list[BatchListener] = []
         self._watched: Watched | None = None
-        # What is kept. The reads are later than the other records.
+        # What is kept. The reads are later than the other records. Their values are in one list, see Reads.of().
         self._records: list[Record] = []
-        self._reads: list[ReadValues] = []
+        self._reads: list[Any] = []
         self._timer: Any = None
         # How long the next records wait, in s.
         self._gather = _SHORTEST
         self._limited = RateLimitedLogger(logger, timers.callLater)
 
     def listen_to(self, watched: Watched) -> None:
-        """Listen to a factory. If it has no other listener, a read only costs a call of list.append().
+        """Listen to a factory. If it has no other listener, a read only costs a call of list.extend().
 
         A listener that is added to the factory later gets the successful reads from the next batch on.
         """
@@ -89,11 +89,11 @@ class Batches:
         watched.keep_read = self._keep_first_read
 
     def _keep_first_read(self, values: ReadValues) -> None:
-        """Keep a read, and have the next ones appended to the same list."""
+        """Keep a read, and have the next ones added to the same list."""
         assert self._watched is not None
         if self._watched.listeners == [self]:
-            self._reads.append(values)
-            self._watched.keep_read = self._reads.append
+            self._reads.extend(values)
+            self._watched.keep_read = self._reads.extend
             self._start_timer()
         else:
             self._watched.notify_read(values)
@@ -117,20 +117,22 @@ class Batches:
     def _end_timer(self) -> None:
         """Give the records, and choose how long the next ones wait."""
         # Only twice as long, because very many may follow a few.
-        wanted = self._gather * min(_WANTED / (len(self._reads) + len(self._records) + 1), 2)
+        found = len(self._records) + len(self._reads) // READ_VALUES
+        wanted = self._gather * min(_WANTED / (found + 1), 2)
         self._gather = min(max(wanted, _SHORTEST), _LONGEST)
         self._give_in_parts()
 
     def _give_in_parts(self) -> None:
         """Give the records. If many reads were kept, the reactor serves its sockets and timers after each part."""
         self._timer = None
-        if len(self._reads) <= _MOST_PER_TURN:
+        most = _MOST_PER_TURN * READ_VALUES
+        if len(self._reads) <= most:
             self.flush()
             return
         self._give_records()
-        reads = self._reads[:_MOST_PER_TURN]
-        # The factory appends to this list.
-        del self._reads[:_MOST_PER_TURN]
+        reads = self._reads[:most]
+        # The factory adds to this list.
+        del self._reads[:most]
         self._give_reads(reads)
         self._timer = self.timers.callLater(0, self._give_in_parts)
 
@@ -142,9 +144,10 @@ class Batches:
         if self._reads:
             self._give_reads(self._take_reads())
 
-    def _give_reads(self, reads: list[ReadValues]) -> None:
-        for begin in range(0, len(reads), _MOST):
-            self._give(Reads.of(reads[begin : begin + _MOST]))
+    def _give_reads(self, reads: list[Any]) -> None:
+        step = _MOST * READ_VALUES
+        for begin in range(0, len(reads), step):
+            self._give(Reads.of(reads[begin : begin + step]))
 
     def _give_records(self) -> None:
         if self._records:
@@ -153,11 +156,11 @@ class Batches:
 
     def _join_reads(self) -> None:
         """Make Exchanges of the reads if they are few, and keep them with the other records."""
-        if 0 < len(self._reads) <= _FEW:
+        if 0 < len(self._reads) <= _FEW * READ_VALUES:
             self._records.extend(Reads.of(self._take_reads()))
 
-    def _take_reads(self) -> list[ReadValues]:
-        """Return the reads that were kept, and keep none."""
+    def _take_reads(self) -> list[Any]:
+        """Return the values of the reads that were kept, and keep none."""
         reads, self._reads = self._reads, []
         if self._watched is not None:
             self._watched.keep_read = self._keep_first_read

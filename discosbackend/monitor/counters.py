@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
-from itertools import islice, pairwise
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import islice, pairwise, repeat
 from operator import itemgetter
 
 from discosbackend.commands import COMMANDS
@@ -223,23 +223,28 @@ class Counters:
                 by_name[name].append(each)
             for name, some in by_name.items():
                 self._counts(name, second).add_reads(some)
-        number = reads.connections[0]
-        if reads.connections.count(number) == len(names):
-            client = self._heard(number)
-            client.requests += len(names)
-            client.bytes_in += sum(map(len, reads.requests)) + 2 * len(names)
-            client.bytes_out += sum(map(len, reads.replies)) + 2 * len(names)
-            client.last = (names[-1], OK, reads.begin(-1))
+        connections = reads.connections
+        received, sent = list(map(len, reads.requests)), list(map(len, reads.replies))
+        # Numbers of connections, and how many requests and bytes belong to each.
+        totals: Iterable[tuple[int, int, int, int]]
+        if connections.count(connections[0]) == len(names):
+            totals = ((connections[0], len(names), sum(received), sum(sent)),)
+            latest = {connections[0]: len(names) - 1}
         else:
             # The index of the last read of each connection.
-            latest = dict(zip(reads.connections, range(len(names)), strict=True))
-            for number, index in sorted(latest.items(), key=itemgetter(1)):
-                self._heard(number).last = (names[index], OK, reads.begin(index))
-            clients = [self._clients.get(number, self._gone) for number in reads.connections]
-            for client, received, sent in zip(clients, map(len, reads.requests), map(len, reads.replies), strict=True):
-                client.requests += 1
-                client.bytes_in += received + 2
-                client.bytes_out += sent + 2
+            latest = dict(zip(connections, range(len(names)), strict=True))
+            if len(set(received)) == len(set(sent)) == 1:
+                # All clients have sent the same request.
+                totals = [(each, n, n * received[0], n * sent[0]) for each, n in Counter(connections).items()]
+            else:
+                totals = zip(connections, repeat(1), received, sent)
+        for number, requests, bytes_in, bytes_out in totals:
+            client = self._clients.get(number, self._gone)
+            client.requests += requests
+            client.bytes_in += bytes_in + 2 * requests
+            client.bytes_out += bytes_out + 2 * requests
+        for number, index in sorted(latest.items(), key=itemgetter(1)):
+            self._heard(number).last = (names[index], OK, reads.begin(index))
         if _STATUS in reads.requests:
             self.status = reads[last_index(reads.requests, _STATUS)]
 

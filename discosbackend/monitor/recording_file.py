@@ -119,12 +119,17 @@ def _lines_of_reads(reads: Reads) -> bytes:
         answers = joined.decode("ascii").split("\n")
     number, request = reads.connections[0], reads.requests[0]
     middles: Iterable[str]
-    if reads.connections.count(number) == len(reads) == reads.requests.count(request):
+    if reads.requests.count(request) < len(reads):
+        keys = list(zip(reads.connections, reads.requests, reads.peers, strict=True))
+        of_keys = {key: _middle(key) for key in set(keys)}
+        middles = map(of_keys.__getitem__, keys)
+    elif reads.connections.count(number) == len(reads):
         middles = repeat(_middle((number, request, reads.peers[0])), len(reads))
     else:
-        keys = list(zip(reads.connections, reads.requests, reads.peers, strict=True))
-        made = {key: _middle(key) for key in set(keys)}
-        middles = map(made.__getitem__, keys)
+        # Most clients repeat one request, so only their numbers differ.
+        peers = dict(zip(reads.connections, reads.peers, strict=True))
+        of_numbers = {each: _middle((each, request, peer)) for each, peer in peers.items()}
+        middles = map(of_numbers.__getitem__, reads.connections)
     values: list[object] = [None] * (4 * len(reads))
     values[0::4], values[1::4], values[2::4], values[3::4] = fractions, middles, answers, reads.seconds
     template = f'{{"t": "{second}.%07d%s%s", "s": %.7f}}\n'
