@@ -20,16 +20,15 @@ logger = logging.getLogger(__name__)
 
 Record = Exchange | ConnectionEvent
 
-# How long a record waits for others, in s. A timer that ends costs a server that is waiting for its clients as much as
-# a request, so the time is long if there are few reads.
-_SHORTEST, _LONGEST = 0.005, 0.05
-# How many reads are wanted in this time. Giving them takes less than 1 ms, also if a change makes it necessary to give
-# them at once.
-_WANTED = 400
+# How long a record waits for others, in s. If the server waits for its clients, a timer that expires costs about as much
+# as a request, so the time is long if there are few reads.
+_SHORTEST, _LONGEST = 0.01, 0.05
+# How many reads are wanted in this time. A change makes it necessary to give them at once, which takes about 1 ms.
+_WANTED = 1000
 # How many records are given at once. A longer list of reads takes more time per read, because of the processor's cache.
 _MOST = 200
 # After how many reads the reactor serves its sockets and timers, if there are more.
-_MOST_PER_TURN = 600
+_MOST_PER_TURN = 400
 # Fewer reads than this between two other records are given as Exchanges, in one list with these records.
 _FEW = 20
 
