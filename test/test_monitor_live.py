@@ -362,10 +362,10 @@ class BoundTests(unittest.TestCase):
         self.server.wait(TICK)
         events = reader.new()
         shown = [data["q"] for name, data in events if name == "exchange"]
-        self.assertEqual(len(shown), 50)
-        self.assertEqual((shown[0], shown[29]), ("?start,970", "?start,999"))
-        self.assertEqual((shown[39], shown[49]), ("?stop,999", "?status,999"))
-        self.assertEqual(dict(events)["missed"], {"total": 2950})
+        self.assertEqual(len(shown), 110)
+        self.assertEqual((shown[0], shown[74]), ("?start,925", "?start,999"))
+        self.assertEqual((shown[99], shown[109]), ("?stop,999", "?status,999"))
+        self.assertEqual(dict(events)["missed"], {"total": 2890})
         self.server.wait(TICK)
         self.assertNotIn("missed", dict(reader.new()))
 

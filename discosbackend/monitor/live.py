@@ -49,8 +49,8 @@ _PERIOD = 1.0
 
 # How many exchanges of each kind are kept for a page that is opened, and how many are sent in a tick; a page cannot
 # show more. The kinds are kept separately, so that neither polling nor refused requests displace the changes.
-_MOST_CHANGES, _CHANGES_PER_TICK = 300, 30
-_MOST_FAILURES, _FAILURES_PER_TICK = 100, 10
+_MOST_CHANGES, _CHANGES_PER_TICK = 300, 75
+_MOST_FAILURES, _FAILURES_PER_TICK = 100, 25
 _MOST_READS, _READS_PER_TICK = 100, 10
 
 # How long a slice of the work takes, in s.
