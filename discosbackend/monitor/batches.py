@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 Record = Exchange | ConnectionEvent
 
-# How long a record waits for others, in s. If the server waits for its clients, a timer that expires costs about as much
-# as a request, so the time is long if there are few reads.
+# How long a record waits for others, in s. It is long if there are few reads, because a timer that expires costs a
+# server that waits for its clients about as much as a request.
 _SHORTEST, _LONGEST = 0.01, 0.05
 # How many reads are wanted in this time. A change makes it necessary to give them at once, which takes about 1 ms.
 _WANTED = 1000
