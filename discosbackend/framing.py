@@ -7,11 +7,12 @@ without_telnet() removes telnet negotiation. read_line() says what a line is.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
+from discosbackend.cache import Cache
 from discosbackend.errors import GrammarException
-from discosbackend.grammar import named_in, parse_request
+from discosbackend.grammar import OK, named_in, parse_request, write_reply
 
 __all__ = [
     "LONGEST_LINE",
@@ -21,6 +22,7 @@ __all__ = [
     "LongLine",
     "is_http",
     "is_tls",
+    "read_known",
     "read_line",
     "without_telnet",
 ]
@@ -56,6 +58,7 @@ class LongLine(bytes):
     """The last bytes of the line, up to 64."""
     longest: int = LONGEST_LINE
     """The length of the longest accepted line."""
+    __hash__ = None  # type: ignore[assignment]  # it may be equal to an ordinary line, but is not the same
 
     @classmethod
     def of(cls, line: bytes, tail: bytes, longest: int = LONGEST_LINE) -> LongLine:
@@ -86,7 +89,8 @@ class Kind(Enum):
     """It begins with `!`, and gets no reply."""
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """The content of a received line."""
 
     kind: Kind
@@ -96,14 +100,29 @@ class Line(NamedTuple):
     """The arguments of a request, without escapes."""
     problem: str = ""
     """Why an invalid line is invalid."""
+    success: bytes = b""
+    """The beginning of the `ok` reply to a request."""
     language: str = ""
     """The language of a client that speaks HTTP or TLS. The server ignores what it sends afterwards."""
 
 
-# Clients repeat the same few requests. Long lines are not kept, because a client could fill the memory with them.
-_SHORT = 64
-_MOST_KNOWN = 256
-_known: dict[bytes, Line] = {}
+def _read(line: bytes) -> Line:
+    if line[:1] == b"!":
+        return Line(Kind.NOT_A_REQUEST, "", (), "line is no request")
+    text = line.decode("latin-1")
+    language = "an HTTP request" if is_http(line) else "a TLS handshake" if is_tls(line) else ""
+    if isinstance(line, LongLine):
+        return Line(Kind.INVALID, named_in(text), (), f"line longer than {line.longest} bytes", language=language)
+    try:
+        name, arguments = parse_request(text)
+        return Line(Kind.REQUEST, name, arguments, success=write_reply(name, OK, []).encode("ascii"))
+    except GrammarException as problem:
+        return Line(Kind.INVALID, named_in(text), (), str(problem), language=language)
+
+
+_lines = Cache(_read)
+read_known = _lines.__getitem__
+"""Does the same as read_line() in half the time, but raises TypeError if the line is a LongLine."""
 
 
 def read_line(line: bytes) -> Line:
@@ -114,30 +133,7 @@ def read_line(line: bytes) -> Line:
     line
         The line without its end, and without telnet negotiation.
     """
-    # A LongLine may be equal to an ordinary line.
-    if type(line) is not bytes:
-        return _read(line)
-    read = _known.get(line)
-    if read is None:
-        read = _read(line)
-        if len(line) <= _SHORT:
-            if len(_known) >= _MOST_KNOWN:
-                _known.clear()
-            _known[line] = read
-    return read
-
-
-def _read(line: bytes) -> Line:
-    if line[:1] == b"!":
-        return Line(Kind.NOT_A_REQUEST, "", (), "line is no request")
-    text = line.decode("latin-1")
-    language = "an HTTP request" if is_http(line) else "a TLS handshake" if is_tls(line) else ""
-    if isinstance(line, LongLine):
-        return Line(Kind.INVALID, named_in(text), (), f"line longer than {line.longest} bytes", language)
-    try:
-        return Line(Kind.REQUEST, *parse_request(text))
-    except GrammarException as problem:
-        return Line(Kind.INVALID, named_in(text), (), str(problem), language)
+    return read_known(line) if type(line) is bytes else _read(line)
 
 
 def is_http(line: bytes) -> bool:
@@ -192,11 +188,11 @@ class LineSplitter:
             data = self.rest + data
             self.rest = b""
         lines = data.split(b"\r\n")
-        if b"\0" in data:
+        if 0 in data:
             lines = _END.split(data)
             # The LF that may follow CR NUL may be in the next chunk.
             self._after_nul = data.endswith(b"\r\0")
-        elif data.count(b"\n") >= len(lines):
+        elif data.count(10) >= len(lines):
             # A client ends its lines with LF only. This case comes second, because it takes four times as long.
             lines = data.split(b"\n")
             lines[:-1] = [line[:-1] if line[-1:] == b"\r" else line for line in lines[:-1]]

@@ -295,6 +295,11 @@ def quoted(text: str) -> str:
     """
     if len(text) > _LONGEST_QUOTE:
         text = text[:_LONGEST_QUOTE] + "..."
+    return _quoted(text)
+
+
+@lru_cache(maxsize=256)
+def _quoted(text: str) -> str:
     return f"'{plain(text)}'"
 
 

@@ -24,6 +24,10 @@ UNIX_SECONDS_BELOW = 10**12
 # network. The server program sets this to False before timediscos is imported.
 astropy_may_download = True
 
+# The digits of a count of 100 ns before and after the decimal point of Unix seconds.
+_WHOLE = slice(None, -7)
+_FRACTION = slice(-7, None)
+
 # <timestamp> ::= an integer count of 100 ns, or a number with a decimal point
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}", re.ASCII)
 _POINTED = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]{1,19})\.(?P<fraction>[0-9]*)", re.ASCII)
@@ -77,7 +81,7 @@ class Ticks(int):
         digits = str(self)
         if len(digits) > 8:
             # Twice as fast as a division.
-            return f"{digits[:-7]}.{digits[-7:]}"
+            return f"{digits[_WHOLE]}.{digits[_FRACTION]}"
         whole, fraction = divmod(abs(self), TICKS_PER_SECOND)
         return f"{'-' if self < 0 else ''}{whole}.{fraction:07}"
 

@@ -15,6 +15,7 @@ from discosbackend.errors import GrammarException
 from discosbackend.framing import (
     LONGEST_LINE,
     Kind,
+    Line,
     LineSplitter,
     LongLine,
     is_http,
@@ -358,7 +359,8 @@ class ReadLineTests(unittest.TestCase):
         except GrammarException:
             message = None
         if message is not None and message.is_request():
-            self.assertEqual(read, (Kind.REQUEST, message.name, tuple(message.arguments), "", ""))
+            success = b"!%s,ok" % message.name.encode()
+            self.assertEqual(read, Line(Kind.REQUEST, message.name, tuple(message.arguments), success=success))
         else:
             self.assertIs(read.kind, Kind.NOT_A_REQUEST if line[:1] == b"!" else Kind.INVALID)
             self.assertTrue(read.problem)
@@ -384,10 +386,11 @@ class ReadLineTests(unittest.TestCase):
                 self.assertEqual(read_line(line) is read_line(bytes(bytearray(line))), len(line) <= 64)
         for number in range(2000):
             read_line(b"?x,%d" % number)
-        self.assertLessEqual(len(framing._known), 256)
+        self.assertLessEqual(len(framing._lines), 256)
         # A LongLine equals a line with the same bytes, but is another thing.
         self.assertIs(read_line(b"?a").kind, Kind.REQUEST)
         self.assertIs(read_line(LongLine(b"?a")).kind, Kind.INVALID)
+        self.assertRaises(TypeError, framing.read_known, LongLine(b"?a"))
 
 
 class TlsTests(unittest.TestCase):
