@@ -143,7 +143,7 @@ class Argument:
             raise HandlerException(self._complaint(text, self._choices_text() or wanted)) from None
         if self.choices:
             return self._choice(value, text)
-        if self.is_outside(value):
+        if (self.minimum is not None or self.maximum is not None) and self.is_outside(value):
             raise HandlerException(self._complaint(text, f"{wanted} {self.limits_text()}"))
         return Path(value) if self.as_path else value
 

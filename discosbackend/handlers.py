@@ -200,7 +200,7 @@ class BackendCommand:
     texts. It checks the texts and calls the method at once, without waiting for its lane.
     """
 
-    __slots__ = ("row", "name", "affects_reads", "method", "read", "write", "locks", "worker", "limit")
+    __slots__ = ("row", "name", "affects_reads", "method", "read", "reads_nothing", "write", "locks", "worker", "limit")
 
     def __init__(
         self,
@@ -220,6 +220,8 @@ class BackendCommand:
         self.method = method
         # The function that converts the texts of the arguments to the method's arguments.
         self.read = read
+        # Whether `read` returns no values for a request without arguments, so that it need not be called.
+        self.reads_nothing = read == row.parse and not row.arguments
         # The function that makes the reply from the method's result.
         self.write = write
         self.locks = locks
@@ -417,7 +419,8 @@ class DBProtocolHandler(Handler):
         command = self.commands.get(name)
         if type(command) is not BackendCommand or command.name != name:
             command = self._bind_foreign(name, command)
-        return self._scheduler.run(command, command.read(arguments), arguments)
+        values = () if not arguments and command.reads_nothing else command.read(arguments)
+        return self._scheduler.run(command, values, arguments)
 
     def handle(self, message: Message) -> Message | Deferred[Message]:
         """Return the reply as a Message, or as a Deferred if the backend does not answer at once.

@@ -299,18 +299,23 @@ class Scheduler:
             The exception of the method, if the method is called at once and raises it itself.
         """
         self.used = True
+        locks = command.locks
+        if not locks and command.worker is None:
+            # A read that has to wait for nothing.
+            result = command.method(*values) if values else command.method()
+            # An ordinary method may return an awaitable too. The first test is the faster one.
+            if type(result) in _VALUES or not hasattr(type(result), "__await__"):
+                return command.write(result)
+            return self._adopt(Job(command), self._reply_later(command, result))
         if command.worker is not None:
             return self._submit(command, values, None if command.affects_reads else (command.name, *texts))
-        for lock in command.locks:
+        for lock in locks:
             if lock.holder is not None:
                 return self._submit(command, values)
-        if not command.locks:
-            reply = self._call(command, values)
-            return reply if type(reply) is bytes else self._adopt(Job(command), cast("Deferred[bytes]", reply))
         # The method may request other commands of its lane. They wait until it has ended.
         job = Job(command)
-        job.held = len(command.locks)
-        for lock in command.locks:
+        job.held = len(locks)
+        for lock in locks:
             lock.holder = job
         try:
             reply = self._call(command, values)
@@ -328,9 +333,12 @@ class Scheduler:
             # Before the call, because the method may raise.
             self._shared.clear()
         result = command.method(*values)
-        # An ordinary method may return an awaitable too. The first test is the faster one.
         if type(result) in _VALUES or not hasattr(type(result), "__await__"):
             return command.write(result)
+        return self._reply_later(command, result)
+
+    def _reply_later(self, command: Runnable, result: Any) -> Deferred[bytes]:
+        """Return a Deferred of the reply, because the method has returned an awaitable."""
         if isinstance(result, Deferred):
             if result in self._seen:
                 raise UnsendableError("a Deferred that it had returned before: return a new one each time")
@@ -463,9 +471,12 @@ class Scheduler:
 
     def _leave(self, job: Job) -> None:
         """Release the locks of a job whose method has returned at once, and start what has waited for them."""
-        self._release(job)
-        if self._ready:
-            self._pump()
+        for lock in job.command.locks:
+            if lock.queue:
+                self._release(job)
+                self._pump()
+                return
+            lock.holder = None
 
     def _log_late(self, outcome: Any, job: Job) -> None:
         name = job.command.name

@@ -243,12 +243,15 @@ class SimulatedBackend(Backend):
         return self._status_text(self.acquisition.acquiring)
 
     def _status_text(self, acquiring: bool) -> str:
-        problem = self.fault or (self._recordings.problem if self._recordings is not None else "")
-        return problem or self._tasks.status(acquiring) or "ok"
+        if self.fault:
+            return self.fault
+        if self._recordings is not None and self._recordings.problem:
+            return self._recordings.problem
+        return self._tasks.status(acquiring) if self.instrument.tasks else "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
         acquiring = self.acquisition.acquiring
-        return self.time(), self._status_text(acquiring), acquiring
+        return self.clock.now(), self._status_text(acquiring), acquiring
 
     def time(self) -> Ticks:
         return self.clock.now()

@@ -50,7 +50,10 @@ class SimulatedClock:
 
     def now(self) -> Ticks:
         """Return the UTC of the instrument: the true UTC plus the offset and the drift."""
-        return Ticks(self.true() + self._offset + self._error + self._drifted())
+        ahead = self._offset + self._error
+        if self._drift or self._error_drift:
+            ahead += self._drifted()
+        return Ticks(self.true() + ahead)
 
     @property
     def offset(self) -> float:

@@ -59,9 +59,7 @@ class TaskRunner:
         """The configuration name of the latest task; "" if no task was started since a configuration was loaded."""
 
     def status(self, acquiring: bool) -> str:
-        """Return the text of status; "" if the instrument has no tasks."""
-        if not self._tasks:
-            return ""
+        """Return the text of status of an instrument that has tasks."""
         return self._obstacle(acquiring=acquiring) or self._phrases.ready
 
     def check_ready(self, *, acquiring: bool = False, initialises: bool = False) -> None:
