@@ -8,6 +8,7 @@ connections.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from time import perf_counter, time_ns
@@ -24,7 +25,7 @@ from zope.interface import implementer
 
 from discosbackend.errors import STOPPING, HandlerException, loss_of
 from discosbackend.exchanges import ConnectionEvent, exchange_of
-from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_line, without_telnet
+from discosbackend.framing import LONGEST_LINE, Kind, LineSplitter, LongLine, read_known, read_line, without_telnet
 from discosbackend.grammar import INVALID, OK
 from discosbackend.log import address_text, shown_arguments
 from discosbackend.output import Output
@@ -114,12 +115,13 @@ class DBProtocol(LineReceiver):
 
     def __init__(self) -> None:
         self._splitter = LineSplitter(self.MAX_LENGTH)
-        # The lines from _at on have been received, but not handled yet.
-        self._lines: list[bytes] | tuple[()] = ()
-        self._at = 0
+        # The lines that have been received, but not handled yet. An idle connection has no deque, which saves memory.
+        self._lines: deque[bytes] | tuple[()] = ()
         # The bytes that have arrived since the last time that no line waited.
         self._backlog = 0
         self._pending: _Pending | None = None
+        # Attributes of the class take longer to read.
+        self.paused = False
         self.output = self.output_class(self)
         self._state = State.OPEN
         # The client has closed its sending half. It gets every reply (protocol section 1.9).
@@ -143,14 +145,14 @@ class DBProtocol(LineReceiver):
     @property
     def busy(self) -> bool:
         """Whether a received request has no reply yet."""
-        return self._pending is not None or self._at < len(self._lines) or self.output.busy
+        return self._pending is not None or bool(self._lines) or self.output.busy
 
     @property
     def has_work(self) -> bool:
         """Whether there is a line that can be handled now."""
         if self.paused or self.output.in_turn or not self.output.ready:
             return False
-        return self._at < len(self._lines) and self._pending is None
+        return bool(self._lines) and self._pending is None
 
     def __str__(self) -> str:
         return self.peer
@@ -218,9 +220,9 @@ class DBProtocol(LineReceiver):
         if self._lines:
             self._lines.extend(lines)
         else:
-            self._lines = lines
+            self._lines = deque(lines)
             if len(lines) <= _AT_ONCE:
-                self.work(len(lines))
+                self.work()
                 if not self._lines:
                     return
         self._backlog += len(data)
@@ -275,11 +277,14 @@ class DBProtocol(LineReceiver):
         if self._lines:
             reads = self.factory.reads
             # An irregular line stays: it may say that what follows is not to be executed.
-            self._lines[self._at :] = [
+            self._lines = deque(
                 line
-                for line in self._lines[self._at :]
+                for line in self._lines
                 if line[:1] != b"?" or type(line) is not bytes or read_line(line).name not in reads
-            ]
+            )
+
+    def _forget_lines(self) -> None:
+        self._lines, self._backlog = (), 0
 
     def _advance(self, state: State) -> None:
         self._state = max(self._state, state)
@@ -300,7 +305,7 @@ class DBProtocol(LineReceiver):
     def stopProducing(self) -> None:
         """Close the connection. The received lines, and all later bytes, are discarded."""
         self.paused = self._discarding = True
-        self._lines, self._at, self._backlog = (), 0, 0
+        self._forget_lines()
         self.close()
 
     def output_changed(self) -> None:
@@ -371,8 +376,8 @@ class DBProtocol(LineReceiver):
 
     # -- from a line to its reply ---------------------------------------------------------------------
 
-    def work(self, quantum: int, deadline: float | None = None) -> None:
-        """Handle up to `quantum` lines, and send their replies in one write.
+    def work(self, deadline: float | None = None) -> None:
+        """Handle the lines that have been received, and send their replies in one write.
 
         Stop earlier if the reply to a line is not available at once, if the client does not read its replies, or at
         the deadline, which is a time of perf_counter().
@@ -382,16 +387,8 @@ class DBProtocol(LineReceiver):
             # A backend's method runs the reactor. The turn that called it goes on afterwards.
             return
         try:
-            end = self._at + quantum
-            while (
-                self._at < end
-                and self._at < len(self._lines)
-                and self._pending is None
-                and output.ready
-                and not self.paused
-            ):
-                line = self._lines[self._at]
-                self._at += 1
+            while self._lines and self._pending is None and output.ready and not self.paused:
+                line = self._lines.popleft()
                 if line[:1] == b"?" and self._greeting is _GREETED and type(line) is bytes:
                     self.lineReceived(line)
                 else:
@@ -402,8 +399,8 @@ class DBProtocol(LineReceiver):
             self._abort_after_exception()
         finally:
             output.end_turn()
-        if self._at >= len(self._lines):
-            self._lines, self._at, self._backlog = (), 0, 0
+        if not self._lines:
+            self._lines, self._backlog = (), 0
             if not self._reading:
                 self._update_read_pause()
             if self._greeting is not _GREETED and self._greeting is Greeting.DUE:
@@ -469,7 +466,11 @@ class DBProtocol(LineReceiver):
         """
         began = perf_counter()
         factory = self.factory
-        read = read_line(line)
+        try:
+            read = read_known(line)
+        except TypeError:
+            # A subclass may pass a line of another type.
+            read = read_line(line)
         name = read.name
         if read.kind is not _REQUEST:
             self._answer_error(name, line, factory.failures.invalid(line, read, self), began)
@@ -483,7 +484,13 @@ class DBProtocol(LineReceiver):
             return
         # The first test is the faster one, because isinstance() is slow for a class with the metaclass ABCMeta.
         if type(result) is bytes or not isinstance(result, Deferred):
-            self._answer(name, line, result, began)
+            if name in factory.reads and result.startswith(read.success):
+                # Nearly all requests are successful reads, which are not logged.
+                self.sendLine(result)
+                if factory.listeners:
+                    factory.keep_read((self._number, self._peer, began, line, name, result, perf_counter() - began))
+            else:
+                self._answer(name, line, result, began)
         else:
             self._pending = _Pending(name, line, began, result)
             result.addBoth(self._on_result, self._pending)
@@ -519,21 +526,18 @@ class DBProtocol(LineReceiver):
     def _answer(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Send the reply of the handler, and log it."""
         self.sendLine(reply)
-        factory = self.factory
-        if name in factory.reads and reply.startswith(b",ok", len(name) + 1):
-            # Nearly all requests are successful reads: nothing is looked up twice for them.
-            if factory.listeners:
-                factory.keep_read((self._number, self._peer, began, line, name, reply, perf_counter() - began))
-            return
         self._log(name, line, reply, began)
-        if factory.listeners:
+        if self.factory.listeners:
             self._notify_reply(name, line, reply, began)
 
     def _log(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Log a refusal, or a change of the backend's state."""
         if reply.startswith(b",fail,", len(name) + 1):
             self.factory.failures.log_refusal(name, reason_in(reply), self, line, began)
-        elif reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO):
+            return
+        if name in self.factory.reads or not reply.startswith(b",ok", len(name) + 1):
+            return
+        if logger.isEnabledFor(logging.INFO):
             seconds = perf_counter() - began
             logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
 
@@ -607,7 +611,7 @@ class DBProtocol(LineReceiver):
         shown = line[:80].decode("latin-1")
         self.factory.rate_limited_logger.log(logging.WARNING, "HTTP or TLS", text, self.peer, language, shown)
         self._discarding = True
-        self._at = len(self._lines)
+        self._lines = ()
         self._stop_cr_timer()
 
     def _close_sending(self) -> None:
@@ -658,7 +662,7 @@ class DBProtocol(LineReceiver):
                 self._answer_error(pending.name, pending.line, reply, pending.began)
             self.output.flush()
             self.output.ready = True
-            self.work(len(self._lines))
+            self.work()
             self.output.flush()
         except BaseException:  # noqa: BLE001  # an overridden sendLine() may raise anything
             self._abort_after_exception()
@@ -673,7 +677,7 @@ class DBProtocol(LineReceiver):
             As for abandon().
         """
         pending, self._pending = self._pending, None
-        self._lines, self._at, self._backlog = (), 0, 0
+        self._forget_lines()
         return None if pending is None else pending.source
 
     def describe(self) -> str:
@@ -681,7 +685,7 @@ class DBProtocol(LineReceiver):
         text = f"{self._peer}, connection {self._number}"
         if self._pending is not None:
             text += f", has waited {perf_counter() - self._pending.began:.1f} s for the reply to {self._pending.name}"
-        if count := len(self._lines) - self._at:
+        if count := len(self._lines):
             text += f", {count} more lines wait"
         if not self.output.ready:
             text += ", does not read its replies"

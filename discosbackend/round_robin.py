@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 __all__ = ["RoundRobin", "Participant"]
 
-# How many lines of one connection are handled before it is the turn of the next one; the length of a time slice in s.
-_QUANTUM = 128
+# The length of a time slice, in s.
 _SLICE = 0.0005
 
 
@@ -28,8 +27,8 @@ class Participant(Protocol):
     def has_work(self) -> bool:
         """Whether it has something to do now."""
 
-    def work(self, quantum: int, deadline: float) -> None:
-        """Process at most `quantum` lines, and stop when perf_counter() reaches `deadline`."""
+    def work(self, deadline: float) -> None:
+        """Process lines, and stop when perf_counter() reaches `deadline`."""
 
 
 class RoundRobin:
@@ -56,7 +55,7 @@ class RoundRobin:
             while self._queue:
                 connection = self._queue.popleft()
                 connection.queued = False
-                connection.work(_QUANTUM, deadline)
+                connection.work(deadline)
                 self.enqueue(connection)
                 if perf_counter() >= deadline:
                     break

@@ -60,7 +60,7 @@ class SwapsRepliesInAHurry(DBProtocol):
             held, self.held = self.held, None
             super().sendLine(line)
             super().sendLine(held)
-        elif self._at < len(self._lines):
+        elif self._lines:
             self.held = line
         else:
             super().sendLine(line)
