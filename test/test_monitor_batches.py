@@ -58,7 +58,7 @@ class BatchesTests(unittest.TestCase):
     """Of Batches that listen_to() a factory."""
 
     # The delays of the timer if more reads come than are given in a turn of the reactor.
-    delays = [2 * batches_module._SHORTEST, 0]
+    delays = [2 * batches_module._SHORTEST, 0, 0]
     # How long records wait after very many have come.
     waits = [0.01, 0.01, 0.01]
 
@@ -131,7 +131,7 @@ class BatchesTests(unittest.TestCase):
         self.batches.flush()
         self.clock.advance(1)
         with mock.patch.object(self.clock, "callLater", noted):
-            for _ in range(batches_module._MOST_PER_TURN + 1):
+            for _ in range(2 * batches_module._MOST + 1):
                 connection.ask(b"?get-integration\r\n")
             self.clock.advance(0.02)
             pieces = [batches_module._MOST] * 2 + [1]

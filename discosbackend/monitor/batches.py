@@ -25,10 +25,9 @@ Record = Exchange | ConnectionEvent
 _SHORTEST, _LONGEST = 0.01, 0.05
 # How many reads are wanted in this time. A change makes it necessary to give them at once, which takes about 1 ms.
 _WANTED = 1000
-# How many records are given at once. A longer list of reads takes more time per read, because of the processor's cache.
+# How many records are given at once. If there are more, the reactor serves its sockets and timers after each part. With
+# parts of 400, the p99 latency of 50 clients was 4.6 and 6.5 ms, with parts of 200 it was 3.4 ms.
 _MOST = 200
-# After how many reads the reactor serves its sockets and timers, if there are more.
-_MOST_PER_TURN = 400
 # Fewer reads than this between two other records are given as Exchanges, in one list with these records.
 _FEW = 20
 
@@ -124,7 +123,7 @@ class Batches:
     def _give_in_parts(self) -> None:
         """Give the records. If many reads were kept, the reactor serves its sockets and timers after each part."""
         self._timer = None
-        most = _MOST_PER_TURN * READ_VALUES
+        most = _MOST * READ_VALUES
         if len(self._reads) <= most:
             self.flush()
             return
@@ -132,7 +131,7 @@ class Batches:
         reads = self._reads[:most]
         # The factory adds to this list.
         del self._reads[:most]
-        self._give_reads(reads)
+        self._give(Reads.of(reads))
         self._timer = self.timers.callLater(0, self._give_in_parts)
 
     def flush(self) -> None:
@@ -141,12 +140,9 @@ class Batches:
             self._join_reads()
             self._give_records()
         if self._reads:
-            self._give_reads(self._take_reads())
-
-    def _give_reads(self, reads: list[Any]) -> None:
-        step = _MOST * READ_VALUES
-        for begin in range(0, len(reads), step):
-            self._give(Reads.of(reads[begin : begin + step]))
+            reads, step = self._take_reads(), _MOST * READ_VALUES
+            for begin in range(0, len(reads), step):
+                self._give(Reads.of(reads[begin : begin + step]))
 
     def _give_records(self) -> None:
         if self._records:
