@@ -140,7 +140,7 @@ class Argument:
         try:
             value = read(text)
         except ValueError:
-            raise HandlerException(self._complaint(text, self._choices_text() or wanted)) from None
+            raise HandlerException(self._complaint(text, wanted)) from None
         if self.choices:
             return self._choice(value, text)
         if (self.minimum is not None or self.maximum is not None) and self.is_outside(value):
@@ -181,7 +181,7 @@ class Argument:
     def _complaint(self, text: str, wanted: str) -> str:
         if self.type == "timestamp":
             return f"wrong timestamp {quoted(text)}"
-        return self.complaint or f"wrong {self.name} {quoted(text)}: must be {wanted}"
+        return self.complaint or f"wrong {self.name} {quoted(text)}: must be {self._choices_text() or wanted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +330,10 @@ class Command:
             self.together and len(texts) not in (self.needed, len(self.arguments))
         ):
             raise HandlerException(self._wrong_count(len(texts)))
-        values = [argument.parse(text) for argument, text in zip(self.arguments, texts, strict=False)]
+        # Not a comprehension, which is a function: an exception would pass through one frame more.
+        values = []
+        for argument, text in zip(self.arguments, texts, strict=False):
+            values.append(argument.parse(text))
         for argument in self.arguments[len(texts) :]:
             if argument.default is None:
                 break
