@@ -38,7 +38,7 @@ class Output:
         Whether the client reads its replies, so that another request may be executed.
     """
 
-    __slots__ = ("ready", "_connection", "_delimiter", "_transport", "_registered", "_turn", "__weakref__")
+    __slots__ = ("ready", "_connection", "_transport", "_registered", "_turn", "__weakref__")
 
     busy = False
     """Whether replies are delayed on purpose, so that the connection must not be closed yet."""
@@ -46,7 +46,6 @@ class Output:
     def __init__(self, connection: Owner) -> None:
         self.ready = True
         self._connection = connection
-        self._delimiter = b""
         self._transport: Any = None
         self._registered = False
         # The lines of this turn; None between two turns.
@@ -57,7 +56,6 @@ class Output:
     def begin(self, transport: Any) -> None:
         """Send to this transport, because the connection is made."""
         self._transport = transport
-        self._delimiter = self._connection.delimiter
         self._registered = True
         transport.registerProducer(self, True)
 
@@ -100,11 +98,7 @@ class Output:
 
     def send(self, line: bytes) -> None:
         """Send a reply, given without its line end."""
-        turn = self._turn
-        if turn is None:
-            self.write(line + self._delimiter)
-        else:
-            turn.append(line + self._delimiter)
+        self.write(line + self._connection.delimiter)
 
     def write(self, data: bytes) -> None:
         """Send bytes, after all earlier ones."""

@@ -123,6 +123,17 @@ class LineReceiverTests(unittest.TestCase):
 
         self.assertEqual(served(Newlines).ask(b"?a\r\n?b\n"), b"!a,ok\n!b,ok\n")
 
+    def test_another_delimiter_from_now_on(self) -> None:
+        class Follows(DBProtocol):
+            """Ends its lines as the client has asked for."""
+
+            def lineReceived(self, line: bytes) -> None:
+                if line == b"?b":
+                    self.delimiter = b"\n"
+                super().lineReceived(line)
+
+        self.assertEqual(served(Follows).ask(b"?a\r\n?b\r\n?c\r\n"), b"!a,ok\r\n!b,ok\n!c,ok\n")
+
 
 class EndTests(unittest.TestCase):
     """Ends that come in the middle of something else."""
@@ -265,6 +276,25 @@ class OutputTests(unittest.TestCase):
             output_class = Loud
 
         self.assertEqual(served(Shouts).ask(b"?a\r\n?b\r\n"), b"!A,OK\r\n!B,OK\r\n")
+
+    def test_written(self) -> None:
+        """All bytes of all replies, also of those that are sent in one write."""
+
+        class Counts(Output):
+            written = b""
+
+            def write(self, data: bytes) -> None:
+                self.written += data
+                super().write(data)
+
+        class Counted(DBProtocol):
+            output_class = Counts
+
+        connection = served(Counted)
+        output: Any = connection.protocol.output
+        received = connection.ask(b"?a\r\n?b\r\n")
+        self.assertEqual(received, b"!a,ok\r\n!b,ok\r\n")
+        self.assertEqual(output.written, GREETING + received)
 
     def test_delayed(self) -> None:
         class Late(Output):
