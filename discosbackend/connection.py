@@ -51,6 +51,8 @@ _CR_PATIENCE = 5.0
 # Reading stops when more than this many bytes have arrived since the last time that no line waited. It goes on when
 # every line has been handled.
 _BACKLOG = 16384
+# A deadline that never comes.
+_NEVER = float("inf")
 
 
 # The transports of Unix sockets provide ITCPTransport too, so the type of the address decides.
@@ -379,8 +381,13 @@ class DBProtocol(LineReceiver):
     def work(self, deadline: float | None = None) -> None:
         """Handle the lines that have been received, and send their replies in one write.
 
-        Stop earlier if the reply to a line is not available at once, if the client does not read its replies, or at
-        the deadline, which is a time of perf_counter().
+        Stop earlier if the reply to a line is not available at once, or if the client does not read its replies.
+
+        Parameters
+        ----------
+        deadline
+            When to stop, as a time of perf_counter(). None: handle the lines that have just arrived, and stop if others
+            arrive meanwhile, because a backend's method runs the reactor. The replies would wait for those lines.
         """
         output = self.output
         if not output.begin_turn():
@@ -393,7 +400,8 @@ class DBProtocol(LineReceiver):
                     self.lineReceived(line)
                 else:
                     self._handle_irregular_line(line)
-                if deadline is not None and perf_counter() >= deadline:
+                # Lines that have just arrived are not part of the backlog yet.
+                if self._backlog if deadline is None else perf_counter() >= deadline:
                     break
         except BaseException:  # noqa: BLE001  # an overridden lineReceived() may raise anything
             self._abort_after_exception()
@@ -662,7 +670,7 @@ class DBProtocol(LineReceiver):
                 self._answer_error(pending.name, pending.line, reply, pending.began)
             self.output.flush()
             self.output.ready = True
-            self.work()
+            self.work(_NEVER)
             self.output.flush()
         except BaseException:  # noqa: BLE001  # an overridden sendLine() may raise anything
             self._abort_after_exception()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unittest
 from typing import Any
 
@@ -13,7 +14,7 @@ from discosbackend.handlers import AlwaysOkHandler
 from discosbackend.output import Output
 from discosbackend.protocol import DBFactory, DBProtocol
 
-from .in_memory import GREETING, Connection, Later, Narrow, greeted, odd, quiet
+from .in_memory import GREETING, Connection, Later, Narrow, greeted, measured_by, odd, quiet
 
 
 def setUpModule() -> None:
@@ -199,6 +200,27 @@ class EndTests(unittest.TestCase):
         replies = served(Nested).ask(b"?a\r\n?b\r\n?c\r\n")
         self.assertEqual(replies, b"!a,ok\r\n!b,ok\r\n!c,ok\r\n!d,ok\r\n")
         self.assertEqual(served(Nested).ask(b"?a\r\n"), b"!a,ok\r\n!d,ok\r\n")
+
+    def test_lines_that_arrive_inside_others_delay_no_reply(self) -> None:
+        """A client that never waits, and methods that run the reactor: each reply is sent before the next turn."""
+        sent: list[bytes] = []
+
+        class Nested(Remembers):
+            def lineReceived(self, line: bytes) -> None:
+                sent.append(connection.transport.value())
+                if len(sent) < 9:
+                    self.dataReceived(b"?b\r\n")
+                super().lineReceived(line)
+
+        connection = served(Nested)
+        connection.send(b"?a\r\n")
+        self.assertEqual(connection.transport.value(), b"!a,ok\r\n")
+        # The other lines are handled in turns of the reactor, which end by their time.
+        with measured_by(itertools.count().__next__):
+            for _ in range(8):
+                connection.clock.advance(0)
+        self.assertEqual(sent[:3], [b"", b"!a,ok\r\n", b"!a,ok\r\n!b,ok\r\n"])
+        self.assertEqual(connection.transport.value(), b"!a,ok\r\n" + b"!b,ok\r\n" * 8)
 
     def test_a_connection_that_is_closed_by_a_method(self) -> None:
         class Closes(Remembers):
