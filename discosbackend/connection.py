@@ -474,11 +474,8 @@ class DBProtocol(LineReceiver):
         """
         began = perf_counter()
         factory = self.factory
-        try:
-            read = read_known(line)
-        except TypeError:
-            # A subclass may pass a line of another type.
-            read = read_line(line)
+        # A subclass may pass a line of another type.
+        read = read_known(line) if type(line) is bytes else read_line(line)
         name = read.name
         if read.kind is not _REQUEST:
             self._answer_error(name, line, factory.failures.invalid(line, read, self), began)
@@ -534,18 +531,21 @@ class DBProtocol(LineReceiver):
     def _answer(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Send the reply of the handler, and log it."""
         self.sendLine(reply)
+        factory = self.factory
+        if name in factory.reads and reply.startswith(b",ok", len(name) + 1):
+            # A read that was not answered at once.
+            if factory.listeners:
+                factory.keep_read((self._number, self._peer, began, line, name, reply, perf_counter() - began))
+            return
         self._log(name, line, reply, began)
-        if self.factory.listeners:
+        if factory.listeners:
             self._notify_reply(name, line, reply, began)
 
     def _log(self, name: str, line: bytes, reply: bytes, began: float) -> None:
         """Log a refusal, or a change of the backend's state."""
         if reply.startswith(b",fail,", len(name) + 1):
             self.factory.failures.log_refusal(name, reason_in(reply), self, line, began)
-            return
-        if name in self.factory.reads or not reply.startswith(b",ok", len(name) + 1):
-            return
-        if logger.isEnabledFor(logging.INFO):
+        elif reply.startswith(b",ok", len(name) + 1) and logger.isEnabledFor(logging.INFO):
             seconds = perf_counter() - began
             logger.info("%s from %s%s -> ok in %.3f s", name, self._peer, shown_arguments(line), seconds)
 

@@ -58,7 +58,6 @@ class LongLine(bytes):
     """The last bytes of the line, up to 64."""
     longest: int = LONGEST_LINE
     """The length of the longest accepted line."""
-    __hash__ = None  # type: ignore[assignment]  # it may be equal to an ordinary line, but is not the same
 
     @classmethod
     def of(cls, line: bytes, tail: bytes, longest: int = LONGEST_LINE) -> LongLine:
@@ -122,7 +121,7 @@ def _read(line: bytes) -> Line:
 
 _lines = Cache(_read)
 read_known = _lines.__getitem__
-"""Does the same as read_line() in half the time, but raises TypeError if the line is a LongLine."""
+"""Does the same as read_line() in half the time. The line must not be a LongLine, which may equal an ordinary line."""
 
 
 def read_line(line: bytes) -> Line:

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 
@@ -196,6 +197,37 @@ class ExchangeTests(unittest.TestCase):
         ):
             replies = connection.ask(b"?get-integration\r\n?get-tpi\r\n?get-rms\r\n?look,1\r\n?measure\r\n?version\r\n")
         self.assertEqual(replies.count(b"\r\n"), 6)
+
+    def test_a_read_that_is_answered_later_is_kept_like_any_other(self) -> None:
+        """Otherwise the monitors of an instrument whose reads wait for it would need much more time for each."""
+        waiting: list[Deferred[int]] = []
+
+        class Slow(Instrument):
+            def get_integration(self) -> Any:
+                waiting.append(Deferred())
+                return waiting[-1]
+
+        kept: list[Any] = []
+        factory = DBFactory(DBProtocolHandler(Slow(), reactor=Clock()), reactor=Clock())
+        factory.listeners.append(self.seen.append)
+        factory.keep_read = kept.append
+        connection = greeted(factory)
+        connection.send(b"?get-integration\r\n?get-integration\r\n")
+        waiting[0].callback(40)
+        connection.clock.advance(0)
+        waiting[1].errback(BackendError("not now"))
+        self.assertEqual(
+            [(number, peer, request, name, reply) for number, peer, _, request, name, reply, _ in kept],
+            [(1, PEER, b"?get-integration", "get-integration", b"!get-integration,ok,40")],
+        )
+        self.assertEqual([(each.name, each.code) for each in self.exchanges()], [("get-integration", "fail")])
+
+    def test_a_set_of_exchanges(self) -> None:
+        """An exchange can be a key, also if its line was too long."""
+        connection = greeted(self.factory)
+        connection.ask(b"?look,1\r\n?" + b"a" * 20000 + b"\r\n")
+        self.assertEqual(len(set(self.exchanges())), 2)
+        self.assertEqual(len({each.request for each in self.exchanges()}), 2)
 
     def test_what_a_server_that_stops_gives_up(self) -> None:
         later = Later()
