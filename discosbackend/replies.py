@@ -72,6 +72,9 @@ _MOST_CURES = 100
 _MANY = 1000
 _LONG = 2**16
 
+# The refusals of which more than the text matters.
+_OTHER_REFUSALS = (ReplyTooLong, BaseExceptionGroup)
+
 # Refusals with reasons up to this length are kept, and how many of them.
 _SHORT_REASON = 200
 _MOST_REFUSALS = 256
@@ -306,7 +309,7 @@ class Failures:
             When the request was received, in s of perf_counter().
         """
         try:
-            if isinstance(outcome, HandlerException) and type(outcome) is not ReplyTooLong:
+            if isinstance(outcome, HandlerException) and not isinstance(outcome, _OTHER_REFUSALS):
                 # Nearly all failures are refusals.
                 return self.refused(name, _reason(outcome), peer, line, began)
             if isinstance(outcome, Failure):

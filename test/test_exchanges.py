@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unittest
+from functools import partial
 from time import perf_counter
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from twisted.internet.task import Clock
 
 from discosbackend import Argument, Backend, BackendError, command
 from discosbackend.commands import COMMANDS, Command
+from discosbackend.errors import ReplyTooLong
 from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, last_index
 from discosbackend.handlers import AlwaysOkHandler, DBProtocolHandler, Handler, HandlerException
 from discosbackend.protocol import DBFactory
@@ -355,6 +357,34 @@ class LogTests(unittest.TestCase):
                 (logged,) = self.logged(connection, line)
                 self.assertTrue(logged.startswith(told), logged)
                 self.assertTrue(logged.endswith(" s"), logged)
+
+    def test_refusals_of_a_class_of_ones_own(self) -> None:
+        """One that is raised at once is answered and logged like one that a Deferred fails with."""
+
+        class MuchTooLong(ReplyTooLong):
+            pass
+
+        class Several(HandlerException, ExceptionGroup):
+            pass
+
+        several = Several("several", [BackendError("one"), BackendError("two")])
+        for problem, level, told in (
+            (MuchTooLong(9), "WARNING", f"odd from {PEER} -> fail 'reply too long: a reply has at most 9 bytes'"),
+            (several, "INFO", f"odd from {PEER} -> fail 'one' in"),
+        ):
+
+            def answer(message: Any, problem: Exception = problem, later: bool = False) -> Any:
+                if later:
+                    return fail(problem)
+                raise problem
+
+            for later in (False, True):
+                with self.subTest(told, later=later):
+                    connection = self.connect(odd(partial(answer, later=later)))
+                    with self.assertLogs(LOGGER, "INFO") as logs:
+                        connection.ask(b"?odd\r\n")
+                    (record,) = logs.records
+                    self.assertEqual((record.levelname, record.getMessage()[: len(told)]), (level, told))
 
     def test_refusals_are_limited(self) -> None:
         """Five a minute a peer and command, then counted."""
