@@ -153,6 +153,17 @@ class InstrumentTests(unittest.TestCase):
         self.assertEqual("!set-shift,ok", answer(backend, "?set-shift,2"))
         self.assertTrue(answer(backend, "?vna-sweep").startswith("!vna-sweep,fail,system not initialized"))
 
+    def test_a_subclass_with_a_clock_of_its_own(self):
+        class Mine(SimulatedBackend):
+            """It shows what the clock of its crate shows."""
+
+            def time(self) -> Ticks:
+                return Ticks(16286832071234567)
+
+        backend = Mine("sardara")
+        self.assertEqual("!time,ok,1628683207.1234567", answer(backend, "?time"))
+        self.assertEqual("!status,ok,1628683207.1234567,ok,0", answer(backend, "?status"))
+
     def test_a_subclass_says_what_it_is(self):
         class Mine(SimulatedBackend, instrument="sardara"):
             """As a server needs it, which calls it without arguments."""

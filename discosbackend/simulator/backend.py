@@ -251,7 +251,7 @@ class SimulatedBackend(Backend):
 
     def status(self) -> tuple[Ticks, str, bool]:
         acquiring = self.acquisition.acquiring
-        return self.clock.now(), self._status_text(acquiring), acquiring
+        return self.time(), self._status_text(acquiring), acquiring
 
     def time(self) -> Ticks:
         return self.clock.now()
