@@ -124,6 +124,7 @@ class DBProtocol(LineReceiver):
         self._pending: _Pending | None = None
         # Attributes of the class take longer to read.
         self.paused = False
+        self.delimiter = self.delimiter
         self.output = self.output_class(self)
         self._state = State.OPEN
         # The client has closed its sending half. It gets every reply (protocol section 1.9).

@@ -97,8 +97,12 @@ class Output:
         return self._turn is not None
 
     def send(self, line: bytes) -> None:
-        """Send a reply, given without its line end."""
-        self.write(line + self._connection.delimiter)
+        """Send a reply, given without its line end. A subclass that changes, delays or drops replies overrides this."""
+        data = line + self._connection.delimiter
+        if self._turn is None:
+            self.write(data)
+        else:
+            self._turn.append(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes, after all earlier ones."""

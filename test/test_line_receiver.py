@@ -299,25 +299,6 @@ class OutputTests(unittest.TestCase):
 
         self.assertEqual(served(Shouts).ask(b"?a\r\n?b\r\n"), b"!A,OK\r\n!B,OK\r\n")
 
-    def test_written(self) -> None:
-        """All bytes of all replies, also of those that are sent in one write."""
-
-        class Counts(Output):
-            written = b""
-
-            def write(self, data: bytes) -> None:
-                self.written += data
-                super().write(data)
-
-        class Counted(DBProtocol):
-            output_class = Counts
-
-        connection = served(Counted)
-        output: Any = connection.protocol.output
-        received = connection.ask(b"?a\r\n?b\r\n")
-        self.assertEqual(received, b"!a,ok\r\n!b,ok\r\n")
-        self.assertEqual(output.written, GREETING + received)
-
     def test_delayed(self) -> None:
         class Late(Output):
             """Sends a reply only when it is told to; until then no request is executed."""
