@@ -247,7 +247,7 @@ class SimulatedBackend(Backend):
             return self.fault
         if self._recordings is not None and self._recordings.problem:
             return self._recordings.problem
-        return self._tasks.status(acquiring) if self.instrument.tasks else "ok"
+        return (self.instrument.tasks and self._tasks.status(acquiring)) or "ok"
 
     def status(self) -> tuple[Ticks, str, bool]:
         acquiring = self.acquisition.acquiring
