@@ -84,6 +84,8 @@ class ReplyWriterTests(unittest.TestCase):
     @example(Command("get-x", reply=(Field("f", "text"),)), "", None)
     @example(Command("get-x", reply=(Field("f", "text", repeated=True),)), ["a", "", "b"], None)
     @example(Command("get-x", reply=(Field("f", "text"), Field("g", "text"))), ("a,b", "c"), None)
+    @example(Command("get-x", reply=(Field("f", "text"),)), "\xe9t\xe9", None)
+    @example(COMMANDS["status"], (Ticks(16286832071234567), "\xe9t\xe9", True), None)
     @example(Command("get-x", reply=(Field("f", "float"),)), math.nan, None)
     def test_as_the_grammar_has_it(self, row: Command, result: Any, limit: int | None) -> None:
         found = outcome(ReplyWriter(row, limited(limit)).write, result)
@@ -135,6 +137,17 @@ class ReplyWriterTests(unittest.TestCase):
 
 
 class ReasonTests(unittest.TestCase):
+    def test_a_reason_that_is_no_ordinary_text(self) -> None:
+        """A __str__ may return a subclass of str. It is not looked up, because its methods may do anything."""
+
+        class Odd(str):
+            __slots__ = ()
+
+            def __hash__(self) -> int:
+                raise RuntimeError("no hash")
+
+        self.assertEqual(refusal("get-x", "fail", Odd("no such mode"), 511), b"!get-x,fail,no such mode")
+
     @given(TEXTS, st.none() | st.integers(20, 200))
     def test_a_reason_comes_back_as_far_as_it_was_sent(self, reason: str, limit: int | None) -> None:
         line = refusal("get-x", "fail", reason, limit)
