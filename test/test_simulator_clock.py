@@ -84,6 +84,11 @@ class ClockTests(unittest.TestCase):
         self.clock.set_drift(0)
         self.assertEqual((self.clock.offset, self.clock.drift), (2, 100))
 
+    def test_the_drift_of_an_error_alone(self) -> None:
+        self.clock.set_error(0, 100)
+        self.later(1)
+        self.assertEqual(self.ahead(), 1000)
+
     def test_an_error_that_is_too_large_changes_nothing(self) -> None:
         century = 36_600 * 86_400
         for offset, drift, error in ((century, 0, (1, 0)), (0, -400_000, (0, -200_000)), (0, 0, (0, math.nan))):
