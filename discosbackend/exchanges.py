@@ -6,7 +6,7 @@ takes much of the time of a read, so Batches gets Reads instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter, time_ns
 from typing import Any, NamedTuple, overload
@@ -71,7 +71,18 @@ class Reads(Sequence[Exchange]):
         The UTC time at which perf_counter() was 0, in ticks.
     """
 
-    __slots__ = ("connections", "peers", "begun", "requests", "names", "replies", "seconds", "origin", "_columns")
+    __slots__ = (
+        "connections",
+        "peers",
+        "begun",
+        "requests",
+        "names",
+        "replies",
+        "seconds",
+        "origin",
+        "_columns",
+        "_latest",
+    )
 
     def __init__(self, columns: Sequence[Sequence[Any]], origin: int) -> None:
         self._columns = columns
@@ -84,6 +95,7 @@ class Reads(Sequence[Exchange]):
         self.seconds: Sequence[float]
         self.connections, self.peers, self.begun, self.requests, self.names, self.replies, self.seconds = columns
         self.origin = origin
+        self._latest: dict[int, int] = {}
 
     @classmethod
     def of(cls, values: list[Any]) -> Reads:
@@ -116,6 +128,23 @@ class Reads(Sequence[Exchange]):
 
     def __iter__(self) -> Iterator[Exchange]:
         return map(self.__getitem__, range(len(self)))
+
+    @property
+    def latest(self) -> Mapping[int, int]:
+        """The index of the last read of each connection, by the number of the connection."""
+        if not self._latest:
+            number = self.connections[0]
+            if self.connections.count(number) == len(self):
+                self._latest = {number: len(self) - 1}
+            else:
+                self._latest = dict(zip(self.connections, range(len(self)), strict=True))
+        return self._latest
+
+    def last_of(self, name: str) -> Exchange | None:
+        """Return the last read of a command; None if there is none."""
+        if self.names.count(self.names[0]) == len(self):
+            return self[-1] if self.names[0] == name else None
+        return self[last_index(self.names, name)] if name in self.names else None
 
     def begin(self, index: int) -> Ticks:
         """Return the time at which the server began to handle this request."""

@@ -271,6 +271,27 @@ class ReadsTests(unittest.TestCase):
         with self.assertRaises(IndexError):
             self.reads[5]
 
+    def test_the_last_one_of_each(self) -> None:
+        self.assertEqual(self.reads.latest, {each: each for each in range(5)})
+        for names, name, wanted in (
+            ("aa", "a", 1),
+            ("aa", "b", None),
+            ("aba", "a", 2),
+            ("aba", "b", 1),
+            ("ab", "c", None),
+        ):
+            with self.subTest(names, name=name):
+                values: list[Any] = []
+                for index, each in enumerate(names):
+                    values.extend((7, PEER, 0.0, b"", each, b"%d" % index, 0.0))
+                reads = Reads.of(values)
+                found = reads.last_of(name)
+                self.assertEqual(None if found is None else found.reply, None if wanted is None else b"%d" % wanted)
+                self.assertEqual(reads.latest, {7: len(names) - 1})
+        numbers = ((1, 2, 1, 3), {1: 2, 2: 1, 3: 3})
+        reads = Reads((numbers[0], *(("",) * 4 for _ in range(6))), 0)
+        self.assertEqual(reads.latest, numbers[1])
+
     def test_the_last_one(self) -> None:
         self.assertEqual(last_index((1, 2, 1, 3), 1), 2)
         with self.assertRaises(ValueError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import islice, pairwise, repeat
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from operator import itemgetter
 
 from discosbackend.commands import COMMANDS
@@ -83,15 +83,14 @@ class CommandCounts:
         self.seconds += sum(seconds)
         slowest = max(seconds)
         self.slowest = max(self.slowest, slowest)
-        first, last = bisect_left(BOUNDS, min(seconds)), bisect_left(BOUNDS, slowest)
-        if first == last:
-            self.buckets[first] += len(seconds)
-            return
-        ordered, counted = sorted(seconds), 0
-        for number in range(first, last):
-            within = bisect_right(ordered, BOUNDS[number])
-            self.buckets[number] += within - counted
-            counted = within
+        last = bisect_left(BOUNDS, slowest)
+        counted = 0
+        if last:
+            ordered = sorted(seconds)
+            for number in range(bisect_left(BOUNDS, ordered[0]), last):
+                within = bisect_right(ordered, BOUNDS[number])
+                self.buckets[number] += within - counted
+                counted = within
         self.buckets[last] += len(seconds) - counted
 
     def advance(self, second: int) -> None:
@@ -223,28 +222,18 @@ class Counters:
                 by_name[name].append(each)
             for name, some in by_name.items():
                 self._counts(name, second).add_reads(some)
-        connections = reads.connections
-        received, sent = list(map(len, reads.requests)), list(map(len, reads.replies))
-        # Numbers of connections, and how many requests and bytes belong to each.
-        totals: Iterable[tuple[int, int, int, int]]
-        if connections.count(connections[0]) == len(names):
-            totals = ((connections[0], len(names), sum(received), sum(sent)),)
-            latest = {connections[0]: len(names) - 1}
-        else:
-            # The index of the last read of each connection.
-            latest = dict(zip(connections, range(len(names)), strict=True))
-            if len(set(received)) == len(set(sent)) == 1:
-                # All clients have sent the same request.
-                totals = [(each, n, n * received[0], n * sent[0]) for each, n in Counter(connections).items()]
-            else:
-                totals = zip(connections, repeat(1), received, sent)
-        for number, requests, bytes_in, bytes_out in totals:
-            client = self._clients.get(number, self._gone)
-            client.requests += requests
-            client.bytes_in += bytes_in + 2 * requests
-            client.bytes_out += bytes_out + 2 * requests
+        latest = reads.latest
+        requests: Mapping[int, int] = {reads.connections[0]: len(names)}
+        if len(latest) > 1:
+            requests = Counter(reads.connections)
+        bytes_in = _bytes_of_each(reads.connections, requests, reads.requests)
+        bytes_out = _bytes_of_each(reads.connections, requests, reads.replies)
         for number, index in sorted(latest.items(), key=itemgetter(1)):
-            self._heard(number).last = (names[index], OK, reads.begin(index))
+            client = self._heard(number)
+            client.requests += requests[number]
+            client.bytes_in += bytes_in[number]
+            client.bytes_out += bytes_out[number]
+            client.last = (names[index], OK, reads.begin(index))
         if _STATUS in reads.requests:
             self.status = reads[last_index(reads.requests, _STATUS)]
 
@@ -301,3 +290,30 @@ class Counters:
     def second(self) -> int:
         """The current second of the monotonic clock, for CommandCounts.history()."""
         return int(self._monotonic())
+
+
+def _bytes_of_each(
+    connections: Sequence[int], requests: Mapping[int, int], texts: Sequence[bytes]
+) -> Mapping[int, int]:
+    """Return the bytes of the texts of each connection, with their line ends.
+
+    Parameters
+    ----------
+    connections
+        The connection of each text.
+    requests
+        The number of texts of each connection.
+    texts
+        The requests, or the replies, without their line ends.
+    """
+    if len(requests) == 1:
+        return {connections[0]: sum(map(len, texts)) + 2 * len(texts)}
+    lengths = set(map(len, texts))
+    if len(lengths) == 1:
+        # Most clients send the same request.
+        length = lengths.pop() + 2
+        return {number: count * length for number, count in requests.items()}
+    found = dict.fromkeys(requests, 0)
+    for number, text in zip(connections, texts, strict=True):
+        found[number] += len(text) + 2
+    return found

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from discosbackend.commands import COMMANDS
 from discosbackend.errors import GrammarException, HandlerException, NotSupportedError, in_one_line
-from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, last_index
+from discosbackend.exchanges import ConnectionEvent, Exchange, Reads
 from discosbackend.grammar import OK, Message, parse_message
 from discosbackend.handlers import execute_of
 from discosbackend.monitor.clock_health import Synchronisation, ask_kernel
@@ -257,7 +257,7 @@ class TelemetryPublisher:
         """Handle exchanges: publish soon after a change, and keep the latest replies."""
         latest: dict[str, Exchange] = {}
         if isinstance(records, Reads):
-            latest = {name: records[last_index(records.names, name)] for name in _ASKED if name in records.names}
+            latest = {name: found for name in _ASKED if (found := records.last_of(name)) is not None}
             records = ()
         for record in records:
             if not isinstance(record, Exchange):
