@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +28,7 @@ from discosbackend.monitor import recorder as recorder_module
 from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
-from discosbackend.monitor.recording_file import line_of, lines_of
+from discosbackend.monitor.recording_lines import line_of, lines_of
 from discosbackend.ticks import Ticks
 
 from .in_memory import Scripted, greeted, ok
@@ -116,6 +117,33 @@ class ReadsTests(unittest.TestCase):
         numbers, _, *columns = zip(*values, strict=True)
         reads = Reads((numbers, tuple(peers[each] for each in numbers), *columns), 1795999999 * SECOND + fraction)
         self.assertEqual(lines_of(reads), b"".join(line_of(read) for read in reads))
+
+    @given(
+        st.lists(st.sampled_from((b"ab", b"a\n", b"\n\n", b"abc", b"a", b"", b'a"', b"\xff")), min_size=1),
+        st.booleans(),
+    )
+    def test_lines_of_one_client(self, replies: list[bytes], same: bool) -> None:
+        """It repeats its request, and the lengths of the replies may differ."""
+        requests = (b"?x" if same else b"?x,%d" % each for each in range(len(replies)))
+        values = [(7, "p", 0.25, request, "x", reply, 0.5) for request, reply in zip(requests, replies, strict=False)]
+        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
+        self.assertEqual(lines_of(reads), b"".join(line_of(read) for read in reads))
+
+    def test_lines_of_two_seconds_are_made_together_too(self) -> None:
+        values = [(1, "p", 0.99 + each / 10000, b"?x", "x", b"!x,ok", 1e-5) for each in range(150)]
+        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
+        wanted, ordinary = lines_of(list(reads)), Reads.__iter__
+        alone: list[int] = []
+
+        def noted(part: Reads) -> Iterator[Exchange]:
+            alone.append(len(part))
+            return ordinary(part)
+
+        with mock.patch.object(Reads, "__iter__", noted):
+            self.assertEqual(lines_of(reads), wanted)
+        self.assertEqual([wanted.count(b'"1795999999.'), wanted.count(b'"1796000000.')], [100, 50])
+        self.assertEqual(len(alone), 1)
+        self.assertLess(alone[0], 21)
 
     def test_lines_of_one_second_are_made_together(self) -> None:
         values = [(1, "p", 0.1, b"?%d" % each, "", b"!\xff", 0.5) for each in range(3)]

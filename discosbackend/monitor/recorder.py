@@ -2,7 +2,7 @@
 
 A Recorder is a listener of Batches, or of a DBFactory. It makes the lines, and appends them to a queue. A thread writes
 them, because a write may take seconds on a slow or distant disk, and the server must not wait. The thread has no buffer
-of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 10 to 50 ms in
+of its own: when a process is killed, the system keeps what was written. Reads and failures wait for 3 to 50 ms in
 Batches. The thread writes at most every 40 ms, because it takes the interpreter lock from the reactor each time.
 
 The server waits for a write in one case only, because the record of changes must survive a crash: the reply to a
@@ -26,7 +26,8 @@ from typing import Any
 
 from discosbackend.exchanges import ConnectionEvent, Exchange
 from discosbackend.grammar import OK
-from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile, lines_of
+from discosbackend.monitor.recording_file import NotWritten, RecordingError, RecordingFile
+from discosbackend.monitor.recording_lines import lines_of
 
 __all__ = ["SIZE", "Recorder", "RecordingError"]
 

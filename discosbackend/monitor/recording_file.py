@@ -1,16 +1,11 @@
-"""RecordingFile: the file of a flight recorder. Its lines, its repair after a crash, and its rotation.
+"""RecordingFile: the file of a flight recorder. Its repair after a crash, its header, and its rotation.
 
-A recording consists of lines of JSON. The first line of each run of a server is a header:
+The first line of each run of a server is a header:
 
     {"discos-recording": 1, "server": "<name>", "begin": "<Unix seconds>"}
 
-The number is the version of this format, and `begin` the time at which the run began. The other lines are exchanges,
-and connections that open or close:
-
-    {"t": "<Unix seconds>", "c": <connection>, "peer": "...", "q": "<request>", "a": "<reply>" or null, "s": <seconds>}
-    {"t": "<Unix seconds>", "c": <connection>, "peer": "...", "event": "open" or "close"}
-
-Unix seconds are texts with 7 decimals, and so exact. The bytes of requests and replies are decoded as latin-1.
+The number is the version of this format, and `begin` the time at which the run began, as a text with 7 decimals.
+recording_lines.py makes the other lines.
 
 A file that exists is continued. So it can have several headers: after a header with another `begin`, the numbers of
 connections begin again at 1. A file that was begun by the rotation repeats the header of its run.
@@ -23,17 +18,13 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from itertools import repeat
 from json.encoder import encode_basestring_ascii as quoted
 
 from discosbackend.errors import reason_of
-from discosbackend.exchanges import ConnectionEvent, Exchange, Reads
-from discosbackend.ticks import TICKS_PER_SECOND, Ticks
+from discosbackend.ticks import Ticks
 
-__all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile", "line_of", "lines_of"]
+__all__ = ["HEADER", "VERSION", "NotWritten", "RecordingError", "RecordingFile"]
 
 HEADER = "discos-recording"
 """The key of a header. Its value is VERSION."""
@@ -55,10 +46,6 @@ _KINDS = (
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
 
-# The bytes that JSON contains as they are, and LF, which separates the replies of several reads.
-_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
-_TICKS = float(TICKS_PER_SECOND)
-
 
 class RecordingError(Exception):
     """A file cannot be used for a recording. The text is one sentence."""
@@ -71,82 +58,6 @@ class NotWritten(Exception):
         super().__init__(reason_of(problem))
         self.reason = reason_of(problem)
         self.lost = lost
-
-
-def line_of(event: Exchange | ConnectionEvent) -> bytes:
-    """Return the line of an exchange or of a connection, with its end."""
-    return lines_of((event,))
-
-
-def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
-    """Return the lines of exchanges and of connections, with their ends."""
-    if isinstance(events, Reads) and (text := _lines_of_reads(events)):
-        return text
-    lines = []
-    middle = ""
-    last_number, last_request = 0, b""
-    for event in events:
-        if not isinstance(event, Exchange):
-            number, peer, time, what = event
-            lines.append(
-                f'{{"t": "{time.unix_text()}", "c": {number}, "peer": {quoted(peer)}, "event": {quoted(what)}}}\n'
-            )
-            continue
-        number, peer, begin, request, _, reply, _, _, seconds = event
-        if number != last_number or request != last_request or not middle:
-            # Most clients repeat one request. This part of the line is then made once.
-            last_number, last_request = number, request
-            middle = f'"c": {number}, "peer": {quoted(peer)}, "q": {quoted(request.decode("latin-1"))}'
-        answer = "null" if reply is None else quoted(reply.decode("latin-1"))
-        lines.append(f'{{"t": "{begin.unix_text()}", {middle}, "a": {answer}, "s": {seconds:.7f}}}\n')
-    return "".join(lines).encode("ascii")
-
-
-def _lines_of_reads(reads: Reads) -> bytes:
-    """Return the lines of reads that began in the same second; b"" if they did not.
-
-    All lines are made by a single `%`, which takes a third of the time that one f-string per line takes.
-    """
-    second = reads.begin(0) // TICKS_PER_SECOND
-    shift = float(reads.origin - second * TICKS_PER_SECOND)
-    fractions = [begun * _TICKS + shift for begun in reads.begun]
-    if min(fractions) < 0 or max(fractions) >= TICKS_PER_SECOND:
-        return b""
-    joined = b"\n".join(reads.replies)
-    if joined.translate(None, _PLAIN) or joined.count(b"\n") >= len(reads):
-        answers = [quoted(reply.decode("latin-1"))[1:-1] for reply in reads.replies]
-    else:
-        answers = joined.decode("ascii").split("\n")
-    number, request = reads.connections[0], reads.requests[0]
-    middles: Iterable[str]
-    if reads.requests.count(request) < len(reads):
-        keys = list(zip(reads.connections, reads.requests, reads.peers, strict=True))
-        of_keys = {key: _middle(key) for key in set(keys)}
-        middles = map(of_keys.__getitem__, keys)
-    elif reads.connections.count(number) == len(reads):
-        middles = repeat(_middle((number, request, reads.peers[0])), len(reads))
-    else:
-        # Most clients repeat one request, so only their numbers differ.
-        peers = dict(zip(reads.connections, reads.peers, strict=True))
-        of_numbers = {each: _middle((each, request, peer)) for each, peer in peers.items()}
-        middles = map(of_numbers.__getitem__, reads.connections)
-    values: list[object] = [None] * (4 * len(reads))
-    values[0::4], values[1::4], values[2::4], values[3::4] = fractions, middles, answers, reads.seconds
-    template = f'{{"t": "{second}.%07d%s%s", "s": %.7f}}\n'
-    return (template * len(reads) % tuple(values)).encode("ascii")
-
-
-@lru_cache(200)
-def _middle(key: tuple[int, bytes, str]) -> str:
-    """Return what the line of a read has between its time and its reply.
-
-    Parameters
-    ----------
-    key
-        The number of the connection, the request and the peer.
-    """
-    number, request, peer = key
-    return f'", "c": {number}, "peer": {quoted(peer)}, "q": {quoted(request.decode("latin-1"))}, "a": "'
 
 
 class RecordingFile:
