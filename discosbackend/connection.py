@@ -494,7 +494,8 @@ class DBProtocol(LineReceiver):
                 # Nearly all requests are successful reads, which are not logged.
                 self.sendLine(result)
                 if factory.listeners:
-                    factory.keep_read((self._number, self._peer, began, line, name, result, perf_counter() - began))
+                    keep = factory.keep_read
+                    keep((self._number, self._peer, began, line, name, result, perf_counter() - began))
             else:
                 self._answer(name, line, result, began)
         else:

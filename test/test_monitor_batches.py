@@ -59,8 +59,10 @@ class BatchesTests(unittest.TestCase):
 
     # The delays of the timer if more reads come than are given in a turn of the reactor.
     delays = [2 * batches_module._SHORTEST, 0, 0]
+    # How many reads are given at once.
+    most = batches_module._MOST_READS
     # How long records wait after very many have come.
-    waits = [0.01, 0.01, 0.01]
+    waits = [0.005, 0.003, 0.003]
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -73,14 +75,14 @@ class BatchesTests(unittest.TestCase):
     def listen(self) -> None:
         self.batches.listen_to(self.factory)
 
-    def test_reads_and_failures_wait_for_10_ms(self) -> None:
+    def test_reads_and_failures_wait_for_a_few_ms(self) -> None:
         connection = greeted(self.factory)
         for line in (b"?get-integration\r\n", b"?set-integration,101\r\n", b"?x\r\n", b"!no request\r\n"):
             connection.ask(line)
-        self.clock.advance(0.0078125)
+        self.clock.advance(0.001953125)
         self.assertEqual(self.kept.words, [])
         # In steps that a float holds exactly.
-        self.clock.advance(0.0078125)
+        self.clock.advance(0.001953125)
         wanted = ["open", "?get-integration", "?set-integration,101", "?x", "!no request"]
         self.assertEqual(self.kept.words, [wanted])
         self.clock.advance(1)
@@ -113,11 +115,14 @@ class BatchesTests(unittest.TestCase):
     def test_many_reads(self) -> None:
         """They are given in pieces."""
         connection = greeted(self.factory)
-        for _ in range(2 * batches_module._MOST + 1):
+        for _ in range(2 * batches_module._MOST_READS + 1):
             connection.ask(b"?get-integration\r\n")
         self.batches.flush()
-        self.assertEqual([word for words in self.kept.words for word in words], ["open"] + ["?get-integration"] * 401)
-        self.assertLessEqual(max(map(len, self.kept.batches)), batches_module._MOST)
+        self.assertEqual(
+            [word for words in self.kept.words for word in words],
+            ["open"] + ["?get-integration"] * (2 * batches_module._MOST_READS + 1),
+        )
+        self.assertLessEqual(max(map(len, self.kept.batches)), batches_module._MOST_READS)
 
     def test_the_reactor_goes_on_between_the_pieces(self) -> None:
         delays: list[float] = []
@@ -131,10 +136,10 @@ class BatchesTests(unittest.TestCase):
         self.batches.flush()
         self.clock.advance(1)
         with mock.patch.object(self.clock, "callLater", noted):
-            for _ in range(2 * batches_module._MOST + 1):
+            for _ in range(2 * self.most + 1):
                 connection.ask(b"?get-integration\r\n")
             self.clock.advance(0.02)
-            pieces = [batches_module._MOST] * 2 + [1]
+            pieces = [self.most] * 2 + [1]
             self.assertEqual(list(map(len, self.kept.batches[1:])), pieces)
             self.assertEqual(delays, self.delays)
             # A read that comes later is not lost.
@@ -161,24 +166,24 @@ class BatchesTests(unittest.TestCase):
                     connection.ask(b"?get-integration\r\n")
                 self.clock.advance(0.05)
                 self.clock.advance(5)
-        self.assertEqual(delays, [0.02, 0.04, 0.05, 0.05, 0.05, 0.05, *self.waits])
+        self.assertEqual([round(each, 3) for each in delays], [0.006, 0.012, 0.024, 0.048, 0.05, 0.05, *self.waits])
 
     def test_a_read_between_the_pieces(self) -> None:
         connection = greeted(self.factory)
         self.batches.flush()
         self.kept.received = lambda: len(self.kept.batches) == 2 and connection.ask(b"?status\r\n")
-        for _ in range(2 * batches_module._MOST + 1):
+        for _ in range(2 * batches_module._MOST_READS + 1):
             connection.ask(b"?get-integration\r\n")
         self.clock.advance(0.02)
         self.clock.advance(0.1)
         words = [word for words in self.kept.words for word in words]
-        self.assertEqual((len(words), words.count("?status")), (403, 1))
+        self.assertEqual((len(words), words.count("?status")), (2 * batches_module._MOST_READS + 3, 1))
 
     def test_reads_between_other_records(self) -> None:
         """Many or few of them keep their place."""
         connection = greeted(self.factory)
         wanted = ["open"]
-        for count in (1, batches_module._FEW, batches_module._FEW + 1, 2 * batches_module._MOST):
+        for count in (1, batches_module._FEW, batches_module._FEW + 1, 2 * batches_module._MOST_READS):
             for line in (*[b"?get-integration"] * count, b"?x", b"?x"):
                 wanted.append(line.decode())
                 connection.ask(line + b"\r\n")
@@ -256,6 +261,7 @@ class AppendedTests(BatchesTests):
     """Of Batches that are only one of the listeners of a factory: they get each Exchange."""
 
     # Each piece is given as soon as it is complete.
+    most = batches_module._MOST
     delays = [2 * batches_module._SHORTEST]
     waits = [0.05, 0.05, 0.05]
 
