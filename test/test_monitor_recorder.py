@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import threading
 import unittest
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +24,7 @@ from hypothesis import strategies as st
 from discosbackend.cli import access_options, server
 from discosbackend.exchanges import ConnectionEvent, Exchange, Reads, ReadValues
 from discosbackend.monitor import recorder as recorder_module
+from discosbackend.monitor import recording_lines
 from discosbackend.monitor.batches import Batches
 from discosbackend.monitor.live import Live
 from discosbackend.monitor.recorder import Recorder, RecordingError
@@ -111,46 +111,46 @@ READS = st.lists(
 class ReadsTests(unittest.TestCase):
     """Reads that come together have the lines that each of them would have."""
 
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(recording_lines, "_MANY", 1))
+
+    def check(self, reads: Reads) -> None:
+        wanted = lines_of(list(reads))
+        self.assertEqual(wanted.count(b"\n"), len(reads))
+        self.assertEqual(lines_of(reads), wanted)
+
     @given(READS, st.sampled_from((0, 5_999_999, 6_000_000, SECOND - 1)))
     def test_lines(self, values: list[ReadValues], fraction: int) -> None:
         peers = ("", "10.0.0.7:4711", 'user "50%s", pid 1', "\u2028")
         numbers, _, *columns = zip(*values, strict=True)
-        reads = Reads((numbers, tuple(peers[each] for each in numbers), *columns), 1795999999 * SECOND + fraction)
-        self.assertEqual(lines_of(reads), b"".join(line_of(read) for read in reads))
+        self.check(Reads((numbers, tuple(peers[each] for each in numbers), *columns), 1795999999 * SECOND + fraction))
 
     @given(
-        st.lists(st.sampled_from((b"ab", b"a\n", b"\n\n", b"abc", b"a", b"", b'a"', b"\xff")), min_size=1),
+        st.lists(st.sampled_from((b"ab", b"a\n", b"abc", b"a", b"", b'a"', b"\xff", b"\0", b"\0a")), min_size=1),
+        st.sampled_from((0.25, 0.7, 3.5)),
         st.booleans(),
     )
-    def test_lines_of_one_client(self, replies: list[bytes], same: bool) -> None:
+    def test_lines_of_one_client(self, replies: list[bytes], step: float, same: bool) -> None:
         """It repeats its request, and the lengths of the replies may differ."""
-        requests = (b"?x" if same else b"?x,%d" % each for each in range(len(replies)))
-        values = [(7, "p", 0.25, request, "x", reply, 0.5) for request, reply in zip(requests, replies, strict=False)]
-        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
-        self.assertEqual(lines_of(reads), b"".join(line_of(read) for read in reads))
+        values = [
+            (7, "p", each * step, b"?x" if same else b"?x,%d" % each, "x", reply, step)
+            for each, reply in enumerate(replies)
+        ]
+        self.check(Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND))
 
-    def test_lines_of_two_seconds_are_made_together_too(self) -> None:
-        values = [(1, "p", 0.99 + each / 10000, b"?x", "x", b"!x,ok", 1e-5) for each in range(150)]
-        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
-        wanted, ordinary = lines_of(list(reads)), Reads.__iter__
-        alone: list[int] = []
-
-        def noted(part: Reads) -> Iterator[Exchange]:
-            alone.append(len(part))
-            return ordinary(part)
-
-        with mock.patch.object(Reads, "__iter__", noted):
-            self.assertEqual(lines_of(reads), wanted)
-        self.assertEqual([wanted.count(b'"1795999999.'), wanted.count(b'"1796000000.')], [100, 50])
-        self.assertEqual(len(alone), 1)
-        self.assertLess(alone[0], 21)
-
-    def test_lines_of_one_second_are_made_together(self) -> None:
-        values = [(1, "p", 0.1, b"?%d" % each, "", b"!\xff", 0.5) for each in range(3)]
-        reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
-        wanted = lines_of(list(reads))
-        with mock.patch.object(Reads, "__iter__", side_effect=AssertionError):
-            self.assertEqual(lines_of(reads), wanted)
+    def test_the_lines_are_made_together(self) -> None:
+        """Also if the reads began in several seconds, or took several seconds."""
+        for seconds, request, reply in ((0.5, b"?x", b"!x"), (2.0, b"?x", b"!x"), (0.5, b"?x,%d", b'"\xff')):
+            with self.subTest(seconds=seconds, request=request):
+                values = [
+                    (1, "p", 0.5 * each, request.replace(b"%d", b"%d" % each), "", reply, seconds) for each in range(3)
+                ]
+                reads = Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND)
+                wanted = lines_of(list(reads))
+                with mock.patch.object(Reads, "__iter__", side_effect=AssertionError):
+                    self.assertEqual(lines_of(reads), wanted)
+                with mock.patch.object(recording_lines, "_MANY", 4), mock.patch.object(recording_lines, "np", None):
+                    self.assertEqual(lines_of(reads), wanted)
 
 
 class RecorderTestCase(unittest.TestCase):

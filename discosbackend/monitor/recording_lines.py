@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from json.encoder import encode_basestring_ascii as quoted
 
 import numpy as np
@@ -25,8 +26,10 @@ __all__ = ["line_of", "lines_of"]
 # The bytes that JSON contains as they are.
 _PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 
-# Reads that are not more than this are not divided further.
-_FEW = 20
+_TICKS = float(TICKS_PER_SECOND)
+
+# The lines of fewer reads than this are made one by one. For them, the first calls of numpy after a pause take longer.
+_MANY = 100
 
 # A decimal point and 7 decimals are two of these pieces of 4 bytes. As numbers they are copied faster than as texts.
 _FIRST_DECIMALS = np.array([f".{number:03}" for number in range(1000)], "S4").view(np.uint32)
@@ -40,13 +43,8 @@ def line_of(event: Exchange | ConnectionEvent) -> bytes:
 
 def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
     """Return the lines of exchanges and of connections, with their ends."""
-    if isinstance(events, Reads):
-        if text := _lines_of_reads(events):
-            return text
-        if len(events) > _FEW:
-            # Most of them began in the same second.
-            half = len(events) // 2
-            return lines_of(events[:half]) + lines_of(events[half:])
+    if isinstance(events, Reads) and len(events) >= _MANY and (text := _lines_of_reads(events)):
+        return text
     lines = []
     middle = ""
     last_number, last_request = 0, b""
@@ -69,34 +67,44 @@ def lines_of(events: Sequence[Exchange | ConnectionEvent]) -> bytes:
 
 
 def _lines_of_reads(reads: Reads) -> bytes:
-    """Return the lines of reads that began in the same second and took less than 1 s; b"" if there are others.
+    """Return the lines of reads; b"" if a reply contains an LF, which no valid reply does.
 
     Python needs 0.1 us to format a number, so numpy does it for all reads together.
     """
     count = len(reads)
-    second = reads.begin(0) // TICKS_PER_SECOND
-    # The first row has the times at which the reads began, the second row how long they took. They are packed first,
-    # because numpy needs twice as long for a list.
-    times = np.frombuffer(struct.pack(f"{2 * count}d", *reads.begun, *reads.seconds)).reshape(2, count)
-    ticks = times * TICKS_PER_SECOND + [[reads.origin - second * TICKS_PER_SECOND], [0.5]]
-    if ticks.min() < 0 or ticks.max() >= TICKS_PER_SECOND:
-        return b""
-    begun, taken = _decimals(ticks.astype(np.int64))
-    head, tail = b'{"t": "%d' % second, b'", "s": 0'
     replies = b"\n".join(reads.replies) + b"\n"
+    if replies.count(b"\n") != count:
+        return b""
+    second = reads.begin(0) // TICKS_PER_SECOND
+    # The first row has the times at which the reads began, since `second`. The second row has how long they took. They
+    # are packed first, because numpy needs twice as long for a list.
+    times = np.frombuffer(struct.pack(f"{2 * count}d", *reads.begun, *reads.seconds)).reshape(2, count)
+    ticks = times * _TICKS
+    ticks[1] += 0.5
+    whole = ticks.astype(np.int64)
+    whole[0] += reads.origin - second * TICKS_PER_SECOND
+    middles = _middles(reads)
     plain = replies.translate(None, _PLAIN) == b"\n" * count
-    if plain and len(reads.latest) == 1 and reads.requests.count(reads.requests[0]) == count:
+    if plain and isinstance(middles, bytes) and whole.min() >= 0 and whole.max() < TICKS_PER_SECOND:
         answers = _rows(replies, count)
         if answers is not None:
-            middle = _middle((reads.connections[0], reads.requests[0], reads.peers[0]))
-            return _beside(head, begun, middle, answers, tail, taken, b"}\n").tobytes()
-    # What is between the reply to a read and the middle of the next line. After the last read, it is cut off.
-    between = _beside(tail, taken, b"}\n" + head, np.roll(begun, -1, 0))
-    pieces = [head + begun[0].tobytes()] * (3 * count + 1)
-    pieces[1::3] = _middles(reads)
-    pieces[2::3] = reads.replies if plain else map(_escaped, reads.replies)
-    pieces[3::3] = between.view(f"S{between.shape[1]}").ravel().tolist()
-    return b"".join(pieces)[: -len(pieces[0])]
+            # All lines have the same length.
+            begun, taken = _decimals(whole)
+            return _beside(b'{"t": "%d' % second, begun, middles, answers, b'", "s": 0', taken, b"}\n").tobytes()
+    pieces = [b"}\n"] * (7 * count)
+    pieces[0::7], pieces[1::7] = _seconds(b'{"t": "%d', whole[0], second)
+    pieces[2::7] = repeat(middles, count) if isinstance(middles, bytes) else middles
+    pieces[3::7] = reads.replies if plain else map(_escaped, reads.replies)
+    pieces[4::7], pieces[5::7] = _seconds(b'", "s": %d', whole[1])
+    return b"".join(pieces)
+
+
+def _seconds(text: bytes, ticks: NDArray[np.int64], first: int = 0) -> tuple[Iterable[bytes], Iterable[bytes]]:
+    """Return a text with the seconds of each of these times, which begin with the second `first`, and its decimals."""
+    seconds = ticks // TICKS_PER_SECOND
+    decimals = _decimals(ticks - seconds * TICKS_PER_SECOND)
+    texts = [text % (first + each) for each in seconds.tolist()] if seconds.any() else repeat(text % first, len(ticks))
+    return texts, decimals.view("S8").ravel().tolist()
 
 
 def _decimals(ticks: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -137,16 +145,18 @@ def _escaped(text: bytes) -> bytes:
     return quoted(text.decode("latin-1"))[1:-1].encode("ascii")
 
 
-def _middles(reads: Reads) -> Iterable[bytes]:
-    """Return what the line of each read has between its time and its reply."""
+def _middles(reads: Reads) -> bytes | list[bytes]:
+    """Return what the line of each read has between its time and its reply, or one that they all have."""
     request = reads.requests[0]
     if reads.requests.count(request) < len(reads):
         keys = list(zip(reads.connections, reads.requests, reads.peers, strict=True))
         of_keys = {key: _middle(key) for key in set(keys)}
-        return map(of_keys.__getitem__, keys)
+        return [of_keys[key] for key in keys]
     # Most clients repeat one request, so only their numbers differ.
     of_numbers = {number: _middle((number, request, reads.peers[index])) for number, index in reads.latest.items()}
-    return map(of_numbers.__getitem__, reads.connections)
+    if len(of_numbers) == 1:
+        return of_numbers[reads.connections[0]]
+    return list(map(of_numbers.__getitem__, reads.connections))
 
 
 @lru_cache(200)

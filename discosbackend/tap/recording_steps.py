@@ -1,4 +1,4 @@
-"""Reads recordings of a flight recorder (monitor/recording_file.py): the steps of the recorded clients.
+"""Reads recordings of a flight recorder (monitor/recording_lines.py): the steps of the recorded clients.
 
 In a recording, a line is written when its reply is sent. The steps are sorted by the times at which the requests were
 read. A file has a header for each run of the server, and the numbers of connections begin again with each run. The runs
