@@ -138,6 +138,15 @@ class ReadsTests(unittest.TestCase):
         ]
         self.check(Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND))
 
+    def test_lengths_that_differ_with_the_same_sum(self) -> None:
+        values = [(7, "p", 0.5, b"?x", "x", reply, 0.5) for reply in (b"ab", b"abc", b"a")]
+        self.check(Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND))
+
+    def test_a_read_that_began_in_an_earlier_second(self) -> None:
+        """It was answered later than the others."""
+        values = [(7, "p", begun, b"?x", "x", b"!x", 0.1) for begun in (1.1, 0.9, 1.2)]
+        self.check(Reads(tuple(zip(*values, strict=True)), 1795999999 * SECOND))
+
     def test_the_lines_are_made_together(self) -> None:
         """Also if the reads began in several seconds, or took several seconds."""
         for seconds, request, reply in ((0.5, b"?x", b"!x"), (2.0, b"?x", b"!x"), (0.5, b"?x,%d", b'"\xff')):
