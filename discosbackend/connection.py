@@ -494,6 +494,7 @@ class DBProtocol(LineReceiver):
                 # Nearly all requests are successful reads, which are not logged.
                 self.sendLine(result)
                 if factory.listeners:
+                    # Python 3.11 calls an attribute that is not a method faster if it is loaded first.
                     keep = factory.keep_read
                     keep((self._number, self._peer, began, line, name, result, perf_counter() - began))
             else:

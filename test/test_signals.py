@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -342,6 +343,8 @@ class ServerTests(unittest.TestCase):
             with open(ours, "rb", buffering=0) as terminal:
                 written = b""
                 while not (found := re.search(rb" is served on 127\.0\.0\.1:(\d+), ", written)):
+                    # It cannot end, because this process has opened it as well.
+                    self.assertTrue(select.select([terminal], [], [], PATIENCE)[0], written)
                     written += terminal.read(1000)
                 # Only after the process has opened the terminal: otherwise it cannot be read.
                 os.close(theirs)
